@@ -1,0 +1,246 @@
+//! The messages between host and agent.
+//!
+//! The agent speaks first, with [`Reply::Hello`]; from then on each request of the host gets exactly one reply. A message is
+//! its postcard encoding, at most [`crate::device::mailbox::WINDOW_SIZE`] bytes long.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+extern crate alloc;
+
+/// Version of this protocol; [`Reply::Hello`] carries it and the host refuses any other.
+pub const VERSION: u32 = 1;
+
+/// Names a memory object of the agent (a memfd or an anonymous buffer); chosen by the host.
+pub type ObjectId = u32;
+
+/// A run of physical pages: `count` pages from page frame `first` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRun {
+    /// First page frame number (physical address / 4096).
+    pub first: u64,
+    /// Number of pages.
+    pub count: u64,
+}
+
+/// A place in a memory object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Which object.
+    pub object: ObjectId,
+    /// Byte offset in it.
+    pub offset: u64,
+}
+
+/// What the host asks of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Open /dev/liveupdate and create a LUO session.
+    CreateSession {
+        /// Session name.
+        name: String,
+    },
+    /// Create a memfd, map it and fill it with [`crate::pattern`].
+    CreateMemfd {
+        /// The object to be.
+        object: ObjectId,
+        /// Size in bytes, a multiple of 4096.
+        bytes: u64,
+        /// Seed of the pattern.
+        seed: u64,
+    },
+    /// Map anonymous memory, touch and lock it, and fill it with [`crate::pattern`].
+    CreateBuffer {
+        /// The object to be.
+        object: ObjectId,
+        /// Size in bytes, a multiple of 4096.
+        bytes: u64,
+        /// Seed of the pattern.
+        seed: u64,
+    },
+    /// Preserve a memfd in a session under a token.
+    Preserve {
+        /// Session name.
+        session: String,
+        /// A memfd.
+        object: ObjectId,
+        /// LUO token.
+        token: u64,
+    },
+    /// Resolve the physical pages of an object, in file order.
+    ResolvePages {
+        /// Which object.
+        object: ObjectId,
+    },
+    /// Write a descriptor ring and program the DMA engine with it, then enable it.
+    StartDma {
+        /// Where the descriptors go (`entries` times 16 bytes, inside one page run).
+        ring: Place,
+        /// Number of descriptors.
+        entries: u32,
+        /// Where the completion count goes.
+        completion: Place,
+        /// Where the buffers begin; buffer i is at `offset + i * buffer_bytes`.
+        buffers: Place,
+        /// Bytes per buffer; divides 4096 or is 4096.
+        buffer_bytes: u32,
+        /// Overwrite when the consumer is behind, instead of waiting.
+        free_run: bool,
+        /// Descriptor addresses to use instead of the buffers' own (fault injection), repeated over the ring.
+        wild_addresses: Vec<u64>,
+    },
+    /// Give back every block completed so far. In a new kernel this needs no `StartDma`: the registers are still set.
+    ConsumeDma,
+    /// Disable the DMA engine.
+    StopDma,
+    /// Load the next kernel with kexec_file_load: kernel from /next/kernel, initrd as this kernel was given it.
+    LoadKexec {
+        /// Command line of the next kernel.
+        command_line: String,
+    },
+    /// Reboot into the loaded kernel. The reply comes before the system call.
+    Kexec,
+    /// Retrieve a session by its name.
+    RetrieveSession {
+        /// Session name.
+        name: String,
+    },
+    /// Retrieve a memfd from a session and map it.
+    RetrieveMemfd {
+        /// Session name.
+        session: String,
+        /// LUO token.
+        token: u64,
+        /// The object to be.
+        object: ObjectId,
+    },
+    /// Digest pages of an object ([`crate::pattern::page_digest`]).
+    Digest {
+        /// Which object.
+        object: ObjectId,
+        /// First page of the object.
+        first_page: u64,
+        /// How many pages, at most 8192.
+        pages: u64,
+    },
+    /// Finish a session.
+    FinishSession {
+        /// Session name.
+        name: String,
+    },
+    /// Unmap and close an object.
+    Close {
+        /// Which object.
+        object: ObjectId,
+    },
+    /// Report free memory, after giving the kernel's per-CPU lists back where that is possible.
+    MemoryInfo,
+    /// Power the machine off. The reply comes before the system call.
+    PowerOff,
+    /// Misbehave, for the tests of the harness itself. The reply comes first.
+    Misbehave(Misbehaviour),
+}
+
+/// Ways in which a guest can die.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Misbehaviour {
+    /// PID 1 exits, and the kernel panics.
+    Exit,
+    /// PID 1 spins for ever.
+    Spin,
+    /// Panic by way of /proc/sysrq-trigger, or else as `Exit` does.
+    Panic,
+    /// PID 1 sleeps for ever without answering.
+    Sleep,
+}
+
+/// What the agent answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The agent is up.
+    Hello {
+        /// [`VERSION`].
+        protocol: u32,
+        /// `uname -r`.
+        release: String,
+        /// GNU build id of the running kernel from /sys/kernel/notes, in hexadecimal; empty when there is none.
+        build_id: String,
+        /// Contents of /proc/cmdline.
+        command_line: String,
+        /// What this kernel offers.
+        features: Features,
+    },
+    /// Done, with nothing more to say.
+    Done,
+    /// Physical pages of an object, in file order.
+    Pages(Vec<PageRun>),
+    /// One digest per page.
+    Digests(Vec<u64>),
+    /// State of the DMA engine.
+    Dma {
+        /// Completion count as read from guest memory.
+        completed_in_memory: Option<u64>,
+        /// Completion count as read from the register.
+        completed: u64,
+        /// Blocks given back in all.
+        consumed: u64,
+        /// STATUS register.
+        status: u32,
+    },
+    /// Memory of the guest in pages of 4096 bytes.
+    Memory {
+        /// MemTotal.
+        total_pages: u64,
+        /// MemFree.
+        free_pages: u64,
+    },
+    /// A call failed.
+    Failed {
+        /// The call, with its argument where that matters (`open(/dev/liveupdate)`).
+        call: String,
+        /// errno, or 0 when the agent itself refused.
+        errno: i32,
+        /// What the agent makes of it, or what it expected.
+        detail: String,
+    },
+}
+
+/// What a kernel offers to user space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Features {
+    /// /dev/liveupdate exists.
+    pub liveupdate: bool,
+    /// /sys/kernel/debug/kho exists.
+    pub kho_debugfs: bool,
+    /// This kernel was started by a kexec that handed a KHO FDT over (/sys/kernel/debug/kho/in exists).
+    pub kho_incoming: bool,
+}
+
+/// A message that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    /// What the decoder says.
+    pub reason: String,
+    /// Length of the message in bytes.
+    pub length: usize,
+}
+
+impl core::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "mailbox message of {} bytes cannot be decoded: {}", self.length, self.reason)
+    }
+}
+
+impl core::error::Error for Malformed {}
+
+/// Encodes a message.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Malformed> {
+    postcard::to_allocvec(message).map_err(|error| Malformed { reason: alloc::format!("{error}"), length: 0 })
+}
+
+/// Decodes a message.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Malformed> {
+    postcard::from_bytes(bytes)
+        .map_err(|error| Malformed { reason: alloc::format!("{error}"), length: bytes.len() })
+}

@@ -1,0 +1,1 @@
+//! Scenarios, oracle, reports.

@@ -1,0 +1,88 @@
+# Reads kernels.toml and the kernel option fragment, and names cache directories.
+# Expects IMAGES (the folder of the image scripts), LOG (a file) and log.sh.
+# shellcheck shell=bash
+
+# Raise when the way a kernel is built changes its output (not for new options:
+# the fragment is part of the key anyway).
+BUILD_RECIPE=1
+
+# Root of everything that is kept between runs.
+cache_root() {
+    printf '%s\n' "${BATON_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/baton}"
+}
+
+# Every known version, one per line, in file order.
+kernel_versions() {
+    sed -n 's/^version = "\(.*\)"$/\1/p' "$IMAGES/kernels.toml"
+}
+
+# kernel_field VERSION KEY: the key's value, or failure if there is none.
+kernel_field() {
+    awk -v version="$1" -v key="$2" '
+        /^\[\[kernel\]\]$/ { current = ""; next }
+        match($0, /^[a-z0-9_]+ = ".*"$/) {
+            name = $1
+            text = substr($0, length(name) + 5)
+            text = substr(text, 1, length(text) - 1)
+            if (name == "version") current = text
+            if (current == version && name == key) { print text; found = 1; exit }
+        }
+        END { exit !found }
+    ' "$IMAGES/kernels.toml"
+}
+
+# The fragment without comments and marks: what is given to the kernel's own
+# configuration tools, and what the cache key is made of.
+fragment_options() {
+    sed -E -e 's/[[:space:]]*# optional$//' "$IMAGES/kernel.config" |
+        grep -E '^(CONFIG_[A-Za-z0-9_]+=.*|# CONFIG_[A-Za-z0-9_]+ is not set)$'
+}
+
+# Options that a version may lack.
+fragment_optional() {
+    sed -n -E 's/^(CONFIG_[A-Za-z0-9_]+=[^ ]*)[[:space:]]*# optional$/\1/p' "$IMAGES/kernel.config"
+}
+
+# kernel_dir VERSION: where this version's build is, or would be.
+kernel_dir() {
+    local sha256 key
+    sha256=$(kernel_field "$1" sha256)
+    key=$({
+        printf '%s\n' "recipe $BUILD_RECIPE" "source $sha256"
+        fragment_options
+    } | sha256sum)
+    printf '%s/kernels/%s-%s\n' "$(cache_root)" "$1" "${key:0:12}"
+}
+
+# check_config VERSION CONFIG: every option that the fragment asks for must have
+# taken effect, unless it is marked optional; what is lacking is said. Options that
+# stay on although they were switched off only cost time, so they are just named.
+check_config() {
+    local version=$1 config=$2 option symbol optional
+    local -a lacking=() missing=() forced=()
+    optional=$(fragment_optional)
+    while IFS= read -r option; do
+        case $option in
+        CONFIG_*)
+            if grep -qxF -- "$option" "$config"; then continue; fi
+            if grep -qxF -- "$option" <<<"$optional"; then
+                lacking+=("${option%%=*}")
+            else
+                symbol=${option%%=*}
+                missing+=("$option (found: $(grep -E "^(# )?$symbol[= ]" "$config" || echo 'no such option'))")
+            fi
+            ;;
+        *)
+            symbol=${option#\# }
+            symbol=${symbol%% *}
+            if grep -q "^$symbol=" "$config"; then forced+=("$symbol"); fi
+            ;;
+        esac
+    done < <(fragment_options)
+    if [ ${#missing[@]} -gt 0 ]; then
+        die "Linux $version did not take these options of $IMAGES/kernel.config" "${missing[@]}" \
+            "the configuration that came out is in $LOG"
+    fi
+    if [ ${#lacking[@]} -gt 0 ]; then note "Linux $version lacks ${lacking[*]#CONFIG_}"; fi
+    if [ ${#forced[@]} -gt 0 ]; then note "Linux $version keeps on ${forced[*]#CONFIG_}"; fi
+}

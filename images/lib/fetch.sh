@@ -31,7 +31,7 @@ apt_sources() {
 # configuration (which may name a proxy) and to win over it.
 apt_config() {
     local dir=$1
-    mkdir -p "$dir"/{sources,lists/partial,cache/archives/partial,trusted}
+    mkdir -p "$dir"/{sources,preferences,trusted,lists/partial,cache/archives/partial}
     : >"$dir/status"
     # Hooks of the machine are for its own lists. The sandbox user could not reach
     # a private directory, so apt's helpers run as the user who runs this script.
@@ -41,7 +41,7 @@ Dir::Etc::SourceParts "$dir/sources";
 Dir::Etc::Trusted "/dev/null";
 Dir::Etc::TrustedParts "$dir/trusted";
 Dir::Etc::Preferences "/dev/null";
-Dir::Etc::PreferencesParts "/nonexistent";
+Dir::Etc::PreferencesParts "$dir/preferences";
 Dir::State "$dir";
 Dir::State::Lists "$dir/lists";
 Dir::State::Status "$dir/status";
@@ -51,6 +51,7 @@ APT::Get::AllowUnauthenticated "false";
 Acquire::AllowInsecureRepositories "false";
 Acquire::AllowWeakRepositories "false";
 Acquire::AllowDowngradeToInsecureRepositories "false";
+Acquire::ForceHash "sha256";
 Acquire::Languages "none";
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -94,14 +95,10 @@ index_entry() {
     if [ "$form" = source ]; then query=(source --download-only); fi
     { apt-get -c "$dir/apt.conf" "${query[@]}" --print-uris "$package=$version" || true; } |
         awk -v file="$file" -v quote="'" '
-            # A binary package is printed as name_version_arch.deb with ":" and "~"
-            # escaped, so compare with the last part of the address.
-            substr($1, 1, 1) == quote {
-                uri = substr($1, 2, length($1) - 2)
-                name = uri
-                sub(/.*\//, "", name)
-                gsub(/%7[eE]/, "~", name)
-                if (name == file && sub(/^SHA256:/, "", $4)) { print uri, $4; exit }
+            # Each line is: quoted address, file name, size, digest.
+            substr($1, 1, 1) == quote && $2 == file && sub(/^SHA256:/, "", $4) {
+                print substr($1, 2, length($1) - 2), $4
+                exit
             }'
 }
 

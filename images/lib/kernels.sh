@@ -58,31 +58,28 @@ kernel_dir() {
 # taken effect, unless it is marked optional; what is lacking is said. Options that
 # stay on although they were switched off only cost time, so they are just named.
 check_config() {
-    local version=$1 config=$2 option symbol optional
-    local -a lacking=() missing=() forced=()
-    optional=$(fragment_optional)
-    while IFS= read -r option; do
-        case $option in
-        CONFIG_*)
-            if grep -qxF -- "$option" "$config"; then continue; fi
-            if grep -qxF -- "$option" <<<"$optional"; then
-                lacking+=("${option%%=*}")
-            else
-                symbol=${option%%=*}
-                missing+=("$option (found: $(grep -E "^(# )?$symbol[= ]" "$config" || echo 'no such option'))")
-            fi
-            ;;
-        *)
-            symbol=${option#\# }
-            symbol=${symbol%% *}
-            if grep -q "^$symbol=" "$config"; then forced+=("$symbol"); fi
-            ;;
-        esac
-    done < <(fragment_options)
-    if [ ${#missing[@]} -gt 0 ]; then
+    local version=$1 config=$2 verdict
+    local -a missing
+    verdict=$(awk -v optional="$(fragment_optional | paste -sd ' ')" '
+        function symbol(line) { match(line, /CONFIG_[A-Za-z0-9_]+/); return substr(line, RSTART, RLENGTH) }
+        NR == FNR { result[symbol($0)] = $0; next }
+        {
+            name = symbol($0)
+            short = substr(name, 8)
+            found = name in result ? result[name] : "no such option"
+            if ($0 == found) next
+            if ($0 ~ /^#/) { if (found ~ /^CONFIG_/) kept = kept " " short }
+            else if (index(" " optional " ", " " $0 " ")) lacking = lacking " " short
+            else print "missing " $0 " (found: " found ")"
+        }
+        END {
+            if (lacking) print "lacks" lacking
+            if (kept) print "keeps on" kept
+        }' <(grep -E '^(CONFIG_|# CONFIG_)' "$config") <(fragment_options))
+    if grep -q '^missing ' <<<"$verdict"; then
+        mapfile -t missing < <(sed -n 's/^missing //p' <<<"$verdict")
         die "Linux $version did not take these options of $IMAGES/kernel.config" "${missing[@]}" \
             "the configuration that came out is in $LOG"
     fi
-    if [ ${#lacking[@]} -gt 0 ]; then note "Linux $version lacks ${lacking[*]#CONFIG_}"; fi
-    if [ ${#forced[@]} -gt 0 ]; then note "Linux $version keeps on ${forced[*]#CONFIG_}"; fi
+    if [ -n "$verdict" ]; then sed "s/^/  Linux $version /" <<<"$verdict" >&2; fi
 }

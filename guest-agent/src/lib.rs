@@ -1,14 +1,30 @@
 //! What the guest and the host agree on, and what the guest does.
 //!
-//! The binary of this crate is PID 1 of every guest that baton boots. This library holds the guest interface, one
-//! definition for both sides:
+//! The binary of this crate is PID 1 of every guest that baton boots (its own documentation says how it is built). This
+//! library holds the guest interface, one definition for both sides:
 //!
 //! * [`device`]: PCI identities, BARs and registers of the mailbox and of the DMA engine,
 //! * [`protocol`]: the typed messages that travel through the mailbox,
-//! * [`pattern`]: what preserved memory is filled with, and the digest of a page.
+//! * [`pattern`]: what preserved memory is filled with, and the digest of a page;
+//!
+//! and the readers of kernel files that the agent needs, here because they can be tested on any machine:
+//!
+//! * [`command_line`]: the `baton.*` parameters of the kernel command line,
+//! * [`meminfo`]: memory sizes in /proc/meminfo,
+//! * [`notes`]: the build id in /sys/kernel/notes,
+//! * [`pagemap`]: page frames in /proc/self/pagemap, and page frames merged into runs.
 
+#![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod command_line;
 pub mod device;
+pub mod meminfo;
+pub mod notes;
+pub mod pagemap;
 pub mod pattern;
 pub mod protocol;

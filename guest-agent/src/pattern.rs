@@ -4,6 +4,8 @@
 //! word. So the guest fills memory by copying (a few instructions a page), and the host can tell any page's content, and
 //! which page a content belongs to, from (seed, page index) alone.
 
+use alloc::vec::Vec;
+
 /// Words of 64 bits in a page.
 pub const PAGE_WORDS: usize = 512;
 /// Bytes in a page.
@@ -29,7 +31,9 @@ impl Pattern {
     /// Expands `seed`.
     pub fn new(seed: u64) -> Self {
         let key = mix(seed);
-        let table = (0..TABLE_WORDS as u64).map(|i| mix(key.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15)))).collect();
+        let table = (0..TABLE_WORDS as u64)
+            .map(|i| mix(key.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15))))
+            .collect();
         Self { seed, table }
     }
 
@@ -73,6 +77,12 @@ pub fn page_digest(words: &[u64; PAGE_WORDS]) -> u64 {
             b[lane] = b[lane].wrapping_add(a[lane]);
         }
     }
+    fold_digest(a, b)
+}
+
+/// The end of [`page_digest`]: one word from the sums of the words, `a`, and of the running sums, `b`, per lane. For those
+/// who compute the sums themselves.
+pub fn fold_digest(a: [u64; 2], b: [u64; 2]) -> u64 {
     mix(a[0] ^ mix(a[1] ^ mix(b[0] ^ mix(b[1]))))
 }
 

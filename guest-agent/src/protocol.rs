@@ -7,8 +7,6 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-extern crate alloc;
-
 /// Version of this protocol; [`Reply::Hello`] carries it and the host refuses any other.
 pub const VERSION: u32 = 1;
 
@@ -140,6 +138,16 @@ pub enum Request {
     PowerOff,
     /// Misbehave, for the tests of the harness itself. The reply comes first.
     Misbehave(Misbehaviour),
+    /// Resolve some of an object's physical pages, in file order: for objects so large and scattered that the reply to
+    /// `ResolvePages` would not fit the window.
+    ResolveRange {
+        /// Which object.
+        object: ObjectId,
+        /// First page of the object.
+        first_page: u64,
+        /// How many pages.
+        pages: u64,
+    },
 }
 
 /// Ways in which a guest can die.
@@ -228,7 +236,11 @@ pub struct Malformed {
 
 impl core::fmt::Display for Malformed {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "mailbox message of {} bytes cannot be decoded: {}", self.length, self.reason)
+        write!(
+            f,
+            "mailbox message of {} bytes cannot be decoded: {}",
+            self.length, self.reason
+        )
     }
 }
 
@@ -236,11 +248,16 @@ impl core::error::Error for Malformed {}
 
 /// Encodes a message.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Malformed> {
-    postcard::to_allocvec(message).map_err(|error| Malformed { reason: alloc::format!("{error}"), length: 0 })
+    postcard::to_allocvec(message).map_err(|error| Malformed {
+        reason: alloc::format!("{error}"),
+        length: 0,
+    })
 }
 
 /// Decodes a message.
 pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Malformed> {
-    postcard::from_bytes(bytes)
-        .map_err(|error| Malformed { reason: alloc::format!("{error}"), length: bytes.len() })
+    postcard::from_bytes(bytes).map_err(|error| Malformed {
+        reason: alloc::format!("{error}"),
+        length: bytes.len(),
+    })
 }

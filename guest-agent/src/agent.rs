@@ -1,0 +1,170 @@
+//! The loop: a request, what it asks, and the reply.
+
+use crate::dma::{Engine, Start};
+use crate::failure::Failure;
+use crate::luo::Luo;
+use crate::mailbox::Mailbox;
+use crate::memory::Objects;
+use crate::{boot, files, kexec, sys};
+use alloc::format;
+use alloc::string::String;
+use guest_agent::meminfo;
+use guest_agent::protocol::{Misbehaviour, Reply, Request};
+use rustix::thread::Timespec;
+
+/// Most pages that one [`Request::Digest`] may name, so that the reply fits the window.
+const MAX_DIGESTS: u64 = 8192;
+
+/// Serves the host until it says otherwise.
+pub fn serve(mailbox: &Mailbox, command_line: String) -> ! {
+    let mut agent = Agent::default();
+    let mut reply = boot::hello(command_line);
+    loop {
+        reply = match mailbox.exchange(&reply) {
+            Ok(Request::Kexec) => {
+                mailbox.post(&Reply::Done);
+                kexec::jump().into()
+            }
+            Ok(Request::PowerOff) => {
+                mailbox.post(&Reply::Done);
+                boot::power_off();
+            }
+            Ok(Request::Misbehave(how)) => {
+                mailbox.post(&Reply::Done);
+                misbehave(how);
+            }
+            Ok(request) => agent.handle(request).unwrap_or_else(Reply::from),
+            Err(failure) => failure.into(),
+        };
+    }
+}
+
+/// All that the agent holds between requests.
+#[derive(Default)]
+struct Agent {
+    luo: Luo,
+    objects: Objects,
+    engine: Engine,
+}
+
+impl Agent {
+    /// Does what is asked.
+    fn handle(&mut self, request: Request) -> Result<Reply, Failure> {
+        match request {
+            Request::CreateSession { name } => self.luo.create_session(&name)?,
+            Request::CreateMemfd { object, bytes, seed } => self.objects.create_memfd(object, bytes, seed)?,
+            Request::CreateBuffer { object, bytes, seed } => {
+                self.objects.create_buffer(object, bytes, seed)?
+            }
+            Request::Preserve {
+                session,
+                object,
+                token,
+            } => {
+                self.luo.preserve(&session, self.objects.memfd(object)?, token)?;
+            }
+            Request::ResolvePages { object } => {
+                let pages = self.objects.page_count(object)?;
+                return Ok(Reply::Pages(self.objects.resolve(object, 0, pages)?));
+            }
+            Request::ResolveRange {
+                object,
+                first_page,
+                pages,
+            } => {
+                return Ok(Reply::Pages(self.objects.resolve(object, first_page, pages)?));
+            }
+            Request::StartDma {
+                ring,
+                entries,
+                completion,
+                buffers,
+                buffer_bytes,
+                free_run,
+                wild_addresses,
+            } => {
+                let start = Start {
+                    ring,
+                    entries,
+                    completion,
+                    buffers,
+                    buffer_bytes,
+                    free_run,
+                    wild_addresses,
+                };
+                self.engine.start(&self.objects, &start)?;
+            }
+            Request::ConsumeDma => return self.engine.consume(&self.objects),
+            Request::StopDma => self.engine.stop()?,
+            Request::LoadKexec { command_line } => kexec::load(&command_line)?,
+            Request::RetrieveSession { name } => self.luo.retrieve_session(&name)?,
+            Request::RetrieveMemfd {
+                session,
+                token,
+                object,
+            } => {
+                self.objects.check_free(object)?;
+                let memfd = self.luo.retrieve_fd(&session, token)?;
+                self.objects.adopt_memfd(object, memfd)?;
+            }
+            Request::Digest {
+                object,
+                first_page,
+                pages,
+            } => {
+                if pages > MAX_DIGESTS {
+                    return Err(Failure::refused(
+                        "digest",
+                        format!("{pages} pages: at most {MAX_DIGESTS}"),
+                    ));
+                }
+                return Ok(Reply::Digests(self.objects.digest(object, first_page, pages)?));
+            }
+            Request::FinishSession { name } => self.luo.finish_session(&name)?,
+            Request::Close { object } => {
+                self.engine.forget(object);
+                self.objects.close(object)?;
+            }
+            Request::MemoryInfo => return memory_info(),
+            // Answered before they are done, by the loop.
+            Request::Kexec | Request::PowerOff | Request::Misbehave(_) => {}
+        }
+        Ok(Reply::Done)
+    }
+}
+
+/// Free memory, after the page cache and freed slabs have been given back where the kernel offers that.
+fn memory_info() -> Result<Reply, Failure> {
+    const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
+    if files::exists(DROP_CACHES) {
+        files::write(DROP_CACHES, b"3")?;
+    }
+    let text = files::read_text("/proc/meminfo")?;
+    let info = meminfo::parse(&text)
+        .ok_or_else(|| Failure::refused("/proc/meminfo", "no MemTotal and MemFree in kB"))?;
+    Ok(Reply::Memory {
+        total_pages: info.total_pages,
+        free_pages: info.free_pages,
+    })
+}
+
+/// Dies as asked.
+fn misbehave(how: Misbehaviour) -> ! {
+    match how {
+        Misbehaviour::Exit => sys::exit(1),
+        Misbehaviour::Panic => {
+            // The kernel may have no SysRq; what follows panics it in any case.
+            let _ = files::write("/proc/sysrq-trigger", b"c");
+            sys::exit(1)
+        }
+        Misbehaviour::Spin => loop {
+            core::hint::spin_loop();
+        },
+        Misbehaviour::Sleep => loop {
+            let _ = rustix::thread::nanosleep(&Timespec {
+                tv_sec: 3600,
+                tv_nsec: 0,
+            });
+        },
+    }
+}

@@ -1,0 +1,99 @@
+//! From an empty root file system to a place to work in, and the way out.
+
+use crate::{console, files, sys};
+use alloc::format;
+use alloc::string::String;
+use guest_agent::notes;
+use guest_agent::protocol::{Features, Reply, VERSION};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+use rustix::system::RebootCommand;
+
+/// A file system to mount.
+struct Mount {
+    kind: &'static str,
+    target: &'static str,
+    /// A kernel may lack it.
+    optional: bool,
+}
+
+const MOUNTS: [Mount; 4] = [
+    Mount {
+        kind: "proc",
+        target: "/proc",
+        optional: false,
+    },
+    Mount {
+        kind: "sysfs",
+        target: "/sys",
+        optional: false,
+    },
+    Mount {
+        kind: "devtmpfs",
+        target: "/dev",
+        optional: false,
+    },
+    Mount {
+        kind: "debugfs",
+        target: "/sys/kernel/debug",
+        optional: true,
+    },
+];
+
+/// Mounts what the agent works with. A mount that fails is reported on the console; what needs it will fail by name.
+pub fn mount_all() {
+    for Mount {
+        kind,
+        target,
+        optional,
+    } in MOUNTS
+    {
+        // Exists already, or the mount below says what is wrong.
+        let _ = rustix::fs::mkdir(target, Mode::from_raw_mode(0o755));
+        match rustix::mount::mount(kind, target, kind, MountFlags::empty(), None) {
+            Ok(()) | Err(Errno::BUSY) => {}
+            Err(_) if optional => {}
+            Err(errno) => console::line(&format!(
+                "baton agent: mount({target}): errno {}",
+                errno.raw_os_error()
+            )),
+        }
+    }
+}
+
+/// /proc/cmdline without its newline; empty if it cannot be read.
+pub fn command_line() -> String {
+    let mut text = files::read_text("/proc/cmdline").unwrap_or_default();
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// What the agent says first.
+pub fn hello(command_line: String) -> Reply {
+    Reply::Hello {
+        protocol: VERSION,
+        release: String::from_utf8_lossy(rustix::system::uname().release().to_bytes()).into_owned(),
+        build_id: files::read("/sys/kernel/notes")
+            .ok()
+            .and_then(|bytes| notes::build_id(&bytes))
+            .unwrap_or_default(),
+        command_line,
+        features: Features {
+            liveupdate: files::exists("/dev/liveupdate"),
+            kho_debugfs: files::exists("/sys/kernel/debug/kho"),
+            kho_incoming: files::exists("/sys/kernel/debug/kho/in"),
+        },
+    }
+}
+
+/// Powers the machine off. Should that not work PID 1 exits, so that the kernel panics and nobody waits for ever.
+pub fn power_off() -> ! {
+    if let Err(errno) = rustix::system::reboot(RebootCommand::PowerOff) {
+        console::line(&format!(
+            "baton agent: reboot(POWER_OFF): errno {}",
+            errno.raw_os_error()
+        ));
+    }
+    sys::exit(1)
+}

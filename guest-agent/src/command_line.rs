@@ -1,0 +1,100 @@
+//! The `baton.*` parameters of the kernel command line.
+//!
+//! A name with a dot in it is a module parameter to the kernel, which therefore neither warns about it nor hands it to init.
+
+/// Makes the agent do one live update by itself, without a mailbox.
+pub const STANDALONE: &str = "baton.standalone";
+/// Says that this kernel is the one that was kexec'd into; the agent adds it to the next kernel's command line.
+pub const SECOND: &str = "baton.second";
+/// `baton.memfd=SIZE`: bytes of the memfd of standalone mode; K, M and G multiply by powers of 1024.
+pub const MEMFD: &str = "baton.memfd";
+
+/// What the command line asks of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parameters {
+    /// [`STANDALONE`] is there.
+    pub standalone: bool,
+    /// [`SECOND`] is there.
+    pub second: bool,
+    /// Value of [`MEMFD`] in bytes, if it is there and is a size.
+    pub memfd_bytes: Option<u64>,
+}
+
+impl Parameters {
+    /// Reads a command line; what is not baton's is passed over, and of a repeated parameter the last one counts.
+    pub fn parse(command_line: &str) -> Self {
+        let mut parameters = Self::default();
+        for word in command_line.split_ascii_whitespace() {
+            match word.split_once('=') {
+                None if word == STANDALONE => parameters.standalone = true,
+                None if word == SECOND => parameters.second = true,
+                Some((MEMFD, size)) => parameters.memfd_bytes = parse_size(size),
+                _ => {}
+            }
+        }
+        parameters
+    }
+}
+
+/// A decimal number of bytes, optionally followed by K, M or G.
+fn parse_size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn finds_its_own_among_the_kernels() {
+        let parameters =
+            Parameters::parse("quiet console=ttyS0 baton.standalone baton.memfd=64M liveupdate=on\n");
+        assert_eq!(
+            parameters,
+            Parameters {
+                standalone: true,
+                second: false,
+                memfd_bytes: Some(64 << 20)
+            }
+        );
+        assert!(Parameters::parse("baton.standalone baton.second").second);
+    }
+
+    #[test]
+    fn likeness_is_not_enough() {
+        let parameters = Parameters::parse("baton.standalonely xbaton.second baton.memfd baton.standalone=1");
+        assert_eq!(parameters, Parameters::default());
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("4096", Some(4096)),
+            ("2k", Some(2048)),
+            ("1G", Some(1 << 30)),
+            ("", None),
+            ("K", None),
+            ("-1", None),
+            ("99999999999G", None),
+            ("64ä", None),
+        ] {
+            assert_eq!(parse_size(text), bytes, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived_and_any_size_is_read(text: std::string::String, bytes: u64) {
+            Parameters::parse(&text);
+            let line = std::format!("{text} baton.memfd={bytes}");
+            prop_assert_eq!(Parameters::parse(&line).memfd_bytes, Some(bytes));
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The driver of the DMA engine.
+
+use crate::failure::Failure;
+use crate::memory::Objects;
+use crate::pci::Function;
+use crate::sys::Mapping;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use guest_agent::device::DMA_DEVICE_ID;
+use guest_agent::device::dma::{
+    BAR0_SIZE, COMPLETED, COMPLETION_ADDRESS, CONSUMED, CONTROL, CONTROL_ENABLE, CONTROL_FREE_RUN,
+    CONTROL_RESET, DESCRIPTOR_BYTES, MAGIC, MAGIC_VALUE, MAX_RING_ENTRIES, RING_BASE, RING_ENTRIES, STATUS,
+};
+use guest_agent::pagemap;
+use guest_agent::pattern::PAGE_BYTES;
+use guest_agent::protocol::{ObjectId, PageRun, Place, Reply};
+
+/// Bytes in a page.
+const PAGE: u64 = PAGE_BYTES as u64;
+
+/// What the host asks of the engine; see [`guest_agent::protocol::Request::StartDma`].
+pub struct Start {
+    /// Where the descriptors go.
+    pub ring: Place,
+    /// Number of descriptors.
+    pub entries: u32,
+    /// Where the completion count goes.
+    pub completion: Place,
+    /// Where the buffers begin.
+    pub buffers: Place,
+    /// Bytes per buffer.
+    pub buffer_bytes: u32,
+    /// Overwrite when the consumer is behind.
+    pub free_run: bool,
+    /// Addresses to use instead of the buffers' own.
+    pub wild_addresses: Vec<u64>,
+}
+
+/// The engine, mapped at its first use.
+#[derive(Default)]
+pub struct Engine {
+    opened: Option<Opened>,
+    /// Where the engine writes its completion count, as far as that is in a known object.
+    completion: Option<Place>,
+}
+
+struct Opened {
+    function: Function,
+    bar: Mapping,
+}
+
+impl Engine {
+    /// Writes the descriptors, programs the engine and enables it. The completion count in memory becomes 0 first.
+    pub fn start(&mut self, objects: &Objects, start: &Start) -> Result<(), Failure> {
+        let addresses = buffer_addresses(objects, start)?;
+        let ring_bytes = u64::from(start.entries) * DESCRIPTOR_BYTES;
+        let ring_runs = objects.resolve_place(start.ring, ring_bytes)?;
+        let [ring_run] = ring_runs[..] else {
+            return Err(refused(format!(
+                "the ring is in {} runs of pages, not in one",
+                ring_runs.len()
+            )));
+        };
+        let ring_base = ring_run.first * PAGE + start.ring.offset % PAGE;
+        let completion = address(
+            &objects.resolve_place(start.completion, 8)?,
+            start.completion.offset,
+            0,
+        )?;
+
+        for (entry, buffer) in (0..).zip(&addresses) {
+            let descriptor = Place {
+                offset: start.ring.offset + entry * DESCRIPTOR_BYTES,
+                ..start.ring
+            };
+            objects.write_u64(descriptor, *buffer)?;
+            let length = Place {
+                offset: descriptor.offset + 8,
+                ..descriptor
+            };
+            objects.write_u64(length, u64::from(start.buffer_bytes))?;
+        }
+        objects.write_u64(start.completion, 0)?;
+
+        let Opened { function, bar } = self.opened()?;
+        bar.write_u32(CONTROL, CONTROL_RESET);
+        bar.write_u64(RING_BASE, ring_base);
+        bar.write_u32(RING_ENTRIES, start.entries);
+        bar.write_u64(COMPLETION_ADDRESS, completion);
+        bar.write_u64(CONSUMED, 0);
+        function.set_bus_master()?;
+        bar.write_u32(
+            CONTROL,
+            CONTROL_ENABLE | if start.free_run { CONTROL_FREE_RUN } else { 0 },
+        );
+        self.completion = Some(start.completion);
+        Ok(())
+    }
+
+    /// Gives back every block completed so far. The register is read before memory, so that the count in memory must not
+    /// be behind it: the engine's write was posted before the register could show it.
+    pub fn consume(&mut self, objects: &Objects) -> Result<Reply, Failure> {
+        let bar = &self.opened()?.bar;
+        let completed = bar.read_u64(COMPLETED);
+        let completion_address = bar.read_u64(COMPLETION_ADDRESS);
+        if self.completion.is_none() {
+            self.completion = find(objects, completion_address)?;
+        }
+        let completed_in_memory = self.completion.map(|place| objects.read_u64(place)).transpose()?;
+        let bar = &self.opened()?.bar;
+        bar.write_u64(CONSUMED, completed);
+        Ok(Reply::Dma {
+            completed_in_memory,
+            completed,
+            consumed: completed,
+            status: bar.read_u32(STATUS),
+        })
+    }
+
+    /// Disables the engine.
+    pub fn stop(&mut self) -> Result<(), Failure> {
+        let bar = &self.opened()?.bar;
+        bar.write_u32(CONTROL, bar.read_u32(CONTROL) & !CONTROL_ENABLE);
+        Ok(())
+    }
+
+    /// Forgets what it knows of an object that is going away.
+    pub fn forget(&mut self, object: ObjectId) {
+        if self.completion.is_some_and(|place| place.object == object) {
+            self.completion = None;
+        }
+    }
+
+    fn opened(&mut self) -> Result<&Opened, Failure> {
+        let opened = match self.opened.take() {
+            Some(opened) => opened,
+            None => Opened::open()?,
+        };
+        Ok(self.opened.insert(opened))
+    }
+}
+
+impl Opened {
+    fn open() -> Result<Self, Failure> {
+        let function = Function::find(DMA_DEVICE_ID)?;
+        let bar = function.map_bar0(BAR0_SIZE)?;
+        let magic = bar.read_u32(MAGIC);
+        if magic != MAGIC_VALUE {
+            return Err(refused(format!("MAGIC is {magic:#x}, not {MAGIC_VALUE:#x}")));
+        }
+        Ok(Self { function, bar })
+    }
+}
+
+/// One guest physical address per descriptor.
+fn buffer_addresses(objects: &Objects, start: &Start) -> Result<Vec<u64>, Failure> {
+    if !(1..=MAX_RING_ENTRIES).contains(&start.entries) {
+        return Err(refused(format!(
+            "{} descriptors: expected 1 to {MAX_RING_ENTRIES}",
+            start.entries
+        )));
+    }
+    let size = u64::from(start.buffer_bytes);
+    if size == 0 || !PAGE.is_multiple_of(size) || !start.buffers.offset.is_multiple_of(size) {
+        let offset = start.buffers.offset;
+        return Err(refused(format!(
+            "buffers of {size} bytes at {offset:#x}: expected a divisor of {PAGE}, and aligned"
+        )));
+    }
+    let entries = u64::from(start.entries);
+    if !start.wild_addresses.is_empty() {
+        return Ok(start
+            .wild_addresses
+            .iter()
+            .copied()
+            .cycle()
+            .take(start.entries as usize)
+            .collect());
+    }
+    let runs = objects.resolve_place(start.buffers, entries * size)?;
+    (0..entries)
+        .map(|entry| address(&runs, start.buffers.offset, entry * size))
+        .collect()
+}
+
+/// The guest physical address of byte `distance` after `offset`, where `runs` begin with the page of `offset`.
+fn address(runs: &[PageRun], offset: u64, distance: u64) -> Result<u64, Failure> {
+    let byte = offset % PAGE + distance;
+    let frame = pagemap::frame_at(runs, byte / PAGE).ok_or_else(|| refused("a buffer has no page"))?;
+    Ok(frame * PAGE + byte % PAGE)
+}
+
+/// The place in some object that has this guest physical address.
+fn find(objects: &Objects, address: u64) -> Result<Option<Place>, Failure> {
+    if address == 0 || !address.is_multiple_of(8) {
+        return Ok(None);
+    }
+    for object in objects.ids() {
+        let runs = objects.resolve(object, 0, objects.page_count(object)?)?;
+        if let Some(page) = pagemap::index_of(&runs, address / PAGE) {
+            return Ok(Some(Place {
+                object,
+                offset: page * PAGE + address % PAGE,
+            }));
+        }
+    }
+    Ok(None)
+}
+
+fn refused(detail: impl Into<String>) -> Failure {
+    Failure::refused("DMA engine", detail)
+}

@@ -1,0 +1,53 @@
+//! Small files of the kernel, read and written whole.
+
+use crate::failure::{Failure, Named};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use rustix::fd::OwnedFd;
+use rustix::fs::{Access, Mode, OFlags};
+
+/// No file that the agent reads whole is longer.
+const LIMIT: usize = 256 * 1024;
+
+/// Opens `path`; the failure names it.
+pub fn open(path: &str, flags: OFlags) -> Result<OwnedFd, Failure> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).named(|| format!("open({path})"))
+}
+
+/// The whole of `path`, at most 256 KiB.
+pub fn read(path: &str) -> Result<Vec<u8>, Failure> {
+    let file = open(path, OFlags::RDONLY)?;
+    let mut content = Vec::new();
+    loop {
+        content.reserve(4096);
+        let count = rustix::io::read(&file, rustix::buffer::spare_capacity(&mut content))
+            .named(|| format!("read({path})"))?;
+        if count == 0 {
+            return Ok(content);
+        }
+        if content.len() > LIMIT {
+            return Err(Failure::refused(
+                format!("read({path})"),
+                format!("longer than {LIMIT} bytes"),
+            ));
+        }
+    }
+}
+
+/// The whole of `path` as text.
+pub fn read_text(path: &str) -> Result<String, Failure> {
+    String::from_utf8(read(path)?).map_err(|_| Failure::refused(format!("read({path})"), "not UTF-8"))
+}
+
+/// Writes `content` to an existing file in one call, as the kernel's control files want it.
+pub fn write(path: &str, content: &[u8]) -> Result<(), Failure> {
+    let file = open(path, OFlags::WRONLY)?;
+    rustix::io::write(&file, content).named(|| format!("write({path})"))?;
+    Ok(())
+}
+
+/// Whether there is something at `path`.
+pub fn exists(path: &str) -> bool {
+    rustix::fs::access(path, Access::EXISTS).is_ok()
+}

@@ -1,0 +1,94 @@
+//! Sessions of the Live Update Orchestrator.
+
+use crate::failure::{Failure, Named};
+use crate::files;
+use crate::sys::liveupdate::{self, NAME_BYTES};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::OFlags;
+
+/// The device.
+const DEVICE: &str = "/dev/liveupdate";
+
+/// The device and every session that is open. A new kernel may give a session the name of one that it was handed, so the
+/// two kinds are kept apart as LUO itself does.
+#[derive(Default)]
+pub struct Luo {
+    /// Kept open: LUO allows one opener at a time.
+    device: Option<OwnedFd>,
+    /// Sessions created in this kernel.
+    outgoing: Vec<(String, OwnedFd)>,
+    /// Sessions retrieved from the kernel before.
+    incoming: Vec<(String, OwnedFd)>,
+}
+
+impl Luo {
+    /// Creates a session, to preserve file descriptors in.
+    pub fn create_session(&mut self, name: &str) -> Result<(), Failure> {
+        let field = name_field(name)?;
+        let session = liveupdate::create_session(self.device()?, &field)
+            .named(|| format!("ioctl(LIVEUPDATE_IOCTL_CREATE_SESSION, {name})"))?;
+        self.outgoing.push((name.to_string(), session));
+        Ok(())
+    }
+
+    /// Retrieves a session that the kernel before handed over.
+    pub fn retrieve_session(&mut self, name: &str) -> Result<(), Failure> {
+        let field = name_field(name)?;
+        let session = liveupdate::retrieve_session(self.device()?, &field)
+            .named(|| format!("ioctl(LIVEUPDATE_IOCTL_RETRIEVE_SESSION, {name})"))?;
+        self.incoming.push((name.to_string(), session));
+        Ok(())
+    }
+
+    /// Preserves `fd` in a session of this kernel.
+    pub fn preserve(&self, session: &str, fd: BorrowedFd<'_>, token: u64) -> Result<(), Failure> {
+        liveupdate::preserve_fd(lookup(&self.outgoing, session, "created")?, fd, token)
+            .named(|| format!("ioctl(LIVEUPDATE_SESSION_PRESERVE_FD, {session}, token {token})"))
+    }
+
+    /// Retrieves the file descriptor that was preserved under `token` in a session of the kernel before.
+    pub fn retrieve_fd(&self, session: &str, token: u64) -> Result<OwnedFd, Failure> {
+        liveupdate::retrieve_fd(lookup(&self.incoming, session, "retrieved")?, token)
+            .named(|| format!("ioctl(LIVEUPDATE_SESSION_RETRIEVE_FD, {session}, token {token})"))
+    }
+
+    /// Finishes a retrieved session and closes it, so that the kernel lets go of what it held.
+    pub fn finish_session(&mut self, session: &str) -> Result<(), Failure> {
+        liveupdate::finish(lookup(&self.incoming, session, "retrieved")?)
+            .named(|| format!("ioctl(LIVEUPDATE_SESSION_FINISH, {session})"))?;
+        self.incoming.retain(|(name, _)| name != session);
+        Ok(())
+    }
+
+    /// The device, opened at the first use: opening it makes LUO read what it was handed.
+    fn device(&mut self) -> Result<BorrowedFd<'_>, Failure> {
+        let device = match self.device.take() {
+            Some(device) => device,
+            None => files::open(DEVICE, OFlags::RDWR)?,
+        };
+        let device: &OwnedFd = self.device.insert(device);
+        Ok(device.as_fd())
+    }
+}
+
+/// The name as the ioctls want it.
+fn name_field(name: &str) -> Result<[u8; NAME_BYTES], Failure> {
+    let mut field = [0; NAME_BYTES];
+    if name.is_empty() || name.len() >= NAME_BYTES || name.bytes().any(|byte| byte == 0) {
+        let detail = format!("a session name is 1 to {} bytes without NUL", NAME_BYTES - 1);
+        return Err(Failure::refused(format!("session name {name:?}"), detail));
+    }
+    field[..name.len()].copy_from_slice(name.as_bytes());
+    Ok(field)
+}
+
+/// The open session of that name.
+fn lookup<'a>(sessions: &'a [(String, OwnedFd)], name: &str, how: &str) -> Result<BorrowedFd<'a>, Failure> {
+    let found = sessions.iter().find(|(open, _)| open == name);
+    found
+        .map(|(_, session)| session.as_fd())
+        .ok_or_else(|| Failure::refused(format!("session {name}"), format!("not {how} by this agent")))
+}

@@ -1,0 +1,65 @@
+//! /proc/meminfo.
+
+/// Memory of the machine in pages of 4096 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meminfo {
+    /// MemTotal: what the page allocator manages.
+    pub total_pages: u64,
+    /// MemFree: what is on its free lists (pages in per-CPU lists are not).
+    pub free_pages: u64,
+}
+
+/// Reads MemTotal and MemFree; `None` if either line is missing or is not `NAME: NUMBER kB`.
+pub fn parse(text: &str) -> Option<Meminfo> {
+    Some(Meminfo {
+        total_pages: pages(text, "MemTotal")?,
+        free_pages: pages(text, "MemFree")?,
+    })
+}
+
+/// The value of line `name`, from kB to pages.
+fn pages(text: &str, name: &str) -> Option<u64> {
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kilobytes: u64 = value.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    Some(kilobytes / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_what_the_kernel_prints() {
+        let text = "MemTotal:         507904 kB\nMemFree:          401236 kB\nMemAvailable:     392100 kB\n";
+        assert_eq!(
+            parse(text),
+            Some(Meminfo {
+                total_pages: 126_976,
+                free_pages: 100_309
+            })
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_not_meminfo() {
+        for text in [
+            "",
+            "MemTotal: 4 kB",
+            "MemTotal: 4 kB\nMemFree: 4",
+            "MemTotal: 4 kB\nMemFree: x kB",
+            "MemFreeish: 4 kB",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text: std::string::String) {
+            parse(&text);
+        }
+    }
+}

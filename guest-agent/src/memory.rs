@@ -1,0 +1,239 @@
+//! Memory objects: memfds and anonymous buffers, filled, resolved to page frames, digested.
+
+use crate::failure::{Failure, Named};
+use crate::files;
+use crate::sys::Mapping;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use guest_agent::device::mailbox;
+use guest_agent::pagemap;
+use guest_agent::pattern::{PAGE_BYTES, Pattern};
+use guest_agent::protocol::{ObjectId, PageRun, Place};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{MemfdFlags, OFlags};
+
+/// Bytes in a page, as the arithmetic here wants it.
+const PAGE: u64 = PAGE_BYTES as u64;
+/// Entries of /proc/self/pagemap that one system call reads.
+const PAGEMAP_CHUNK: u64 = 8192;
+/// Most runs that [`Objects::resolve`] gives; no reply could carry more, as each takes 2 bytes at the least.
+#[allow(clippy::cast_possible_truncation)] // 62 KiB
+const MAX_RUNS: usize = mailbox::WINDOW_SIZE as usize / 2;
+
+/// A memory object, mapped.
+struct Object {
+    mapping: Mapping,
+    /// The file behind it, if it is a memfd.
+    memfd: Option<OwnedFd>,
+}
+
+/// All memory objects, by the host's names for them.
+#[derive(Default)]
+pub struct Objects {
+    objects: BTreeMap<ObjectId, Object>,
+}
+
+impl Objects {
+    /// Creates a memfd with the pattern of `seed` in it.
+    pub fn create_memfd(&mut self, id: ObjectId, bytes: u64, seed: u64) -> Result<(), Failure> {
+        self.check_new(id, bytes)?;
+        let memfd = rustix::fs::memfd_create("baton", MemfdFlags::CLOEXEC).named(|| "memfd_create")?;
+        rustix::fs::ftruncate(&memfd, bytes).named(|| format!("ftruncate({bytes})"))?;
+        let mapping = Mapping::file(&memfd, bytes).named(|| format!("mmap(memfd of {bytes} bytes)"))?;
+        fill(&mapping, seed);
+        self.objects.insert(
+            id,
+            Object {
+                mapping,
+                memfd: Some(memfd),
+            },
+        );
+        Ok(())
+    }
+
+    /// Maps and locks anonymous memory with the pattern of `seed` in it.
+    pub fn create_buffer(&mut self, id: ObjectId, bytes: u64, seed: u64) -> Result<(), Failure> {
+        self.check_new(id, bytes)?;
+        let mapping = Mapping::locked(bytes).named(|| format!("mmap and mlock({bytes} bytes)"))?;
+        fill(&mapping, seed);
+        self.objects.insert(id, Object { mapping, memfd: None });
+        Ok(())
+    }
+
+    /// Maps a memfd that was retrieved; the file says how long it is.
+    pub fn adopt_memfd(&mut self, id: ObjectId, memfd: OwnedFd) -> Result<(), Failure> {
+        let size = rustix::fs::fstat(&memfd).named(|| "fstat(memfd)")?.st_size;
+        let bytes = u64::try_from(size).unwrap_or(0);
+        self.check_new(id, bytes)?;
+        let mapping = Mapping::file(&memfd, bytes).named(|| format!("mmap(memfd of {bytes} bytes)"))?;
+        self.objects.insert(
+            id,
+            Object {
+                mapping,
+                memfd: Some(memfd),
+            },
+        );
+        Ok(())
+    }
+
+    /// Unmaps and closes an object.
+    pub fn close(&mut self, id: ObjectId) -> Result<(), Failure> {
+        self.objects.remove(&id).map(drop).ok_or_else(|| unknown(id))
+    }
+
+    /// The memfd of an object.
+    pub fn memfd(&self, id: ObjectId) -> Result<BorrowedFd<'_>, Failure> {
+        let memfd = self.get(id)?.memfd.as_ref();
+        memfd
+            .map(AsFd::as_fd)
+            .ok_or_else(|| Failure::refused(format!("object {id}"), "not a memfd"))
+    }
+
+    /// Names of all objects.
+    pub fn ids(&self) -> impl Iterator<Item = ObjectId> {
+        self.objects.keys().copied()
+    }
+
+    /// Pages in an object.
+    pub fn page_count(&self, id: ObjectId) -> Result<u64, Failure> {
+        Ok(self.get(id)?.mapping.bytes() / PAGE)
+    }
+
+    /// The page frames of `pages` pages of an object from `first_page` on.
+    pub fn resolve(&self, id: ObjectId, first_page: u64, pages: u64) -> Result<Vec<PageRun>, Failure> {
+        let mapping = &self.get(id)?.mapping;
+        check_pages(mapping, id, first_page, pages)?;
+        let file = files::open("/proc/self/pagemap", OFlags::RDONLY)?;
+        let mut position = (mapping.address() / PAGE + first_page) * pagemap::ENTRY_BYTES as u64;
+        let mut runs = Vec::new();
+        let mut left = pages;
+        let mut buffer = vec![0; index(pages.min(PAGEMAP_CHUNK)) * pagemap::ENTRY_BYTES];
+        while left > 0 {
+            let wanted = index(left.min(PAGEMAP_CHUNK)) * pagemap::ENTRY_BYTES;
+            let got = rustix::io::pread(&file, &mut buffer[..wanted], position)
+                .named(|| "pread(/proc/self/pagemap)")?;
+            let (entries, _) = buffer[..got].as_chunks();
+            if entries.is_empty() {
+                return Err(Failure::refused(
+                    "pread(/proc/self/pagemap)",
+                    format!("ends {left} pages early"),
+                ));
+            }
+            for entry in entries {
+                let entry = u64::from_le_bytes(*entry);
+                let frame = pagemap::frame(entry).ok_or_else(|| {
+                    let page = first_page + pages - left;
+                    Failure::refused(
+                        "/proc/self/pagemap",
+                        format!("object {id} page {page}: entry {entry:#x} has no frame"),
+                    )
+                })?;
+                pagemap::push_frame(&mut runs, frame);
+                if runs.len() > MAX_RUNS {
+                    let detail = format!("more than {MAX_RUNS} runs: ask for fewer pages at a time");
+                    return Err(Failure::refused(format!("resolve object {id}"), detail));
+                }
+                left -= 1;
+            }
+            position += (entries.len() * pagemap::ENTRY_BYTES) as u64;
+        }
+        Ok(runs)
+    }
+
+    /// The page frames that hold `bytes` bytes from `place` on.
+    pub fn resolve_place(&self, place: Place, bytes: u64) -> Result<Vec<PageRun>, Failure> {
+        self.check_place(place, bytes)?;
+        let first = place.offset / PAGE;
+        let end = (place.offset + bytes).div_ceil(PAGE);
+        self.resolve(place.object, first, end - first)
+    }
+
+    /// One digest per page.
+    pub fn digest(&self, id: ObjectId, first_page: u64, pages: u64) -> Result<Vec<u64>, Failure> {
+        let mapping = &self.get(id)?.mapping;
+        check_pages(mapping, id, first_page, pages)?;
+        Ok((first_page..first_page + pages)
+            .map(|page| mapping.page_digest(page))
+            .collect())
+    }
+
+    /// Reads a word of an object; `place` is a multiple of 8.
+    pub fn read_u64(&self, place: Place) -> Result<u64, Failure> {
+        self.check_place(place, 8)?;
+        Ok(self.get(place.object)?.mapping.read_u64(place.offset))
+    }
+
+    /// Writes a word of an object; `place` is a multiple of 8.
+    pub fn write_u64(&self, place: Place, value: u64) -> Result<(), Failure> {
+        self.check_place(place, 8)?;
+        self.get(place.object)?.mapping.write_u64(place.offset, value);
+        Ok(())
+    }
+
+    /// Refuses places that are not multiples of 8 or reach beyond their object.
+    fn check_place(&self, place: Place, bytes: u64) -> Result<(), Failure> {
+        let size = self.get(place.object)?.mapping.bytes();
+        let inside = place.offset.checked_add(bytes).is_some_and(|end| end <= size);
+        if inside && place.offset.is_multiple_of(8) {
+            return Ok(());
+        }
+        let detail = format!(
+            "{bytes} bytes at {:#x}: expected a multiple of 8 inside {size:#x} bytes",
+            place.offset
+        );
+        Err(Failure::refused(format!("object {}", place.object), detail))
+    }
+
+    /// Refuses a name in use.
+    pub fn check_free(&self, id: ObjectId) -> Result<(), Failure> {
+        if self.objects.contains_key(&id) {
+            return Err(Failure::refused(format!("object {id}"), "exists already"));
+        }
+        Ok(())
+    }
+
+    /// Refuses a name in use and a size that cannot be.
+    fn check_new(&self, id: ObjectId, bytes: u64) -> Result<(), Failure> {
+        self.check_free(id)?;
+        if bytes == 0 || !bytes.is_multiple_of(PAGE) || i64::try_from(bytes).is_err() {
+            let detail = format!("{bytes} bytes: expected a positive multiple of {PAGE}");
+            return Err(Failure::refused(format!("object {id}"), detail));
+        }
+        Ok(())
+    }
+
+    fn get(&self, id: ObjectId) -> Result<&Object, Failure> {
+        self.objects.get(&id).ok_or_else(|| unknown(id))
+    }
+}
+
+fn unknown(id: ObjectId) -> Failure {
+    Failure::refused(format!("object {id}"), "does not exist")
+}
+
+/// Refuses pages that the object does not have.
+fn check_pages(mapping: &Mapping, id: ObjectId, first: u64, pages: u64) -> Result<(), Failure> {
+    let size = mapping.bytes() / PAGE;
+    if first.checked_add(pages).is_some_and(|end| end <= size) {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        format!("object {id}"),
+        format!("{pages} pages from {first}: the object has {size}"),
+    ))
+}
+
+/// Writes the pattern of `seed` to every page.
+fn fill(mapping: &Mapping, seed: u64) {
+    let pattern = Pattern::new(seed);
+    for page in 0..mapping.bytes() / PAGE {
+        mapping.fill_page(page, pattern.window(page), pattern.mark(page));
+    }
+}
+
+/// A count that is known to be small.
+fn index(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,96 @@
+//! /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst), and page frames merged into runs.
+
+use crate::protocol::PageRun;
+use alloc::vec::Vec;
+
+/// Bytes of one entry of the file.
+pub const ENTRY_BYTES: usize = 8;
+/// Bit 63: the page is present.
+const PRESENT: u64 = 1 << 63;
+/// Bit 62: the page is swapped out, so that the frame bits mean something else.
+const SWAPPED: u64 = 1 << 62;
+/// Bits 54 to 0: the page frame number; 0 for readers that may not know it.
+const FRAME: u64 = (1 << 55) - 1;
+
+/// The page frame number that an entry gives, if it gives one.
+pub fn frame(entry: u64) -> Option<u64> {
+    let frame = entry & FRAME;
+    (entry & PRESENT != 0 && entry & SWAPPED == 0 && frame != 0).then_some(frame)
+}
+
+/// Appends one page to runs in order: to the last run if it goes on where that one ends.
+pub fn push_frame(runs: &mut Vec<PageRun>, frame: u64) {
+    match runs.last_mut() {
+        Some(run) if run.first.checked_add(run.count) == Some(frame) => run.count += 1,
+        _ => runs.push(PageRun {
+            first: frame,
+            count: 1,
+        }),
+    }
+}
+
+/// The frame of page `index`, counted through the runs.
+pub fn frame_at(runs: &[PageRun], index: u64) -> Option<u64> {
+    let mut left = index;
+    for run in runs {
+        if left < run.count {
+            return run.first.checked_add(left);
+        }
+        left -= run.count;
+    }
+    None
+}
+
+/// The page index at which `frame` stands, counted through the runs.
+pub fn index_of(runs: &[PageRun], frame: u64) -> Option<u64> {
+    let mut before = 0u64;
+    for run in runs {
+        if let Some(inside) = frame.checked_sub(run.first).filter(|inside| *inside < run.count) {
+            return before.checked_add(inside);
+        }
+        before = before.checked_add(run.count)?;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_present_pages_have_a_frame() {
+        assert_eq!(frame(PRESENT | 0x1234), Some(0x1234));
+        assert_eq!(frame(PRESENT | 1 << 55 | 1 << 61 | 0x1234), Some(0x1234));
+        assert_eq!(frame(0x1234), None);
+        assert_eq!(frame(PRESENT | SWAPPED | 0x1234), None);
+        assert_eq!(frame(PRESENT), None);
+    }
+
+    #[test]
+    fn neighbours_merge_only_in_order() {
+        let mut runs = Vec::new();
+        for frame in [5, 6, 7, 9, 8, 9] {
+            push_frame(&mut runs, frame);
+        }
+        let expected = [(5, 3), (9, 1), (8, 2)].map(|(first, count)| PageRun { first, count });
+        assert_eq!(runs, expected);
+        assert_eq!(index_of(&runs, 8), Some(4));
+        assert_eq!(index_of(&runs, 10), None);
+    }
+
+    proptest! {
+        #[test]
+        fn runs_give_every_frame_back(frames in proptest::collection::vec(1u64..40, 0..200)) {
+            let mut runs = Vec::new();
+            for frame in &frames {
+                push_frame(&mut runs, *frame);
+            }
+            for (index, frame) in frames.iter().enumerate() {
+                prop_assert_eq!(frame_at(&runs, index as u64), Some(*frame));
+                prop_assert_eq!(index_of(&runs, *frame), frames.iter().position(|f| f == frame).map(|i| i as u64));
+            }
+            prop_assert_eq!(frame_at(&runs, frames.len() as u64), None);
+        }
+    }
+}

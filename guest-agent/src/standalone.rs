@@ -1,0 +1,107 @@
+//! One live update without a host, so that other virtual machine monitors can run the same cycle.
+//!
+//! `baton.standalone baton.memfd=SIZE` on the kernel command line: the first kernel creates a session and a memfd, fills
+//! and preserves it, and kexecs into /next/kernel with the same command line plus `baton.second`. The second kernel gets
+//! the memfd back, compares the digest of every page with the pattern's, and finishes the session. Each prints one line,
+//! `baton standalone: ` and what came of it, with the time-stamp counter's ticks per step; then the machine powers off.
+
+use crate::failure::Failure;
+use crate::luo::Luo;
+use crate::memory::Objects;
+use crate::{console, kexec, sys};
+use alloc::format;
+use alloc::string::String;
+use core::fmt::Write;
+use guest_agent::command_line::{Parameters, SECOND};
+use guest_agent::pattern::{PAGE_WORDS, Pattern, page_digest};
+use guest_agent::protocol::ObjectId;
+
+/// Name of the session.
+const SESSION: &str = "baton";
+/// Token of the memfd in it.
+const TOKEN: u64 = 1;
+/// The memfd.
+const MEMFD: ObjectId = 1;
+/// Seed of its pattern.
+const SEED: u64 = 1;
+/// Size of the memfd in bytes if the command line does not say.
+const DEFAULT_BYTES: u64 = 64 << 20;
+
+/// Does this kernel's half; returns when the machine is to power off.
+pub fn run(parameters: &Parameters, command_line: &str) {
+    let mut steps = Steps::default();
+    let outcome = if parameters.second {
+        second(&mut steps).map(|pages| format!("ok, {pages} pages intact"))
+    } else {
+        let bytes = parameters.memfd_bytes.unwrap_or(DEFAULT_BYTES);
+        Err(first(&mut steps, bytes, command_line))
+    };
+    match outcome {
+        Ok(text) => console::line(&format!("baton standalone: {text}{}", steps.0)),
+        Err(failure) => console::line(&format!("baton standalone: failed: {failure}{}", steps.0)),
+    }
+}
+
+/// The old kernel's half; returns only if something failed.
+fn first(steps: &mut Steps, bytes: u64, command_line: &str) -> Failure {
+    let mut luo = Luo::default();
+    let mut objects = Objects::default();
+    let prepared = (|| {
+        steps.time("create-session", || luo.create_session(SESSION))?;
+        steps.time("create-memfd", || objects.create_memfd(MEMFD, bytes, SEED))?;
+        steps.time("preserve", || luo.preserve(SESSION, objects.memfd(MEMFD)?, TOKEN))?;
+        steps.time("load-kexec", || kexec::load(&format!("{command_line} {SECOND}")))
+    })();
+    if let Err(failure) = prepared {
+        return failure;
+    }
+    console::line(&format!(
+        "baton standalone: {bytes} bytes preserved, kexec follows{}",
+        steps.0
+    ));
+    kexec::jump()
+}
+
+/// The new kernel's half: the number of pages, all as they were.
+fn second(steps: &mut Steps) -> Result<u64, Failure> {
+    let mut luo = Luo::default();
+    let mut objects = Objects::default();
+    steps.time("retrieve-session", || luo.retrieve_session(SESSION))?;
+    steps.time("retrieve-memfd", || {
+        objects.adopt_memfd(MEMFD, luo.retrieve_fd(SESSION, TOKEN)?)
+    })?;
+    let pages = objects.page_count(MEMFD)?;
+    let digests = steps.time("digest", || objects.digest(MEMFD, 0, pages))?;
+    steps.time("compare", || {
+        let pattern = Pattern::new(SEED);
+        let mut words = [0; PAGE_WORDS];
+        for (page, digest) in (0..).zip(digests) {
+            pattern.fill(page, &mut words);
+            let expected = page_digest(&words);
+            if digest != expected {
+                let detail =
+                    format!("page {page} of {pages} has digest {digest:#018x}, not {expected:#018x}");
+                return Err(Failure::refused("compare", detail));
+            }
+        }
+        Ok(())
+    })?;
+    steps.time("finish-session", || luo.finish_session(SESSION))?;
+    Ok(pages)
+}
+
+/// What each step took, as text to append to the line.
+#[derive(Default)]
+struct Steps(String);
+
+impl Steps {
+    /// Runs a step and notes its name and ticks.
+    fn time<T>(&mut self, name: &str, step: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        let begin = sys::ticks();
+        let result = step();
+        let ticks = sys::ticks().wrapping_sub(begin);
+        // Writing to a String cannot fail.
+        let _ = write!(self.0, "; {name} {ticks}");
+        result
+    }
+}

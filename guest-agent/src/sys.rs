@@ -1,0 +1,13 @@
+//! The unsafe part of the agent: memory that others change, system calls that rustix does not know, and the entry point of
+//! a program without a C library. Everything it offers is safe to call.
+
+mod call;
+pub mod liveupdate;
+mod mapping;
+#[cfg(panic = "abort")]
+mod start;
+#[cfg(panic = "abort")]
+mod symbols;
+
+pub use call::{exit, kexec_file_load, ticks};
+pub use mapping::Mapping;

@@ -1,0 +1,78 @@
+//! System calls and instructions that need `unsafe` of their own.
+
+use core::arch::asm;
+use core::arch::x86_64::_rdtsc;
+use core::ffi::CStr;
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::io::Errno;
+
+/// Number of kexec_file_load(2) on x86-64.
+const KEXEC_FILE_LOAD: usize = 320;
+/// Number of exit_group(2) on x86-64.
+const EXIT_GROUP: usize = 231;
+
+/// kexec_file_load(2) without flags: the kernel, its initramfs, its command line.
+pub fn kexec_file_load(kernel: &OwnedFd, initrd: &OwnedFd, command_line: &CStr) -> Result<(), Errno> {
+    let bytes = command_line.to_bytes_with_nul();
+    let arguments = [
+        descriptor(kernel),
+        descriptor(initrd),
+        bytes.len(),
+        bytes.as_ptr().addr(),
+        0,
+    ];
+    // SAFETY: the pointer and length name the command line with its NUL, which the kernel only reads.
+    let result = unsafe { syscall(KEXEC_FILE_LOAD, arguments) };
+    // The kernel returns 0 or a negated errno.
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Errno::from_raw_os_error(
+            i32::try_from(-result).unwrap_or(i32::MAX),
+        ))
+    }
+}
+
+/// Ends the process; the kernel panics when PID 1 does.
+pub fn exit(status: i32) -> ! {
+    loop {
+        // SAFETY: exit_group takes no pointer.
+        unsafe { syscall(EXIT_GROUP, [status.unsigned_abs() as usize, 0, 0, 0, 0]) };
+    }
+}
+
+/// The time-stamp counter.
+pub fn ticks() -> u64 {
+    // SAFETY: every x86-64 processor has RDTSC, and it has no effect on memory.
+    unsafe { _rdtsc() }
+}
+
+/// A file descriptor as an argument register holds it.
+fn descriptor(fd: &OwnedFd) -> usize {
+    fd.as_raw_fd().unsigned_abs() as usize
+}
+
+/// One system call with up to five arguments.
+///
+/// # Safety
+/// What the call does with the arguments must be sound.
+unsafe fn syscall(number: usize, arguments: [usize; 5]) -> isize {
+    let result;
+    // SAFETY: the registers are those of the x86-64 system call convention, and what the kernel changes is listed; the
+    // caller vouches for the call itself.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") arguments[0],
+            in("rsi") arguments[1],
+            in("rdx") arguments[2],
+            in("r10") arguments[3],
+            in("r8") arguments[4],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}

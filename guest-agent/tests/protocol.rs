@@ -1,0 +1,172 @@
+//! Every message comes back from its encoding as it was, and no bytes upset the decoder.
+
+use guest_agent::protocol::{Features, Misbehaviour, PageRun, Place, Reply, Request, decode, encode};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn place() -> impl Strategy<Value = Place> {
+    any::<(u32, u64)>().prop_map(|(object, offset)| Place { object, offset })
+}
+
+fn misbehaviour() -> impl Strategy<Value = Misbehaviour> {
+    prop_oneof![
+        Just(Misbehaviour::Exit),
+        Just(Misbehaviour::Spin),
+        Just(Misbehaviour::Panic),
+        Just(Misbehaviour::Sleep)
+    ]
+}
+
+fn start_dma() -> impl Strategy<Value = Request> {
+    (
+        place(),
+        any::<u32>(),
+        place(),
+        place(),
+        any::<u32>(),
+        any::<bool>(),
+        vec(any::<u64>(), 0..8),
+    )
+        .prop_map(
+            |(ring, entries, completion, buffers, buffer_bytes, free_run, wild_addresses)| {
+                Request::StartDma {
+                    ring,
+                    entries,
+                    completion,
+                    buffers,
+                    buffer_bytes,
+                    free_run,
+                    wild_addresses,
+                }
+            },
+        )
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        any::<String>().prop_map(|name| Request::CreateSession { name }),
+        any::<(u32, u64, u64)>().prop_map(|(object, bytes, seed)| Request::CreateMemfd {
+            object,
+            bytes,
+            seed
+        }),
+        any::<(u32, u64, u64)>().prop_map(|(object, bytes, seed)| Request::CreateBuffer {
+            object,
+            bytes,
+            seed
+        }),
+        any::<(String, u32, u64)>().prop_map(|(session, object, token)| Request::Preserve {
+            session,
+            object,
+            token
+        }),
+        any::<u32>().prop_map(|object| Request::ResolvePages { object }),
+        any::<(u32, u64, u64)>().prop_map(|(object, first_page, pages)| Request::ResolveRange {
+            object,
+            first_page,
+            pages
+        }),
+        start_dma(),
+        Just(Request::ConsumeDma),
+        Just(Request::StopDma),
+        any::<String>().prop_map(|command_line| Request::LoadKexec { command_line }),
+        Just(Request::Kexec),
+        any::<String>().prop_map(|name| Request::RetrieveSession { name }),
+        any::<(String, u64, u32)>().prop_map(|(session, token, object)| Request::RetrieveMemfd {
+            session,
+            token,
+            object
+        }),
+        any::<(u32, u64, u64)>().prop_map(|(object, first_page, pages)| Request::Digest {
+            object,
+            first_page,
+            pages
+        }),
+        any::<String>().prop_map(|name| Request::FinishSession { name }),
+        any::<u32>().prop_map(|object| Request::Close { object }),
+        Just(Request::MemoryInfo),
+        Just(Request::PowerOff),
+        misbehaviour().prop_map(Request::Misbehave),
+    ]
+}
+
+fn hello() -> impl Strategy<Value = Reply> {
+    any::<(u32, String, String, String, bool, bool, bool)>().prop_map(
+        |(protocol, release, build_id, command_line, liveupdate, kho_debugfs, kho_incoming)| Reply::Hello {
+            protocol,
+            release,
+            build_id,
+            command_line,
+            features: Features {
+                liveupdate,
+                kho_debugfs,
+                kho_incoming,
+            },
+        },
+    )
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    let run = any::<(u64, u64)>().prop_map(|(first, count)| PageRun { first, count });
+    prop_oneof![
+        hello(),
+        Just(Reply::Done),
+        vec(run, 0..64).prop_map(Reply::Pages),
+        vec(any::<u64>(), 0..64).prop_map(Reply::Digests),
+        any::<(Option<u64>, u64, u64, u32)>().prop_map(
+            |(completed_in_memory, completed, consumed, status)| {
+                Reply::Dma {
+                    completed_in_memory,
+                    completed,
+                    consumed,
+                    status,
+                }
+            }
+        ),
+        any::<(u64, u64)>().prop_map(|(total_pages, free_pages)| Reply::Memory {
+            total_pages,
+            free_pages
+        }),
+        any::<(String, i32, String)>().prop_map(|(call, errno, detail)| Reply::Failed {
+            call,
+            errno,
+            detail
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn requests_come_back(request in request()) {
+        prop_assert_eq!(decode::<Request>(&encode(&request).unwrap()), Ok(request));
+    }
+
+    #[test]
+    fn replies_come_back(reply in reply()) {
+        prop_assert_eq!(decode::<Reply>(&encode(&reply).unwrap()), Ok(reply));
+    }
+
+    #[test]
+    fn a_cut_message_is_malformed(request in request(), part in 0.0f64..1.0) {
+        let message = encode(&request).unwrap();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let length = (message.len() as f64 * part) as usize;
+        prop_assert_eq!(decode::<Request>(&message[..length]).unwrap_err().length, length);
+    }
+
+    #[test]
+    fn any_bytes_are_survived(bytes: Vec<u8>) {
+        let _ = decode::<Request>(&bytes);
+        let _ = decode::<Reply>(&bytes);
+    }
+}
+
+#[test]
+fn the_largest_digest_reply_fits_the_window() {
+    let message = encode(&Reply::Digests(vec![u64::MAX; 8192])).unwrap();
+    assert!(
+        message.len() as u64 <= guest_agent::device::mailbox::WINDOW_SIZE,
+        "{} bytes",
+        message.len()
+    );
+}

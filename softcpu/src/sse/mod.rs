@@ -1,0 +1,295 @@
+//! SSE, SSE2, FXSAVE and the little of x87 that saves, restores and moves state.
+//!
+//! Every instruction belongs to one *family*, which has a file and an enumeration of its own:
+//!
+//! | family | file | what |
+//! | --- | --- | --- |
+//! | lanes | [`lanes`] | integer, logical and shuffling operations on 128-bit vectors; no flags, no faults of their own |
+//! | float | [`float`] | arithmetic and comparison, packed and scalar, with MXCSR |
+//! | convert | [`convert`] | between integers and the two float formats, with MXCSR |
+//! | moves | [`moves`] | everything that only moves bits, with the alignment rules |
+//! | state | [`state`] | MXCSR, FXSAVE, FXRSTOR |
+//! | x87 | [`crate::x87`] | x87 control and exact moves |
+//!
+//! [`lower`] packs family, operation and operand form into [`Op::imm`], see [`Form`]. MMX is not offered by CPUID; the
+//! decoder makes the few SSE instructions with an MMX operand undefined before they come here.
+
+mod convert;
+mod float;
+mod lanes;
+mod moves;
+pub(crate) mod softfloat;
+mod state;
+
+use iced_x86::{Instruction, OpKind, Register};
+
+use crate::core::{Core, Ctx, Faulted};
+use crate::op::Op;
+use crate::x87::ops::X87Op;
+use convert::Convert;
+use float::Float;
+use lanes::Lanes;
+use moves::Move;
+use state::State;
+
+/// Defines a family: its operations, and which of the decoder's codes each of them is.
+macro_rules! family {
+    ($(#[$doc:meta])* $name:ident { $($op:ident: $($code:ident)|+),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(crate) enum $name { $($op),* }
+
+        impl $name {
+            const ALL: &'static [Self] = &[$(Self::$op),*];
+
+            /// The operation that a decoded instruction is, if it belongs to this family.
+            pub(crate) fn from_code(code: iced_x86::Code) -> Option<Self> {
+                match code {
+                    $($(iced_x86::Code::$code)|+ => Some(Self::$op),)*
+                    _ => None,
+                }
+            }
+
+            /// The operation with this number.
+            #[inline(always)]
+            pub(crate) fn from_number(number: u8) -> Self {
+                Self::ALL[usize::from(number) % Self::ALL.len()]
+            }
+        }
+    };
+}
+pub(crate) use family;
+
+/// Number of a family in [`Form`].
+mod number {
+    pub const LANES: u8 = 0;
+    pub const FLOAT: u8 = 1;
+    pub const CONVERT: u8 = 2;
+    pub const MOVE: u8 = 3;
+    pub const STATE: u8 = 4;
+    pub const X87: u8 = 5;
+}
+
+/// What [`Op::imm`] holds for an instruction of this module.
+///
+/// ```text
+/// bits 7:0   immediate byte         bit 24  the source (or a store's destination) is memory
+/// bits 15:8  operation in family    bit 25  general register operand of 64 bits
+/// bits 23:16 family                 bit 26  32-bit address size (implicit RDI only)
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Form(u64);
+
+impl Form {
+    #[inline(always)]
+    pub fn of(op: &Op) -> Self {
+        Self(op.imm)
+    }
+    #[inline(always)]
+    pub fn imm8(self) -> u8 {
+        self.0.to_le_bytes()[0]
+    }
+    #[inline(always)]
+    fn operation(self) -> u8 {
+        self.0.to_le_bytes()[1]
+    }
+    #[inline(always)]
+    fn family(self) -> u8 {
+        self.0.to_le_bytes()[2]
+    }
+    #[inline(always)]
+    pub fn memory(self) -> bool {
+        self.0 & (1 << 24) != 0
+    }
+    #[inline(always)]
+    pub fn wide(self) -> bool {
+        self.0 & (1 << 25) != 0
+    }
+    #[inline(always)]
+    pub fn address32(self) -> bool {
+        self.0 & (1 << 26) != 0
+    }
+}
+
+/// Family and operation of an instruction.
+fn classify(insn: &Instruction) -> Option<(u8, u8)> {
+    let code = insn.code();
+    if let Some(op) = Move::from_code(code) {
+        return Some((number::MOVE, op as u8));
+    }
+    if let Some(op) = Lanes::from_code(code) {
+        return Some((number::LANES, op as u8));
+    }
+    if let Some(op) = Float::from_code(code) {
+        return Some((number::FLOAT, op as u8));
+    }
+    if let Some(op) = Convert::from_code(code) {
+        return Some((number::CONVERT, op as u8));
+    }
+    if let Some(op) = State::from_code(code) {
+        return Some((number::STATE, op as u8));
+    }
+    X87Op::from_code(code).map(|op| (number::X87, op as u8))
+}
+
+/// Lowers an instruction of this module into `op`, whose memory operand is already filled in; false when it is none of ours.
+pub(crate) fn lower(insn: &Instruction, op: &mut Op) -> bool {
+    let Some((family, operation)) = classify(insn) else {
+        return false;
+    };
+    let mut registers = [0u8; 2];
+    let mut found = 0;
+    let (mut imm8, mut memory, mut wide, mut address32) = (0, false, false, false);
+    for index in 0..insn.op_count() {
+        match insn.op_kind(index) {
+            OpKind::Register => {
+                let register = insn.op_register(index);
+                wide |= register.is_gpr64();
+                if let Some(place) = registers.get_mut(found) {
+                    *place = register.number().to_le_bytes()[0];
+                }
+                found += 1;
+            }
+            OpKind::Immediate8 => imm8 = insn.immediate8(),
+            kind @ (OpKind::MemorySegRDI | OpKind::MemorySegEDI) => {
+                op.base = crate::registers::RDI;
+                op.seg = match insn.memory_segment() {
+                    Register::FS => crate::op::FS_BASE,
+                    Register::GS => crate::op::GS_BASE,
+                    _ => crate::op::ZERO,
+                };
+                address32 = kind == OpKind::MemorySegEDI;
+            }
+            _ => memory = true,
+        }
+    }
+    if matches!(
+        insn.code(),
+        iced_x86::Code::Cvtsi2sd_xmm_rm64 | iced_x86::Code::Cvtsi2ss_xmm_rm64
+    ) {
+        wide = true;
+    }
+    [op.a, op.b] = registers;
+    op.imm = u64::from(imm8)
+        | u64::from(operation) << 8
+        | u64::from(family) << 16
+        | u64::from(memory) << 24
+        | u64::from(wide) << 25
+        | u64::from(address32) << 26;
+    true
+}
+
+/// Executes an instruction that [`lower`] accepted.
+pub(crate) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<(), Faulted> {
+    let form = Form::of(op);
+    let operation = form.operation();
+    match form.family() {
+        number::MOVE => {
+            core.sse_available_for(Move::from_number(operation))?;
+            moves::execute(core, cx, op, form, Move::from_number(operation))
+        }
+        number::LANES => {
+            core.sse_available()?;
+            lanes::execute(core, cx, op, form, Lanes::from_number(operation))
+        }
+        number::FLOAT => {
+            core.sse_available()?;
+            float::execute(core, cx, op, form, Float::from_number(operation))
+        }
+        number::CONVERT => {
+            core.sse_available()?;
+            convert::execute(core, cx, op, form, Convert::from_number(operation))
+        }
+        number::STATE => state::execute(core, cx, op, State::from_number(operation)),
+        _ => crate::x87::ops::execute(core, cx, op, form, X87Op::from_number(operation)),
+    }
+}
+
+/// Which XMM register a register field names.
+#[inline(always)]
+pub(crate) fn slot(register: u8) -> usize {
+    usize::from(register & 15)
+}
+
+impl Core {
+    /// A 128-bit memory operand that must be aligned: #GP(0) when it is not.
+    #[inline(always)]
+    pub(crate) fn aligned_ea(&mut self, op: &Op) -> Result<u64, Faulted> {
+        let va = self.ea(op);
+        if va % 16 != 0 {
+            Err(self.protection())
+        } else {
+            Ok(va)
+        }
+    }
+
+    /// The 128-bit source: a register, or aligned memory.
+    #[inline(always)]
+    pub(crate) fn source128(&mut self, cx: &mut Ctx<'_>, op: &Op, form: Form) -> Result<u128, Faulted> {
+        if !form.memory() {
+            return Ok(self.xmm[slot(op.b)]);
+        }
+        let va = self.aligned_ea(op)?;
+        self.read128(cx, va)
+    }
+
+    /// The low 64 bits of the source: a register, or memory of any alignment.
+    #[inline(always)]
+    pub(crate) fn source64(&mut self, cx: &mut Ctx<'_>, op: &Op, form: Form) -> Result<u64, Faulted> {
+        if form.memory() {
+            self.read(cx, self.ea(op))
+        } else {
+            Ok(softfloat::low64(self.xmm[slot(op.b)]))
+        }
+    }
+
+    /// The low 32 bits of the source: a register, or memory of any alignment.
+    #[inline(always)]
+    pub(crate) fn source32(&mut self, cx: &mut Ctx<'_>, op: &Op, form: Form) -> Result<u32, Faulted> {
+        if form.memory() {
+            self.read(cx, self.ea(op))
+        } else {
+            Ok(low32(self.xmm[slot(op.b)]))
+        }
+    }
+
+    /// Takes the flags of a computation into MXCSR; #XM (or #UD without CR4.OSXMMEXCPT) when one of them is unmasked.
+    ///
+    /// An unmasked exception that is found before computing (invalid, denormal, zero divide) keeps the flags of the results out.
+    pub(crate) fn simd_flags(&mut self, context: &softfloat::Context) -> Result<(), Faulted> {
+        use softfloat::flag;
+        let unmasked = context.raised & !context.masked;
+        let before = flag::IE | flag::DE | flag::ZE;
+        let raised = if unmasked & before != 0 {
+            context.raised & before
+        } else {
+            context.raised
+        };
+        self.mxcsr |= raised;
+        if unmasked == 0 {
+            return Ok(());
+        }
+        if self.cr4 & crate::registers::CR4_OSXMMEXCPT == 0 {
+            Err(self.undefined())
+        } else {
+            Err(self.raise(19, None))
+        }
+    }
+
+    /// MOVNTI is an SSE2 instruction without SSE state, and asks for nothing.
+    #[inline(always)]
+    fn sse_available_for(&mut self, operation: Move) -> Result<(), Faulted> {
+        if operation == Move::Movnti {
+            Ok(())
+        } else {
+            self.sse_available()
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)] // the low lane is what is wanted
+pub(crate) fn low32(value: u128) -> u32 {
+    value as u32
+}

@@ -1,0 +1,152 @@
+//! x87 state, and the instructions that save, restore and move it exactly.
+//!
+//! Kernels initialise, save and restore this state; the C library moves `long double` values through it. Arithmetic is left out:
+//! such an instruction ends the run with an error that names it.
+
+mod env;
+mod f80;
+pub(crate) mod ops;
+
+pub(crate) use f80::F80;
+
+/// Status word bits.
+pub(crate) mod status {
+    /// Stack fault.
+    pub const SF: u16 = 1 << 6;
+    /// Error summary: an exception is pending that the control word does not mask.
+    pub const ES: u16 = 1 << 7;
+    /// Condition code 1: stack overflow rather than underflow, or rounded up.
+    pub const C1: u16 = 1 << 9;
+    /// Lowest bit of TOP.
+    pub const TOP_SHIFT: u32 = 11;
+    /// The TOP field.
+    pub const TOP: u16 = 7 << TOP_SHIFT;
+    /// Busy: the same as ES.
+    pub const BUSY: u16 = 1 << 15;
+}
+
+/// Control word after FNINIT: everything masked, 64-bit precision, round to nearest.
+const INITIAL_CONTROL: u16 = 0x037f;
+
+/// The x87 state of a processor.
+///
+/// The last-instruction pointers hold what FXRSTOR, FRSTOR or FLDENV put there; executing an instruction does not move them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct X87 {
+    /// R0 to R7 (not ST0 to ST7): bits 63:0 significand, 78:64 exponent, 79 sign.
+    pub registers: [u128; 8],
+    /// Control word.
+    pub control: u16,
+    /// Status word, TOP included.
+    pub status: u16,
+    /// Bit i: Ri is not empty.
+    pub full: u8,
+    /// Last instruction's opcode (11 bits).
+    pub opcode: u16,
+    /// Last instruction's address.
+    pub instruction: u64,
+    /// Last memory operand's address.
+    pub data: u64,
+}
+
+impl Default for X87 {
+    /// As after FNINIT.
+    fn default() -> Self {
+        Self {
+            registers: [0; 8],
+            control: INITIAL_CONTROL,
+            status: 0,
+            full: 0,
+            opcode: 0,
+            instruction: 0,
+            data: 0,
+        }
+    }
+}
+
+impl X87 {
+    /// Index of the register that is the top of the stack.
+    fn top(&self) -> u8 {
+        u8::try_from((self.status & status::TOP) >> status::TOP_SHIFT).unwrap_or(0)
+    }
+
+    fn set_top(&mut self, top: u8) {
+        self.status = self.status & !status::TOP | u16::from(top & 7) << status::TOP_SHIFT;
+    }
+
+    /// Number of the register that ST(i) is.
+    fn physical(&self, i: u8) -> u8 {
+        (self.top() + i) & 7
+    }
+
+    /// ST(i) as 80 bits.
+    #[must_use]
+    pub fn st(&self, i: u8) -> u128 {
+        self.registers[usize::from(self.physical(i))]
+    }
+
+    /// Sets ST(i); whether it counts as full stays as it is.
+    pub fn set_st(&mut self, i: u8, value: u128) {
+        self.registers[usize::from(self.physical(i))] = value & ((1 << 80) - 1);
+    }
+
+    fn is_full(&self, i: u8) -> bool {
+        self.full >> self.physical(i) & 1 != 0
+    }
+
+    fn set_full(&mut self, i: u8, full: bool) {
+        let bit = 1 << self.physical(i);
+        self.full = if full { self.full | bit } else { self.full & !bit };
+    }
+
+    /// Makes derived bits agree with the rest: the fixed control bit, ES and B.
+    pub(crate) fn normalise(&mut self) {
+        self.control = self.control & 0x1f3f | 0x40;
+        let pending = self.status & !self.control & 0x3f != 0;
+        self.status &= !(status::ES | status::BUSY);
+        if pending {
+            self.status |= status::ES | status::BUSY;
+        }
+    }
+
+    /// Raises exception flags (bits 5:0, with SF); true when one of them is not masked.
+    fn signal(&mut self, flags: u16) -> bool {
+        self.status |= flags;
+        self.normalise();
+        flags & !self.control & 0x3f != 0
+    }
+
+    fn set_c1(&mut self, on: bool) {
+        self.status = if on {
+            self.status | status::C1
+        } else {
+            self.status & !status::C1
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stack_turns_with_top() {
+        let mut fpu = X87::default();
+        fpu.set_top(6);
+        fpu.set_st(3, 42);
+        fpu.set_full(3, true);
+        assert_eq!(fpu.registers[1], 42);
+        assert_eq!(fpu.full, 1 << 1);
+        assert!(fpu.is_full(3) && !fpu.is_full(0));
+    }
+
+    #[test]
+    fn an_unmasked_flag_shows_in_the_summary() {
+        let mut fpu = X87::default();
+        assert!(!fpu.signal(1));
+        assert_eq!(fpu.status, 1);
+        fpu.control &= !1;
+        fpu.normalise();
+        assert_eq!(fpu.status, 1 | status::ES | status::BUSY);
+    }
+}

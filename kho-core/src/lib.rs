@@ -1,1 +1,35 @@
-//! Handover formats.
+//! Handover formats of Linux live update: read, verify, build, compare.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod abi;
+mod bytes;
+pub mod fdt;
+pub mod finding;
+pub mod map;
+pub mod memory;
+pub mod model;
+pub mod owners;
+pub mod radix_key;
+pub mod read;
+pub mod tree;
+
+pub use finding::{Finding, Findings, Rule, Severity};
+pub use map::{Block, PreservedMap};
+pub use memory::{MemoryError, PhysicalMemory, PhysicalMemoryMut, Region, SliceMemory, SparseMemory};
+pub use model::Handover;
+pub use owners::{Owner, Owners};
+pub use read::{KhoData, ReadError};

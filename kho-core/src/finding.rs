@@ -1,0 +1,239 @@
+//! What is wrong with a handover: named rules, and where each was broken.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// How bad a broken rule is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+pub enum Severity {
+    /// Worth knowing; the new kernel does not mind.
+    Note,
+    /// The new kernel may lose something or give it back wrong.
+    Warning,
+    /// The new kernel refuses the handover, loses memory, or follows a wild pointer.
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+macro_rules! rules {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal, $severity:ident;)+) => {
+        /// A rule that a handover must keep.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+        pub enum Rule {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Rule {
+            /// Every rule there is.
+            pub const ALL: &'static [Rule] = &[$(Rule::$name),+];
+
+            /// Name of the rule, as reports show it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// How bad it is when the rule is broken.
+            pub const fn severity(self) -> Severity {
+                match self { $(Self::$name => Severity::$severity,)+ }
+            }
+
+            /// The rule in a sentence.
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+rules! {
+    /// Every record lies in RAM and can be read.
+    RecordReadable = "record-readable", Error;
+    /// Records that the kernel keeps in pages of their own begin on a page boundary.
+    RecordAligned = "record-aligned", Error;
+    /// No two records share memory: lists have no cycles, trees no shared nodes.
+    RecordShared = "record-shared", Error;
+    /// Every FDT keeps the format.
+    FdtStructure = "fdt-structure", Error;
+    /// Every property that the ABI asks for is there and has its length.
+    PropertyMissing = "property-missing", Error;
+    /// Every version string is one that this crate knows.
+    VersionKnown = "version-known", Error;
+    /// Counts do not exceed the pages that hold what they count.
+    CountFits = "count-fits", Error;
+    /// Counts that are stated in two places agree.
+    CountAgrees = "count-agrees", Error;
+    /// Strings end inside their field.
+    StringTerminated = "string-terminated", Error;
+    /// Bits of the map stand for blocks that can exist.
+    MapKey = "map-key", Error;
+    /// The size of the bitmaps of a kho-v1 map shows from the map itself.
+    BitmapSizeCertain = "bitmap-size-certain", Warning;
+    /// Preserved blocks lie in RAM.
+    BlockInRam = "block-in-ram", Error;
+    /// The physical address of a preserved block is a multiple of its size.
+    BlockAligned = "block-aligned", Error;
+    /// No block is preserved twice, or inside a larger one.
+    BlockOverlap = "block-overlap", Error;
+    /// Preserved blocks and the records of the handover keep out of scratch.
+    ScratchOverlap = "scratch-overlap", Error;
+    /// Scratch areas lie in RAM, are aligned and apart from each other.
+    ScratchArea = "scratch-area", Error;
+    /// Records that the ABI preserves are in the map.
+    RecordPreserved = "record-preserved", Error;
+    /// Memory that a file, session or reserve_mem region claims is in the map.
+    DataPreserved = "data-preserved", Error;
+    /// Memory belongs to one file only.
+    DataShared = "data-shared", Error;
+    /// Versions that never shipped together do not appear together.
+    VersionsTogether = "versions-together", Warning;
+    /// Every sub-blob is one whose contents this crate can read.
+    SubBlobKnown = "sub-blob-known", Note;
+    /// Names of sub-blobs and sessions, and tokens within a session, are unique.
+    NameUnique = "name-unique", Error;
+    /// Every preserved page belongs to something that the handover names.
+    PageOwned = "page-owned", Note;
+    /// Files state sizes, indices, flags and seals that go together.
+    FileConsistent = "file-consistent", Error;
+    /// A liveupdate number, a kexec count and a release are what a kernel writes.
+    MetadataPlausible = "metadata-plausible", Warning;
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A broken rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[error("{rule} at {at:#x} ({what}): expected {expected}, found {found}")]
+pub struct Finding {
+    /// The rule.
+    pub rule: Rule,
+    /// Physical address at which it is broken.
+    pub at: u64,
+    /// What is there ("block 2 of session `a`").
+    pub what: String,
+    /// What the rule asks for.
+    pub expected: String,
+    /// What there is.
+    pub found: String,
+}
+
+impl Finding {
+    /// How bad it is.
+    pub fn severity(&self) -> Severity {
+        self.rule.severity()
+    }
+}
+
+/// Findings, of which a hostile handover cannot make more than [`Findings::LIMIT`] per rule.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Findings {
+    list: Vec<Finding>,
+    dropped: u64,
+}
+
+impl Findings {
+    /// Findings kept per rule; more are only counted.
+    pub const LIMIT: usize = 64;
+
+    pub(crate) fn push(&mut self, finding: Finding) {
+        if self
+            .list
+            .iter()
+            .filter(|other| other.rule == finding.rule)
+            .count()
+            < Self::LIMIT
+        {
+            self.list.push(finding);
+        } else {
+            self.dropped = self.dropped.saturating_add(1);
+        }
+    }
+
+    /// The findings kept, in the order in which they were made.
+    pub fn iter(&self) -> core::slice::Iter<'_, Finding> {
+        self.list.iter()
+    }
+
+    /// Number of findings, those counted only included.
+    pub fn count(&self) -> u64 {
+        crate::memory::len64(self.list.len()).saturating_add(self.dropped)
+    }
+
+    /// Findings that were counted and not kept.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The worst severity among them.
+    pub fn worst(&self) -> Option<Severity> {
+        self.list.iter().map(Finding::severity).max()
+    }
+
+    /// The findings about one rule.
+    pub fn of(&self, rule: Rule) -> impl Iterator<Item = &Finding> {
+        self.list.iter().filter(move |finding| finding.rule == rule)
+    }
+}
+
+impl<'a> IntoIterator for &'a Findings {
+    type Item = &'a Finding;
+    type IntoIter = core::slice::Iter<'a, Finding>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_bounded_per_rule() {
+        let mut findings = Findings::default();
+        for at in 0..1000 {
+            for rule in [Rule::BlockInRam, Rule::MapKey] {
+                findings.push(Finding {
+                    rule,
+                    at,
+                    what: "".into(),
+                    expected: "".into(),
+                    found: "".into(),
+                });
+            }
+        }
+        assert_eq!(findings.iter().count(), 2 * Findings::LIMIT);
+        assert_eq!(findings.count(), 2000);
+        assert_eq!(findings.worst(), Some(Severity::Error));
+    }
+
+    #[test]
+    fn rule_names_are_unique() {
+        let mut names: Vec<_> = Rule::ALL.iter().map(|rule| rule.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Rule::ALL.len());
+    }
+}

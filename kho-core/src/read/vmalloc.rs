@@ -1,0 +1,106 @@
+//! `struct kho_vmalloc` and the chunks behind it.
+
+use alloc::vec::Vec;
+
+use super::Context;
+use crate::abi::vmalloc::{CHUNK_ADDRESSES, DESCRIPTOR_SIZE};
+use crate::abi::{PAGE_SHIFT, PAGE_SIZE};
+use crate::bytes::{Fields, word};
+use crate::finding::Rule;
+use crate::memory::{Region, clamp, len64};
+use crate::model::Vmalloc;
+use crate::owners::Owner;
+use crate::read::context::Hex;
+
+/// Reads the area that a descriptor describes, and claims its chunks and its pages.
+///
+/// `fields` is at the descriptor, whose address is `at`. A descriptor of zeroes is an area of no pages.
+pub(super) fn read(
+    context: &mut Context<'_>,
+    fields: &mut Fields<'_>,
+    at: u64,
+    owner: Owner,
+    what: &str,
+) -> Vmalloc {
+    let first = fields.u64();
+    let mut area = Vmalloc {
+        at,
+        total_pages: fields.u32(),
+        flags: fields.u16(),
+        order: fields.u16(),
+        chunks: Vec::new(),
+        runs: Vec::new(),
+    };
+    if area.order >= 52 {
+        context.finding(Rule::CountFits, at, what, "a page order below 52", area.order);
+        return area;
+    }
+    let mut next = first;
+    while next != 0 {
+        let Some(chunk) = context.page(next, owner, "chunk of a vmalloc area") else {
+            break;
+        };
+        area.chunks.push(next);
+        for index in 1..=CHUNK_ADDRESSES {
+            let run = word(&chunk, index);
+            if run == 0 {
+                break;
+            }
+            // A run that cannot be claimed keeps its place, or all that follows would shift.
+            context.claim_pages(run, area.run_size(), owner, "pages of a vmalloc area");
+            area.runs.push(run);
+        }
+        next = word(&chunk, 0);
+    }
+    let found = len64(area.runs.len()).saturating_mul(area.run_size() >> PAGE_SHIFT);
+    if found != u64::from(area.total_pages) {
+        context.finding(
+            Rule::CountAgrees,
+            at,
+            what,
+            alloc::format!("{} pages", area.total_pages),
+            alloc::format!("{found} pages listed"),
+        );
+    }
+    area
+}
+
+/// Reads bytes of an area, page by page, and hands each piece to `visit` until it answers false.
+///
+/// Stops with a finding at a page that cannot be read. The pages were claimed, so that the sum of the pieces is
+/// bounded by RAM.
+pub(super) fn each_page(
+    context: &mut Context<'_>,
+    area: &Vmalloc,
+    size: u64,
+    what: &str,
+    mut visit: impl FnMut(&mut Context<'_>, u64, &[u8]),
+) {
+    let mut left = size;
+    for run in &area.runs {
+        let mut offset = 0;
+        while offset < area.run_size() {
+            if left == 0 {
+                return;
+            }
+            let at = run.saturating_add(offset);
+            let piece = left.min(len64(PAGE_SIZE));
+            let Some(bytes) = context.bytes(at, clamp(piece), what) else {
+                return;
+            };
+            visit(context, at, &bytes);
+            left = left.saturating_sub(piece);
+            offset = offset.saturating_add(len64(PAGE_SIZE));
+        }
+    }
+    if left > 0 {
+        let region = Region::new(area.at, len64(DESCRIPTOR_SIZE));
+        context.finding(
+            Rule::CountFits,
+            region.start,
+            what,
+            alloc::format!("{size:#x} bytes"),
+            Hex(size.saturating_sub(left)),
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! Real handovers, captured at the moment when the new kernel first looks at them.
+
+mod support;
+
+use kho_core::map::MapFormat;
+use kho_core::model::{Content, KhoVersion, LuoVersion, MemfdVersion};
+use kho_core::{Owner, Owners, Rule};
+use support::{Capture, VERSIONS, directory};
+
+/// The decoded model as text, reviewed by hand. `BLESS=1` writes what is decoded now; a missing golden fails.
+#[test]
+fn decoded_models_are_the_reviewed_ones() {
+    for version in VERSIONS {
+        let shown = format!("{}\n", kho_core::tree::tree(&Capture::load(version).read(), 40));
+        let path = directory("goldens").join(format!("{version}.txt"));
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(&path, &shown).unwrap();
+        }
+        let golden =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(shown, golden, "{}", path.display());
+    }
+}
+
+#[test]
+fn kernels_write_what_the_reader_expects() {
+    for version in VERSIONS {
+        let handover = Capture::load(version).read();
+        assert!(handover.findings.is_empty(), "{version}: {:?}", handover.findings);
+        let owners = Owners::of(&handover);
+        assert_eq!(owners.unowned(), [], "{version}");
+        // What is owned is what is preserved, but for what the ABI does not preserve.
+        assert_eq!(
+            owners.regions(Owner::is_preserved),
+            handover.map.extents(),
+            "{version}"
+        );
+        let kmx = &handover.reserve_mem()[0];
+        assert_eq!(
+            (kmx.name.as_str(), kmx.region.size),
+            ("kmx", 1 << 20),
+            "{version}"
+        );
+    }
+}
+
+#[test]
+fn versions_are_told_apart() {
+    let read = |version| Capture::load(version).read();
+    let (oldest, middle, newest) = (read("6.17.8"), read("6.19.11"), read("7.3.4"));
+    assert_eq!(
+        [oldest.version, middle.version, newest.version],
+        [KhoVersion::V1, KhoVersion::V1, KhoVersion::V4]
+    );
+    let formats = [&oldest, &middle, &newest].map(|handover| handover.map.format());
+    assert_eq!(
+        formats,
+        [MapFormat::ChunksOf512, MapFormat::ChunksOfPages, MapFormat::Radix]
+    );
+    assert_eq!(oldest.luo(), None);
+    assert_eq!(middle.luo().unwrap().version, LuoVersion::V1);
+    assert_eq!(newest.luo().unwrap().version, LuoVersion::V5);
+    let memfd = |handover: &kho_core::Handover| handover.sessions()[0].files[0].memfd().unwrap().version;
+    assert_eq!(
+        (memfd(&middle), memfd(&newest)),
+        (MemfdVersion::V1, MemfdVersion::V2)
+    );
+    assert_eq!(oldest.findings.of(Rule::BitmapSizeCertain).count(), 0);
+}
+
+#[test]
+fn a_memfd_is_followed_to_its_last_page() {
+    for version in ["6.19.11", "7.3.4"] {
+        let handover = Capture::load(version).read();
+        let file = handover.session("kmx").unwrap().file(0x4242).unwrap();
+        let memfd = file.memfd().unwrap();
+        assert_eq!((memfd.size, memfd.folios.len()), (8 << 20, 2048), "{version}");
+        let pages = handover.file_pages(memfd);
+        assert!(
+            pages
+                .iter()
+                .zip(0..)
+                .all(|((page, region), index)| *page == index && region.size == 4096)
+        );
+        let owners = Owners::of(&handover);
+        let owned: u64 = owners
+            .regions(|owner| owner == Owner::FileData { session: 0, file: 0 })
+            .iter()
+            .map(|region| region.size)
+            .sum();
+        assert_eq!(owned, 8 << 20, "{version}");
+        assert_eq!(memfd.record_of(0), memfd.list.runs.first().copied());
+        assert_eq!(
+            memfd.record_of(2047),
+            memfd.list.runs.last().map(|run| run + 4080)
+        );
+        assert_eq!(memfd.record_of(2048), None);
+    }
+}
+
+#[test]
+fn the_kernels_own_test_data_has_its_blocks() {
+    for version in VERSIONS {
+        let handover = Capture::load(version).read();
+        let Content::TestKho(test) = &handover.sub_blob("kho_test").unwrap().content else {
+            panic!("{version}")
+        };
+        assert_eq!(test.folios.len(), test.count as usize);
+        for folio in &test.folios {
+            assert_eq!(
+                handover.map.block_containing(folio.address),
+                Some(*folio),
+                "{version}"
+            );
+        }
+        assert!(!handover.map.is_preserved(handover.scratch[0].region.start));
+        assert!(
+            handover
+                .scratch
+                .iter()
+                .all(|area| area.region != Region::new(0, 0))
+        );
+    }
+}

@@ -1,1 +1,49 @@
-//! A deterministic x86-64 processor.
+//! A deterministic x86-64 processor as a library.
+//!
+//! [`Cpu`] executes 64-bit guest code (long mode only: no real mode, no 16-bit or 32-bit segments) on [`Ram`](memory::Ram), reaching
+//! everything else through a [`Bus`]. A run is a pure function of the initial state and of what the bus answers: time is the number
+//! of instructions retired, and nothing depends on the host.
+//!
+//! ```text
+//!  cpu      run: deadlines, interrupts, faults, decoding on demand       Exit, Cpu
+//!   |- exec     the loop over decoded operations, one file per family
+//!   |    `- sse, x87
+//!   |- decode   iced-x86 instruction -> Op (24 bytes, position-independent)
+//!   |- code     decoded pages, dropped when their bytes are written
+//!   |- core     registers, TLB, memory access
+//!   |- mmu      page-table walks
+//!   `- hooks    what the harness watches
+//!  memory   guest RAM: the only module with unsafe code
+//!  model    CPUID: offers exactly what is implemented
+//! ```
+//!
+//! An instruction of an extension that CPUID does not offer raises #UD in the guest. One that it does offer but that is not implemented
+//! ends the run with [`Exit::Unknown`]: never a wrong result.
+
+#![deny(unsafe_code)]
+
+mod bus;
+mod code;
+mod core;
+mod cpu;
+mod decode;
+mod exec;
+pub mod flags;
+mod hooks;
+pub mod memory;
+mod mmu;
+mod model;
+mod msr;
+mod op;
+pub mod registers;
+mod sse;
+mod word;
+mod x87;
+
+pub use bus::{Bus, NoBus};
+pub use cpu::{Cpu, Exit, Shutdown, UnknownInstruction};
+pub use hooks::WriteRecord;
+pub use memory::{Ram, RamRegion};
+pub use model::CpuModel;
+pub use registers::Registers;
+pub use x87::X87;

@@ -1,0 +1,623 @@
+//! The processor's state while it runs, and how instructions reach registers and memory.
+
+use crate::bus::Bus;
+use crate::flags::{self, Lazy};
+use crate::hooks::Hooks;
+use crate::memory::{PAGE_SIZE, Ram};
+use crate::mmu::{self, Access, NONE, TLB_ENTRIES, TlbEntry, USER_TAG, WalkMode, slot};
+use crate::model::CpuModel;
+use crate::msr::Msrs;
+use crate::op::{FS_BASE, GS_BASE, HIGH_BYTE, Op, PAGE, REGS, SCRATCH, ZERO};
+use crate::registers::{CR0_EM, CR0_TS, CR4_OSFXSR, CS, EFER_NXE, FS, GS, Registers, Segment, TableRegister};
+use crate::word::Word;
+use crate::x87::X87;
+
+/// A fault has been recorded in [`Core::fault`]; the instruction must not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Faulted;
+
+/// An exception on its way to the guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Exception {
+    pub vector: u8,
+    pub error: Option<u32>,
+    /// An instruction that the CPU should know and does not: not an exception of the guest's at all.
+    pub unknown: bool,
+}
+
+/// What an instruction may reach outside the processor.
+pub(crate) struct Ctx<'a> {
+    pub ram: &'a mut Ram,
+    pub bus: &'a mut dyn Bus,
+}
+
+/// Reasons to leave the instruction loop before its budget is spent.
+pub(crate) mod stop {
+    /// The bus was accessed: the machine looks at its devices.
+    pub const BUS: u32 = 1 << 0;
+    /// Decoded code was written to.
+    pub const CODE: u32 = 1 << 1;
+    /// HLT.
+    pub const HALT: u32 = 1 << 2;
+    /// An interrupt can be taken now, and somebody waits for that.
+    pub const WINDOW: u32 = 1 << 3;
+    /// Privilege, paging mode or trap flag changed.
+    pub const MODE: u32 = 1 << 4;
+}
+
+/// Entries of the code TLB; a power of two.
+pub(crate) const CODE_TLB: usize = 512;
+
+/// A cached translation of a virtual page to its decoded code.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CodeEntry {
+    pub tag: u64,
+    pub page: u32,
+}
+
+pub(crate) struct Core {
+    /// General registers, then the interpreter's own (see [`crate::op`]).
+    pub regs: [u64; REGS],
+    pub lazy: Lazy,
+    /// Instructions that may still be executed before the loop looks up.
+    pub budget: u64,
+    /// [`USER_TAG`] in user mode, else 0.
+    pub mode_tag: u64,
+    /// Instruction pointer; only up to date between instructions that leave straight-line code.
+    pub rip: u64,
+    /// RFLAGS without the arithmetic flags.
+    pub flags: u64,
+    /// Page offset of the last instruction that could write to memory.
+    pub writer: u16,
+    pub tlb: Box<[TlbEntry; TLB_ENTRIES]>,
+    pub code_tlb: Box<[CodeEntry; CODE_TLB]>,
+    /// Which 2 MiB regions (hashed) have pieces of large pages in the TLB: INVLPG of one byte drops all pieces.
+    pub large_regions: [u64; 64],
+    /// Time at which `budget` would be spent.
+    pub until: u64,
+    /// Budget put aside by [`Core::cut`].
+    pub saved: u64,
+    pub stops: u32,
+    pub fault: Exception,
+    /// Until this time, interrupts are held off by the instruction before (STI, MOV SS).
+    pub shadow_until: u64,
+    pub window_wanted: bool,
+    /// Guest time that passed in HLT, not in instructions.
+    pub skipped: u64,
+    pub segments: [Segment; 6],
+    pub tr: Segment,
+    pub ldtr: Segment,
+    pub gdtr: TableRegister,
+    pub idtr: TableRegister,
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub cr8: u64,
+    pub dr: [u64; 8],
+    pub msrs: Msrs,
+    pub xmm: [u128; 16],
+    pub mxcsr: u32,
+    pub fpu: X87,
+    pub hooks: Hooks,
+    pub model: CpuModel,
+    /// RAM offsets of pages whose decoded code was written to.
+    pub stale_code: Vec<u64>,
+    /// An MMIO read hit while fetching or walking is not possible; remembers where a fetch left RAM.
+    pub unknown: Option<String>,
+}
+
+impl Core {
+    pub fn new(model: CpuModel) -> Self {
+        let mut core = Self {
+            regs: [0; REGS],
+            lazy: Lazy::default(),
+            budget: 0,
+            mode_tag: 0,
+            rip: 0,
+            flags: flags::FIXED,
+            writer: 0,
+            large_regions: [0; 64],
+            tlb: Box::new([TlbEntry::EMPTY; TLB_ENTRIES]),
+            code_tlb: Box::new([CodeEntry { tag: NONE, page: 0 }; CODE_TLB]),
+            until: 0,
+            saved: 0,
+            stops: 0,
+            fault: Exception::default(),
+            shadow_until: 0,
+            window_wanted: false,
+            skipped: 0,
+            segments: [Segment::default(); 6],
+            tr: Segment::default(),
+            ldtr: Segment::default(),
+            gdtr: TableRegister::default(),
+            idtr: TableRegister::default(),
+            cr0: 0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            cr8: 0,
+            dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            msrs: Msrs::new(),
+            xmm: [0; 16],
+            mxcsr: 0x1f80,
+            fpu: X87::default(),
+            hooks: Hooks::default(),
+            model,
+            stale_code: Vec::new(),
+            unknown: None,
+        };
+        core.set_registers(&Registers::default());
+        core
+    }
+
+    pub fn registers(&self) -> Registers {
+        let mut gpr = [0; 16];
+        gpr.copy_from_slice(&self.regs[..16]);
+        let mut segments = self.segments;
+        segments[FS].base = self.regs[usize::from(FS_BASE)];
+        segments[GS].base = self.regs[usize::from(GS_BASE)];
+        Registers {
+            gpr,
+            rip: self.rip,
+            rflags: self.rflags(),
+            segments,
+            tr: self.tr,
+            ldtr: self.ldtr,
+            gdtr: self.gdtr,
+            idtr: self.idtr,
+            cr0: self.cr0,
+            cr2: self.cr2,
+            cr3: self.cr3,
+            cr4: self.cr4,
+            cr8: self.cr8,
+            efer: self.msrs.efer,
+            xmm: self.xmm,
+            mxcsr: self.mxcsr,
+            fpu: self.fpu.clone(),
+        }
+    }
+
+    pub fn set_registers(&mut self, state: &Registers) {
+        self.regs[..16].copy_from_slice(&state.gpr);
+        self.regs[usize::from(ZERO)] = 0;
+        self.segments = state.segments;
+        self.regs[usize::from(FS_BASE)] = state.segments[FS].base;
+        self.regs[usize::from(GS_BASE)] = state.segments[GS].base;
+        self.rip = state.rip;
+        self.set_rflags(state.rflags);
+        self.tr = state.tr;
+        self.ldtr = state.ldtr;
+        self.gdtr = state.gdtr;
+        self.idtr = state.idtr;
+        self.cr0 = state.cr0;
+        self.cr2 = state.cr2;
+        self.cr3 = state.cr3;
+        self.cr4 = state.cr4;
+        self.cr8 = state.cr8;
+        self.msrs.efer = state.efer;
+        self.xmm = state.xmm;
+        self.mxcsr = state.mxcsr;
+        self.fpu = state.fpu.clone();
+        self.fpu.normalise();
+        self.mode_tag = if self.cpl() == 3 { USER_TAG } else { 0 };
+        self.shadow_until = 0;
+        self.flush_tlb();
+    }
+
+    /// Current privilege level: that of SS, as the architecture has it.
+    #[inline(always)]
+    pub fn cpl(&self) -> u8 {
+        u8::try_from(self.segments[CS].selector & 3).unwrap_or(0)
+    }
+
+    pub fn rflags(&self) -> u64 {
+        self.flags | self.lazy.image()
+    }
+
+    pub fn set_rflags(&mut self, image: u64) {
+        self.lazy = Lazy::from_image(image);
+        self.flags = (image & !flags::ARITHMETIC) | flags::FIXED;
+    }
+
+    /// Sets the six arithmetic flags from an RFLAGS image.
+    pub fn set_flags_explicit(&mut self, image: u64) {
+        self.lazy = Lazy::from_image(image);
+    }
+
+    /// Guest time at the start of the current instruction, in ticks.
+    pub fn now(&self) -> u64 {
+        let left = if self.stops != 0 { self.saved } else { self.budget };
+        self.until - left
+    }
+
+    /// Leaves the loop after the current instruction.
+    pub fn cut(&mut self, why: u32) {
+        if self.stops == 0 {
+            self.saved = self.budget;
+            self.budget = 0;
+        }
+        self.stops |= why;
+    }
+
+    /// Records an exception.
+    #[cold]
+    pub fn raise(&mut self, vector: u8, error: Option<u32>) -> Faulted {
+        self.fault = Exception {
+            vector,
+            error,
+            unknown: false,
+        };
+        Faulted
+    }
+
+    /// #GP(0).
+    #[cold]
+    pub fn protection(&mut self) -> Faulted {
+        self.raise(13, Some(0))
+    }
+
+    /// #UD.
+    #[cold]
+    pub fn undefined(&mut self) -> Faulted {
+        self.raise(6, None)
+    }
+
+    /// An instruction that cannot be executed although the processor should be able to.
+    #[cold]
+    pub fn unknown(&mut self, what: impl Into<String>) -> Faulted {
+        self.unknown = Some(what.into());
+        self.fault = Exception {
+            vector: 6,
+            error: None,
+            unknown: true,
+        };
+        Faulted
+    }
+
+    /// #UD or #NM as the control registers have it for SSE instructions.
+    pub fn sse_available(&mut self) -> Result<(), Faulted> {
+        if self.cr0 & CR0_EM != 0 || self.cr4 & CR4_OSFXSR == 0 {
+            return Err(self.undefined());
+        }
+        if self.cr0 & CR0_TS != 0 {
+            Err(self.raise(7, None))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// #NM as the control registers have it for x87 instructions.
+    pub fn x87_available(&mut self) -> Result<(), Faulted> {
+        if self.cr0 & (CR0_EM | CR0_TS) != 0 {
+            Err(self.raise(7, None))
+        } else {
+            Ok(())
+        }
+    }
+
+    // Registers.
+
+    #[inline(always)]
+    pub fn get<T: Word>(&self, register: u8) -> T {
+        let value = self.regs[usize::from(register) & (REGS - 1)];
+        if T::BITS == 8 {
+            // Register numbers with HIGH_BYTE name AH to BH.
+            return T::cut(value >> ((register & HIGH_BYTE) >> 2));
+        }
+        T::cut(value)
+    }
+
+    #[inline(always)]
+    pub fn set<T: Word>(&mut self, register: u8, value: T) {
+        let place = &mut self.regs[usize::from(register) & (REGS - 1)];
+        match T::BITS {
+            8 => {
+                let shift = (register & HIGH_BYTE) >> 2;
+                *place = (*place & !(0xff << shift)) | (value.zx() << shift);
+            }
+            16 => *place = (*place & !0xffff) | value.zx(),
+            _ => *place = value.zx(),
+        }
+    }
+
+    #[inline(always)]
+    pub fn ea(&self, op: &Op) -> u64 {
+        let reg = |r: u8| self.regs[usize::from(r) & (REGS - 1)];
+        reg(op.base)
+            .wrapping_add(reg(op.index) << (op.scale & 63))
+            .wrapping_add(i64::from(op.disp).cast_unsigned())
+            .wrapping_add(reg(op.seg))
+    }
+
+    /// Virtual address of an instruction.
+    #[inline(always)]
+    pub fn rip_of(&self, op: &Op) -> u64 {
+        self.regs[usize::from(PAGE)].wrapping_add(u64::from(op.off))
+    }
+
+    /// Virtual address of the instruction after.
+    #[inline(always)]
+    pub fn next_rip(&self, op: &Op) -> u64 {
+        self.rip_of(op).wrapping_add(u64::from(op.len))
+    }
+
+    pub fn set_scratch(&mut self, value: u64) {
+        self.regs[usize::from(SCRATCH)] = value;
+    }
+
+    // Memory.
+
+    #[inline(always)]
+    pub fn read<T: Word>(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<T, Faulted> {
+        let entry = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
+        let inside = va % PAGE_SIZE;
+        if entry.read == (va >> 12) | self.mode_tag && inside <= PAGE_SIZE - T::BYTES {
+            return Ok(cx.ram.load(entry.offset + inside));
+        }
+        self.read_slow(cx, va, T::BYTES).map(T::cut)
+    }
+
+    #[inline(always)]
+    pub fn write<T: Word>(&mut self, cx: &mut Ctx<'_>, va: u64, value: T) -> Result<(), Faulted> {
+        let entry = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
+        let inside = va % PAGE_SIZE;
+        if entry.write == (va >> 12) | self.mode_tag && inside <= PAGE_SIZE - T::BYTES {
+            cx.ram.store(entry.offset + inside, value);
+            return Ok(());
+        }
+        self.write_slow(cx, va, value.zx(), T::BYTES)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_slow(&mut self, cx: &mut Ctx<'_>, va: u64, size: u64) -> Result<u64, Faulted> {
+        if va % PAGE_SIZE + size > PAGE_SIZE {
+            let mut bytes = [0; 8];
+            let len = usize::from(size.to_le_bytes()[0]);
+            self.read_bytes(cx, va, &mut bytes[..len])?;
+            return Ok(u64::from_le_bytes(bytes));
+        }
+        match self.locate(cx, va, Access::Read)? {
+            Place::Ram(offset) => Ok(match size {
+                1 => cx.ram.load::<u8>(offset).zx(),
+                2 => cx.ram.load::<u16>(offset).zx(),
+                4 => cx.ram.load::<u32>(offset).zx(),
+                _ => cx.ram.load(offset),
+            }),
+            Place::Outside(gpa) => {
+                let value = cx.bus.mmio_read(self.now(), gpa, size.to_le_bytes()[0]);
+                self.cut(stop::BUS);
+                Ok(value)
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_slow(&mut self, cx: &mut Ctx<'_>, va: u64, value: u64, size: u64) -> Result<(), Faulted> {
+        let len = usize::from(size.to_le_bytes()[0]);
+        if va % PAGE_SIZE + size > PAGE_SIZE {
+            return self.write_bytes(cx, va, &value.to_le_bytes()[..len]);
+        }
+        match self.locate(cx, va, Access::Write)? {
+            Place::Ram(offset) => {
+                self.written(cx.ram, offset, size);
+                cx.ram.store_bytes(offset, &value.to_le_bytes()[..len]);
+            }
+            Place::Outside(gpa) => {
+                cx.bus.mmio_write(self.now(), gpa, size.to_le_bytes()[0], value);
+                self.cut(stop::BUS);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads bytes that may lie across pages. MMIO is read byte by byte.
+    pub fn read_bytes(&mut self, cx: &mut Ctx<'_>, va: u64, bytes: &mut [u8]) -> Result<(), Faulted> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = va.wrapping_add(done as u64);
+            let len = page_rest(at).min(bytes.len() - done);
+            match self.locate(cx, at, Access::Read)? {
+                Place::Ram(offset) => cx.ram.load_bytes(offset, &mut bytes[done..done + len]),
+                Place::Outside(gpa) => {
+                    for (i, byte) in bytes[done..done + len].iter_mut().enumerate() {
+                        *byte = cx.bus.mmio_read(self.now(), gpa + i as u64, 1).to_le_bytes()[0];
+                    }
+                    self.cut(stop::BUS);
+                }
+            }
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes that may lie across two pages; both are checked before either is written.
+    pub fn write_bytes(&mut self, cx: &mut Ctx<'_>, va: u64, bytes: &[u8]) -> Result<(), Faulted> {
+        let first = page_rest(va).min(bytes.len());
+        let (low, high) = bytes.split_at(first);
+        let places = [
+            (self.locate(cx, va, Access::Write)?, low),
+            if high.is_empty() {
+                (Place::Outside(0), high)
+            } else {
+                (
+                    self.locate(cx, va.wrapping_add(first as u64), Access::Write)?,
+                    high,
+                )
+            },
+        ];
+        for (place, part) in places {
+            match place {
+                _ if part.is_empty() => {}
+                Place::Ram(offset) => {
+                    self.written(cx.ram, offset, part.len() as u64);
+                    cx.ram.store_bytes(offset, part);
+                }
+                Place::Outside(gpa) => {
+                    for (i, byte) in part.iter().enumerate() {
+                        cx.bus.mmio_write(self.now(), gpa + i as u64, 1, u64::from(*byte));
+                    }
+                    self.cut(stop::BUS);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn read128(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<u128, Faulted> {
+        if va % PAGE_SIZE <= PAGE_SIZE - 16 {
+            let low: u64 = self.read(cx, va)?;
+            let high: u64 = self.read(cx, va + 8)?;
+            return Ok(u128::from(low) | u128::from(high) << 64);
+        }
+        let mut bytes = [0; 16];
+        self.read_bytes(cx, va, &mut bytes)?;
+        Ok(u128::from_le_bytes(bytes))
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // halves of a u128
+    pub fn write128(&mut self, cx: &mut Ctx<'_>, va: u64, value: u128) -> Result<(), Faulted> {
+        if va % PAGE_SIZE <= PAGE_SIZE - 16 {
+            self.write(cx, va, value as u64)?;
+            return self.write(cx, va + 8, (value >> 64) as u64);
+        }
+        self.write_bytes(cx, va, &value.to_le_bytes())
+    }
+
+    /// Finds where a linear address lies and fills the TLB; a page fault is recorded.
+    pub fn locate(&mut self, cx: &mut Ctx<'_>, va: u64, access: Access) -> Result<Place, Faulted> {
+        let cached = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
+        let tag = if access == Access::Write {
+            cached.write
+        } else {
+            cached.read
+        };
+        if tag == (va >> 12) | self.mode_tag && access != Access::Fetch {
+            return Ok(Place::Ram(cached.offset + va % PAGE_SIZE));
+        }
+        if !mmu::canonical(va) {
+            return Err(self.protection());
+        }
+        let mode = self.walk_mode();
+        let found = match mmu::walk(cx.ram, mode, va, access) {
+            Ok(found) => found,
+            Err(code) => {
+                self.cr2 = va;
+                return Err(self.raise(14, Some(code)));
+            }
+        };
+        let Some(offset) = cx.ram.page_offset(found.physical) else {
+            return Ok(Place::Outside(found.physical));
+        };
+        if found.size != PAGE_SIZE {
+            self.note_large(va, found.size);
+        }
+        let page = va >> 12;
+        let tag = page | self.mode_tag;
+        let entry = &mut self.tlb[slot::<TLB_ENTRIES>(page)];
+        if entry.read != tag {
+            *entry = TlbEntry::EMPTY;
+        }
+        entry.read = tag;
+        entry.offset = offset;
+        // For writes the tag waits until `written` has seen one.
+        if found.writable && access == Access::Write && self.hooks.fast_writes(offset) {
+            entry.write = tag;
+        }
+        Ok(Place::Ram(offset + va % PAGE_SIZE))
+    }
+
+    /// Notes a write to RAM that did not go through the TLB's write tag.
+    pub fn written(&mut self, ram: &Ram, offset: u64, len: u64) {
+        if self.hooks.code_overlaps(offset, len) {
+            let page = offset & !(PAGE_SIZE - 1);
+            if self.stale_code.last() != Some(&page) {
+                self.stale_code.push(page);
+            }
+            self.cut(stop::CODE);
+        }
+        if self.hooks.wants_write(offset) {
+            let record = crate::hooks::WriteRecord {
+                gpa: ram.address_of(offset),
+                len: u16::try_from(len).unwrap_or(u16::MAX),
+                rip: self.current_rip(),
+                time: self.now(),
+                user: self.mode_tag != 0,
+            };
+            self.hooks.record_write(offset, record);
+        }
+    }
+
+    /// The instruction that is writing to memory.
+    fn current_rip(&self) -> u64 {
+        self.regs[usize::from(PAGE)].wrapping_add(u64::from(self.writer))
+    }
+
+    pub fn walk_mode(&self) -> WalkMode {
+        WalkMode {
+            cr0: self.cr0,
+            cr3: self.cr3,
+            efer: self.msrs.efer & EFER_NXE,
+            user: self.mode_tag != 0,
+        }
+    }
+
+    // TLB upkeep.
+
+    pub fn flush_tlb(&mut self) {
+        self.tlb.fill(TlbEntry::EMPTY);
+        self.code_tlb.fill(CodeEntry { tag: NONE, page: 0 });
+        self.large_regions.fill(0);
+    }
+
+    /// Remembers that the TLB holds a piece of a large page.
+    pub fn note_large(&mut self, va: u64, size: u64) {
+        if size == mmu::SIZE_1G {
+            self.large_regions.fill(u64::MAX);
+        } else {
+            let region = va >> 21;
+            self.large_regions[slot::<64>(region >> 6)] |= 1 << (region % 64);
+        }
+    }
+
+    pub fn flush_page(&mut self, va: u64) {
+        let region = va >> 21;
+        if self.large_regions[slot::<64>(region >> 6)] >> (region % 64) & 1 != 0 {
+            return self.flush_tlb();
+        }
+        let page = va >> 12;
+        let entry = &mut self.tlb[slot::<TLB_ENTRIES>(page)];
+        *entry = TlbEntry::EMPTY;
+        self.code_tlb[slot::<CODE_TLB>(page)].tag = NONE;
+    }
+
+    /// Makes every next write to the page at `offset` go the slow way once more.
+    pub fn revoke_writes(&mut self, offset: u64) {
+        for entry in self.tlb.iter_mut().filter(|e| e.offset == offset) {
+            entry.write = NONE;
+        }
+    }
+
+    pub fn revoke_all_writes(&mut self) {
+        for entry in self.tlb.iter_mut() {
+            entry.write = NONE;
+        }
+    }
+}
+
+/// Where a linear address turned out to lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In RAM, at this offset.
+    Ram(u64),
+    /// Not in RAM; the guest physical address.
+    Outside(u64),
+}
+
+/// Bytes from `va` to the end of its page.
+#[allow(clippy::cast_possible_truncation)] // at most PAGE_SIZE
+pub(crate) fn page_rest(va: u64) -> usize {
+    (PAGE_SIZE - va % PAGE_SIZE) as usize
+}

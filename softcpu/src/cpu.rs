@@ -1,0 +1,521 @@
+//! The processor as its users see it.
+
+use std::fmt;
+
+use crate::bus::Bus;
+use crate::code::{CodeCache, CrossingCode};
+use crate::core::{CODE_TLB, CodeEntry, Core, Ctx, Faulted, Place, stop};
+use crate::decode;
+use crate::exec::{self, Leave, event};
+use crate::flags::{IF, TF};
+use crate::hooks::WriteRecord;
+use crate::memory::{PAGE_SIZE, Ram};
+use crate::mmu::{Access, NONE, slot};
+use crate::model::CpuModel;
+use crate::op::Op;
+use crate::registers::Registers;
+
+pub use crate::exec::event::Shutdown;
+
+/// Why [`Cpu::run`] came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// The time asked for has come.
+    Deadline,
+    /// An instruction used the bus; it is complete.
+    Bus,
+    /// HLT; nothing more happens before an interrupt.
+    Halted {
+        /// Whether interrupts are enabled, so that one can end it.
+        interruptible: bool,
+    },
+    /// An interrupt can be taken now (see [`Cpu::request_interrupt_window`]).
+    InterruptWindow,
+    /// A fault while delivering a double fault.
+    Shutdown(Shutdown),
+    /// Kernel code in the lower half of the address space is about to run (see [`Cpu::stop_on_low_supervisor_fetch`]).
+    LowSupervisorFetch {
+        /// Virtual address of the instruction.
+        rip: u64,
+    },
+    /// An instruction in a watched page is about to run.
+    WatchExecute {
+        /// Virtual address of the instruction.
+        rip: u64,
+        /// Guest physical address of the instruction.
+        gpa: u64,
+    },
+    /// An instruction that the processor should be able to execute and is not.
+    Unknown(UnknownInstruction),
+}
+
+/// An instruction that this crate has not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownInstruction {
+    /// Virtual address.
+    pub rip: u64,
+    /// Bytes at that address (fewer than 15 where the next page is not mapped).
+    pub bytes: Vec<u8>,
+    /// What is missing.
+    pub what: String,
+}
+
+impl fmt::Display for UnknownInstruction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {:#x}: bytes", self.what, self.rip)?;
+        self.bytes.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
+        let mut decoder =
+            iced_x86::Decoder::with_ip(64, &self.bytes, self.rip, iced_x86::DecoderOptions::NONE);
+        let insn = decoder.decode();
+        if insn.is_invalid() {
+            Ok(())
+        } else {
+            write!(f, " ({:?})", insn.code())
+        }
+    }
+}
+
+/// One processor, with its TLB, its decoded code and its watches.
+pub struct Cpu {
+    core: Core,
+    cache: CodeCache,
+    scratch: Vec<Op>,
+}
+
+impl fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cpu")
+            .field("now", &self.now())
+            .field("registers", &self.registers())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What keeps [`Cpu::run`] from executing on.
+enum Obstacle {
+    Exit(Exit),
+    Fault,
+}
+
+impl Cpu {
+    /// A processor in the state of [`Registers::default`], at time 0.
+    #[must_use]
+    pub fn new(model: CpuModel) -> Self {
+        Self {
+            core: Core::new(model),
+            cache: CodeCache::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Architectural state. Only meaningful between runs.
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        self.core.registers()
+    }
+
+    /// Replaces the architectural state.
+    pub fn set_registers(&mut self, state: &Registers) {
+        self.core.set_registers(state);
+    }
+
+    /// The state that [`Registers`] does not show (system MSRs, x87), in a fixed order, for a state hash.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // halves of a u128
+    pub fn hidden_state(&self) -> Vec<u64> {
+        let mut words = self.core.msrs.words().to_vec();
+        words.extend(self.core.dr);
+        let fpu = &self.core.fpu;
+        words.extend(fpu.registers.iter().flat_map(|r| [*r as u64, (*r >> 64) as u64]));
+        words.extend([u64::from(fpu.control), u64::from(fpu.status), u64::from(fpu.full)]);
+        words
+    }
+
+    /// Guest time in ticks: instructions retired plus time skipped in HLT.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.core.now()
+    }
+
+    /// Instructions retired. An instruction that faults counts, and so does each piece of a repeated string instruction.
+    #[must_use]
+    pub fn retired(&self) -> u64 {
+        self.now() - self.core.skipped
+    }
+
+    /// Lets time pass without executing, to `time`; nothing when that is past.
+    pub fn skip_to(&mut self, time: u64) {
+        let ahead = time.saturating_sub(self.core.until);
+        self.core.until += ahead;
+        self.core.skipped += ahead;
+    }
+
+    /// Whether an interrupt could be taken before the next instruction.
+    #[must_use]
+    pub fn can_take_interrupt(&self) -> bool {
+        self.core.flags & IF != 0 && self.core.now() >= self.core.shadow_until
+    }
+
+    /// Asks [`Cpu::run`] to come back as soon as an interrupt can be taken.
+    pub fn request_interrupt_window(&mut self, wanted: bool) {
+        self.core.window_wanted = wanted;
+    }
+
+    /// Takes an external interrupt. Only when [`Cpu::can_take_interrupt`].
+    ///
+    /// # Errors
+    /// When delivery ends in shutdown.
+    pub fn inject_interrupt(&mut self, ram: &mut Ram, bus: &mut dyn Bus, vector: u8) -> Result<(), Shutdown> {
+        let mut cx = Ctx { ram, bus };
+        self.core.hooks.cover(cx.ram);
+        let delivered = event::deliver(&mut self.core, &mut cx, vector, None, event::Source::Hardware)
+            .or_else(|Faulted| event::deliver_fault(&mut self.core, &mut cx));
+        self.drop_stale_code();
+        self.settle();
+        delivered
+    }
+
+    /// Executes until guest time `until` or until something needs attention.
+    pub fn run(&mut self, ram: &mut Ram, bus: &mut dyn Bus, until: u64) -> Exit {
+        let mut cx = Ctx { ram, bus };
+        self.core.hooks.cover(cx.ram);
+        loop {
+            if self.core.window_wanted && self.can_take_interrupt() {
+                return Exit::InterruptWindow;
+            }
+            let left = until.saturating_sub(self.core.until);
+            if left == 0 {
+                return Exit::Deadline;
+            }
+            let single = self.core.flags & TF != 0;
+            let budget = if single { 1 } else { left };
+            self.core.until += budget;
+            self.core.budget = budget;
+            let outcome = self.run_until_stop(&mut cx);
+            let stops = self.core.stops;
+            self.settle();
+            match outcome {
+                Err(exit) => return exit,
+                Ok(()) if stops & stop::HALT != 0 => {
+                    return Exit::Halted {
+                        interruptible: self.core.flags & IF != 0,
+                    };
+                }
+                Ok(()) if stops & stop::BUS != 0 => return Exit::Bus,
+                Ok(()) => {}
+            }
+            if single
+                && self.core.flags & TF != 0
+                && let Err(exit) = self.single_step_trap(&mut cx)
+            {
+                return exit;
+            }
+        }
+    }
+
+    /// Makes `until` the present again after a run of the loop.
+    fn settle(&mut self) {
+        self.core.until = self.core.now();
+        self.core.budget = 0;
+        self.core.saved = 0;
+        self.core.stops = 0;
+    }
+
+    /// Runs the loop until its budget is spent or cut.
+    fn run_until_stop(&mut self, cx: &mut Ctx<'_>) -> Result<(), Exit> {
+        loop {
+            let leave = exec::run(&mut self.core, &self.cache, cx);
+            let obstacle = match leave {
+                Leave::Fault => Err(Obstacle::Fault),
+                _ if self.core.budget == 0 => Ok(()),
+                Leave::Budget => Ok(()),
+                Leave::Translate => self.translate(cx),
+                Leave::Decode => self.decode(cx.ram),
+                Leave::Crossing => self.decode_crossing(cx),
+            };
+            self.drop_stale_code();
+            match obstacle {
+                Ok(()) => {}
+                Err(Obstacle::Exit(exit)) => return Err(exit),
+                Err(Obstacle::Fault) if self.core.fault.unknown => return Err(self.unknown_here(cx)),
+                Err(Obstacle::Fault) => {
+                    // A fault takes a tick, so that a guest that only faults still gets older.
+                    event::deliver_fault(&mut self.core, cx).map_err(Exit::Shutdown)?;
+                    self.drop_stale_code();
+                }
+            }
+            if self.core.budget == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn single_step_trap(&mut self, cx: &mut Ctx<'_>) -> Result<(), Exit> {
+        const BS: u64 = 1 << 14;
+        self.core.dr[6] |= BS;
+        self.core.fault = crate::core::Exception {
+            vector: 1,
+            error: None,
+            unknown: false,
+        };
+        let result = event::deliver_fault(&mut self.core, cx).map_err(Exit::Shutdown);
+        self.drop_stale_code();
+        self.settle();
+        result
+    }
+
+    /// Fills the code TLB for RIP.
+    fn translate(&mut self, cx: &mut Ctx<'_>) -> Result<(), Obstacle> {
+        let rip = self.core.rip;
+        let page = self.locate_code(cx, rip)?;
+        let supervisor = self.core.mode_tag == 0;
+        let watched = self.core.hooks.watches_execution(page);
+        let low = self.core.hooks.low_supervisor_fetch && supervisor && rip >> 47 == 0;
+        if (watched || low) && self.core.hooks.pass.take() != Some(rip) {
+            self.core.hooks.pass = Some(rip);
+            return Err(Obstacle::Exit(if watched {
+                Exit::WatchExecute {
+                    rip,
+                    gpa: cx.ram.address_of(page) + rip % PAGE_SIZE,
+                }
+            } else {
+                Exit::LowSupervisorFetch { rip }
+            }));
+        }
+        let number = self.cache.page(page);
+        self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)] = CodeEntry {
+            tag: (rip >> 12) | self.core.mode_tag,
+            page: number,
+        };
+        if watched {
+            self.step_watched(cx)?;
+        }
+        Ok(())
+    }
+
+    /// Executes one instruction of a watched page and makes the next one stop again.
+    fn step_watched(&mut self, cx: &mut Ctx<'_>) -> Result<(), Obstacle> {
+        let rest = self.core.budget - 1;
+        self.core.budget = 1;
+        self.core.until -= rest;
+        let rip = self.core.rip;
+        let result = loop {
+            match exec::run(&mut self.core, &self.cache, cx) {
+                Leave::Fault => break Err(Obstacle::Fault),
+                _ if self.core.budget == 0 => break Ok(()),
+                Leave::Decode => self.decode(cx.ram)?,
+                Leave::Crossing => self.decode_crossing(cx)?,
+                Leave::Translate | Leave::Budget => break Ok(()),
+            }
+        };
+        self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)].tag = NONE;
+        if self.core.stops == 0 {
+            self.core.budget += rest;
+        } else {
+            self.core.saved += rest;
+        }
+        self.core.until += rest;
+        result
+    }
+
+    /// RAM offset of the page that holds the instruction at `va`.
+    fn locate_code(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<u64, Obstacle> {
+        match self.core.locate(cx, va, Access::Fetch) {
+            Ok(Place::Ram(offset)) => Ok(offset & !(PAGE_SIZE - 1)),
+            Ok(Place::Outside(gpa)) => Err(Obstacle::Exit(Exit::Unknown(UnknownInstruction {
+                rip: va,
+                bytes: Vec::new(),
+                what: format!("instruction fetch from guest physical address {gpa:#x}, which is not RAM"),
+            }))),
+            Err(Faulted) => Err(Obstacle::Fault),
+        }
+    }
+
+    /// Decodes the stretch at RIP, whose page is in the code TLB.
+    fn decode(&mut self, ram: &Ram) -> Result<(), Obstacle> {
+        let rip = self.core.rip;
+        let entry = self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)];
+        let number = entry.page;
+        let Some(page) = self.cache.offset_of(number) else {
+            self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)].tag = NONE;
+            return Ok(());
+        };
+        if self.cache.pages[number as usize].is_full() {
+            self.forget(page);
+            return Ok(());
+        }
+        let mut bytes = [0; PAGE_SIZE as usize];
+        ram.load_bytes(page, &mut bytes);
+        self.scratch.clear();
+        let code = &mut self.cache.pages[number as usize];
+        decode::stretch(
+            &bytes,
+            rip % PAGE_SIZE,
+            |at| code.find(at).is_some(),
+            &mut self.scratch,
+        );
+        code.add(&self.scratch);
+        let end = self
+            .scratch
+            .last()
+            .map_or(1, |op| u64::from(op.off) + u64::from(op.len));
+        self.mark_code(page, rip % PAGE_SIZE, (end - rip % PAGE_SIZE).max(1));
+        if self.cache.grow(self.scratch.len()) {
+            self.forget_everything();
+        }
+        Ok(())
+    }
+
+    /// Decodes the instruction at RIP, which runs on into the next page.
+    fn decode_crossing(&mut self, cx: &mut Ctx<'_>) -> Result<(), Obstacle> {
+        let rip = self.core.rip;
+        let next_va = (rip & !(PAGE_SIZE - 1)).wrapping_add(PAGE_SIZE);
+        let next_page = self.locate_code(cx, next_va)?;
+        let next = self.cache.page(next_page);
+        self.core.code_tlb[slot::<CODE_TLB>(next_va >> 12)] = CodeEntry {
+            tag: (next_va >> 12) | self.core.mode_tag,
+            page: next,
+        };
+        let here = self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)].page;
+        let Some(page) = self.cache.offset_of(here) else {
+            return Ok(());
+        };
+        let mut bytes = [0; 30];
+        let first = crate::core::page_rest(rip).min(15);
+        cx.ram.load_bytes(page + rip % PAGE_SIZE, &mut bytes[..first]);
+        cx.ram.load_bytes(next_page, &mut bytes[first..first + 15]);
+        self.scratch.clear();
+        decode::crossing(&bytes[..first + 15], rip % PAGE_SIZE, &mut self.scratch);
+        self.mark_code(page, rip % PAGE_SIZE, first as u64);
+        self.mark_code(next_page, 0, 15);
+        self.cache.pages[here as usize].crossing = Some(CrossingCode {
+            next,
+            ops: self.scratch.clone(),
+        });
+        Ok(())
+    }
+
+    fn mark_code(&mut self, page: u64, from: u64, len: u64) {
+        if self.core.hooks.mark_code(page, from, len) {
+            self.core.revoke_writes(page);
+        }
+    }
+
+    /// Drops decoded code that has been written to since the last time.
+    fn drop_stale_code(&mut self) {
+        for page in std::mem::take(&mut self.core.stale_code) {
+            self.forget(page);
+        }
+    }
+
+    fn forget(&mut self, page: u64) {
+        self.core.hooks.clear_code(page);
+        if let Some(number) = self.cache.forget(page) {
+            for entry in self.core.code_tlb.iter_mut().filter(|entry| entry.page == number) {
+                entry.tag = NONE;
+            }
+        }
+    }
+
+    fn forget_everything(&mut self) {
+        for page in self.cache.clear() {
+            self.core.hooks.clear_code(page);
+        }
+        self.core.code_tlb.fill(CodeEntry { tag: NONE, page: 0 });
+    }
+
+    fn unknown_here(&mut self, cx: &mut Ctx<'_>) -> Exit {
+        let rip = self.core.rip;
+        let mut bytes = Vec::new();
+        for i in 0..15 {
+            let mut byte = [0];
+            if self.core.read_bytes(cx, rip.wrapping_add(i), &mut byte).is_err() {
+                break;
+            }
+            bytes.push(byte[0]);
+        }
+        let what = self.core.unknown.take().unwrap_or_default();
+        Exit::Unknown(UnknownInstruction { rip, bytes, what })
+    }
+
+    /// Tells the processor that something else wrote guest RAM, so that it drops code decoded from there.
+    pub fn memory_written(&mut self, ram: &Ram, gpa: u64, len: u64) {
+        let mut at = gpa;
+        let end = gpa.saturating_add(len);
+        while at < end {
+            let part = (PAGE_SIZE - at % PAGE_SIZE).min(end - at);
+            if let Some(page) = ram.page_offset(at)
+                && self.core.hooks.code_overlaps(page + at % PAGE_SIZE, part)
+            {
+                self.forget(page);
+            }
+            at += part;
+        }
+    }
+
+    // Watching.
+
+    /// Makes [`Cpu::run`] return [`Exit::LowSupervisorFetch`] before kernel-mode code in the lower half of the address space
+    /// runs: at least once for each page after each TLB flush. Running again goes on past it.
+    pub fn stop_on_low_supervisor_fetch(&mut self, on: bool) {
+        self.core.hooks.low_supervisor_fetch = on;
+        self.core.code_tlb.fill(CodeEntry { tag: NONE, page: 0 });
+    }
+
+    /// Makes [`Cpu::run`] return [`Exit::WatchExecute`] before each instruction in the page of `gpa`.
+    pub fn watch_execution(&mut self, ram: &Ram, gpa: u64, on: bool) {
+        self.core.hooks.cover(ram);
+        if let Some(page) = ram.page_offset(gpa) {
+            self.core.hooks.watch_execution(page, on);
+        }
+        self.core.code_tlb.fill(CodeEntry { tag: NONE, page: 0 });
+    }
+
+    /// Keeps, for each 8 bytes of the page of `gpa`, which CPU write came last.
+    pub fn watch_writes(&mut self, ram: &Ram, gpa: u64, on: bool) {
+        self.core.hooks.cover(ram);
+        if let Some(page) = ram.page_offset(gpa) {
+            self.core.hooks.watch_writes(page, on);
+            self.core.revoke_writes(page);
+        }
+    }
+
+    /// The last CPU write to the 8 bytes around `gpa`, if its page is watched and there was one.
+    #[must_use]
+    pub fn last_write(&self, ram: &Ram, gpa: u64) -> Option<WriteRecord> {
+        self.core
+            .hooks
+            .last_write(ram.page_offset(gpa)? + gpa % PAGE_SIZE)
+    }
+
+    /// Begins a new epoch: the next CPU write to each page is its first again.
+    pub fn begin_write_epoch(&mut self, ram: &Ram) {
+        self.core.hooks.cover(ram);
+        self.core.hooks.begin_epoch(ram);
+        self.core.revoke_all_writes();
+    }
+
+    /// The first CPU write to each page written since the epoch began, in order of time.
+    #[must_use]
+    pub fn epoch_writes(&self) -> &[WriteRecord] {
+        self.core.hooks.epoch()
+    }
+
+    /// When user mode was last left.
+    #[must_use]
+    pub fn left_user_at(&self) -> Option<u64> {
+        self.core.hooks.left_user
+    }
+
+    /// When user mode was first entered since [`Cpu::reset_user_marks`].
+    #[must_use]
+    pub fn entered_user_at(&self) -> Option<u64> {
+        self.core.hooks.entered_user
+    }
+
+    /// Forgets both marks.
+    pub fn reset_user_marks(&mut self) {
+        self.core.hooks.left_user = None;
+        self.core.hooks.entered_user = None;
+    }
+}

@@ -1,0 +1,92 @@
+//! Which instructions this processor has at all.
+
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic};
+
+/// Whether the instruction belongs to an extension that CPUID does not offer (or is undefined by definition).
+pub(super) fn undefined(insn: &Instruction) -> bool {
+    use CpuidFeature as F;
+    if matches!(insn.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2) {
+        return true;
+    }
+    if no_operation(insn) {
+        return false;
+    }
+    !insn.code().cpuid_features().iter().all(|feature| {
+        matches!(
+            feature,
+            F::INTEL8086
+                | F::INTEL8086_ONLY
+                | F::INTEL186
+                | F::INTEL286
+                | F::INTEL286_ONLY
+                | F::INTEL386
+                | F::INTEL386_ONLY
+                | F::INTEL386_A0_ONLY
+                | F::INTEL486
+                | F::INTEL486_A_ONLY
+                | F::X64
+                | F::FPU
+                | F::FPU287
+                | F::FPU287XL_ONLY
+                | F::FPU387
+                | F::FPU387SL_ONLY
+                | F::CMOV
+                | F::CPUID
+                | F::CX8
+                | F::CMPXCHG16B
+                | F::CLFSH
+                | F::FSGSBASE
+                | F::FXSR
+                | F::INVEPT
+                | F::MSR
+                | F::MULTIBYTENOP
+                | F::PAUSE
+                | F::POPCNT
+                | F::RDPMC
+                | F::RDTSCP
+                | F::SSE
+                | F::SSE2
+                | F::SYSCALL
+                | F::TSC
+        )
+    }) || matches!(insn.mnemonic(), Mnemonic::Rsm | Mnemonic::Invept)
+        || uses_mmx(insn)
+}
+
+/// SSE and SSE2 have forms with MMX registers, which this processor has not.
+fn uses_mmx(insn: &Instruction) -> bool {
+    (0..insn.op_count()).any(|i| insn.op_register(i).is_mm())
+}
+
+/// Hints and barriers, and what executes as NOP where its extension is missing: ENDBR, RDSSP, PREFETCHW.
+pub(super) fn no_operation(insn: &Instruction) -> bool {
+    use Mnemonic as M;
+    if matches!(
+        insn.code(),
+        Code::Xchg_r64_RAX | Code::Xchg_r32_EAX | Code::Xchg_r16_AX
+    ) {
+        return false;
+    }
+    matches!(
+        insn.mnemonic(),
+        M::Nop
+            | M::Fnop
+            | M::Reservednop
+            | M::Pause
+            | M::Endbr64
+            | M::Endbr32
+            | M::Rdsspd
+            | M::Rdsspq
+            | M::Prefetch
+            | M::Prefetchw
+            | M::Prefetchwt1
+            | M::Prefetchnta
+            | M::Prefetcht0
+            | M::Prefetcht1
+            | M::Prefetcht2
+            | M::Lfence
+            | M::Mfence
+            | M::Sfence
+            | M::Clflush
+    )
+}

@@ -1,0 +1,242 @@
+//! String instructions.
+//!
+//! A repeated instruction works in pieces: each piece stays within one page on each side, takes one tick, and leaves the registers
+//! as they would be after that many iterations; in between, interrupts and deadlines are looked at. Pieces of MOVS and STOS
+//! in RAM are bulk copies and fills.
+//!
+//! ```text
+//! immediate: bits 7:0 StringOp, 9:8 log2 of the element size, 11:10 Rep, 12 32-bit addresses
+//! ```
+
+use crate::core::{Core, Ctx, Faulted, Place, page_rest};
+use crate::exec::alu::Alu;
+use crate::flags::DF;
+use crate::memory::PAGE_SIZE;
+use crate::mmu::Access;
+use crate::op::{Op, REGS};
+use crate::registers::{RAX, RCX, RDI, RSI};
+use crate::word::Word;
+
+/// Which string instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum StringOp {
+    Movs,
+    Stos,
+    Lods,
+    Scas,
+    Cmps,
+}
+
+/// How often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Rep {
+    Once,
+    Count,
+    WhileEqual,
+    WhileNotEqual,
+}
+
+const OPS: [StringOp; 5] = [
+    StringOp::Movs,
+    StringOp::Stos,
+    StringOp::Lods,
+    StringOp::Scas,
+    StringOp::Cmps,
+];
+const REPS: [Rep; 4] = [Rep::Once, Rep::Count, Rep::WhileEqual, Rep::WhileNotEqual];
+
+/// Packs an immediate word.
+pub(crate) fn pack(kind: StringOp, size: usize, rep: Rep, narrow: bool) -> u64 {
+    (kind as u64) | ((size as u64 & 3) << 8) | ((rep as u64) << 10) | (u64::from(narrow) << 12)
+}
+
+/// Executes one piece; true when there is more to do.
+pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
+    match op.imm >> 8 & 3 {
+        0 => sized::<u8>(core, cx, op),
+        1 => sized::<u16>(core, cx, op),
+        2 => sized::<u32>(core, cx, op),
+        _ => sized::<u64>(core, cx, op),
+    }
+}
+
+/// The registers of a string instruction, with 32-bit addressing folded in.
+struct Pointers {
+    narrow: bool,
+    step: u64,
+    source_base: u64,
+}
+
+impl Pointers {
+    fn read(&self, core: &Core, register: u8) -> u64 {
+        if self.narrow {
+            u64::from(core.get::<u32>(register))
+        } else {
+            core.get(register)
+        }
+    }
+
+    fn write(&self, core: &mut Core, register: u8, value: u64) {
+        if self.narrow {
+            core.set(register, u32::cut(value))
+        } else {
+            core.set(register, value)
+        }
+    }
+
+    fn source(&self, core: &Core) -> u64 {
+        self.read(core, RSI).wrapping_add(self.source_base)
+    }
+
+    fn destination(&self, core: &Core) -> u64 {
+        self.read(core, RDI)
+    }
+
+    fn advance(&self, core: &mut Core, register: u8, elements: u64) {
+        let value = self
+            .read(core, register)
+            .wrapping_add(self.step.wrapping_mul(elements));
+        self.write(core, register, value);
+    }
+}
+
+fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
+    let kind = OPS[usize::from(op.imm.to_le_bytes()[0]) % OPS.len()];
+    let rep = REPS[(op.imm >> 10 & 3) as usize];
+    let backwards = core.flags & DF != 0;
+    let pointers = Pointers {
+        narrow: op.imm >> 12 & 1 != 0,
+        step: if backwards {
+            T::BYTES.wrapping_neg()
+        } else {
+            T::BYTES
+        },
+        source_base: core.regs[usize::from(op.seg) & (REGS - 1)],
+    };
+    if rep == Rep::Once {
+        one::<T>(core, cx, kind, &pointers)?;
+        return Ok(false);
+    }
+    let count = pointers.read(core, RCX);
+    if count == 0 {
+        return Ok(false);
+    }
+    let bulk = match kind {
+        StringOp::Movs | StringOp::Stos if !backwards && !pointers.narrow => {
+            bulk::<T>(core, cx, kind, &pointers, count)?
+        }
+        _ => 0,
+    };
+    let done = if bulk == 0 {
+        one::<T>(core, cx, kind, &pointers)?;
+        1
+    } else {
+        bulk
+    };
+    pointers.write(core, RCX, count - done);
+    let stop = match rep {
+        Rep::WhileEqual => !core.lazy.zf(),
+        Rep::WhileNotEqual => core.lazy.zf(),
+        _ => false,
+    };
+    Ok(count != done && !stop)
+}
+
+/// One iteration.
+fn one<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, kind: StringOp, p: &Pointers) -> Result<(), Faulted> {
+    match kind {
+        StringOp::Movs => {
+            let value = core.read::<T>(cx, p.source(core))?;
+            core.write(cx, p.destination(core), value)?;
+            p.advance(core, RSI, 1);
+            p.advance(core, RDI, 1);
+        }
+        StringOp::Stos => {
+            core.write(cx, p.destination(core), core.get::<T>(RAX))?;
+            p.advance(core, RDI, 1);
+        }
+        StringOp::Lods => {
+            let value = core.read::<T>(cx, p.source(core))?;
+            core.set(RAX, value);
+            p.advance(core, RSI, 1);
+        }
+        StringOp::Scas => {
+            let value = core.read::<T>(cx, p.destination(core))?;
+            let a = core.get::<T>(RAX);
+            Alu::cmp(&mut core.lazy, a, value);
+            p.advance(core, RDI, 1);
+        }
+        StringOp::Cmps => {
+            let a = core.read::<T>(cx, p.source(core))?;
+            let b = core.read::<T>(cx, p.destination(core))?;
+            Alu::cmp(&mut core.lazy, a, b);
+            p.advance(core, RSI, 1);
+            p.advance(core, RDI, 1);
+        }
+    }
+    Ok(())
+}
+
+/// As many iterations as stay in one page on each side and in RAM; 0 when that is none.
+fn bulk<T: Word>(
+    core: &mut Core,
+    cx: &mut Ctx<'_>,
+    kind: StringOp,
+    p: &Pointers,
+    count: u64,
+) -> Result<u64, Faulted> {
+    let to = p.destination(core);
+    let mut room = page_rest(to) as u64;
+    let from = p.source(core);
+    if kind == StringOp::Movs {
+        room = room.min(page_rest(from) as u64);
+    }
+    let elements = count.min(room / T::BYTES);
+    if elements < 2 {
+        return Ok(0);
+    }
+    let len = elements * T::BYTES;
+    // The source is read first, so its fault comes first.
+    let source = match kind {
+        StringOp::Movs => match core.locate(cx, from, Access::Read)? {
+            Place::Ram(offset) => Some(offset),
+            Place::Outside(_) => return Ok(0),
+        },
+        _ => None,
+    };
+    let Place::Ram(target) = core.locate(cx, to, Access::Write)? else {
+        return Ok(0);
+    };
+    match source {
+        Some(source) => {
+            // A destination that begins inside the source repeats what it has just written: one by one, then.
+            if target > source && target < source + len {
+                return Ok(0);
+            }
+            core.written(cx.ram, target, len);
+            cx.ram.copy_within(source, target, len);
+            p.advance(core, RSI, elements);
+        }
+        None => {
+            core.written(cx.ram, target, len);
+            let value = core.get::<T>(RAX).zx().to_le_bytes();
+            let size = usize::from(T::BYTES.to_le_bytes()[0]);
+            if value[..size].iter().all(|byte| *byte == value[0]) {
+                cx.ram.fill(target, len, value[0]);
+            } else {
+                let mut piece = [0; PAGE_SIZE as usize];
+                for chunk in piece.chunks_exact_mut(size) {
+                    chunk.copy_from_slice(&value[..size]);
+                }
+                cx.ram.store_bytes(
+                    target,
+                    &piece[..usize::try_from(len).unwrap_or(0).min(piece.len())],
+                );
+            }
+        }
+    }
+    p.advance(core, RDI, elements);
+    Ok(elements)
+}

@@ -1,0 +1,483 @@
+//! System instructions, port I/O, and user-level instructions of the same kind (CPUID, RDTSC, PUSHF).
+//!
+//! The operation's immediate is packed as in [`super::misc`].
+
+use super::descriptor;
+use super::event;
+use crate::core::{Core, Ctx, Faulted, stop};
+use crate::flags::{AC, DF, ID, IF, IOPL, NT, RF, TF};
+use crate::mmu::canonical;
+use crate::op::{FS_BASE, GS_BASE, Op};
+use crate::registers::{
+    CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_FSGSBASE, CR4_KNOWN, CR4_PAE, CR4_TSD, RAX,
+    RBX, RCX, RDX, RSP, SS, TableRegister,
+};
+use crate::word::Word;
+
+macro_rules! kinds {
+    ($($name:ident),* $(,)?) => {
+        /// Which instruction.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(crate) enum SystemOp {
+            $($name),*
+        }
+        const KINDS: &[SystemOp] = &[$(SystemOp::$name),*];
+    };
+}
+
+kinds! {
+    LoadSegment, StoreSegment, PushSegment, PopSegment, ReadCr, WriteCr, ReadDr, WriteDr, Pushf, Popf, Cli, Sti, Hlt, Clts,
+    Cpuid, Rdtsc, Rdtscp, Rdmsr, Wrmsr, Rdpmc, Lgdt, Lidt, Sgdt, Sidt, Lldt, Ltr, Sldt, Str, Lmsw, Smsw, Lar, Lsl, Verr,
+    Verw, Invlpg, Wbinvd, Swapgs, Rdfsbase, Rdgsbase, Wrfsbase, Wrgsbase, Syscall, Sysret, Iret, Retf, Retfd, JmpFar, JmpFar32,
+    Int3, Int1, Int, In, InImm, Out, OutImm,
+}
+
+/// Packs an immediate word.
+pub(crate) fn pack(kind: SystemOp, size: usize, memory: bool, extra: u8) -> u64 {
+    (kind as u64) | ((size as u64 & 3) << 8) | (u64::from(memory) << 10) | (u64::from(extra) << 16)
+}
+
+/// What PUSHF shows and POPF may change at all (VM, VIF and VIP do not exist here).
+const FLAGS_KNOWN: u64 = TF | IF | DF | IOPL | NT | RF | AC | ID;
+
+/// Executes; true when [`Core::rip`] has been set and control goes there.
+#[allow(clippy::too_many_lines)] // one match over the kinds
+pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
+    use SystemOp as K;
+    let Some(kind) = KINDS.get(usize::from(op.imm.to_le_bytes()[0])).copied() else {
+        return Err(core.unknown("an operation that the decoder does not make"));
+    };
+    let size = op.imm >> 8 & 3;
+    let memory = (op.imm >> 10 & 1 != 0).then(|| core.ea(op));
+    let extra = op.imm.to_le_bytes()[2];
+    if needs_supervisor(kind) && core.cpl() != 0 {
+        return Err(core.protection());
+    }
+    match kind {
+        K::LoadSegment => {
+            let selector = match memory {
+                Some(va) => core.read::<u16>(cx, va)?,
+                None => core.get(op.a),
+            };
+            descriptor::load_data_segment(core, cx, usize::from(extra), selector)?;
+        }
+        K::StoreSegment => {
+            let selector = core.segments[usize::from(extra) % 6].selector;
+            store_selector(core, cx, op, memory, size, selector)?;
+        }
+        K::PushSegment => {
+            let selector = core.segments[usize::from(extra) % 6].selector;
+            let top = core.get::<u64>(RSP).wrapping_sub(8);
+            core.write(cx, top, u64::from(selector))?;
+            core.set(RSP, top);
+        }
+        K::PopSegment => {
+            let top = core.get::<u64>(RSP);
+            let selector = core.read::<u64>(cx, top)?;
+            descriptor::load_data_segment(core, cx, usize::from(extra), u16::cut(selector))?;
+            core.set(RSP, top.wrapping_add(8));
+        }
+        K::ReadCr => {
+            let value = match extra {
+                0 => core.cr0,
+                2 => core.cr2,
+                3 => core.cr3,
+                4 => core.cr4,
+                8 => core.cr8,
+                _ => return Err(core.undefined()),
+            };
+            core.set(op.a, value);
+        }
+        K::WriteCr => write_cr(core, extra, core.get(op.b))?,
+        K::ReadDr => {
+            let value = core.dr[usize::from(debug_register(extra))];
+            core.set(op.a, value);
+        }
+        K::WriteDr => {
+            let value: u64 = core.get(op.b);
+            if value >> 32 != 0 && extra >= 4 {
+                return Err(core.protection());
+            }
+            // Breakpoints that are only stored would silently never fire.
+            if debug_register(extra) == 7 && value & 0xff != 0 {
+                return Err(core.unknown("enabling a hardware breakpoint"));
+            }
+            core.dr[usize::from(debug_register(extra))] = match debug_register(extra) {
+                6 => (value & 0xe00f) | 0xffff_0ff0,
+                7 => (value & 0xffff_2fff) | 0x400,
+                _ => value,
+            };
+        }
+        K::Pushf => {
+            let top = core.get::<u64>(RSP).wrapping_sub(8);
+            let image = core.rflags() & !RF;
+            core.write(cx, top, image)?;
+            core.set(RSP, top);
+        }
+        K::Popf => {
+            let top = core.get::<u64>(RSP);
+            let image = core.read::<u64>(cx, top)?;
+            core.set(RSP, top.wrapping_add(8));
+            load_flags(core, image & !RF, RF);
+        }
+        K::Cli => {
+            check_iopl(core)?;
+            core.flags &= !IF;
+        }
+        K::Sti => {
+            check_iopl(core)?;
+            if core.flags & IF == 0 {
+                core.flags |= IF;
+                // Interrupts stay off for one more instruction.
+                core.shadow_until = core.now() + 1;
+                core.want_window_after(1);
+            }
+        }
+        K::Hlt => core.cut(stop::HALT),
+        K::Clts => core.cr0 &= !CR0_TS,
+        K::Cpuid => {
+            let leaf = core.model.cpuid(core.get(RAX), core.get(RCX));
+            for (register, value) in [RAX, RBX, RCX, RDX].into_iter().zip(leaf) {
+                core.set(register, value);
+            }
+        }
+        K::Rdtsc | K::Rdtscp => {
+            if core.cr4 & CR4_TSD != 0 && core.cpl() != 0 {
+                return Err(core.protection());
+            }
+            set_pair(core, core.tsc());
+            if kind == K::Rdtscp {
+                core.set(RCX, core.msrs.tsc_aux);
+            }
+        }
+        K::Rdmsr => {
+            let value = core.read_msr(cx.bus, core.get(RCX))?;
+            set_pair(core, value);
+        }
+        K::Wrmsr => {
+            let value = u64::from(core.get::<u32>(RAX)) | u64::from(core.get::<u32>(RDX)) << 32;
+            core.write_msr(cx, core.get(RCX), value)?;
+        }
+        // No performance counters exist.
+        K::Rdpmc => return Err(core.protection()),
+        K::Lgdt | K::Lidt => {
+            let va = core.ea(op);
+            let limit = core.read::<u16>(cx, va)?;
+            let base = core.read::<u64>(cx, va.wrapping_add(2))?;
+            if !canonical(base) {
+                return Err(core.protection());
+            }
+            let table = TableRegister { base, limit };
+            if kind == K::Lgdt {
+                core.gdtr = table
+            } else {
+                core.idtr = table
+            }
+        }
+        K::Sgdt | K::Sidt => {
+            let table = if kind == K::Sgdt { core.gdtr } else { core.idtr };
+            let mut bytes = [0; 10];
+            bytes[..2].copy_from_slice(&table.limit.to_le_bytes());
+            bytes[2..].copy_from_slice(&table.base.to_le_bytes());
+            core.write_bytes(cx, core.ea(op), &bytes)?;
+        }
+        K::Lldt | K::Ltr => {
+            let selector = match memory {
+                Some(va) => core.read::<u16>(cx, va)?,
+                None => core.get(op.a),
+            };
+            if kind == K::Ltr {
+                descriptor::load_task_register(core, cx, selector)?;
+            } else {
+                descriptor::load_ldtr(core, cx, selector)?;
+            }
+        }
+        K::Sldt => store_selector(core, cx, op, memory, size, core.ldtr.selector)?,
+        K::Str => store_selector(core, cx, op, memory, size, core.tr.selector)?,
+        K::Smsw => match memory {
+            Some(va) => core.write(cx, va, u16::cut(core.cr0))?,
+            None if size == 1 => core.set(op.a, u16::cut(core.cr0)),
+            None if size == 2 => core.set(op.a, u32::cut(core.cr0)),
+            None => core.set(op.a, core.cr0),
+        },
+        K::Lmsw => {
+            let value = u64::from(match memory {
+                Some(va) => core.read::<u16>(cx, va)?,
+                None => core.get(op.a),
+            });
+            // PE cannot be cleared this way.
+            core.cr0 = (core.cr0 & !0xe) | (value & 0xf) | (core.cr0 & CR0_PE);
+        }
+        K::Lar | K::Lsl => {
+            let selector = selector_operand(core, cx, op.b, memory)?;
+            descriptor::load_access(core, cx, op.a, size, selector, kind == K::Lar)?;
+        }
+        K::Verr | K::Verw => {
+            let selector = selector_operand(core, cx, op.a, memory)?;
+            descriptor::verify(core, cx, selector, kind == K::Verw)?;
+        }
+        K::Invlpg => core.flush_page(core.ea(op)),
+        K::Wbinvd => {}
+        K::Swapgs => std::mem::swap(
+            &mut core.regs[usize::from(GS_BASE)],
+            &mut core.msrs.kernel_gs_base,
+        ),
+        K::Rdfsbase | K::Rdgsbase | K::Wrfsbase | K::Wrgsbase => {
+            if core.cr4 & CR4_FSGSBASE == 0 {
+                return Err(core.undefined());
+            }
+            let register = if matches!(kind, K::Rdfsbase | K::Wrfsbase) {
+                FS_BASE
+            } else {
+                GS_BASE
+            };
+            if matches!(kind, K::Rdfsbase | K::Rdgsbase) {
+                let base = core.regs[usize::from(register)];
+                if size == 3 {
+                    core.set(op.a, base)
+                } else {
+                    core.set(op.a, u32::cut(base))
+                }
+            } else {
+                let base = if size == 3 {
+                    core.get(op.a)
+                } else {
+                    u64::from(core.get::<u32>(op.a))
+                };
+                if !canonical(base) {
+                    return Err(core.protection());
+                }
+                core.regs[usize::from(register)] = base;
+            }
+        }
+        K::Syscall => return event::syscall(core, op).map(|()| true),
+        K::Sysret => return event::sysret(core).map(|()| true),
+        K::Iret => return event::iret(core, cx).map(|()| true),
+        K::Retf => return event::far_return::<u64>(core, cx).map(|()| true),
+        K::Retfd => return event::far_return::<u32>(core, cx).map(|()| true),
+        K::JmpFar | K::JmpFar32 => {
+            let va = core.ea(op);
+            let (target, selector_at) = if kind == K::JmpFar {
+                (core.read::<u64>(cx, va)?, va.wrapping_add(8))
+            } else {
+                (u64::from(core.read::<u32>(cx, va)?), va.wrapping_add(4))
+            };
+            let selector = core.read::<u16>(cx, selector_at)?;
+            let cpl = core.cpl();
+            descriptor::load_code_segment(core, cx, selector, cpl)?;
+            core.rip = target;
+            return Ok(true);
+        }
+        K::Int3 | K::Int1 | K::Int => {
+            let vector = match kind {
+                K::Int3 => 3,
+                K::Int1 => 1,
+                _ => extra,
+            };
+            core.rip = core.next_rip(op);
+            let software = event::Source::Software {
+                ignores_privilege: kind == K::Int1,
+            };
+            return event::deliver(core, cx, vector, None, software)
+                .map(|()| true)
+                .inspect_err(|_| {
+                    core.rip = core.rip_of(op);
+                });
+        }
+        K::In | K::InImm | K::Out | K::OutImm => {
+            let port = if matches!(kind, K::InImm | K::OutImm) {
+                u16::from(extra)
+            } else {
+                core.get(RDX)
+            };
+            // No I/O permission bitmap: what it would allow is refused.
+            check_iopl(core)?;
+            let bytes = 1u8 << size.to_le_bytes()[0];
+            let now = core.now();
+            if matches!(kind, K::In | K::InImm) {
+                let value = cx.bus.port_read(now, port, bytes);
+                match size {
+                    0 => core.set(RAX, u8::cut(value.zx())),
+                    1 => core.set(RAX, u16::cut(value.zx())),
+                    _ => core.set(RAX, value),
+                }
+            } else {
+                let value = match size {
+                    0 => core.get::<u8>(RAX).into(),
+                    1 => core.get::<u16>(RAX).into(),
+                    _ => core.get::<u32>(RAX),
+                };
+                cx.bus.port_write(now, port, bytes, value);
+            }
+            core.cut(stop::BUS);
+        }
+    }
+    Ok(false)
+}
+
+fn needs_supervisor(kind: SystemOp) -> bool {
+    use SystemOp as K;
+    matches!(
+        kind,
+        K::ReadCr
+            | K::WriteCr
+            | K::ReadDr
+            | K::WriteDr
+            | K::Hlt
+            | K::Clts
+            | K::Rdmsr
+            | K::Wrmsr
+            | K::Lgdt
+            | K::Lidt
+            | K::Lldt
+            | K::Ltr
+            | K::Lmsw
+            | K::Invlpg
+            | K::Wbinvd
+            | K::Swapgs
+            | K::Sysret
+    )
+}
+
+/// CLI, STI and port I/O need a CPL of at most IOPL.
+fn check_iopl(core: &mut Core) -> Result<(), Faulted> {
+    if u64::from(core.cpl()) > (core.flags & IOPL) >> 12 {
+        Err(core.protection())
+    } else {
+        Ok(())
+    }
+}
+
+/// DR4 and DR5 are DR6 and DR7 unless CR4.DE says otherwise, which the kernel never relies on.
+fn debug_register(number: u8) -> u8 {
+    match number {
+        4 => 6,
+        5 => 7,
+        n => n & 7,
+    }
+}
+
+fn set_pair(core: &mut Core, value: u64) {
+    core.set(RAX, u32::cut(value));
+    core.set(RDX, u32::cut(value >> 32));
+}
+
+fn selector_operand(
+    core: &mut Core,
+    cx: &mut Ctx<'_>,
+    register: u8,
+    memory: Option<u64>,
+) -> Result<u16, Faulted> {
+    match memory {
+        Some(va) => core.read(cx, va),
+        None => Ok(core.get(register)),
+    }
+}
+
+fn store_selector(
+    core: &mut Core,
+    cx: &mut Ctx<'_>,
+    op: &Op,
+    memory: Option<u64>,
+    size: u64,
+    selector: u16,
+) -> Result<(), Faulted> {
+    match memory {
+        Some(va) => core.write(cx, va, selector),
+        None => {
+            match size {
+                1 => core.set(op.a, selector),
+                _ => core.set(op.a, u64::from(selector)),
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Loads RFLAGS as POPF and IRET do: IOPL only at CPL 0, IF only when CPL allows it.
+pub(super) fn load_flags(core: &mut Core, image: u64, keep: u64) {
+    let cpl = u64::from(core.cpl());
+    let mut change = FLAGS_KNOWN & !keep;
+    if cpl != 0 {
+        change &= !IOPL;
+    }
+    if cpl > (core.flags & IOPL) >> 12 {
+        change &= !IF;
+    }
+    let before = core.flags;
+    core.set_rflags((image & crate::flags::ARITHMETIC) | (before & !change) | (image & change));
+    if core.flags & IF & !before != 0 {
+        core.want_window_after(0);
+    }
+    if (core.flags ^ before) & TF != 0 {
+        core.cut(stop::MODE);
+    }
+}
+
+fn write_cr(core: &mut Core, number: u8, value: u64) -> Result<(), Faulted> {
+    match number {
+        0 => {
+            if value & CR0_PG == 0 || value & CR0_PE == 0 {
+                return Err(core.unknown("leaving long mode by CR0"));
+            }
+            if value >> 32 != 0 || value & (CR0_NW | CR0_CD) == CR0_NW {
+                return Err(core.protection());
+            }
+            let changed = core.cr0 ^ value;
+            core.cr0 = value | CR0_ET;
+            if changed & (CR0_WP | CR0_PG) != 0 {
+                core.flush_tlb();
+                core.cut(stop::MODE);
+            }
+        }
+        2 => core.cr2 = value,
+        3 => {
+            core.cr3 = value & 0x000f_ffff_ffff_ffff;
+            core.flush_tlb();
+            core.cut(stop::MODE);
+        }
+        4 => {
+            if value & !CR4_KNOWN != 0 {
+                return Err(core.protection());
+            }
+            if value & CR4_PAE == 0 {
+                return Err(core.protection());
+            }
+            core.cr4 = value;
+            core.flush_tlb();
+            core.cut(stop::MODE);
+        }
+        8 => {
+            if value > 15 {
+                return Err(core.protection());
+            }
+            core.cr8 = value;
+            core.cut(stop::BUS);
+        }
+        _ => return Err(core.undefined()),
+    }
+    Ok(())
+}
+
+impl Core {
+    /// An interrupt may be taken after `instructions` more: if somebody waits for that, leave the loop there.
+    pub fn want_window_after(&mut self, instructions: u64) {
+        if !self.window_wanted {
+            return;
+        }
+        if instructions == 0 {
+            self.cut(stop::WINDOW);
+        } else if self.stops == 0 && self.budget > instructions {
+            // A nearer end of this run of the loop; the caller asks for the rest again.
+            self.until -= self.budget - instructions;
+            self.budget = instructions;
+        }
+    }
+}
+
+/// The stack segment's privilege level follows CS; kept for readers of the registers.
+pub(super) fn null_stack_segment(core: &mut Core, cpl: u16) {
+    core.segments[SS].selector = cpl;
+    core.segments[SS].attributes = 0;
+}

@@ -1,0 +1,280 @@
+//! Address translation: page-table walks and the software TLB.
+//!
+//! Four-level paging as in the Intel SDM, volume 3, chapter 5 (linear addresses of 48 bits, pages of 4 KiB, 2 MiB and 1 GiB, NX,
+//! WP, accessed and dirty bits). The TLB is direct-mapped and holds 4 KiB pieces whatever the page size is.
+//!
+//! ```text
+//! entry:  read tag  | virtual page, with bit 63 set for user mode; NONE when reads must walk
+//!         write tag | the same for writes: only there once the dirty bit is set, and never for pages whose writes
+//!                   | somebody wants to see (decoded code, watched pages, first write of an epoch)
+//!         offset    | where the page lies in RAM (crate::memory)
+//! ```
+
+use crate::memory::{PAGE_SIZE, Ram};
+use crate::registers::{CR0_WP, EFER_NXE};
+
+/// Page-table entry bits.
+pub(crate) mod pte {
+    pub const PRESENT: u64 = 1 << 0;
+    pub const WRITE: u64 = 1 << 1;
+    pub const USER: u64 = 1 << 2;
+    pub const ACCESSED: u64 = 1 << 5;
+    pub const DIRTY: u64 = 1 << 6;
+    pub const LARGE: u64 = 1 << 7;
+    pub const NX: u64 = 1 << 63;
+    /// Address bits of an entry (52-bit physical addresses at most).
+    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+}
+
+/// Page-fault error code bits (SDM volume 3, section 6.15).
+pub(crate) mod fault {
+    pub const PRESENT: u32 = 1 << 0;
+    pub const WRITE: u32 = 1 << 1;
+    pub const USER: u32 = 1 << 2;
+    pub const RESERVED: u32 = 1 << 3;
+    pub const FETCH: u32 = 1 << 4;
+}
+
+/// Number of TLB entries; a power of two.
+pub(crate) const TLB_ENTRIES: usize = 2048;
+/// Size of the largest page.
+pub(crate) const SIZE_1G: u64 = 1 << 30;
+/// A tag that no address has.
+pub(crate) const NONE: u64 = u64::MAX;
+/// The bit of a tag that tells user mode.
+pub(crate) const USER_TAG: u64 = 1 << 63;
+
+/// A cached translation of one 4 KiB page.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TlbEntry {
+    pub read: u64,
+    pub write: u64,
+    pub offset: u64,
+}
+
+impl TlbEntry {
+    pub const EMPTY: Self = Self {
+        read: NONE,
+        write: NONE,
+        offset: 0,
+    };
+}
+
+/// Index of a virtual page in a direct-mapped table of `N` entries.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)]
+pub(crate) fn slot<const N: usize>(page: u64) -> usize {
+    page as usize & (N - 1)
+}
+
+/// What an access is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    Fetch,
+}
+
+/// What of the processor's state a walk depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WalkMode {
+    pub cr0: u64,
+    pub cr3: u64,
+    pub efer: u64,
+    pub user: bool,
+}
+
+/// A finished walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Translation {
+    /// Guest physical address.
+    pub physical: u64,
+    /// Size of the page in bytes.
+    pub size: u64,
+    /// Writes may go ahead without another walk: allowed, and the dirty bit is set.
+    pub writable: bool,
+}
+
+/// Walks the page tables for `va` and sets accessed and dirty bits; the error is a page-fault error code.
+pub(crate) fn walk(ram: &mut Ram, mode: WalkMode, va: u64, access: Access) -> Result<Translation, u32> {
+    let mut code = 0;
+    if access == Access::Write {
+        code |= fault::WRITE;
+    }
+    if mode.user {
+        code |= fault::USER;
+    }
+    let nx = mode.efer & EFER_NXE != 0;
+    if access == Access::Fetch && nx {
+        code |= fault::FETCH;
+    }
+    let mut table = mode.cr3 & pte::ADDRESS;
+    let (mut writable, mut user_page, mut no_execute) = (true, true, false);
+    let mut level = 4u32;
+    loop {
+        let shift = 12 + 9 * (level - 1);
+        let entry_at = table + ((va >> shift) & 0x1ff) * 8;
+        // A table outside RAM reads as zeroes would: not present.
+        let Some(offset) = ram.page_offset(entry_at).map(|page| page + entry_at % PAGE_SIZE) else {
+            return Err(code);
+        };
+        let entry: u64 = ram.load(offset);
+        if entry & pte::PRESENT == 0 {
+            return Err(code);
+        }
+        if (entry & pte::NX != 0 && !nx) || (level == 4 && entry & pte::LARGE != 0) {
+            return Err(code | fault::PRESENT | fault::RESERVED);
+        }
+        writable &= entry & pte::WRITE != 0;
+        user_page &= entry & pte::USER != 0;
+        no_execute |= entry & pte::NX != 0;
+        let leaf = level == 1 || (level <= 3 && entry & pte::LARGE != 0);
+        if !leaf {
+            if entry & pte::ACCESSED == 0 {
+                ram.store(offset, entry | pte::ACCESSED);
+            }
+            table = entry & pte::ADDRESS;
+            level -= 1;
+            continue;
+        }
+        let size = 1u64 << shift;
+        let reserved = if level == 1 {
+            0
+        } else {
+            (size - 1) & pte::ADDRESS & !(1 << 12)
+        };
+        if entry & reserved != 0 {
+            return Err(code | fault::PRESENT | fault::RESERVED);
+        }
+        let may_write = writable || (!mode.user && mode.cr0 & CR0_WP == 0);
+        let denied = (mode.user && !user_page)
+            || (access == Access::Write && !may_write)
+            || (access == Access::Fetch && no_execute);
+        if denied {
+            return Err(code | fault::PRESENT);
+        }
+        let mut updated = entry | pte::ACCESSED;
+        if access == Access::Write {
+            updated |= pte::DIRTY;
+        }
+        if updated != entry {
+            ram.store(offset, updated);
+        }
+        let base = entry & pte::ADDRESS & !(size - 1);
+        return Ok(Translation {
+            physical: base | (va & (size - 1)),
+            size,
+            writable: may_write && updated & pte::DIRTY != 0,
+        });
+    }
+}
+
+/// Whether an address is canonical: bits 63:47 all alike.
+#[inline(always)]
+pub(crate) fn canonical(va: u64) -> bool {
+    (va.cast_signed() << 16 >> 16).cast_unsigned() == va
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODE: WalkMode = WalkMode {
+        cr0: CR0_WP,
+        cr3: 0x1000,
+        efer: EFER_NXE,
+        user: false,
+    };
+
+    fn mapped(leaf: u64, level: u32) -> Ram {
+        let mut ram = Ram::new_owned(0x10000);
+        for (table, next) in [
+            (0x1000u64, 0x2000u64),
+            (0x2000, 0x3000),
+            (0x3000, 0x4000),
+            (0x4000, 0),
+        ] {
+            let depth = 4 - (table / 0x1000 - 1);
+            let entry = if depth == u64::from(level) { leaf } else { next | 7 };
+            ram.write(table, &entry.to_le_bytes());
+        }
+        ram
+    }
+
+    #[test]
+    fn a_read_sets_accessed_and_a_write_sets_dirty() {
+        let mut ram = mapped(0x5000 | pte::PRESENT | pte::WRITE, 1);
+        let read = walk(&mut ram, MODE, 0x123, Access::Read).unwrap();
+        assert_eq!(
+            read,
+            Translation {
+                physical: 0x5123,
+                size: 0x1000,
+                writable: false
+            }
+        );
+        let mut entry = [0; 8];
+        ram.read(0x4000, &mut entry);
+        assert_eq!(u64::from_le_bytes(entry) & 0x60, pte::ACCESSED);
+        assert!(walk(&mut ram, MODE, 0x123, Access::Write).unwrap().writable);
+        ram.read(0x4000, &mut entry);
+        assert_eq!(u64::from_le_bytes(entry) & 0x60, pte::ACCESSED | pte::DIRTY);
+    }
+
+    #[test]
+    fn rights_are_checked_with_the_architecture_s_error_codes() {
+        let user = WalkMode { user: true, ..MODE };
+        let mut ram = mapped(0x5000 | pte::PRESENT, 1);
+        assert_eq!(
+            walk(&mut ram, MODE, 0, Access::Write),
+            Err(fault::PRESENT | fault::WRITE)
+        );
+        assert!(
+            walk(&mut ram, WalkMode { cr0: 0, ..MODE }, 0, Access::Write).is_ok(),
+            "without WP"
+        );
+        assert_eq!(
+            walk(&mut ram, user, 0, Access::Read),
+            Err(fault::PRESENT | fault::USER)
+        );
+        assert_eq!(walk(&mut ram, MODE, 0x1000, Access::Read), Err(0), "not present");
+        let mut ram = mapped(0x5000 | pte::PRESENT | pte::NX, 1);
+        assert_eq!(
+            walk(&mut ram, MODE, 0, Access::Fetch),
+            Err(fault::PRESENT | fault::FETCH)
+        );
+        let no_nx = WalkMode { efer: 0, ..MODE };
+        assert_eq!(
+            walk(&mut ram, no_nx, 0, Access::Read),
+            Err(fault::PRESENT | fault::RESERVED)
+        );
+    }
+
+    #[test]
+    fn large_pages_translate_and_reject_reserved_bits() {
+        let mut ram = mapped(0x20_0000 | pte::PRESENT | pte::LARGE, 2);
+        assert_eq!(
+            walk(&mut ram, MODE, 0x1234, Access::Read).unwrap().physical,
+            0x20_1234
+        );
+        let mut ram = mapped(0x4000_0000 | pte::PRESENT | pte::LARGE, 3);
+        assert_eq!(
+            walk(&mut ram, MODE, 0x12_3456, Access::Read).unwrap().physical,
+            0x4012_3456
+        );
+        let mut ram = mapped(0x20_2000 | pte::PRESENT | pte::LARGE, 2);
+        assert_eq!(
+            walk(&mut ram, MODE, 0, Access::Read),
+            Err(fault::PRESENT | fault::RESERVED)
+        );
+    }
+
+    #[test]
+    fn a_table_outside_ram_is_not_present() {
+        let mut ram = Ram::new_owned(0x1000);
+        assert_eq!(
+            walk(&mut ram, WalkMode { cr3: 1 << 40, ..MODE }, 0, Access::Read),
+            Err(0)
+        );
+    }
+}

@@ -168,3 +168,145 @@ fn misbehave(how: Misbehaviour) -> ! {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use guest_agent::pattern::{PAGE_WORDS, Pattern, page_digest};
+
+    fn failure(agent: &mut Agent, request: Request) -> Failure {
+        agent.handle(request).unwrap_err()
+    }
+
+    #[test]
+    fn objects_hold_the_pattern() {
+        let mut agent = Agent::default();
+        // More pages than one write carries, and not a multiple of it.
+        let (bytes, pages) = (37 * 4096, 37);
+        assert_eq!(
+            agent.handle(Request::CreateMemfd {
+                object: 1,
+                bytes,
+                seed: 5
+            }),
+            Ok(Reply::Done)
+        );
+        assert_eq!(
+            agent.handle(Request::CreateBuffer {
+                object: 2,
+                bytes: 4096 * 3,
+                seed: 6
+            }),
+            Ok(Reply::Done)
+        );
+        for (object, seed, first_page, pages) in [(1, 5, 0, pages), (1, 5, 36, 1), (2, 6, 0, 3)] {
+            let pattern = Pattern::new(seed);
+            let expected = (first_page..first_page + pages).map(|page| {
+                let mut words = [0; PAGE_WORDS];
+                pattern.fill(page, &mut words);
+                page_digest(&words)
+            });
+            let reply = agent.handle(Request::Digest {
+                object,
+                first_page,
+                pages,
+            });
+            assert_eq!(reply, Ok(Reply::Digests(expected.collect())));
+        }
+        assert_eq!(agent.handle(Request::Close { object: 1 }), Ok(Reply::Done));
+        assert_eq!(
+            failure(&mut agent, Request::Close { object: 1 }).detail,
+            "does not exist"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let mut agent = Agent::default();
+        agent
+            .handle(Request::CreateBuffer {
+                object: 1,
+                bytes: 4096,
+                seed: 1,
+            })
+            .unwrap();
+        for request in [
+            Request::CreateBuffer {
+                object: 1,
+                bytes: 4096,
+                seed: 1,
+            },
+            Request::CreateMemfd {
+                object: 2,
+                bytes: 0,
+                seed: 1,
+            },
+            Request::CreateMemfd {
+                object: 2,
+                bytes: 4095,
+                seed: 1,
+            },
+            Request::CreateMemfd {
+                object: 2,
+                bytes: !4095,
+                seed: 1,
+            },
+            Request::Digest {
+                object: 1,
+                first_page: 0,
+                pages: 2,
+            },
+            Request::Digest {
+                object: 1,
+                first_page: u64::MAX,
+                pages: 2,
+            },
+            Request::Digest {
+                object: 1,
+                first_page: 0,
+                pages: u64::MAX,
+            },
+            Request::ResolveRange {
+                object: 1,
+                first_page: 1,
+                pages: 1,
+            },
+            Request::ResolvePages { object: 9 },
+            Request::Preserve {
+                session: "s".into(),
+                object: 1,
+                token: 1,
+            },
+            Request::CreateSession { name: "".into() },
+            Request::CreateSession { name: "n".repeat(64) },
+            Request::CreateSession { name: "nul\0".into() },
+            Request::FinishSession { name: "never".into() },
+            Request::LoadKexec {
+                command_line: "nul\0".into(),
+            },
+        ] {
+            let failure = failure(&mut agent, request.clone());
+            assert_eq!(failure.errno, 0, "{request:?}: {failure}");
+        }
+    }
+
+    #[test]
+    fn more_memory_than_there_is_fails_by_name() {
+        let bytes = 1 << 62;
+        for request in [
+            Request::CreateBuffer {
+                object: 1,
+                bytes,
+                seed: 1,
+            },
+            Request::CreateMemfd {
+                object: 1,
+                bytes,
+                seed: 1,
+            },
+        ] {
+            let failure = failure(&mut Agent::default(), request);
+            assert_eq!(failure.call, format!("allocate {bytes} bytes"));
+        }
+    }
+}

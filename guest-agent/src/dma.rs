@@ -19,6 +19,9 @@ use guest_agent::protocol::{ObjectId, PageRun, Place, Reply};
 /// Bytes in a page.
 const PAGE: u64 = PAGE_BYTES as u64;
 
+/// Pages that [`find`] resolves at a time.
+const SEARCH_STEP: usize = 32 * 1024;
+
 /// What the host asks of the engine; see [`guest_agent::protocol::Request::StartDma`].
 pub struct Start {
     /// Where the descriptors go.
@@ -56,6 +59,12 @@ impl Engine {
         let addresses = buffer_addresses(objects, start)?;
         let ring_bytes = u64::from(start.entries) * DESCRIPTOR_BYTES;
         let ring_runs = objects.resolve_place(start.ring, ring_bytes)?;
+        if !start.ring.offset.is_multiple_of(DESCRIPTOR_BYTES) {
+            let offset = start.ring.offset;
+            return Err(refused(format!(
+                "the ring at {offset:#x}: expected a multiple of {DESCRIPTOR_BYTES}"
+            )));
+        }
         let [ring_run] = ring_runs[..] else {
             return Err(refused(format!(
                 "the ring is in {} runs of pages, not in one",
@@ -135,15 +144,14 @@ impl Engine {
     fn opened(&mut self) -> Result<&Opened, Failure> {
         let opened = match self.opened.take() {
             Some(opened) => opened,
-            None => Opened::open()?,
+            None => Opened::open(Function::find(DMA_DEVICE_ID)?)?,
         };
         Ok(self.opened.insert(opened))
     }
 }
 
 impl Opened {
-    fn open() -> Result<Self, Failure> {
-        let function = Function::find(DMA_DEVICE_ID)?;
+    fn open(function: Function) -> Result<Self, Failure> {
         let bar = function.map_bar0(BAR0_SIZE)?;
         let magic = bar.read_u32(MAGIC);
         if magic != MAGIC_VALUE {
@@ -197,12 +205,13 @@ fn find(objects: &Objects, address: u64) -> Result<Option<Place>, Failure> {
         return Ok(None);
     }
     for object in objects.ids() {
-        let runs = objects.resolve(object, 0, objects.page_count(object)?)?;
-        if let Some(page) = pagemap::index_of(&runs, address / PAGE) {
-            return Ok(Some(Place {
-                object,
-                offset: page * PAGE + address % PAGE,
-            }));
+        let size = objects.page_count(object)?;
+        for first in (0..size).step_by(SEARCH_STEP) {
+            let runs = objects.resolve(object, first, (size - first).min(SEARCH_STEP as u64))?;
+            if let Some(page) = pagemap::index_of(&runs, address / PAGE) {
+                let offset = (first + page) * PAGE + address % PAGE;
+                return Ok(Some(Place { object, offset }));
+            }
         }
     }
     Ok(None)
@@ -210,4 +219,118 @@ fn find(objects: &Objects, address: u64) -> Result<Option<Place>, Failure> {
 
 fn refused(detail: impl Into<String>) -> Failure {
     Failure::refused("DMA engine", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::fake;
+
+    const RUNS: [PageRun; 2] = [
+        PageRun {
+            first: 0x100,
+            count: 2,
+        },
+        PageRun {
+            first: 0x80,
+            count: 1,
+        },
+    ];
+
+    fn start(entries: u32, buffer_bytes: u32, offset: u64, wild_addresses: &[u64]) -> Start {
+        let place = Place { object: 1, offset };
+        let wild_addresses = wild_addresses.to_vec();
+        Start {
+            ring: place,
+            entries,
+            completion: place,
+            buffers: place,
+            buffer_bytes,
+            free_run: false,
+            wild_addresses,
+        }
+    }
+
+    #[test]
+    fn addresses_follow_the_runs() {
+        assert_eq!(address(&RUNS, 0x1800, 0), Ok(0x10_0800));
+        assert_eq!(address(&RUNS, 0x1800, 0x1000), Ok(0x10_1800));
+        assert_eq!(address(&RUNS, 0x1800, 0x1800), Ok(0x8_0000));
+        assert!(address(&RUNS, 0, 0x3000).is_err());
+    }
+
+    #[test]
+    fn wild_addresses_repeat_over_the_ring() {
+        let addresses = buffer_addresses(&Objects::default(), &start(5, 2048, 0, &[7, 8])).unwrap();
+        assert_eq!(addresses, [7, 8, 7, 8, 7]);
+    }
+
+    #[test]
+    fn rings_that_cannot_be_are_refused() {
+        let objects = Objects::default();
+        for (entries, buffer_bytes, offset) in [
+            (0, 4096, 0),
+            (4097, 4096, 0),
+            (1, 0, 0),
+            (1, 3000, 0),
+            (1, 8192, 0),
+            (1, 4096, 2048),
+        ] {
+            let failure =
+                buffer_addresses(&objects, &start(entries, buffer_bytes, offset, &[1])).unwrap_err();
+            assert_eq!((failure.call.as_str(), failure.errno), ("DMA engine", 0));
+        }
+    }
+
+    #[test]
+    fn consuming_gives_back_what_the_register_says() {
+        let sysfs = fake::sysfs(DMA_DEVICE_ID, BAR0_SIZE, MAGIC_VALUE);
+        let bar = fake::bar(&sysfs, BAR0_SIZE);
+        bar.write_u64(COMPLETED, 41);
+        let mut objects = Objects::default();
+        objects.create_buffer(3, PAGE, 1).unwrap();
+        let completion = Place {
+            object: 3,
+            offset: 16,
+        };
+        objects.write_u64(completion, 42).unwrap();
+        let function = Function::find_in(fake::path(&sysfs), DMA_DEVICE_ID).unwrap();
+        let mut engine = Engine {
+            opened: Some(Opened::open(function).unwrap()),
+            completion: Some(completion),
+        };
+
+        let reply = engine.consume(&objects).unwrap();
+        let expected = Reply::Dma {
+            completed_in_memory: Some(42),
+            completed: 41,
+            consumed: 41,
+            status: 0,
+        };
+        assert_eq!(reply, expected);
+        assert_eq!(bar.read_u64(CONSUMED), 41);
+
+        engine.forget(3);
+        let Reply::Dma {
+            completed_in_memory, ..
+        } = engine.consume(&objects).unwrap()
+        else {
+            panic!("not Dma")
+        };
+        assert_eq!(completed_in_memory, None, "COMPLETION_ADDRESS is 0");
+    }
+
+    #[test]
+    fn stopping_leaves_the_other_bits() {
+        let sysfs = fake::sysfs(DMA_DEVICE_ID, BAR0_SIZE, MAGIC_VALUE);
+        let bar = fake::bar(&sysfs, BAR0_SIZE);
+        bar.write_u32(CONTROL, CONTROL_ENABLE | CONTROL_FREE_RUN);
+        let function = Function::find_in(fake::path(&sysfs), DMA_DEVICE_ID).unwrap();
+        let mut engine = Engine {
+            opened: Some(Opened::open(function).unwrap()),
+            completion: None,
+        };
+        engine.stop().unwrap();
+        assert_eq!(bar.read_u32(CONTROL), CONTROL_FREE_RUN);
+    }
 }

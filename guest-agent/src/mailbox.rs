@@ -28,7 +28,11 @@ pub struct Mailbox {
 impl Mailbox {
     /// Finds, enables and maps the mailbox.
     pub fn find() -> Result<Self, Failure> {
-        let bar = Function::find(MAILBOX_DEVICE_ID)?.map_bar0(BAR0_SIZE)?;
+        Self::open(&Function::find(MAILBOX_DEVICE_ID)?)
+    }
+
+    fn open(function: &Function) -> Result<Self, Failure> {
+        let bar = function.map_bar0(BAR0_SIZE)?;
         let magic = bar.read_u32(MAGIC);
         if magic != MAGIC_VALUE {
             return Err(Failure::refused(
@@ -102,4 +106,93 @@ impl Mailbox {
 /// What goes out when a reply cannot.
 fn short(detail: &str) -> Vec<u8> {
     protocol::encode(&Reply::from(Failure::refused("encode reply", detail))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::fake;
+    use tempfile::TempDir;
+
+    /// A mailbox over a file, and the file as the host sees it.
+    fn pair() -> (TempDir, Mailbox, Mapping) {
+        let sysfs = fake::sysfs(MAILBOX_DEVICE_ID, BAR0_SIZE, MAGIC_VALUE);
+        let mailbox =
+            Mailbox::open(&Function::find_in(fake::path(&sysfs), MAILBOX_DEVICE_ID).unwrap()).unwrap();
+        let host = fake::bar(&sysfs, BAR0_SIZE);
+        (sysfs, mailbox, host)
+    }
+
+    fn message(host: &Mapping, length: u32) -> Vec<u8> {
+        let words =
+            (0..u64::from(length).div_ceil(8)).flat_map(|i| host.read_u64(WINDOW + i * 8).to_le_bytes());
+        words.take(length as usize).collect()
+    }
+
+    #[test]
+    fn a_message_stands_in_the_window_when_the_bell_rings() {
+        let (_sysfs, mailbox, host) = pair();
+        let reply = Reply::Digests((0..100).collect());
+        mailbox.post(&reply);
+        assert_eq!(
+            protocol::decode(&message(&host, host.read_u32(DOORBELL))),
+            Ok(reply)
+        );
+    }
+
+    #[test]
+    fn the_answer_is_the_next_request() {
+        let (_sysfs, mailbox, host) = pair();
+        let request = Request::CreateSession {
+            name: "nine bytes".into(),
+        };
+        let answer = protocol::encode(&request).unwrap();
+        let answering = std::thread::spawn(move || {
+            while host.read_u32(DOORBELL) == 0 {
+                std::thread::yield_now();
+            }
+            for (offset, chunk) in (WINDOW..).step_by(8).zip(answer.chunks(8)) {
+                let mut word = [0xff; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                host.write_u64(offset, u64::from_le_bytes(word));
+            }
+            host.write_u32(REPLY_LENGTH, u32::try_from(answer.len()).unwrap());
+        });
+        assert_eq!(mailbox.exchange(&Reply::Done), Ok(request));
+        answering.join().unwrap();
+    }
+
+    #[test]
+    fn nonsense_from_the_host_is_a_failure() {
+        let (_sysfs, mailbox, host) = pair();
+        host.write_u32(REPLY_LENGTH, u32::MAX);
+        assert_eq!(mailbox.exchange(&Reply::Done).unwrap_err().call, "mailbox");
+        host.write_u64(WINDOW, u64::MAX);
+        host.write_u32(REPLY_LENGTH, 8);
+        assert_eq!(mailbox.exchange(&Reply::Done).unwrap_err().call, "decode request");
+    }
+
+    #[test]
+    fn a_reply_too_long_goes_out_as_a_failure() {
+        let (_sysfs, mailbox, host) = pair();
+        mailbox.post(&Reply::Digests(vec![u64::MAX; 20_000]));
+        let reply: Reply = protocol::decode(&message(&host, host.read_u32(DOORBELL))).unwrap();
+        let Reply::Failed { call, errno, .. } = reply else {
+            panic!("{reply:?}")
+        };
+        assert_eq!((call.as_str(), errno), ("encode reply", 0));
+    }
+
+    #[test]
+    fn another_device_is_not_a_mailbox() {
+        let sysfs = fake::sysfs(MAILBOX_DEVICE_ID, BAR0_SIZE, 0xdead_beef);
+        let function = Function::find_in(fake::path(&sysfs), MAILBOX_DEVICE_ID).unwrap();
+        assert!(
+            Mailbox::open(&function)
+                .err()
+                .unwrap()
+                .detail
+                .contains("0xdeadbeef")
+        );
+    }
 }

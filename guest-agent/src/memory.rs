@@ -2,14 +2,14 @@
 
 use crate::failure::{Failure, Named};
 use crate::files;
-use crate::sys::Mapping;
+use crate::sys::{self, Mapping};
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use guest_agent::device::mailbox;
 use guest_agent::pagemap;
-use guest_agent::pattern::{PAGE_BYTES, Pattern};
+use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, Pattern};
 use guest_agent::protocol::{ObjectId, PageRun, Place};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, OFlags};
@@ -17,10 +17,43 @@ use rustix::fs::{MemfdFlags, OFlags};
 /// Bytes in a page, as the arithmetic here wants it.
 const PAGE: u64 = PAGE_BYTES as u64;
 /// Entries of /proc/self/pagemap that one system call reads.
-const PAGEMAP_CHUNK: u64 = 8192;
+const PAGEMAP_CHUNK: usize = 8192;
+/// Pages that one page fault brings in (fault_around_bytes is 64 KiB unless debugfs says otherwise).
+const FAULT_AROUND_PAGES: usize = 16;
+/// Pages that one write to a memfd carries.
+const STAGE_PAGES: usize = 16;
 /// Most runs that [`Objects::resolve`] gives; no reply could carry more, as each takes 2 bytes at the least.
 #[allow(clippy::cast_possible_truncation)] // 62 KiB
 const MAX_RUNS: usize = mailbox::WINDOW_SIZE as usize / 2;
+
+/// /proc/self/pagemap.
+struct Pagemap(OwnedFd);
+
+impl Pagemap {
+    fn open() -> Result<Self, Failure> {
+        Ok(Self(files::open("/proc/self/pagemap", OFlags::RDONLY)?))
+    }
+
+    /// The entries of `count` pages from virtual page `first` on; all of them or a failure.
+    fn read(&self, first: u64, count: usize) -> Result<Vec<u64>, Failure> {
+        const CALL: &str = "pread(/proc/self/pagemap)";
+        let mut bytes = vec![0; count * pagemap::ENTRY_BYTES];
+        let mut done = 0;
+        while done < bytes.len() {
+            let offset = first * pagemap::ENTRY_BYTES as u64 + done as u64;
+            match rustix::io::pread(&self.0, &mut bytes[done..], offset).named(|| CALL)? {
+                0 => return Err(Failure::refused(CALL, format!("ends at byte {offset:#x}"))),
+                more => done += more,
+            }
+        }
+        Ok(bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|entry| u64::from_le_bytes(*entry))
+            .collect())
+    }
+}
 
 /// A memory object, mapped.
 struct Object {
@@ -41,8 +74,9 @@ impl Objects {
         self.check_new(id, bytes)?;
         let memfd = rustix::fs::memfd_create("baton", MemfdFlags::CLOEXEC).named(|| "memfd_create")?;
         rustix::fs::ftruncate(&memfd, bytes).named(|| format!("ftruncate({bytes})"))?;
+        check_free_memory(bytes)?;
+        fill_file(&memfd, bytes, seed)?;
         let mapping = Mapping::file(&memfd, bytes).named(|| format!("mmap(memfd of {bytes} bytes)"))?;
-        fill(&mapping, seed);
         self.objects.insert(
             id,
             Object {
@@ -56,8 +90,12 @@ impl Objects {
     /// Maps and locks anonymous memory with the pattern of `seed` in it.
     pub fn create_buffer(&mut self, id: ObjectId, bytes: u64, seed: u64) -> Result<(), Failure> {
         self.check_new(id, bytes)?;
+        check_free_memory(bytes)?;
         let mapping = Mapping::locked(bytes).named(|| format!("mmap and mlock({bytes} bytes)"))?;
-        fill(&mapping, seed);
+        let pattern = Pattern::new(seed);
+        for page in 0..bytes / PAGE {
+            mapping.fill_page(page, pattern.window(page), pattern.mark(page));
+        }
         self.objects.insert(id, Object { mapping, memfd: None });
         Ok(())
     }
@@ -105,39 +143,37 @@ impl Objects {
     pub fn resolve(&self, id: ObjectId, first_page: u64, pages: u64) -> Result<Vec<PageRun>, Failure> {
         let mapping = &self.get(id)?.mapping;
         check_pages(mapping, id, first_page, pages)?;
-        let file = files::open("/proc/self/pagemap", OFlags::RDONLY)?;
-        let mut position = (mapping.address() / PAGE + first_page) * pagemap::ENTRY_BYTES as u64;
+        // The kernel maps the neighbours of a page that is touched, up to its fault-around size, so that touching a few of
+        // them is far cheaper than populating all. Where it did not, the page itself is touched below.
+        for page in (first_page..first_page + pages).step_by(FAULT_AROUND_PAGES) {
+            mapping.read_u64(page * PAGE);
+        }
+        let pagemap = Pagemap::open()?;
+        let base = mapping.address() / PAGE;
+        let mut entries = Vec::new();
         let mut runs = Vec::new();
-        let mut left = pages;
-        let mut buffer = vec![0; index(pages.min(PAGEMAP_CHUNK)) * pagemap::ENTRY_BYTES];
-        while left > 0 {
-            let wanted = index(left.min(PAGEMAP_CHUNK)) * pagemap::ENTRY_BYTES;
-            let got = rustix::io::pread(&file, &mut buffer[..wanted], position)
-                .named(|| "pread(/proc/self/pagemap)")?;
-            let (entries, _) = buffer[..got].as_chunks();
-            if entries.is_empty() {
-                return Err(Failure::refused(
-                    "pread(/proc/self/pagemap)",
-                    format!("ends {left} pages early"),
-                ));
+        for page in first_page..first_page + pages {
+            let done = index(page - first_page) % PAGEMAP_CHUNK;
+            if done == 0 {
+                let left = index(first_page + pages - page);
+                entries = pagemap.read(base + page, left.min(PAGEMAP_CHUNK))?;
             }
-            for entry in entries {
-                let entry = u64::from_le_bytes(*entry);
-                let frame = pagemap::frame(entry).ok_or_else(|| {
-                    let page = first_page + pages - left;
-                    Failure::refused(
-                        "/proc/self/pagemap",
-                        format!("object {id} page {page}: entry {entry:#x} has no frame"),
-                    )
-                })?;
-                pagemap::push_frame(&mut runs, frame);
-                if runs.len() > MAX_RUNS {
-                    let detail = format!("more than {MAX_RUNS} runs: ask for fewer pages at a time");
-                    return Err(Failure::refused(format!("resolve object {id}"), detail));
+            let frame = match pagemap::frame(entries[done]) {
+                Some(frame) => frame,
+                None => {
+                    mapping.read_u64(page * PAGE);
+                    let entry = pagemap.read(base + page, 1)?[0];
+                    pagemap::frame(entry).ok_or_else(|| {
+                        let detail = format!("object {id} page {page}: entry {entry:#x} has no frame");
+                        Failure::refused("/proc/self/pagemap", detail)
+                    })?
                 }
-                left -= 1;
+            };
+            pagemap::push_frame(&mut runs, frame);
+            if runs.len() > MAX_RUNS {
+                let detail = format!("more than {MAX_RUNS} runs: ask for fewer pages at a time");
+                return Err(Failure::refused(format!("resolve object {id}"), detail));
             }
-            position += (entries.len() * pagemap::ENTRY_BYTES) as u64;
         }
         Ok(runs)
     }
@@ -225,12 +261,46 @@ fn check_pages(mapping: &Mapping, id: ObjectId, first: u64, pages: u64) -> Resul
     ))
 }
 
-/// Writes the pattern of `seed` to every page.
-fn fill(mapping: &Mapping, seed: u64) {
-    let pattern = Pattern::new(seed);
-    for page in 0..mapping.bytes() / PAGE {
-        mapping.fill_page(page, pattern.window(page), pattern.mark(page));
+/// Refuses to fill more memory than is free: the kernel would find no process to kill but this one, and panic.
+fn check_free_memory(bytes: u64) -> Result<(), Failure> {
+    let info = rustix::system::sysinfo();
+    #[allow(clippy::useless_conversion)] // u32 elsewhere
+    let free = u64::from(info.freeram).saturating_mul(u64::from(info.mem_unit));
+    if bytes <= free {
+        return Ok(());
     }
+    Err(Failure::refused(
+        format!("allocate {bytes} bytes"),
+        format!("{free} bytes are free"),
+    ))
+}
+
+/// Writes the pattern of `seed` to a file of that size. Writing whole pages is cheaper than storing through a mapping: the
+/// kernel need not clear a page first, and no page faults (2,100 instructions a page instead of 4,900 on 7.3).
+fn fill_file(file: &OwnedFd, bytes: u64, seed: u64) -> Result<(), Failure> {
+    let pattern = Pattern::new(seed);
+    let mut stage = vec![[0; PAGE_WORDS]; STAGE_PAGES];
+    for first in (0..bytes / PAGE).step_by(STAGE_PAGES) {
+        let pages = index((bytes / PAGE - first).min(STAGE_PAGES as u64));
+        for (page, words) in (first..).zip(&mut stage[..pages]) {
+            pattern.fill(page, words);
+        }
+        let mut rest = sys::bytes_of(stage[..pages].as_flattened());
+        let mut offset = first * PAGE;
+        while !rest.is_empty() {
+            let count =
+                rustix::io::pwrite(file, rest, offset).named(|| format!("pwrite(memfd, {offset:#x})"))?;
+            if count == 0 {
+                return Err(Failure::refused(
+                    format!("pwrite(memfd, {offset:#x})"),
+                    "wrote nothing",
+                ));
+            }
+            rest = &rest[count..];
+            offset += count as u64;
+        }
+    }
+    Ok(())
 }
 
 /// A count that is known to be small.

@@ -24,11 +24,16 @@ pub struct Function {
 impl Function {
     /// Finds the first function with baton's vendor identity and this device identity.
     pub fn find(device: u16) -> Result<Self, Failure> {
-        let directory = files::open(DEVICES, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Self::find_in(DEVICES, device)
+    }
+
+    /// Finds it in a directory that looks like [`DEVICES`].
+    pub fn find_in(devices: &str, device: u16) -> Result<Self, Failure> {
+        let directory = files::open(devices, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut buffer = [MaybeUninit::uninit(); 2048];
         let mut entries = RawDir::new(&directory, &mut buffer);
         while let Some(entry) = entries.next() {
-            let entry = entry.named(|| format!("getdents64({DEVICES})"))?;
+            let entry = entry.named(|| format!("getdents64({devices})"))?;
             let Ok(name) = entry.file_name().to_str() else {
                 continue;
             };
@@ -36,14 +41,14 @@ impl Function {
                 continue;
             }
             let function = Self {
-                path: format!("{DEVICES}/{name}"),
+                path: format!("{devices}/{name}"),
             };
             if function.identity()? == (VENDOR_ID, device) {
                 return Ok(function);
             }
         }
         Err(Failure::refused(
-            format!("find({DEVICES})"),
+            format!("find({devices})"),
             format!("no function {VENDOR_ID:04x}:{device:04x}"),
         ))
     }
@@ -77,5 +82,77 @@ impl Function {
             u16::from_le_bytes([words[0], words[1]]),
             u16::from_le_bytes([words[2], words[3]]),
         ))
+    }
+}
+
+/// A directory that looks like sysfs, for the tests of drivers.
+#[cfg(test)]
+pub mod fake {
+    use super::*;
+    use std::path::Path;
+    use tempfile::TempDir;
+
+    /// One foreign function and one of baton's, whose BAR 0 begins with `magic`.
+    pub fn sysfs(device: u16, bar0_bytes: u64, magic: u32) -> TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        function(directory.path(), "0000:00:00.0", 0x8086, 0x1237);
+        let path = function(directory.path(), "0000:00:01.0", VENDOR_ID, device);
+        std::fs::File::create(path.join("resource0"))
+            .unwrap()
+            .set_len(bar0_bytes)
+            .unwrap();
+        bar(&directory, bar0_bytes).write_u32(0, magic);
+        directory
+    }
+
+    /// The path that [`Function::find_in`] wants.
+    pub fn path(sysfs: &TempDir) -> &str {
+        sysfs.path().to_str().unwrap()
+    }
+
+    /// BAR 0 of baton's function, as the device sees it.
+    pub fn bar(sysfs: &TempDir, bytes: u64) -> Mapping {
+        let path = sysfs.path().join("0000:00:01.0/resource0");
+        Mapping::registers(&files::open(path.to_str().unwrap(), OFlags::RDWR).unwrap(), bytes).unwrap()
+    }
+
+    fn function(directory: &Path, name: &str, vendor: u16, device: u16) -> std::path::PathBuf {
+        let path = directory.join(name);
+        std::fs::create_dir(&path).unwrap();
+        let mut config = [0; 64];
+        config[..2].copy_from_slice(&vendor.to_le_bytes());
+        config[2..4].copy_from_slice(&device.to_le_bytes());
+        config[4] = 0b11;
+        std::fs::write(path.join("config"), config).unwrap();
+        std::fs::write(path.join("enable"), "0").unwrap();
+        path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use guest_agent::device::{DMA_DEVICE_ID, MAILBOX_DEVICE_ID};
+
+    #[test]
+    fn finds_its_own_enables_and_masters() {
+        let sysfs = fake::sysfs(DMA_DEVICE_ID, 4096, 0x1234_5678);
+        let function = Function::find_in(fake::path(&sysfs), DMA_DEVICE_ID).unwrap();
+        assert_eq!(function.map_bar0(4096).unwrap().read_u32(0), 0x1234_5678);
+        function.set_bus_master().unwrap();
+        let path = sysfs.path().join("0000:00:01.0");
+        assert_eq!(std::fs::read(path.join("enable")).unwrap(), b"1");
+        assert_eq!(std::fs::read(path.join("config")).unwrap()[4..6], [0b111, 0]);
+    }
+
+    #[test]
+    fn says_what_is_not_there() {
+        let sysfs = fake::sysfs(DMA_DEVICE_ID, 4096, 0);
+        let failure = Function::find_in(fake::path(&sysfs), MAILBOX_DEVICE_ID)
+            .err()
+            .unwrap();
+        assert_eq!(failure.detail, "no function ba70:0001");
+        let failure = Function::find_in("/nowhere", MAILBOX_DEVICE_ID).err().unwrap();
+        assert_eq!((failure.call.as_str(), failure.errno), ("open(/nowhere)", 2));
     }
 }

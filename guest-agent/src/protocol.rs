@@ -2,6 +2,11 @@
 //!
 //! The agent speaks first, with [`Reply::Hello`]; from then on each request of the host gets exactly one reply. A message is
 //! its postcard encoding, at most [`crate::device::mailbox::WINDOW_SIZE`] bytes long.
+//!
+//! `ResolvePages` and `ResolveRange` are answered with `Pages`, `Digest` with `Digests`, `ConsumeDma` with `Dma`,
+//! `MemoryInfo` with `Memory`, all others with `Done`; and any of them with `Failed` instead, after which the agent is ready
+//! for the next request. After the reply to `Kexec`, `PowerOff` and `Misbehave` the agent does not look for another request;
+//! only if the jump of `Kexec` fails does it speak again, with `Failed`, and then serves on.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -72,14 +77,17 @@ pub enum Request {
         object: ObjectId,
     },
     /// Write a descriptor ring and program the DMA engine with it, then enable it.
+    ///
+    /// This resets the engine first. The agent's own writes to the objects are the descriptors and the completion count,
+    /// which becomes 0.
     StartDma {
-        /// Where the descriptors go (`entries` times 16 bytes, inside one page run).
+        /// Where the descriptors go (`entries` times 16 bytes, inside one page run); the offset is a multiple of 16.
         ring: Place,
         /// Number of descriptors.
         entries: u32,
-        /// Where the completion count goes.
+        /// Where the completion count goes; the offset is a multiple of 8.
         completion: Place,
-        /// Where the buffers begin; buffer i is at `offset + i * buffer_bytes`.
+        /// Where the buffers begin, at a multiple of `buffer_bytes`; buffer i is at `offset + i * buffer_bytes`.
         buffers: Place,
         /// Bytes per buffer; divides 4096 or is 4096.
         buffer_bytes: u32,
@@ -254,10 +262,17 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Malformed> {
     })
 }
 
-/// Decodes a message.
+/// Decodes a message, all of it.
 pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Malformed> {
-    postcard::from_bytes(bytes).map_err(|error| Malformed {
-        reason: alloc::format!("{error}"),
+    let malformed = |reason| Malformed {
+        reason,
         length: bytes.len(),
-    })
+    };
+    let (message, rest) =
+        postcard::take_from_bytes(bytes).map_err(|error| malformed(alloc::format!("{error}")))?;
+    if rest.is_empty() {
+        Ok(message)
+    } else {
+        Err(malformed(alloc::format!("{} bytes left over", rest.len())))
+    }
 }

@@ -10,4 +10,4 @@ mod start;
 mod symbols;
 
 pub use call::{exit, kexec_file_load, ticks};
-pub use mapping::Mapping;
+pub use mapping::{Mapping, bytes_of};

@@ -155,6 +155,13 @@ proptest! {
     }
 
     #[test]
+    fn a_lengthened_message_is_malformed(reply in reply(), more in 1usize..9) {
+        let mut message = encode(&reply).unwrap();
+        message.resize(message.len() + more, 0);
+        prop_assert_eq!(decode::<Reply>(&message).unwrap_err().reason, format!("{more} bytes left over"));
+    }
+
+    #[test]
     fn any_bytes_are_survived(bytes: Vec<u8>) {
         let _ = decode::<Request>(&bytes);
         let _ = decode::<Reply>(&bytes);

@@ -4,6 +4,7 @@ use core::arch::x86_64::{
     __m128i, _mm_add_epi64, _mm_cvtsi128_si64, _mm_load_si128, _mm_setzero_si128, _mm_unpackhi_epi64,
 };
 use core::ptr::{NonNull, null_mut};
+use core::slice;
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, fold_digest};
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, Result};
@@ -18,36 +19,29 @@ pub struct Mapping {
 impl Mapping {
     /// Maps device registers.
     pub fn registers(bar: &OwnedFd, bytes: u64) -> Result<Self> {
-        Self::shared(bar, bytes, MapFlags::SHARED)
+        Self::shared(bar, bytes)
     }
 
-    /// Maps a file and makes all of it present, so that every page has a frame to resolve.
+    /// Maps a file. Its pages come in as they are touched.
     pub fn file(file: &OwnedFd, bytes: u64) -> Result<Self> {
-        Self::shared(file, bytes, MapFlags::SHARED | MapFlags::POPULATE)
+        Self::shared(file, bytes)
     }
 
-    /// Maps anonymous memory and locks it.
+    /// Maps anonymous memory and locks it, which makes all of it present.
     pub fn locked(bytes: u64) -> Result<Self> {
         let bytes = length(bytes)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
-        let base = unsafe {
-            mmap_anonymous(
-                null_mut(),
-                bytes,
-                READ_WRITE,
-                MapFlags::PRIVATE | MapFlags::POPULATE,
-            )
-        }?;
+        let base = unsafe { mmap_anonymous(null_mut(), bytes, READ_WRITE, MapFlags::PRIVATE) }?;
         let mapping = Self::of(base.cast(), bytes)?;
         // SAFETY: this names the mapping just made.
         unsafe { mlock(base, bytes) }?;
         Ok(mapping)
     }
 
-    fn shared(file: &OwnedFd, bytes: u64, flags: MapFlags) -> Result<Self> {
+    fn shared(file: &OwnedFd, bytes: u64) -> Result<Self> {
         let bytes = length(bytes)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
-        let base = unsafe { mmap(null_mut(), bytes, READ_WRITE, flags, file, 0) }?;
+        let base = unsafe { mmap(null_mut(), bytes, READ_WRITE, MapFlags::SHARED, file, 0) }?;
         Self::of(base.cast(), bytes)
     }
 
@@ -129,6 +123,9 @@ impl Mapping {
     }
 }
 
+// SAFETY: a mapping belongs to the process, not to a thread.
+unsafe impl Send for Mapping {}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours alone and nothing points into it any more. It can only fail for a bad range.
@@ -139,11 +136,15 @@ impl Drop for Mapping {
 const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 /// Pairs of words in a page.
 const PAIRS: usize = PAGE_WORDS / 2;
-/// Steps of the digest between two looks at the loop counter.
-const UNROLL: usize = 16;
 
 fn length(bytes: u64) -> Result<usize> {
     usize::try_from(bytes).map_err(|_| Errno::OVERFLOW)
+}
+
+/// Words as the bytes that they are in memory.
+pub fn bytes_of(words: &[u64]) -> &[u8] {
+    // SAFETY: the same memory for the same time, and any byte is a value.
+    unsafe { slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
 }
 
 /// The sums that [`fold_digest`] wants, in two additions (one of them with a load) per 16 bytes. What a device writes
@@ -154,14 +155,18 @@ fn length(bytes: u64) -> Result<usize> {
 #[target_feature(enable = "sse2")]
 unsafe fn sums(page: *const __m128i) -> ([u64; 2], [u64; 2]) {
     let (mut a, mut b) = (_mm_setzero_si128(), _mm_setzero_si128());
-    for block in 0..PAIRS / UNROLL {
-        for step in 0..UNROLL {
-            // SAFETY: the two loops walk the page.
-            let pair = unsafe { page.add(block * UNROLL + step) };
+    // A small build does not unroll loops, and the loop itself would cost more than the sums.
+    macro_rules! steps {
+        ($block:ident, $($step:literal)*) => {$(
             // SAFETY: inside the page and aligned.
-            a = _mm_add_epi64(a, unsafe { _mm_load_si128(pair) });
+            a = _mm_add_epi64(a, unsafe { _mm_load_si128($block.add($step)) });
             b = _mm_add_epi64(b, a);
-        }
+        )*};
+    }
+    for block in (0..PAIRS).step_by(16) {
+        // SAFETY: inside the page.
+        let block = unsafe { page.add(block) };
+        steps!(block, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
     }
     (lanes(a), lanes(b))
 }

@@ -1,6 +1,6 @@
 //! From an empty root file system to a place to work in, and the way out.
 
-use crate::{console, files, sys};
+use crate::{console, files, luo, sys};
 use alloc::format;
 use alloc::string::String;
 use guest_agent::notes;
@@ -80,7 +80,7 @@ pub fn hello(command_line: String) -> Reply {
             .unwrap_or_default(),
         command_line,
         features: Features {
-            liveupdate: files::exists("/dev/liveupdate"),
+            liveupdate: files::exists(luo::DEVICE),
             kho_debugfs: files::exists("/sys/kernel/debug/kho"),
             kho_incoming: files::exists("/sys/kernel/debug/kho/in"),
         },

@@ -1,7 +1,7 @@
 //! Loading the next kernel and jumping into it.
 
 use crate::failure::{Failure, Named};
-use crate::{files, sys};
+use crate::{files, luo, sys};
 use alloc::ffi::CString;
 use alloc::format;
 use rustix::fs::OFlags;
@@ -12,7 +12,8 @@ const KERNEL: &str = "/next/kernel";
 /// The initramfs image that this kernel was given; there with `retain_initrd` on the command line. kexec_file_load can
 /// read it from sysfs, so that it need not be copied first.
 const INITRD: &str = "/sys/firmware/initrd";
-/// 6.17 and 6.18 write the preserved-memory map only when told to, and refuse to load before that.
+/// 6.17 and 6.18 write the preserved-memory map only when told to, and refuse to load before that. A kernel with LUO tells
+/// itself, at reboot.
 const FINALIZE: &str = "/sys/kernel/debug/kho/out/finalize";
 
 /// Loads [`KERNEL`] with this kernel's own initramfs.
@@ -41,7 +42,7 @@ pub fn jump() -> Failure {
 
 /// Finalizes KHO where a kernel wants that from user space; a second time is an error to it, so only if it is not yet.
 fn finalize() -> Result<(), Failure> {
-    if !files::exists(FINALIZE) {
+    if !files::exists(FINALIZE) || files::exists(luo::DEVICE) {
         return Ok(());
     }
     if files::read(FINALIZE)?.first() == Some(&b'1') {

@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 
-/// The device.
-const DEVICE: &str = "/dev/liveupdate";
+/// The device; there when LUO is in the kernel and enabled.
+pub const DEVICE: &str = "/dev/liveupdate";
 
 /// The device and every session that is open. A new kernel may give a session the name of one that it was handed, so the
 /// two kinds are kept apart as LUO itself does.

@@ -3,7 +3,8 @@
 //! `baton.standalone baton.memfd=SIZE` on the kernel command line: the first kernel creates a session and a memfd, fills
 //! and preserves it, and kexecs into /next/kernel with the same command line plus `baton.second`. The second kernel gets
 //! the memfd back, compares the digest of every page with the pattern's, and finishes the session. Each prints one line,
-//! `baton standalone: ` and what came of it, with the time-stamp counter's ticks per step; then the machine powers off.
+//! `baton standalone: ` and what came of it, with the time-stamp counter's ticks per step and since reset; then the machine
+//! powers off.
 
 use crate::failure::{Failure, Named};
 use crate::luo::Luo;
@@ -41,9 +42,18 @@ pub fn run(parameters: &Parameters, command_line: &str) {
         Err(first(&mut steps, bytes, command_line))
     };
     match outcome {
-        Ok(text) => console::line(&format!("baton standalone: {text}{}", steps.0)),
-        Err(failure) => console::line(&format!("baton standalone: failed: {failure}{}", steps.0)),
+        Ok(text) => report(&text, &steps),
+        Err(failure) => report(&format!("failed: {failure}"), &steps),
     }
+}
+
+/// Prints one line.
+fn report(text: &str, steps: &Steps) {
+    console::line(&format!(
+        "baton standalone: {text}{}; since reset {}",
+        steps.0,
+        sys::ticks()
+    ));
 }
 
 /// The old kernel's half; returns only if something failed.
@@ -59,10 +69,7 @@ fn first(steps: &mut Steps, bytes: u64, command_line: &str) -> Failure {
     if let Err(failure) = prepared {
         return failure;
     }
-    console::line(&format!(
-        "baton standalone: {bytes} bytes preserved, kexec follows{}",
-        steps.0
-    ));
+    report(&format!("{bytes} bytes preserved, kexec follows"), steps);
     kexec::jump()
 }
 

@@ -22,8 +22,9 @@ unsafe extern "C" fn _start() -> ! {
 }
 
 extern "C" fn main() -> ! {
+    let memory = (&raw mut HEAP_MEMORY).cast();
     // SAFETY: nothing else names this memory, and this runs once, before anything allocates.
-    unsafe { HEAP.lock().init((&raw mut HEAP_MEMORY).cast(), HEAP_BYTES) };
+    unsafe { HEAP.lock().init(memory, HEAP_BYTES) };
     crate::run()
 }
 

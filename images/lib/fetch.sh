@@ -147,14 +147,34 @@ download() {
     mv "$target.part" "$target"
 }
 
-# unpack FORM ARCHIVE DIR: the kernel tree, without its top directory.
+# Sources of parts that the fragment never turns on are most of the tree's hundred
+# thousand files. Their Kconfig and Makefile stay, because kbuild reads those.
+unused_sources() {
+    local arch part
+    for arch in alpha arc arm arm64 csky hexagon loongarch m68k microblaze mips nios2 openrisc parisc \
+        powerpc riscv s390 sh sparc um xtensa; do
+        printf '%s\n' "--exclude=*/arch/$arch/*."{c,h,S,dts,dtsi,dtso,xml,tbl} "--exclude=*/arch/$arch/configs/*"
+    done
+    for part in accel clk crypto gpu hid hwmon iio infiniband input media mfd mtd net phy pinctrl platform \
+        scsi soc staging usb video; do
+        printf '%s\n' "--exclude=*/drivers/$part/*.[ch]"
+    done
+    printf '%s\n' '--exclude=*/sound/*.[ch]' '--exclude=*/samples/*.[ch]' \
+        '--exclude=*/Documentation/*.'{rst,yaml,txt,svg,json} \
+        '--exclude=*/tools/testing/*' '--exclude=*/tools/perf/*'
+}
+
+# unpack FORM ARCHIVE DIR: the kernel tree, as far as it is used, without its top
+# directory.
 unpack() {
+    local -a untar=(tar -x --strip-components=1 -C "$3" --anchored)
+    mapfile -t -O ${#untar[@]} untar < <(unused_sources)
     mkdir -p "$3"
     if [ "$1" = source ]; then
-        tar -xJf "$2" --strip-components=1 -C "$3"
+        "${untar[@]}" -Jf "$2"
     else
         dpkg-deb --fsys-tarfile "$2" |
             tar -xO --wildcards './usr/src/linux-source-*.tar.xz' |
-            tar -xJ --strip-components=1 -C "$3"
+            "${untar[@]}" -J
     fi
 }

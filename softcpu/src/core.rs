@@ -225,7 +225,12 @@ impl Core {
         self.lazy = Lazy::from_image(image);
     }
 
-    /// Guest time at the start of the current instruction, in ticks.
+    /// Guest time at the start of the instruction that is being executed, in ticks.
+    pub fn tick(&self) -> u64 {
+        self.now().saturating_sub(1)
+    }
+
+    /// Guest time after the instruction that is being executed, or now between instructions.
     pub fn now(&self) -> u64 {
         let left = if self.stops != 0 { self.saved } else { self.budget };
         self.until - left
@@ -386,7 +391,7 @@ impl Core {
                 _ => cx.ram.load(offset),
             }),
             Place::Outside(gpa) => {
-                let value = cx.bus.mmio_read(self.now(), gpa, size.to_le_bytes()[0]);
+                let value = cx.bus.mmio_read(self.tick(), gpa, size.to_le_bytes()[0]);
                 self.cut(stop::BUS);
                 Ok(value)
             }
@@ -406,7 +411,7 @@ impl Core {
                 cx.ram.store_bytes(offset, &value.to_le_bytes()[..len]);
             }
             Place::Outside(gpa) => {
-                cx.bus.mmio_write(self.now(), gpa, size.to_le_bytes()[0], value);
+                cx.bus.mmio_write(self.tick(), gpa, size.to_le_bytes()[0], value);
                 self.cut(stop::BUS);
             }
         }
@@ -423,7 +428,7 @@ impl Core {
                 Place::Ram(offset) => cx.ram.load_bytes(offset, &mut bytes[done..done + len]),
                 Place::Outside(gpa) => {
                     for (i, byte) in bytes[done..done + len].iter_mut().enumerate() {
-                        *byte = cx.bus.mmio_read(self.now(), gpa + i as u64, 1).to_le_bytes()[0];
+                        *byte = cx.bus.mmio_read(self.tick(), gpa + i as u64, 1).to_le_bytes()[0];
                     }
                     self.cut(stop::BUS);
                 }
@@ -457,7 +462,7 @@ impl Core {
                 }
                 Place::Outside(gpa) => {
                     for (i, byte) in part.iter().enumerate() {
-                        cx.bus.mmio_write(self.now(), gpa + i as u64, 1, u64::from(*byte));
+                        cx.bus.mmio_write(self.tick(), gpa + i as u64, 1, u64::from(*byte));
                     }
                     self.cut(stop::BUS);
                 }
@@ -543,7 +548,7 @@ impl Core {
                 gpa: ram.address_of(offset),
                 len: u16::try_from(len).unwrap_or(u16::MAX),
                 rip: self.current_rip(),
-                time: self.now(),
+                time: self.tick(),
                 user: self.mode_tag != 0,
             };
             self.hooks.record_write(offset, record);

@@ -87,7 +87,7 @@ impl Msrs {
 impl Core {
     /// Time stamp counter at the current instruction.
     pub fn tsc(&self) -> u64 {
-        self.now().wrapping_add(self.msrs.tsc_offset)
+        self.tick().wrapping_add(self.msrs.tsc_offset)
     }
 
     pub fn read_msr(&mut self, bus: &mut dyn Bus, index: u32) -> Result<u64, Faulted> {
@@ -110,7 +110,7 @@ impl Core {
             KERNEL_GS_BASE => self.msrs.kernel_gs_base,
             TSC_AUX => self.msrs.tsc_aux,
             _ => {
-                let value = bus.msr_read(self.now(), index);
+                let value = bus.msr_read(self.tick(), index);
                 self.cut(stop::BUS);
                 return value.ok_or_else(|| self.protection());
             }
@@ -119,7 +119,7 @@ impl Core {
 
     pub fn write_msr(&mut self, cx: &mut Ctx<'_>, index: u32, value: u64) -> Result<(), Faulted> {
         match index {
-            TSC => self.msrs.tsc_offset = value.wrapping_sub(self.now()),
+            TSC => self.msrs.tsc_offset = value.wrapping_sub(self.tick()),
             // Loading microcode: there is none, and none takes effect.
             BIOS_SIGN_ID => self.msrs.bios_sign = value,
             SYSENTER_CS => self.msrs.sysenter[0] = value,
@@ -152,7 +152,7 @@ impl Core {
             KERNEL_GS_BASE => self.msrs.kernel_gs_base = self.canonical_msr(value)?,
             TSC_AUX => self.msrs.tsc_aux = value & 0xffff_ffff,
             _ => {
-                let taken = cx.bus.msr_write(self.now(), index, value);
+                let taken = cx.bus.msr_write(self.tick(), index, value);
                 self.cut(stop::BUS);
                 return if taken { Ok(()) } else { Err(self.protection()) };
             }

@@ -294,7 +294,7 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
             // No I/O permission bitmap: what it would allow is refused.
             check_iopl(core)?;
             let bytes = 1u8 << size.to_le_bytes()[0];
-            let now = core.now();
+            let now = core.tick();
             if matches!(kind, K::In | K::InImm) {
                 let value = cx.bus.port_read(now, port, bytes);
                 match size {

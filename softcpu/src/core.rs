@@ -462,7 +462,8 @@ impl Core {
                 }
                 Place::Outside(gpa) => {
                     for (i, byte) in part.iter().enumerate() {
-                        cx.bus.mmio_write(self.tick(), gpa + i as u64, 1, u64::from(*byte));
+                        cx.bus
+                            .mmio_write(self.tick(), gpa + i as u64, 1, u64::from(*byte));
                     }
                     self.cut(stop::BUS);
                 }

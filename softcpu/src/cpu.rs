@@ -9,7 +9,7 @@ use crate::decode;
 use crate::exec::{self, Leave, event};
 use crate::flags::{IF, TF};
 use crate::hooks::WriteRecord;
-use crate::memory::{PAGE_SIZE, Ram};
+use crate::memory::{PAGE_BYTES, PAGE_SIZE, Ram};
 use crate::mmu::{Access, NONE, slot};
 use crate::model::CpuModel;
 use crate::op::Op;
@@ -344,7 +344,7 @@ impl Cpu {
             self.forget(page);
             return Ok(());
         }
-        let mut bytes = [0; PAGE_SIZE as usize];
+        let mut bytes = [0; PAGE_BYTES];
         ram.load_bytes(page, &mut bytes);
         self.scratch.clear();
         let code = &mut self.cache.pages[number as usize];

@@ -15,6 +15,8 @@ use crate::word::Word;
 
 /// Size of a page in bytes.
 pub const PAGE_SIZE: u64 = 4096;
+/// The same, for arrays.
+pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// A run of guest physical memory backed by host memory.
 #[derive(Debug, Clone, Copy)]

@@ -203,7 +203,7 @@ fn single(insn: &Instruction, op: &mut Op) -> bool {
             }
         }
         M::Imul if insn.op_count() >= 2 => {
-            let code = if insn.op_count() == 3 {
+            if insn.op_count() == 3 {
                 op.imm = insn.immediate(2);
                 if memory {
                     wide(bytes, C::ImulDMI, C::ImulQMI)
@@ -214,8 +214,7 @@ fn single(insn: &Instruction, op: &mut Op) -> bool {
                 wide(bytes, C::ImulDM, C::ImulQM)
             } else {
                 wide(bytes, C::ImulDR, C::ImulQR)
-            };
-            code
+            }
         }
         M::Push if insn.stack_pointer_increment() == -8 && !insn.op_register(0).is_segment_register() => {
             Some(match insn.op_kind(0) {

@@ -154,18 +154,19 @@ fn contributory(vector: u8) -> bool {
 }
 
 /// Delivers [`Core::fault`], escalating to a double fault and to shutdown as the architecture has it.
+#[allow(clippy::needless_range_loop)] // the index is the number of attempts so far
 pub(crate) fn deliver_fault(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Shutdown> {
     let rip = core.rip;
     let mut current: Exception = core.fault;
     let mut vectors = [current.vector, 0, 0];
     // Faults push RFLAGS with RF set, so that an instruction breakpoint does not hit again.
     core.flags |= RF;
-    for attempt in 1..3 {
+    for seen in 1..3 {
         match deliver(core, cx, current.vector, current.error, Source::Hardware) {
             Ok(()) => return Ok(()),
             Err(Faulted) => {
                 let next = core.fault;
-                vectors[attempt] = next.vector;
+                vectors[seen] = next.vector;
                 if current.vector == 8 {
                     break;
                 }

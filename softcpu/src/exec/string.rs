@@ -11,7 +11,7 @@
 use crate::core::{Core, Ctx, Faulted, Place, page_rest};
 use crate::exec::alu::Alu;
 use crate::flags::DF;
-use crate::memory::PAGE_SIZE;
+use crate::memory::PAGE_BYTES;
 use crate::mmu::Access;
 use crate::op::{Op, REGS};
 use crate::registers::{RAX, RCX, RDI, RSI};
@@ -226,7 +226,7 @@ fn bulk<T: Word>(
             if value[..size].iter().all(|byte| *byte == value[0]) {
                 cx.ram.fill(target, len, value[0]);
             } else {
-                let mut piece = [0; PAGE_SIZE as usize];
+                let mut piece = [0; PAGE_BYTES];
                 for chunk in piece.chunks_exact_mut(size) {
                     chunk.copy_from_slice(&value[..size]);
                 }

@@ -4,6 +4,8 @@
 //! all of it once; what it returns can be walked without further errors. Property values stay raw bytes: KHO and
 //! LUO write native-endian numbers into them, not cells.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -443,6 +445,18 @@ fn terminated(bytes: &[u8], at: usize) -> Option<&str> {
 
 fn align4(offset: usize) -> usize {
     offset.saturating_add(3) & !3
+}
+
+/// The first bytes of a value in hexadecimal, for messages.
+pub(crate) fn preview(value: &[u8]) -> String {
+    let mut shown = String::new();
+    for byte in value.iter().take(32) {
+        shown.push_str(&format!("{byte:02x}"));
+    }
+    if value.len() > 32 {
+        shown.push_str("...");
+    }
+    shown
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What is wrong with a handover: named rules, and where each was broken.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -146,21 +147,21 @@ impl Finding {
 pub struct Findings {
     list: Vec<Finding>,
     dropped: u64,
+    /// Findings kept of each rule.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    kept: BTreeMap<Rule, usize>,
 }
 
 impl Findings {
     /// Findings kept per rule; more are only counted.
     pub const LIMIT: usize = 64;
 
-    pub(crate) fn push(&mut self, finding: Finding) {
-        if self
-            .list
-            .iter()
-            .filter(|other| other.rule == finding.rule)
-            .count()
-            < Self::LIMIT
-        {
-            self.list.push(finding);
+    /// Adds what `finding` makes, or only counts it when there are enough of its rule.
+    pub(crate) fn push_with(&mut self, rule: Rule, finding: impl FnOnce() -> Finding) {
+        let kept = self.kept.entry(rule).or_insert(0);
+        if *kept < Self::LIMIT {
+            *kept = kept.saturating_add(1);
+            self.list.push(finding());
         } else {
             self.dropped = self.dropped.saturating_add(1);
         }

@@ -18,6 +18,7 @@ extern crate std;
 pub mod abi;
 mod bytes;
 pub mod fdt;
+pub mod find;
 pub mod finding;
 pub mod map;
 pub mod memory;
@@ -25,7 +26,9 @@ pub mod model;
 pub mod owners;
 pub mod radix_key;
 pub mod read;
+pub mod recursive;
 pub mod tree;
+pub mod verify;
 
 pub use finding::{Finding, Findings, Rule, Severity};
 pub use map::{Block, PreservedMap};
@@ -33,3 +36,4 @@ pub use memory::{MemoryError, PhysicalMemory, PhysicalMemoryMut, Region, SliceMe
 pub use model::Handover;
 pub use owners::{Owner, Owners};
 pub use read::{KhoData, ReadError};
+pub use verify::{Verdict, verify};

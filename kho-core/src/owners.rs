@@ -229,7 +229,7 @@ impl Owners {
 }
 
 /// What files, regions and tests keep. Records were claimed while they were read.
-fn data_claims(handover: &Handover) -> Vec<Record> {
+pub(crate) fn data_claims(handover: &Handover) -> Vec<Record> {
     let mut claims = Vec::new();
     for (session, content) in handover.sessions().iter().enumerate() {
         for (file, content) in content.files.iter().enumerate() {

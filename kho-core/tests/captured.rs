@@ -116,3 +116,33 @@ fn the_kernels_own_test_data_has_its_blocks() {
         assert!(!handover.map.is_preserved(handover.scratch[0].region.start));
     }
 }
+
+#[test]
+fn a_handover_is_found_without_being_told_where() {
+    for version in VERSIONS {
+        let capture = Capture::load(version);
+        let found = kho_core::find::find(&capture.memory);
+        // The node that told the kernel is not among the pages of the fixture, so that scratch stays unknown.
+        let [found] = found.as_slice() else {
+            panic!("{version}: {} found", found.len())
+        };
+        assert_eq!(
+            (found.entry.fdt.start, found.setup_data),
+            (capture.entry.fdt.start, None)
+        );
+        assert_eq!(found.handover.sub_blobs, capture.read().sub_blobs);
+    }
+}
+
+#[test]
+fn what_kernels_hand_over_is_sound() {
+    for version in VERSIONS {
+        let capture = Capture::load(version);
+        let verdict = kho_core::verify(&capture.read(), &capture.memory);
+        assert!(verdict.findings.is_empty(), "{version}: {:?}", verdict.findings);
+        assert!(
+            verdict.judged(Rule::BlockInRam) > 20 && verdict.judged(Rule::RecordPreserved) > 2,
+            "{version}"
+        );
+    }
+}

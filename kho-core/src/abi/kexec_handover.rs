@@ -5,8 +5,8 @@ use super::{PAGE_SHIFT, PAGE_SIZE};
 
 /// `compatible` of the root node in 6.17, 6.18 and 6.19.
 pub const COMPATIBLE_V1: &str = "kho-v1";
-/// `compatible` of the root node between 6.19 and 7.1, where no release stands: the radix map with the address
-/// property of kho-v1.
+/// `compatible` of the root node between 6.19 and 7.1, where no release stands: the radix map, and sub-blobs whose
+/// size nothing states. Their address is in [`PROP_SUB_BLOB`]; in the first patches in [`PROP_SUB_FDT`].
 pub const COMPATIBLE_V2: &str = "kho-v2";
 /// `compatible` of the root node in 7.1.
 pub const COMPATIBLE_V3: &str = "kho-v3";
@@ -17,7 +17,7 @@ pub const COMPATIBLE_V4: &str = "kho-v4";
 pub const PROP_MEMORY_MAP: &str = "preserved-memory-map";
 /// `PROP_SUB_FDT` of kho-v1: physical address of a sub-FDT, a native `u64`.
 pub const PROP_SUB_FDT: &str = "fdt";
-/// `KHO_SUB_TREE_PROP_NAME` from kho-v3 on: physical address of a sub-blob, a native `u64`.
+/// `KHO_SUB_TREE_PROP_NAME` from kho-v2 on: physical address of a sub-blob, a native `u64`.
 pub const PROP_SUB_BLOB: &str = "preserved-data";
 /// `KHO_SUB_TREE_SIZE_PROP_NAME` from kho-v3 on: size of a sub-blob in bytes, a native `u64`.
 pub const PROP_SUB_BLOB_SIZE: &str = "blob-size";

@@ -138,7 +138,12 @@ fn sub_blob(
 ) -> Option<SubBlob> {
     let at = fdt.saturating_add(len64(node.offset()));
     let (address, stated) = match version {
-        KhoVersion::V1 | KhoVersion::V2 => (number(context, node, abi::PROP_SUB_FDT, fdt)?, None),
+        KhoVersion::V1 => (number(context, node, abi::PROP_SUB_FDT, fdt)?, None),
+        // The first patches of the radix map kept the property of kho-v1; what was merged renamed it.
+        KhoVersion::V2 if node.property(abi::PROP_SUB_FDT).is_some() => {
+            (number(context, node, abi::PROP_SUB_FDT, fdt)?, None)
+        }
+        KhoVersion::V2 => (number(context, node, abi::PROP_SUB_BLOB, fdt)?, None),
         KhoVersion::V3 | KhoVersion::V4 => {
             let address = number(context, node, abi::PROP_SUB_BLOB, fdt)?;
             (address, number(context, node, abi::PROP_SUB_BLOB_SIZE, fdt))

@@ -1,0 +1,127 @@
+//! Whether what the handover talks about is preserved, and belongs to one owner.
+
+use super::Verifier;
+use crate::abi::PAGE_BYTES;
+use crate::finding::Rule;
+use crate::memory::Region;
+use crate::owners::{Owner, Owners, Record, data_claims};
+
+/// Records that the ABI preserves are in the map, and out of scratch.
+pub(super) fn records(verifier: &mut Verifier<'_>) {
+    let handover = verifier.handover;
+    for record in &handover.records {
+        let what = record.owner.describe(handover);
+        // Scratch is where kexec puts its own segments, and the array of scratch areas is one of them.
+        if record.owner != Owner::ScratchArray {
+            verifier.judge(Rule::ScratchOverlap);
+            if let Some(area) = handover
+                .scratch
+                .iter()
+                .find(|area| area.region.overlaps(&record.region))
+            {
+                let expected = alloc::format!("memory outside scratch {}", area.region);
+                verifier.finding(
+                    Rule::ScratchOverlap,
+                    record.region.start,
+                    what,
+                    expected,
+                    record.region,
+                );
+            }
+        }
+        if record.owner.is_preserved() {
+            verifier.judge(Rule::RecordPreserved);
+            if let Some(gap) = verifier.first_gap(record.region) {
+                let expected = alloc::format!("all of {} in the map", record.region);
+                verifier.finding(Rule::RecordPreserved, gap, what, expected, "a page that is not");
+            }
+        }
+    }
+}
+
+/// What files and regions keep is in the map; a folio is the block that begins at its address.
+pub(super) fn data(verifier: &mut Verifier<'_>) {
+    let handover = verifier.handover;
+    for (index, region) in handover.reserve_mem().iter().enumerate() {
+        verifier.judge(Rule::DataPreserved);
+        if let Some(gap) = verifier.first_gap(region.region) {
+            let what = Owner::ReserveMem(index).describe(handover);
+            let expected = alloc::format!("all of {} in the map", region.region);
+            verifier.finding(Rule::DataPreserved, gap, what, expected, "a page that is not");
+        }
+    }
+    for (session, content) in handover.sessions().iter().enumerate() {
+        for (file, content) in content.files.iter().enumerate() {
+            let Some(memfd) = content.memfd() else { continue };
+            // The kernel skips folios without an address.
+            for (index, folio) in memfd
+                .folios
+                .iter()
+                .enumerate()
+                .filter(|(_, folio)| folio.address != 0)
+            {
+                verifier.judge(Rule::DataPreserved);
+                let block = handover.map.block_containing(folio.address);
+                if block.is_some_and(|block| block.address == folio.address) {
+                    continue;
+                }
+                let what = Owner::FileData { session, file }.describe(handover);
+                let expected = alloc::format!("a preserved block at {:#x}", folio.address);
+                let at = memfd.record_of(index).unwrap_or(memfd.at);
+                match block {
+                    Some(block) => verifier.finding(Rule::DataPreserved, at, what, expected, block),
+                    None => verifier.finding(Rule::DataPreserved, at, what, expected, "none"),
+                }
+            }
+        }
+    }
+}
+
+/// Nothing belongs to two.
+pub(super) fn shared(verifier: &mut Verifier<'_>) {
+    let handover = verifier.handover;
+    let mut claims = data_claims(handover);
+    claims.extend(handover.records.iter().copied());
+    claims.sort_unstable();
+    let mut last: Option<Record> = None;
+    for claim in claims {
+        verifier.judge(Rule::DataShared);
+        match last {
+            Some(other) if other.region.overlaps(&claim.region) => {
+                let what = claim.owner.describe(handover);
+                let found = alloc::format!("{} in use by {}", claim.region, other.owner.describe(handover));
+                verifier.finding(
+                    Rule::DataShared,
+                    claim.region.start,
+                    what,
+                    "memory of its own",
+                    found,
+                );
+                if claim.region.end() > other.region.end() {
+                    last = Some(claim);
+                }
+            }
+            _ => last = Some(claim),
+        }
+    }
+}
+
+/// Everything preserved belongs to someone.
+pub(super) fn nobody(verifier: &mut Verifier<'_>) {
+    let owners = Owners::of(verifier.handover);
+    verifier.judge(Rule::PageOwned);
+    for region in owners.unowned() {
+        let expected = "memory that a record of the handover names";
+        let found = alloc::format!(
+            "{} pages that none does",
+            region.size.checked_div(PAGE_BYTES).unwrap_or(0)
+        );
+        verifier.finding(
+            Rule::PageOwned,
+            region.start,
+            Region::new(region.start, region.size),
+            expected,
+            found,
+        );
+    }
+}

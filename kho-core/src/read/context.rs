@@ -42,13 +42,12 @@ impl<'m> Context<'m> {
         expected: impl ToString,
         found: impl ToString,
     ) {
-        let (expected, found) = (expected.to_string(), found.to_string());
-        self.findings.push(Finding {
+        self.findings.push_with(rule, || Finding {
             rule,
             at,
             what: what.into(),
-            expected,
-            found,
+            expected: expected.to_string(),
+            found: found.to_string(),
         });
     }
 

@@ -1,5 +1,7 @@
 //! Whether what the handover talks about is preserved, and belongs to one owner.
 
+use alloc::vec::Vec;
+
 use super::Verifier;
 use crate::abi::PAGE_BYTES;
 use crate::finding::Rule;
@@ -14,19 +16,10 @@ pub(super) fn records(verifier: &mut Verifier<'_>) {
         // Scratch is where kexec puts its own segments, and the array of scratch areas is one of them.
         if record.owner != Owner::ScratchArray {
             verifier.judge(Rule::ScratchOverlap);
-            if let Some(area) = handover
-                .scratch
-                .iter()
-                .find(|area| area.region.overlaps(&record.region))
-            {
-                let expected = alloc::format!("memory outside scratch {}", area.region);
-                verifier.finding(
-                    Rule::ScratchOverlap,
-                    record.region.start,
-                    what,
-                    expected,
-                    record.region,
-                );
+            if let Some(scratch) = verifier.scratch_under(&record.region) {
+                let found = format_args!("{} in {scratch}", record.region);
+                let expected = "memory outside scratch";
+                verifier.finding(Rule::ScratchOverlap, record.region.start, what, expected, found);
             }
         }
         if record.owner.is_preserved() {
@@ -42,11 +35,24 @@ pub(super) fn records(verifier: &mut Verifier<'_>) {
 /// What files and regions keep is in the map; a folio is the block that begins at its address.
 pub(super) fn data(verifier: &mut Verifier<'_>) {
     let handover = verifier.handover;
-    for (index, region) in handover.reserve_mem().iter().enumerate() {
+    let mut regions: Vec<_> = handover
+        .reserve_mem()
+        .iter()
+        .enumerate()
+        .map(|(index, region)| (region.region, index))
+        .collect();
+    regions.sort_unstable();
+    let mut done = 0;
+    for (region, index) in regions {
         verifier.judge(Rule::DataPreserved);
-        if let Some(gap) = verifier.first_gap(region.region) {
+        // What another region covers too was walked already: thousands of regions over all of RAM must not cost a
+        // walk each.
+        let start = region.start.max(done);
+        let rest = Region::new(start, region.end().saturating_sub(start));
+        done = done.max(region.end());
+        if let Some(gap) = verifier.first_gap(rest) {
             let what = Owner::ReserveMem(index).describe(handover);
-            let expected = alloc::format!("all of {} in the map", region.region);
+            let expected = alloc::format!("all of {region} in the map");
             verifier.finding(Rule::DataPreserved, gap, what, expected, "a page that is not");
         }
     }

@@ -1,1 +1,32 @@
-//! The machine.
+//! The machine that guests run in: memory, boot, processor backends, devices, and what the host records about them.
+//!
+//! ```text
+//!  machine      the run loop, phases, kexec detection, state hash        Machine, Event
+//!   |- boot     bzImage -> RAM; boot parameters back at the next kernel's entry
+//!   |- acpi     the tables that a vanilla kernel wants
+//!   |- vcpu     what the machine needs of a processor: traits Vcpu, Backend, Bus
+//!   |   `- backend/soft   the same on softcpu
+//!   `- devices  state machines over a clock, and the bus that routes to them
+//!       `- dma  the stream engine -> dma_view -> ledger
+//!  memory       guest RAM; knows the pages that anybody wrote
+//!  provenance   first write of the processor to each page in each phase
+//! ```
+//!
+//! Every byte of guest RAM has one of three authors. The loader writes through [`memory::GuestRam`] before the machine runs; a
+//! device writes through [`dma_view::DmaView`], which keeps the [`ledger`]; everything else is the processor.
+
+#![deny(unsafe_code)]
+
+pub mod acpi;
+pub mod backend;
+pub mod boot;
+pub mod console;
+pub mod content;
+pub mod devices;
+pub mod dma_view;
+pub mod ledger;
+pub mod machine;
+pub mod memory;
+pub mod phase;
+pub mod provenance;
+pub mod vcpu;

@@ -1,0 +1,5 @@
+//! What executes guest code. Nothing of a backend's own types leaves its file.
+
+mod soft;
+
+pub use soft::Soft;

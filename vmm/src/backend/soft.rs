@@ -1,0 +1,313 @@
+//! The `soft` backend: softcpu. Guest time is retired instructions, one nanosecond each, plus time skipped in HLT.
+
+use std::sync::Arc;
+
+use softcpu::memory::{Ram, RamRegion};
+use softcpu::registers as soft;
+use softcpu::{Cpu, CpuModel, Exit};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::devices::bus::CRYSTAL_HZ;
+use crate::memory::{GuestRam, PAGE_SIZE};
+use crate::vcpu::{Backend, BackendError, Bus, CpuWrite, DescriptorTable, Registers, Segment, Stop, Vcpu};
+
+/// The software processor as a backend.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Soft;
+
+impl Backend for Soft {
+    fn name(&self) -> &'static str {
+        "soft"
+    }
+
+    fn create_vcpu(&self, ram: Arc<GuestRam>, apic_id: u8) -> Result<Box<dyn Vcpu>, BackendError> {
+        let view = ram_view(&ram)?;
+        let model = CpuModel {
+            apic_id: apic_id.into(),
+            crystal_hz: CRYSTAL_HZ,
+            ..CpuModel::default()
+        };
+        Ok(Box::new(SoftVcpu {
+            cpu: Cpu::new(model),
+            ram: view,
+            _owner: ram,
+        }))
+    }
+}
+
+/// softcpu's view of guest RAM.
+#[allow(unsafe_code)]
+fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
+    let regions: Vec<RamRegion> = ram
+        .host_regions()
+        .map(|(guest_physical, host, len)| RamRegion {
+            guest_physical,
+            host,
+            len,
+        })
+        .collect();
+    // SAFETY: the regions are the mappings that `ram` owns, and SoftVcpu keeps `ram` alive as long as this view. Nobody
+    // holds Rust references into them: vm-memory accesses guest memory through volatile copies only. The machine runs
+    // processor and devices in turn on one thread: a device touches guest memory in SystemBus::advance only, never in an
+    // access that the processor makes, so nobody else does while a method of softcpu runs.
+    let view = unsafe { Ram::from_raw(&regions) };
+    view.map_err(|error| BackendError {
+        backend: "soft",
+        reason: error.to_string(),
+    })
+}
+
+/// One software processor. `ram` points into `_owner` and so is declared, and dropped, before it.
+struct SoftVcpu {
+    cpu: Cpu,
+    ram: Ram,
+    _owner: Arc<GuestRam>,
+}
+
+/// The machine's bus under softcpu's name.
+struct SoftBus<'a>(&'a mut dyn Bus);
+
+impl softcpu::Bus for SoftBus<'_> {
+    fn mmio_read(&mut self, now: u64, gpa: u64, size: u8) -> u64 {
+        self.0.mmio_read(now, gpa, size)
+    }
+    fn mmio_write(&mut self, now: u64, gpa: u64, size: u8, value: u64) {
+        self.0.mmio_write(now, gpa, size, value);
+    }
+    fn port_read(&mut self, now: u64, port: u16, size: u8) -> u32 {
+        self.0.port_read(now, port, size)
+    }
+    fn port_write(&mut self, now: u64, port: u16, size: u8, value: u32) {
+        self.0.port_write(now, port, size, value);
+    }
+    fn msr_read(&mut self, now: u64, index: u32) -> Option<u64> {
+        self.0.msr_read(now, index)
+    }
+    fn msr_write(&mut self, now: u64, index: u32, value: u64) -> bool {
+        self.0.msr_write(now, index, value)
+    }
+}
+
+impl Vcpu for SoftVcpu {
+    fn registers(&self) -> Registers {
+        let state = self.cpu.registers();
+        Registers {
+            gpr: state.gpr,
+            rip: state.rip,
+            rflags: state.rflags,
+            segments: state.segments.map(segment_out),
+            tr: segment_out(state.tr),
+            gdtr: DescriptorTable {
+                base: state.gdtr.base,
+                limit: state.gdtr.limit,
+            },
+            idtr: DescriptorTable {
+                base: state.idtr.base,
+                limit: state.idtr.limit,
+            },
+            cr0: state.cr0,
+            cr2: state.cr2,
+            cr3: state.cr3,
+            cr4: state.cr4,
+            efer: state.efer,
+        }
+    }
+
+    fn set_registers(&mut self, registers: &Registers) {
+        let state = soft::Registers {
+            gpr: registers.gpr,
+            rip: registers.rip,
+            rflags: registers.rflags,
+            segments: registers.segments.map(segment_in),
+            tr: segment_in(registers.tr),
+            gdtr: soft::TableRegister {
+                base: registers.gdtr.base,
+                limit: registers.gdtr.limit,
+            },
+            idtr: soft::TableRegister {
+                base: registers.idtr.base,
+                limit: registers.idtr.limit,
+            },
+            cr0: registers.cr0,
+            cr2: registers.cr2,
+            cr3: registers.cr3,
+            cr4: registers.cr4,
+            efer: registers.efer,
+            ..self.cpu.registers()
+        };
+        self.cpu.set_registers(&state);
+    }
+
+    fn run(&mut self, bus: &mut dyn Bus, until: u64) -> Stop {
+        match self.cpu.run(&mut self.ram, &mut SoftBus(bus), until) {
+            Exit::Deadline => Stop::Deadline,
+            Exit::Bus => Stop::Bus,
+            Exit::Halted { interruptible } => Stop::Halted { interruptible },
+            Exit::InterruptWindow => Stop::InterruptWindow,
+            Exit::Shutdown(shutdown) => triple_fault(&shutdown),
+            Exit::LowSupervisorFetch { rip } => Stop::LowSupervisorFetch { rip },
+            Exit::Unknown(unknown) => Stop::UnknownInstruction {
+                what: unknown.to_string(),
+                rip: unknown.rip,
+                bytes: unknown.bytes,
+            },
+            // No page is watched for execution through this backend.
+            Exit::WatchExecute { .. } => Stop::Bus,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.cpu.now()
+    }
+
+    fn skip_to(&mut self, time: u64) {
+        self.cpu.skip_to(time);
+    }
+
+    fn retired(&self) -> u64 {
+        self.cpu.retired()
+    }
+
+    fn task_priority(&self) -> u8 {
+        (self.cpu.registers().cr8 & 0xf) as u8
+    }
+
+    fn can_take_interrupt(&self) -> bool {
+        self.cpu.can_take_interrupt()
+    }
+
+    fn inject_interrupt(&mut self, bus: &mut dyn Bus, vector: u8) -> Result<(), Stop> {
+        self.cpu
+            .inject_interrupt(&mut self.ram, &mut SoftBus(bus), vector)
+            .map_err(|shutdown| triple_fault(&shutdown))
+    }
+
+    fn request_interrupt_window(&mut self, wanted: bool) {
+        self.cpu.request_interrupt_window(wanted);
+    }
+
+    fn memory_written(&mut self, address: u64, length: u64) {
+        self.cpu.memory_written(&self.ram, address, length);
+    }
+
+    fn stop_on_low_supervisor_fetch(&mut self, wanted: bool) {
+        self.cpu.stop_on_low_supervisor_fetch(wanted);
+    }
+
+    fn watch_writes(&mut self, pfn: u64) {
+        self.cpu.watch_writes(&self.ram, pfn * PAGE_SIZE, true);
+    }
+
+    fn last_write(&self, address: u64) -> Option<CpuWrite> {
+        self.cpu.last_write(&self.ram, address).map(write_out)
+    }
+
+    fn epoch_writes(&self, each: &mut dyn FnMut(CpuWrite)) {
+        for record in self.cpu.epoch_writes() {
+            each(write_out(*record));
+        }
+    }
+
+    fn begin_write_epoch(&mut self) {
+        self.cpu.begin_write_epoch(&self.ram);
+    }
+
+    fn left_user_at(&self) -> Option<u64> {
+        self.cpu.left_user_at()
+    }
+
+    fn entered_user_at(&self) -> Option<u64> {
+        self.cpu.entered_user_at()
+    }
+
+    fn reset_user_marks(&mut self) {
+        self.cpu.reset_user_marks();
+    }
+
+    fn hash_state(&self, hash: &mut Xxh3) {
+        let state = self.cpu.registers();
+        let words =
+            |hash: &mut Xxh3, words: &[u64]| words.iter().for_each(|word| hash.update(&word.to_le_bytes()));
+        words(hash, &state.gpr);
+        words(
+            hash,
+            &[
+                state.rip,
+                state.rflags,
+                state.cr0,
+                state.cr2,
+                state.cr3,
+                state.cr4,
+                state.cr8,
+                state.efer,
+            ],
+        );
+        for segment in state.segments.iter().chain([&state.tr, &state.ldtr]) {
+            let attributes = u64::from(segment.attributes) << 32 | u64::from(segment.limit);
+            words(hash, &[segment.selector.into(), segment.base, attributes]);
+        }
+        words(
+            hash,
+            &[
+                state.gdtr.base,
+                state.gdtr.limit.into(),
+                state.idtr.base,
+                state.idtr.limit.into(),
+            ],
+        );
+        state
+            .xmm
+            .iter()
+            .for_each(|register| hash.update(&register.to_le_bytes()));
+        words(hash, &[state.mxcsr.into(), self.cpu.now(), self.cpu.retired()]);
+        words(hash, &self.cpu.hidden_state());
+    }
+}
+
+fn triple_fault(shutdown: &softcpu::Shutdown) -> Stop {
+    let [first, second, third] = shutdown.vectors;
+    let (rip, cr2) = (shutdown.rip, shutdown.cr2);
+    Stop::TripleFault {
+        reason: format!("exceptions {first}, {second}, {third} from {rip:#x} on, CR2 {cr2:#x}"),
+    }
+}
+
+fn segment_out(segment: soft::Segment) -> Segment {
+    let soft::Segment {
+        selector,
+        base,
+        limit,
+        attributes,
+    } = segment;
+    Segment {
+        selector,
+        base,
+        limit,
+        attributes,
+    }
+}
+
+fn segment_in(segment: Segment) -> soft::Segment {
+    let Segment {
+        selector,
+        base,
+        limit,
+        attributes,
+    } = segment;
+    soft::Segment {
+        selector,
+        base,
+        limit,
+        attributes,
+    }
+}
+
+fn write_out(record: softcpu::WriteRecord) -> CpuWrite {
+    CpuWrite {
+        address: record.gpa,
+        length: record.len.into(),
+        rip: record.rip,
+        time: record.time,
+        privilege: if record.user { 3 } else { 0 },
+    }
+}

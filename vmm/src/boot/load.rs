@@ -1,0 +1,358 @@
+//! Places kernel, initramfs, command line and zero page, and says with which registers to enter.
+
+use std::io::Cursor;
+
+use linux_loader::loader::KernelLoader;
+use linux_loader::loader::bzimage::BzImage as Loader;
+use thiserror::Error;
+use vm_memory::GuestAddress;
+
+use super::bzimage::{BzImage, ImageError};
+use super::layout::{
+    ACPI_TABLES, BOOT_PARAMS, BOOT_PARAMS_SIZE, COMMAND_LINE, COMMAND_LINE_ROOM, CONVENTIONAL_END, E820_ACPI,
+    E820_ENTRY_BYTES, E820_RAM, E820_RESERVED, ENTRY_64, EXTENDED_START, GDT, KERNEL_MIN, PDPT, PML4,
+    RNG_SEED, SETUP_DATA_HEADER, SETUP_RNG_SEED, offset,
+};
+use crate::memory::{GuestRam, HIGH_RAM_START, MemoryError, PAGE_SIZE};
+use crate::vcpu::{DescriptorTable, RSI, Registers, Segment};
+
+/// What to boot.
+#[derive(Debug, Clone, Copy)]
+pub struct BootRequest<'a> {
+    /// A bzImage.
+    pub kernel: &'a [u8],
+    /// A cpio archive, or nothing.
+    pub initramfs: &'a [u8],
+    /// Kernel command line.
+    pub command_line: &'a str,
+    /// Seed for the guest's random number generator.
+    pub rng_seed: [u8; 32],
+    /// Guest physical address of the ACPI RSDP.
+    pub rsdp: u64,
+}
+
+/// Why a kernel cannot be booted.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// The image is not sound.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The loader refused the image.
+    #[error("kernel image cannot be loaded")]
+    Loader(#[from] linux_loader::loader::Error),
+    /// The kernel does not fit.
+    #[error("kernel needs {init_size} bytes of RAM from {address:#x} on, but RAM ends at {ram_end:#x}")]
+    KernelTooLarge {
+        /// Load address.
+        address: u64,
+        /// Bytes needed from there.
+        init_size: u64,
+        /// End of RAM below 4 GiB.
+        ram_end: u64,
+    },
+    /// The initramfs does not fit.
+    #[error("initramfs of {bytes} bytes does not fit between the kernel's end at {from:#x} and {to:#x}")]
+    InitramfsTooLarge {
+        /// Size of the initramfs.
+        bytes: u64,
+        /// Where it could begin.
+        from: u64,
+        /// Where it must end.
+        to: u64,
+    },
+    /// The command line is too long for the kernel.
+    #[error("kernel command line has {found} bytes: the kernel takes at most {expected}")]
+    CommandLineTooLong {
+        /// Length of the command line.
+        found: u64,
+        /// Most that this kernel takes.
+        expected: u64,
+    },
+    /// The command line holds a NUL byte.
+    #[error("kernel command line has a NUL byte at offset {at}")]
+    CommandLineNul {
+        /// Its offset.
+        at: usize,
+    },
+    /// The machine's own layout does not fit its RAM.
+    #[error("boot data cannot be written")]
+    Memory(#[from] MemoryError),
+}
+
+/// Loads everything and returns the registers of the first processor.
+pub fn load(ram: &GuestRam, request: &BootRequest<'_>) -> Result<Registers, BootError> {
+    let image = BzImage::parse(request.kernel)?;
+    let address = kernel_address(ram, &image)?;
+    let kernel_end = address + image.init_size;
+    let loaded = Loader::load(
+        ram.map(),
+        Some(GuestAddress(address)),
+        &mut Cursor::new(image.file),
+        None,
+    )?;
+    ram.mark(address, loaded.kernel_end - address);
+
+    let initramfs = place_initramfs(ram, &image, kernel_end, request.initramfs)?;
+    write_command_line(ram, &image, request.command_line)?;
+    write_rng_seed(ram, &request.rng_seed)?;
+    write_boot_params(ram, &image, request, initramfs)?;
+    write_page_tables(ram)?;
+    let mut registers = entry_state(ram)?;
+    registers.rip = address + ENTRY_64;
+    Ok(registers)
+}
+
+fn kernel_address(ram: &GuestRam, image: &BzImage<'_>) -> Result<u64, BootError> {
+    let too_large = |address| BootError::KernelTooLarge {
+        address,
+        init_size: image.init_size,
+        ram_end: ram.low_end(),
+    };
+    let address = if image.relocatable {
+        KERNEL_MIN.next_multiple_of(image.alignment)
+    } else {
+        image.pref_address
+    };
+    let end = address
+        .checked_add(image.init_size)
+        .ok_or_else(|| too_large(address))?;
+    if address < EXTENDED_START || end > ram.low_end() {
+        return Err(too_large(address));
+    }
+    Ok(address)
+}
+
+/// As high as the kernel allows, so that it stays out of the way of what grows from below.
+fn place_initramfs(
+    ram: &GuestRam,
+    image: &BzImage<'_>,
+    kernel_end: u64,
+    initramfs: &[u8],
+) -> Result<u64, BootError> {
+    let bytes = initramfs.len() as u64;
+    if bytes == 0 {
+        return Ok(0);
+    }
+    let to = ram.low_end().min(image.initrd_addr_max.saturating_add(1));
+    let address = to.checked_sub(bytes).map(|start| start / PAGE_SIZE * PAGE_SIZE);
+    match address {
+        Some(address) if address >= kernel_end && u32::try_from(bytes).is_ok() => {
+            ram.write(address, initramfs)?;
+            Ok(address)
+        }
+        _ => Err(BootError::InitramfsTooLarge {
+            bytes,
+            from: kernel_end,
+            to,
+        }),
+    }
+}
+
+fn write_command_line(ram: &GuestRam, image: &BzImage<'_>, line: &str) -> Result<(), BootError> {
+    let expected = image.cmdline_size.min(COMMAND_LINE_ROOM - 1);
+    let found = line.len() as u64;
+    if found > expected {
+        return Err(BootError::CommandLineTooLong { found, expected });
+    }
+    if let Some(at) = line.bytes().position(|byte| byte == 0) {
+        return Err(BootError::CommandLineNul { at });
+    }
+    ram.write(COMMAND_LINE, line.as_bytes())?;
+    ram.write(COMMAND_LINE + found, &[0])?;
+    Ok(())
+}
+
+fn write_rng_seed(ram: &GuestRam, seed: &[u8; 32]) -> Result<(), MemoryError> {
+    let mut node = Vec::with_capacity(48);
+    node.extend_from_slice(&0_u64.to_le_bytes());
+    node.extend_from_slice(&SETUP_RNG_SEED.to_le_bytes());
+    node.extend_from_slice(&32_u32.to_le_bytes());
+    debug_assert_eq!(node.len() as u64, SETUP_DATA_HEADER);
+    node.extend_from_slice(seed);
+    ram.write(RNG_SEED, &node)
+}
+
+fn write_boot_params(
+    ram: &GuestRam,
+    image: &BzImage<'_>,
+    request: &BootRequest<'_>,
+    initramfs: u64,
+) -> Result<(), MemoryError> {
+    let mut page = vec![0; BOOT_PARAMS_SIZE];
+    let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+    put(offset::SETUP_SECTS, image.header());
+    put(offset::ACPI_RSDP_ADDR, &request.rsdp.to_le_bytes());
+    put(offset::TYPE_OF_LOADER, &[0xff]);
+    put(offset::RAMDISK_IMAGE, &low_half(initramfs));
+    put(offset::RAMDISK_SIZE, &low_half(request.initramfs.len() as u64));
+    put(offset::CMD_LINE_PTR, &low_half(COMMAND_LINE));
+    put(offset::SETUP_DATA, &RNG_SEED.to_le_bytes());
+    let map = e820(ram);
+    put(
+        offset::E820_ENTRIES,
+        &[u8::try_from(map.len()).unwrap_or(u8::MAX)],
+    );
+    for (index, (start, end, kind)) in map.into_iter().enumerate() {
+        let at = offset::E820_TABLE + index * E820_ENTRY_BYTES;
+        put(at, &start.to_le_bytes());
+        put(at + 8, &(end - start).to_le_bytes());
+        put(at + 16, &kind.to_le_bytes());
+    }
+    ram.write(BOOT_PARAMS, &page)
+}
+
+/// The lower half of an address or size that the loader has kept below 4 GiB.
+fn low_half(value: u64) -> [u8; 4] {
+    let [a, b, c, d, ..] = value.to_le_bytes();
+    [a, b, c, d]
+}
+
+/// The memory map: (start, end, type).
+fn e820(ram: &GuestRam) -> Vec<(u64, u64, u32)> {
+    let mut map = vec![
+        (0, CONVENTIONAL_END, E820_RAM),
+        (CONVENTIONAL_END, 0xa_0000, E820_RESERVED),
+        (ACPI_TABLES, EXTENDED_START, E820_ACPI),
+        (EXTENDED_START, ram.low_end(), E820_RAM),
+    ];
+    if ram.bytes() > ram.low_end() {
+        map.push((
+            HIGH_RAM_START,
+            HIGH_RAM_START + (ram.bytes() - ram.low_end()),
+            E820_RAM,
+        ));
+    }
+    map
+}
+
+/// Identity mapping of the first 512 GiB in 1 GiB pages: two pages of tables for any size of RAM.
+fn write_page_tables(ram: &GuestRam) -> Result<(), MemoryError> {
+    const TABLE: u64 = 0b11; // present, writable
+    const LEAF: u64 = 0b1000_0011; // present, writable, page size
+    ram.write(PML4, &(PDPT | TABLE).to_le_bytes())?;
+    let pdpt: Vec<u8> = (0..512_u64)
+        .flat_map(|gigabyte| (gigabyte << 30 | LEAF).to_le_bytes())
+        .collect();
+    ram.write(PDPT, &pdpt)
+}
+
+/// Writes the GDT and returns the registers that the protocol asks for, all but RIP.
+fn entry_state(ram: &GuestRam) -> Result<Registers, MemoryError> {
+    const CODE: u64 = 0x00af_9b00_0000_ffff;
+    const DATA: u64 = 0x00cf_9300_0000_ffff;
+    let gdt: Vec<u8> = [0, 0, CODE, DATA]
+        .into_iter()
+        .flat_map(u64::to_le_bytes)
+        .collect();
+    ram.write(GDT, &gdt)?;
+    let data = Segment {
+        selector: 0x18,
+        base: 0,
+        limit: u32::MAX,
+        attributes: 0xc093,
+    };
+    let code = Segment {
+        selector: 0x10,
+        base: 0,
+        limit: u32::MAX,
+        attributes: 0xa09b,
+    };
+    let mut registers = Registers {
+        rflags: 2,
+        segments: [data, code, data, data, data, data],
+        tr: Segment {
+            selector: 0,
+            base: 0,
+            limit: 0xffff,
+            attributes: 0x008b,
+        },
+        gdtr: DescriptorTable { base: GDT, limit: 31 },
+        cr0: 0x8000_0033, // PG, NE, ET, MP, PE
+        cr3: PML4,
+        cr4: 0x20,   // PAE
+        efer: 0x500, // LMA, LME
+        ..Registers::default()
+    };
+    registers.gpr[RSI] = BOOT_PARAMS;
+    Ok(registers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bzimage::tests::image;
+    use super::super::handover::BootParams;
+    use super::*;
+    use crate::memory::MIN_RAM;
+
+    fn request<'a>(kernel: &'a [u8], initramfs: &'a [u8], command_line: &'a str) -> BootRequest<'a> {
+        BootRequest {
+            kernel,
+            initramfs,
+            command_line,
+            rng_seed: [7; 32],
+            rsdp: ACPI_TABLES,
+        }
+    }
+
+    #[test]
+    fn what_is_loaded_is_what_the_reader_finds() {
+        let ram = GuestRam::new(MIN_RAM).unwrap();
+        let mut kernel = image(4096);
+        kernel[1024 + 0x200] = 0xf4;
+        let registers = load(&ram, &request(&kernel, b"initramfs", "console=ttyS0")).unwrap();
+        assert_eq!(registers.rip, KERNEL_MIN + ENTRY_64);
+        let mut first = [0];
+        ram.read(registers.rip, &mut first).unwrap();
+        assert_eq!(first, [0xf4]);
+
+        let params = BootParams::read(&ram, registers.gpr[RSI]).unwrap();
+        assert_eq!(params.command_line(&ram).unwrap(), b"console=ttyS0");
+        assert_eq!(
+            (params.initrd_address, params.initrd_bytes),
+            (MIN_RAM - PAGE_SIZE, 9)
+        );
+        assert_eq!(params.acpi_rsdp, ACPI_TABLES);
+        assert_eq!(params.e820.len(), 4);
+        let nodes = params.setup_data(&ram).unwrap();
+        assert_eq!(
+            (nodes.len(), nodes[0].kind, nodes[0].length),
+            (1, SETUP_RNG_SEED, 32)
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let ram = GuestRam::new(MIN_RAM).unwrap();
+        let kernel = image(4096);
+        let error = |request: BootRequest<'_>| load(&ram, &request).unwrap_err();
+        assert!(matches!(
+            error(request(&kernel, &vec![0; 16 << 20], "")),
+            BootError::InitramfsTooLarge { to: MIN_RAM, .. }
+        ));
+        let long = "x".repeat(2048);
+        assert!(matches!(
+            error(request(&kernel, b"", &long)),
+            BootError::CommandLineTooLong {
+                found: 2048,
+                expected: 2047
+            }
+        ));
+        assert!(matches!(
+            error(request(&kernel, b"", "a\0b")),
+            BootError::CommandLineNul { at: 1 }
+        ));
+        let mut greedy = image(4096);
+        greedy[offset::INIT_SIZE + 3] = 0x7f;
+        assert!(matches!(
+            error(request(&greedy, b"", "")),
+            BootError::KernelTooLarge { .. }
+        ));
+        let mut lost = image(4096);
+        lost[offset::RELOCATABLE_KERNEL] = 0;
+        lost[offset::PREF_ADDRESS..offset::PREF_ADDRESS + 8].copy_from_slice(&[0xff; 8]);
+        assert!(matches!(
+            error(request(&lost, b"", "")),
+            BootError::KernelTooLarge { .. }
+        ));
+    }
+}

@@ -1,0 +1,10 @@
+//! Puts a kernel into guest RAM by the 64-bit Linux boot protocol, and reads what one kernel leaves for the next.
+
+pub mod bzimage;
+pub mod handover;
+pub mod layout;
+pub mod load;
+
+pub use bzimage::{BzImage, ImageError};
+pub use handover::{BootParams, HandoverError, KhoData, SetupData};
+pub use load::{BootError, BootRequest, load};

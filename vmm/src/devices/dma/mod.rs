@@ -1,0 +1,268 @@
+//! The DMA engine, personality `stream`: the receive side of a network card.
+//!
+//! It takes descriptors from a ring in guest memory, fills the buffers with [`crate::content`], advances a completion count and
+//! interrupts, at a set rate of guest time. It goes on across kexec, PCI enumeration and whatever else happens to the kernel;
+//! it stops when the driver disables or resets it, when it meets a descriptor that it cannot use, and, when it obeys the bus
+//! master bit, while that is clear. Only CONTROL's reset bit resets it: it offers neither function-level reset nor power states.
+
+mod ring;
+
+use guest_agent::device::{DMA_DEVICE_ID, VENDOR_ID, dma as map};
+use serde::{Deserialize, Serialize};
+
+use super::msix::{Msi, Msix};
+use super::pci::{CLASS_COMMUNICATION, COMMAND_MASTER, ConfigSpace};
+use crate::dma_view::DmaView;
+use crate::ledger::EngineEventKind;
+use ring::Pace;
+
+/// What the PCI COMMAND register's bus master bit means to the engine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BusMaster {
+    /// Plain PCI: DMA only while the bit is set.
+    Honoured,
+    /// A preserved device: once the bit has been set, clearing it is recorded and has no effect.
+    #[default]
+    Retained,
+}
+
+/// How the engine behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DmaConfig {
+    /// Bytes per second of guest time; not 0.
+    pub rate: u64,
+    /// Seed of the stream's content.
+    pub seed: u64,
+    /// Meaning of the bus master bit.
+    pub bus_master: BusMaster,
+}
+
+/// The engine.
+#[derive(Debug, Clone, Serialize)]
+pub struct DmaEngine {
+    /// Its configuration space.
+    pub config: ConfigSpace,
+    msix: Msix,
+    setup: DmaConfig,
+    registers: Registers,
+    /// Sequence number of the next block. It outlives a reset, so that no block's content ever comes twice.
+    sequence: u64,
+    mastered: bool,
+    pace: Option<Pace>,
+    /// When the engine began to wait for a free descriptor.
+    waiting_since: Option<u64>,
+    /// When the engine was enabled, last wrote a block or ended a wait; `None` while disabled.
+    active_at: Option<u64>,
+    ledger_full: bool,
+    #[serde(skip)]
+    buffer: Vec<u8>,
+}
+
+/// The registers that a reset clears.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+struct Registers {
+    control: u32,
+    fault: bool,
+    ring_base: u64,
+    ring_entries: u32,
+    completion_address: u64,
+    consumed: u64,
+    completed: u64,
+    waits: u64,
+    overwrites: u64,
+    faults: u64,
+}
+
+impl DmaEngine {
+    /// An engine whose BARs 0 and 2 firmware has placed at these addresses.
+    #[must_use]
+    pub fn new(setup: DmaConfig, bar0: u32, bar2: u32) -> Self {
+        let config = ConfigSpace::new(VENDOR_ID, DMA_DEVICE_ID, CLASS_COMMUNICATION)
+            .with_bar(0, map::BAR0_SIZE as u32, bar0)
+            .with_bar(2, map::BAR2_SIZE as u32, bar2)
+            .with_msix(map::MSIX_VECTORS, 2, map::MSIX_PBA as u32);
+        Self {
+            config,
+            msix: Msix::new(map::MSIX_VECTORS, map::MSIX_PBA),
+            setup,
+            registers: Registers::default(),
+            sequence: 0,
+            mastered: false,
+            pace: None,
+            waiting_since: None,
+            active_at: None,
+            ledger_full: false,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Blocks written since the machine was switched on.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether the engine stands because the ledger has no room.
+    #[must_use]
+    pub fn stopped_by_ledger(&self) -> bool {
+        self.ledger_full
+    }
+
+    /// Writes configuration space.
+    pub fn config_write(&mut self, now: u64, view: &mut DmaView, offset: usize, size: u8, value: u32) {
+        let before = self.config.command() & COMMAND_MASTER != 0;
+        self.config.write(offset, size, value);
+        let on = self.config.command() & COMMAND_MASTER != 0;
+        if on != before {
+            let obeyed = on || self.setup.bus_master == BusMaster::Honoured;
+            view.ledger
+                .event(now, view.stamp(), EngineEventKind::BusMaster { on, obeyed });
+            self.mastered |= on;
+            self.settle(now);
+        }
+        let messages = self.msix.deliver_pending(&self.config);
+        self.send(now, view, messages);
+    }
+
+    /// Reads BAR 0 or BAR 2.
+    #[must_use]
+    pub fn read(&self, bar: usize, offset: u64, size: u8) -> u64 {
+        if bar == 2 {
+            return self.msix.read(offset, size);
+        }
+        let registers = &self.registers;
+        match (offset, size) {
+            (map::MAGIC, 4) => map::MAGIC_VALUE.into(),
+            (map::CONTROL, 4) => registers.control.into(),
+            (map::STATUS, 4) => {
+                let running = if self.running() { map::STATUS_RUNNING } else { 0 };
+                (running | if registers.fault { map::STATUS_FAULT } else { 0 }).into()
+            }
+            (map::RING_BASE, 8) => registers.ring_base,
+            (map::RING_ENTRIES, 4) => registers.ring_entries.into(),
+            (map::COMPLETION_ADDRESS, 8) => registers.completion_address,
+            (map::CONSUMED, 8) => registers.consumed,
+            (map::COMPLETED, 8) => registers.completed,
+            (map::WAITS, 8) => registers.waits,
+            (map::OVERWRITES, 8) => registers.overwrites,
+            (map::FAULTS, 8) => registers.faults,
+            _ => u64::MAX,
+        }
+    }
+
+    /// Writes BAR 0 or BAR 2.
+    pub fn write(&mut self, now: u64, view: &mut DmaView, bar: usize, offset: u64, size: u8, value: u64) {
+        if bar == 2 {
+            let messages = self.msix.write(&self.config, offset, size, value);
+            self.send(now, view, messages);
+            return;
+        }
+        let low = (value & 0xffff_ffff) as u32;
+        match (offset, size) {
+            (map::CONTROL, 4) => self.write_control(now, view, low),
+            (map::RING_BASE, 8) => self.registers.ring_base = value,
+            (map::RING_ENTRIES, 4) => self.registers.ring_entries = low,
+            (map::COMPLETION_ADDRESS, 8) => self.registers.completion_address = value,
+            (map::CONSUMED, 8) => {
+                self.registers.consumed = value;
+                self.end_wait_if_free(now, view);
+            }
+            _ => {}
+        }
+    }
+
+    fn write_control(&mut self, now: u64, view: &mut DmaView, value: u32) {
+        if value & map::CONTROL_RESET != 0 {
+            view.ledger.event(now, view.stamp(), EngineEventKind::Reset);
+            self.end_activity(now, view);
+            self.registers = Registers::default();
+            self.settle(now);
+            return;
+        }
+        let was = self.registers.control & map::CONTROL_ENABLE != 0;
+        let wanted = map::CONTROL_ENABLE | map::CONTROL_FREE_RUN | map::CONTROL_INTERRUPT;
+        self.registers.control = value & wanted;
+        let is = value & map::CONTROL_ENABLE != 0;
+        if is && !was {
+            view.ledger.event(now, view.stamp(), EngineEventKind::Start);
+            self.active_at = Some(now);
+        } else if was && !is {
+            view.ledger.event(now, view.stamp(), EngineEventKind::Stop);
+            self.end_activity(now, view);
+        }
+        self.end_wait_if_free(now, view);
+        self.settle(now);
+    }
+
+    /// When [`DmaEngine::advance`] next has something to do.
+    #[must_use]
+    pub fn next_event(&self) -> Option<u64> {
+        if self.waiting_since.is_some() {
+            None
+        } else {
+            self.pace.map(|pace| pace.due(self.setup.rate))
+        }
+    }
+
+    /// A phase ends: what the engine has not done so far belongs to it.
+    pub fn end_phase(&mut self, now: u64, view: &mut DmaView) {
+        self.note_inactivity(now, view);
+    }
+
+    fn enabled(&self) -> bool {
+        self.registers.control & map::CONTROL_ENABLE != 0
+    }
+
+    fn running(&self) -> bool {
+        let master = self.config.command() & COMMAND_MASTER != 0;
+        let may_master = master || self.mastered && self.setup.bus_master == BusMaster::Retained;
+        self.enabled() && may_master && !self.registers.fault && !self.ledger_full
+    }
+
+    /// Starts or stops the pace after anything that decides over running.
+    fn settle(&mut self, now: u64) {
+        if !self.running() {
+            self.pace = None;
+        } else if self.pace.is_none() {
+            self.pace = Some(Pace::starting(now));
+        }
+    }
+
+    /// Adds the time since the engine was last active to the current phase's longest silence or wait.
+    fn note_inactivity(&self, now: u64, view: &mut DmaView) {
+        let counters = view.ledger.counters(view.stamp());
+        if let Some(since) = self.waiting_since {
+            counters.longest_wait_ns = counters.longest_wait_ns.max(now - since);
+        } else if let Some(since) = self.active_at {
+            counters.longest_silence_ns = counters.longest_silence_ns.max(now - since);
+        }
+    }
+
+    /// The engine was disabled or reset.
+    fn end_activity(&mut self, now: u64, view: &mut DmaView) {
+        if self.active_at.is_none() {
+            return;
+        }
+        self.note_inactivity(now, view);
+        if self.waiting_since.take().is_some() {
+            view.ledger.event(now, view.stamp(), EngineEventKind::WaitEnd);
+        }
+        self.active_at = None;
+    }
+
+    fn send(&mut self, now: u64, view: &mut DmaView, messages: Vec<Msi>) {
+        for msi in messages {
+            if view.message(now, msi).is_err() {
+                self.stop_for_ledger(now);
+            }
+        }
+    }
+
+    fn stop_for_ledger(&mut self, now: u64) {
+        self.ledger_full = true;
+        self.settle(now);
+    }
+}
+
+#[cfg(test)]
+mod tests;

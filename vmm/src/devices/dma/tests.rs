@@ -1,0 +1,363 @@
+//! The engine against plain memory.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::content::{block_content, recognise};
+use crate::ledger::{FaultReason, Kind, Ledger};
+use crate::memory::{GuestRam, MIN_RAM};
+use crate::phase::{Phase, Stamp};
+
+const RING: u64 = 0x1000;
+const DONE: u64 = 0x2000;
+const BUFFERS: u64 = 0x10_0000;
+const MASTER: u32 = 0b110;
+
+struct Bench {
+    ram: Arc<GuestRam>,
+    view: DmaView,
+    engine: DmaEngine,
+}
+
+impl Bench {
+    /// Four buffers of 4096 bytes at one block per 1000 ns.
+    fn new(bus_master: BusMaster) -> Self {
+        let ram = GuestRam::new(MIN_RAM).unwrap();
+        let view = DmaView::new(Arc::clone(&ram), Ledger::new(1024));
+        let setup = DmaConfig {
+            rate: 4_096_000_000,
+            seed: 9,
+            bus_master,
+        };
+        let mut bench = Self {
+            ram,
+            view,
+            engine: DmaEngine::new(setup, 0xe000_0000, 0xe000_1000),
+        };
+        for index in 0..4 {
+            bench.descriptor(index, BUFFERS + index * 4096, 4096);
+        }
+        bench.write(map::RING_BASE, 8, RING, 0);
+        bench.write(map::RING_ENTRIES, 4, 4, 0);
+        bench.write(map::COMPLETION_ADDRESS, 8, DONE, 0);
+        bench.command(0, MASTER);
+        bench
+    }
+
+    fn descriptor(&self, index: u64, address: u64, length: u32) {
+        self.ram.write(RING + index * 16, &address.to_le_bytes()).unwrap();
+        self.ram
+            .write(RING + index * 16 + 8, &u64::from(length).to_le_bytes())
+            .unwrap();
+    }
+
+    fn write(&mut self, register: u64, size: u8, value: u64, now: u64) {
+        self.engine.write(now, &mut self.view, 0, register, size, value);
+    }
+
+    fn read(&self, register: u64, size: u8) -> u64 {
+        self.engine.read(0, register, size)
+    }
+
+    fn command(&mut self, now: u64, value: u32) {
+        self.engine.config_write(now, &mut self.view, 4, 2, value);
+    }
+
+    fn enable(&mut self, now: u64, extra: u32) {
+        self.write(map::CONTROL, 4, (map::CONTROL_ENABLE | extra).into(), now);
+    }
+
+    /// Calls the engine exactly when it wants, until `end`.
+    fn run(&mut self, end: u64) {
+        while let Some(due) = self.engine.next_event().filter(|&due| due <= end) {
+            self.engine.advance(due, &mut self.view);
+        }
+    }
+
+    fn events(&self) -> Vec<EngineEventKind> {
+        self.view.ledger.events().iter().map(|event| event.kind).collect()
+    }
+
+    fn block_at(&self, address: u64) -> Option<u64> {
+        let mut bytes = [0; 16];
+        self.ram.read(address, &mut bytes).unwrap();
+        recognise(&bytes)
+    }
+}
+
+#[test]
+fn blocks_come_at_the_rate_and_land_where_they_should() {
+    let mut bench = Bench::new(BusMaster::Honoured);
+    bench.enable(500, 0);
+    bench.run(2500);
+    let blocks: Vec<(u64, u64)> = bench
+        .view
+        .ledger
+        .entries()
+        .iter()
+        .filter(|entry| matches!(entry.kind, Kind::Block { .. }))
+        .map(|entry| (entry.time, entry.address))
+        .collect();
+    assert_eq!(
+        blocks,
+        [(500, BUFFERS), (1500, BUFFERS + 4096), (2500, BUFFERS + 8192)]
+    );
+    assert_eq!(bench.ram.read_u64(DONE).unwrap(), 3);
+    let (mut expected, mut found) = (vec![0; 4096], vec![0; 4096]);
+    block_content(9, 1, &mut expected);
+    bench.ram.read(BUFFERS + 4096, &mut found).unwrap();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_full_ring_waits_for_its_consumer() {
+    let mut bench = Bench::new(BusMaster::Honoured);
+    bench.enable(0, 0);
+    bench.run(100_000);
+    assert_eq!((bench.read(map::COMPLETED, 8), bench.read(map::WAITS, 8)), (4, 1));
+    assert_eq!(bench.engine.next_event(), None);
+    bench.write(map::CONSUMED, 8, 4, 20_000);
+    assert_eq!(bench.engine.next_event(), Some(20_000));
+    bench.run(20_000);
+    assert_eq!(bench.block_at(BUFFERS), Some(4), "the first buffer is used again");
+    let counters = *bench.view.ledger.counters(Stamp::START);
+    assert_eq!(
+        (
+            counters.waits,
+            counters.longest_wait_ns,
+            counters.longest_silence_ns
+        ),
+        (1, 16_000, 1000)
+    );
+    assert!(
+        bench
+            .events()
+            .ends_with(&[EngineEventKind::WaitBegin, EngineEventKind::WaitEnd])
+    );
+}
+
+#[test]
+fn a_free_running_ring_overwrites() {
+    let mut bench = Bench::new(BusMaster::Honoured);
+    bench.enable(0, map::CONTROL_FREE_RUN);
+    bench.run(9_000);
+    assert_eq!(
+        (bench.read(map::COMPLETED, 8), bench.read(map::OVERWRITES, 8)),
+        (10, 6)
+    );
+    assert_eq!(bench.block_at(BUFFERS + 4096), Some(9));
+}
+
+#[test]
+fn an_honoured_bus_master_bit_silences_the_engine() {
+    let mut bench = Bench::new(BusMaster::Honoured);
+    bench.enable(0, map::CONTROL_FREE_RUN);
+    bench.run(3000);
+    bench.view.set_stamp(Stamp {
+        generation: 0,
+        phase: Phase::Handover,
+    });
+    bench.command(3500, 0b010);
+    bench.run(50_000);
+    assert_eq!(bench.engine.blocks(), 4);
+    assert_eq!(bench.read(map::STATUS, 4), 0);
+    let silence = bench.view.ledger.events().last().unwrap();
+    assert_eq!((silence.time, silence.stamp.phase), (3500, Phase::Handover));
+    assert_eq!(
+        silence.kind,
+        EngineEventKind::BusMaster {
+            on: false,
+            obeyed: true
+        }
+    );
+    bench.engine.end_phase(50_000, &mut bench.view);
+    let stamp = bench.view.stamp();
+    assert_eq!(bench.view.ledger.counters(stamp).longest_silence_ns, 47_000);
+    bench.command(60_000, MASTER);
+    bench.run(60_000);
+    assert_eq!(bench.engine.blocks(), 5);
+}
+
+#[test]
+fn a_retained_engine_survives_enumeration() {
+    let mut bench = Bench::new(BusMaster::Retained);
+    bench.enable(0, map::CONTROL_FREE_RUN);
+    bench.run(3000);
+    bench.command(3100, 0);
+    bench
+        .engine
+        .config_write(3200, &mut bench.view, 0x10, 4, u32::MAX);
+    bench
+        .engine
+        .config_write(3300, &mut bench.view, 0x10, 4, 0xe000_0000);
+    bench.command(3400, 0b010);
+    bench.run(10_000);
+    assert_eq!(
+        (bench.engine.blocks(), bench.read(map::STATUS, 4)),
+        (11, map::STATUS_RUNNING.into())
+    );
+    assert!(bench.events().contains(&EngineEventKind::BusMaster {
+        on: false,
+        obeyed: false
+    }));
+}
+
+#[test]
+fn a_retained_engine_still_needs_to_be_allowed_once() {
+    let mut bench = Bench::new(BusMaster::Retained);
+    let mut never = DmaEngine::new(bench.engine.setup, 0xe000_0000, 0xe000_1000);
+    never.write(0, &mut bench.view, 0, map::CONTROL, 4, map::CONTROL_ENABLE.into());
+    assert_eq!(never.next_event(), None);
+}
+
+#[test]
+fn wild_descriptors_fault_and_write_nothing() {
+    let cases = [
+        (u64::MAX - 100, 4096, FaultReason::BufferOutsideRam),
+        (MIN_RAM - 1, 2, FaultReason::BufferOutsideRam),
+        (BUFFERS, 0, FaultReason::EmptyBuffer),
+        (BUFFERS, map::MAX_BUFFER_BYTES + 1, FaultReason::BufferTooLong),
+    ];
+    for (address, length, reason) in cases {
+        let mut bench = Bench::new(BusMaster::Honoured);
+        bench.descriptor(0, address, length);
+        bench.enable(0, 0);
+        bench.run(10_000);
+        let fault = EngineEventKind::Fault {
+            reason,
+            address,
+            length,
+            descriptor: Some(0),
+        };
+        assert_eq!(bench.events().last(), Some(&fault));
+        assert_eq!((bench.view.ledger.made(), bench.read(map::FAULTS, 8)), (0, 1));
+        assert_eq!(bench.read(map::STATUS, 4), u64::from(map::STATUS_FAULT));
+        bench.descriptor(0, BUFFERS, 4096);
+        bench.run(20_000);
+        assert_eq!(bench.engine.blocks(), 0, "it stands until reset");
+    }
+}
+
+#[test]
+fn wild_registers_fault() {
+    let faults = |register, size, value| {
+        let mut bench = Bench::new(BusMaster::Honoured);
+        bench.write(register, size, value, 0);
+        bench.enable(0, 0);
+        bench.run(10_000);
+        match bench.events().last() {
+            Some(EngineEventKind::Fault { reason, .. }) => Some(*reason),
+            _ => None,
+        }
+    };
+    assert_eq!(faults(map::RING_ENTRIES, 4, 0), Some(FaultReason::Ring));
+    assert_eq!(faults(map::RING_ENTRIES, 4, 4097), Some(FaultReason::Ring));
+    assert_eq!(faults(map::RING_BASE, 8, RING + 8), Some(FaultReason::Ring));
+    assert_eq!(
+        faults(map::RING_BASE, 8, !0xf),
+        Some(FaultReason::DescriptorOutsideRam)
+    );
+    assert_eq!(
+        faults(map::COMPLETION_ADDRESS, 8, 4),
+        Some(FaultReason::Completion)
+    );
+    assert_eq!(
+        faults(map::COMPLETION_ADDRESS, 8, MIN_RAM),
+        Some(FaultReason::Completion)
+    );
+    assert_eq!(faults(map::CONSUMED, 8, 1), Some(FaultReason::Consumed));
+    assert_eq!(faults(map::COMPLETION_ADDRESS, 8, 0), None);
+}
+
+#[test]
+fn a_reset_clears_registers_but_repeats_no_block() {
+    let mut bench = Bench::new(BusMaster::Honoured);
+    bench.enable(0, 0);
+    bench.run(2000);
+    bench.write(map::CONTROL, 4, map::CONTROL_RESET.into(), 2500);
+    assert_eq!(
+        (
+            bench.read(map::RING_BASE, 8),
+            bench.read(map::COMPLETED, 8),
+            bench.read(map::CONTROL, 4)
+        ),
+        (0, 0, 0)
+    );
+    assert_eq!(bench.engine.next_event(), None);
+    bench.write(map::RING_BASE, 8, RING, 3000);
+    bench.write(map::RING_ENTRIES, 4, 4, 3000);
+    bench.enable(3000, 0);
+    bench.run(3000);
+    assert_eq!(
+        (bench.block_at(BUFFERS), bench.read(map::COMPLETED, 8)),
+        (Some(3), 1)
+    );
+}
+
+#[test]
+fn interrupts_go_through_the_table_into_the_ledger() {
+    let mut bench = Bench::new(BusMaster::Honoured);
+    bench.engine.config_write(0, &mut bench.view, 0x42, 2, 0x8000);
+    for (offset, value) in [(0, 0xfee0_0000), (8, 0x41), (12, 0)] {
+        bench.engine.write(0, &mut bench.view, 2, offset, 4, value);
+    }
+    bench.enable(0, map::CONTROL_INTERRUPT);
+    bench.run(0);
+    assert_eq!(
+        bench.view.take_messages(),
+        [Msi {
+            address: 0xfee0_0000,
+            data: 0x41
+        }]
+    );
+    assert!(matches!(
+        bench.view.ledger.entries().last().unwrap().kind,
+        Kind::Msi { data: 0x41 }
+    ));
+}
+
+#[test]
+fn a_full_ledger_stops_the_engine_and_says_so() {
+    let mut bench = Bench::new(BusMaster::Honoured);
+    bench.view.ledger = Ledger::new(3);
+    bench.enable(0, 0);
+    bench.run(100_000);
+    assert!(bench.engine.stopped_by_ledger());
+    assert!(bench.view.ledger.made() <= 6);
+    assert_eq!(bench.read(map::STATUS, 4), 0);
+}
+
+#[test]
+fn registers_answer_only_to_their_own_width() {
+    let bench = Bench::new(BusMaster::Honoured);
+    assert_eq!(bench.read(map::MAGIC, 4), u64::from(map::MAGIC_VALUE));
+    assert_eq!(bench.read(map::MAGIC, 8), u64::MAX);
+    assert_eq!(bench.read(map::RING_BASE, 4), u64::MAX);
+    assert_eq!(bench.read(0x800, 4), u64::MAX);
+}
+
+proptest! {
+    #[test]
+    fn any_driver_is_survived(
+        accesses in prop::collection::vec((0_u64..0x58, prop::sample::select(vec![4_u8, 8]), any::<u64>(), 0_u64..3000), 1..60),
+        ring in prop::collection::vec(any::<u64>(), 8),
+    ) {
+        let mut bench = Bench::new(BusMaster::Retained);
+        for (index, word) in (0_u64..).zip(ring) {
+            bench.ram.write(RING + index * 8, &(word >> (word % 64)).to_le_bytes()).unwrap();
+        }
+        bench.enable(0, 0);
+        let mut now = 0;
+        for (register, size, value, wait) in accesses {
+            now += wait;
+            bench.run(now);
+            bench.write(register / 4 * 4, size, value >> (value % 64), now);
+        }
+        for entry in bench.view.ledger.entries() {
+            prop_assert!(bench.ram.contains(entry.address, entry.length.into()));
+        }
+        prop_assert!(bench.engine.next_event().is_none_or(|due| due >= now));
+    }
+}

@@ -1,0 +1,202 @@
+//! The MSI-X table of a function and the delivery of its messages (PCI Local Bus Specification 3.0, section 6.8.2).
+
+use serde::Serialize;
+
+use super::ioapic::Message;
+use super::pci::ConfigSpace;
+
+const ENTRY_BYTES: u64 = 16;
+const VECTOR_MASKED: u32 = 1;
+/// Message addresses of local APICs.
+const MESSAGE_BASE: u64 = 0xfee0_0000;
+const MESSAGE_SIZE: u64 = 0x10_0000;
+
+/// What a function writes to interrupt the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Msi {
+    /// Message address.
+    pub address: u64,
+    /// Message data.
+    pub data: u32,
+}
+
+impl Msi {
+    /// The interrupt that this message is to the local APICs; `None` if it is addressed to something else.
+    #[must_use]
+    pub fn message(self) -> Option<Message> {
+        let offset = self
+            .address
+            .checked_sub(MESSAGE_BASE)
+            .filter(|&offset| offset < MESSAGE_SIZE)?;
+        Some(Message {
+            vector: self.data.to_le_bytes()[0],
+            destination: (offset >> 12 & 0xff) as u8,
+            logical: offset & 1 << 2 != 0,
+            mode: (self.data >> 8 & 0b111) as u8,
+            level: self.data & 1 << 15 != 0,
+        })
+    }
+}
+
+/// MSI-X table and pending bits.
+#[derive(Debug, Clone, Serialize)]
+pub struct Msix {
+    /// {address low, address high, data, vector control} per vector.
+    table: Vec<[u32; 4]>,
+    pending: u64,
+    pba: u64,
+}
+
+impl Msix {
+    /// A table of `vectors` (at most 64) masked vectors, with the pending bits at `pba` in the same BAR.
+    #[must_use]
+    pub fn new(vectors: u16, pba: u64) -> Self {
+        Self {
+            table: vec![[0, 0, 0, VECTOR_MASKED]; usize::from(vectors.min(64))],
+            pending: 0,
+            pba,
+        }
+    }
+
+    /// Reads the BAR.
+    #[must_use]
+    pub fn read(&self, offset: u64, size: u8) -> u64 {
+        let word = |at: u64| {
+            if at / 4 * 4 == self.pba {
+                self.pending as u32
+            } else if at / 4 * 4 == self.pba + 4 {
+                (self.pending >> 32) as u32
+            } else {
+                self.word(at).map_or(0, |(entry, field)| self.table[entry][field])
+            }
+        };
+        match size {
+            4 if offset.is_multiple_of(4) => word(offset).into(),
+            8 if offset.is_multiple_of(8) => u64::from(word(offset)) | u64::from(word(offset + 4)) << 32,
+            _ => u64::MAX,
+        }
+    }
+
+    /// Writes the BAR; returns the messages that unmasking lets go.
+    pub fn write(&mut self, config: &ConfigSpace, offset: u64, size: u8, value: u64) -> Vec<Msi> {
+        let mut put = |at: u64, word: u64| {
+            if let Some((entry, field)) = self.word(at) {
+                self.table[entry][field] = (word & 0xffff_ffff) as u32;
+            }
+        };
+        match size {
+            4 if offset.is_multiple_of(4) => put(offset, value),
+            8 if offset.is_multiple_of(8) => {
+                put(offset, value);
+                put(offset + 4, value >> 32);
+            }
+            _ => {}
+        }
+        self.deliver_pending(config)
+    }
+
+    /// Raises a vector: the message to send, or `None` when it is masked (and now pending) or MSI-X is off.
+    pub fn raise(&mut self, config: &ConfigSpace, vector: u16) -> Option<Msi> {
+        let (enabled, unmasked) = config.msix_enabled();
+        let [low, high, data, control] = *self.table.get(usize::from(vector))?;
+        if !enabled {
+            return None;
+        }
+        if !unmasked || control & VECTOR_MASKED != 0 {
+            self.pending |= 1 << vector;
+            return None;
+        }
+        Some(Msi {
+            address: u64::from(low & !3) | u64::from(high) << 32,
+            data,
+        })
+    }
+
+    /// Sends what is pending and no longer masked; to be called when the capability's control register was written, too.
+    pub fn deliver_pending(&mut self, config: &ConfigSpace) -> Vec<Msi> {
+        let pending = std::mem::take(&mut self.pending);
+        (0..64)
+            .filter(|vector| pending >> vector & 1 == 1)
+            .filter_map(|vector| self.raise(config, vector))
+            .collect()
+    }
+
+    fn word(&self, offset: u64) -> Option<(usize, usize)> {
+        let entry = usize::try_from(offset / ENTRY_BYTES)
+            .ok()
+            .filter(|&entry| entry < self.table.len())?;
+        Some((entry, usize::from((offset % ENTRY_BYTES / 4) as u8)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enabled(control: u32) -> ConfigSpace {
+        let mut config = ConfigSpace::new(1, 2, 0)
+            .with_bar(2, 0x1000, 0xe000_0000)
+            .with_msix(1, 2, 0x800);
+        config.write(0x42, 2, control);
+        config
+    }
+
+    fn program(msix: &mut Msix, config: &ConfigSpace, control: u64) -> Vec<Msi> {
+        msix.write(config, 0, 4, 0xfee0_1004);
+        msix.write(config, 4, 4, 0);
+        msix.write(config, 8, 4, 0x4031);
+        msix.write(config, 12, 4, control)
+    }
+
+    #[test]
+    fn an_unmasked_vector_is_sent_to_its_processor() {
+        let (mut msix, config) = (Msix::new(1, 0x800), enabled(0x8000));
+        program(&mut msix, &config, 0);
+        let message = msix.raise(&config, 0).unwrap().message().unwrap();
+        assert_eq!(
+            (
+                message.vector,
+                message.destination,
+                message.logical,
+                message.level
+            ),
+            (0x31, 1, true, false)
+        );
+        assert_eq!(msix.raise(&config, 1), None);
+        assert_eq!(
+            Msi {
+                address: 0x1000,
+                data: 0
+            }
+            .message(),
+            None
+        );
+    }
+
+    #[test]
+    fn a_masked_vector_waits_for_its_unmasking() {
+        let (mut msix, config) = (Msix::new(1, 0x800), enabled(0x8000));
+        program(&mut msix, &config, 1);
+        assert_eq!(msix.raise(&config, 0), None);
+        assert_eq!(msix.raise(&config, 0), None);
+        assert_eq!(msix.read(0x800, 8), 1);
+        assert_eq!(
+            msix.write(&config, 12, 4, 0).len(),
+            1,
+            "one message for any number of raises"
+        );
+        assert_eq!(msix.read(0x800, 4), 0);
+    }
+
+    #[test]
+    fn the_function_mask_holds_back_all_and_off_drops() {
+        let mut msix = Msix::new(1, 0x800);
+        program(&mut msix, &enabled(0x8000), 0);
+        assert_eq!(msix.raise(&enabled(0xc000), 0), None);
+        assert_eq!(msix.deliver_pending(&enabled(0x8000)).len(), 1);
+        assert_eq!(msix.raise(&enabled(0), 0), None);
+        assert_eq!(msix.read(0x800, 4), 0);
+        msix.write(&enabled(0), 16, 4, 1);
+        assert_eq!(msix.read(16, 4), 0, "beyond the table");
+    }
+}

@@ -1,0 +1,197 @@
+//! What the ledger holds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::phase::Stamp;
+
+/// What a device wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// One block of the stream; its bytes follow from the seed and the sequence number (see [`crate::content`]).
+    Block {
+        /// Number of the block since the machine was switched on; never used twice.
+        sequence: u64,
+        /// Index of the descriptor that named the buffer.
+        descriptor: u32,
+    },
+    /// The completion count.
+    Completion {
+        /// The count written.
+        count: u64,
+    },
+    /// An MSI-X message. It goes to the local APIC, not to RAM.
+    Msi {
+        /// Message data.
+        data: u32,
+    },
+}
+
+/// One device write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Number of the entry, counted over everything ever written.
+    pub index: u64,
+    /// Guest time in nanoseconds.
+    pub time: u64,
+    /// Generation and phase.
+    pub stamp: Stamp,
+    /// What was written.
+    pub kind: Kind,
+    /// Guest physical address of the first byte.
+    pub address: u64,
+    /// Length in bytes.
+    pub length: u32,
+    /// XXH3-64 of the bytes.
+    pub checksum: u64,
+}
+
+impl Entry {
+    /// Bytes of [`Entry::encode`].
+    pub const BYTES: usize = 56;
+
+    /// The fixed little-endian form over which the digest runs: index, time, generation (u16), phase and kind (u8 each),
+    /// descriptor or message data (u32), sequence or count, address, checksum, length (u32), and four zeroes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; Self::BYTES] {
+        let (kind, first, second) = match self.kind {
+            Kind::Block { sequence, descriptor } => (0_u8, sequence, descriptor),
+            Kind::Completion { count } => (1, count, 0),
+            Kind::Msi { data } => (2, 0, data),
+        };
+        let mut bytes = [0; Self::BYTES];
+        let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+        put(0, &self.index.to_le_bytes());
+        put(8, &self.time.to_le_bytes());
+        put(16, &self.stamp.generation.to_le_bytes());
+        put(18, &[self.stamp.phase as u8, kind]);
+        put(20, &second.to_le_bytes());
+        put(24, &first.to_le_bytes());
+        put(32, &self.address.to_le_bytes());
+        put(40, &self.checksum.to_le_bytes());
+        put(48, &self.length.to_le_bytes());
+        bytes
+    }
+
+    /// Whether this entry leaves nothing of `earlier` to be seen in RAM.
+    #[must_use]
+    pub fn supersedes(&self, earlier: &Self) -> bool {
+        self.place() == earlier.place() && self.index > earlier.index
+    }
+
+    /// What must agree for one entry to supersede another. Stamps belong to it, so that what happened in each phase stays
+    /// known; a message is not in RAM, so it never hides a write.
+    pub(super) fn place(&self) -> (Stamp, bool, u64, u32) {
+        (
+            self.stamp,
+            matches!(self.kind, Kind::Msi { .. }),
+            self.address,
+            self.length,
+        )
+    }
+}
+
+/// Why the engine could not use what the driver gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FaultReason {
+    /// The ring is misaligned, empty or too long.
+    Ring,
+    /// A descriptor lies outside RAM.
+    DescriptorOutsideRam,
+    /// A buffer has length 0.
+    EmptyBuffer,
+    /// A buffer is longer than the engine can fill.
+    BufferTooLong,
+    /// A buffer does not lie wholly in RAM.
+    BufferOutsideRam,
+    /// The completion address is misaligned or outside RAM.
+    Completion,
+    /// The consumer gave back more blocks than it got.
+    Consumed,
+}
+
+impl FaultReason {
+    /// The reason in words, for reports.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Ring => "the ring is misaligned, empty or too long",
+            Self::DescriptorOutsideRam => "the descriptor is not in RAM",
+            Self::EmptyBuffer => "the buffer has length 0",
+            Self::BufferTooLong => "the buffer is longer than the engine can fill",
+            Self::BufferOutsideRam => "the buffer is not wholly in RAM",
+            Self::Completion => "the completion address is misaligned or not in RAM",
+            Self::Consumed => "the consumer gave back more blocks than it got",
+        }
+    }
+}
+
+/// Something that happened to the engine without a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EngineEventKind {
+    /// The driver enabled the engine.
+    Start,
+    /// The driver disabled the engine.
+    Stop,
+    /// The driver reset the engine.
+    Reset,
+    /// The COMMAND register's bus master bit changed.
+    BusMaster {
+        /// Its new value.
+        on: bool,
+        /// Whether the engine obeys; a retained one goes on when the bit is cleared.
+        obeyed: bool,
+    },
+    /// The engine could not use what it was given, and stands until reset.
+    Fault {
+        /// Why.
+        reason: FaultReason,
+        /// The address that it could not use (the count, for [`FaultReason::Consumed`]).
+        address: u64,
+        /// The length that came with it, 0 if none did.
+        length: u32,
+        /// The descriptor, if it was one.
+        descriptor: Option<u32>,
+    },
+    /// A block was ready and the ring was full.
+    WaitBegin,
+    /// The consumer gave a descriptor back.
+    WaitEnd,
+}
+
+/// An engine event with its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineEvent {
+    /// Guest time in nanoseconds.
+    pub time: u64,
+    /// Generation and phase.
+    pub stamp: Stamp,
+    /// What happened.
+    pub kind: EngineEventKind,
+}
+
+/// What the engine did in one phase of one generation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Blocks written.
+    pub blocks: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Completion counts written.
+    pub completions: u64,
+    /// MSI-X messages sent.
+    pub messages: u64,
+    /// Times that a block had to wait for a descriptor.
+    pub waits: u64,
+    /// Blocks that overwrote one not given back.
+    pub overwrites: u64,
+    /// Faults.
+    pub faults: u64,
+    /// Longest time without a block while enabled and not waiting for a descriptor, in nanoseconds.
+    pub longest_silence_ns: u64,
+    /// Longest wait for a descriptor, in nanoseconds.
+    pub longest_wait_ns: u64,
+    /// Entries dropped because later ones superseded them.
+    pub compacted: u64,
+    /// Events that were counted but found no room.
+    pub events_dropped: u64,
+}

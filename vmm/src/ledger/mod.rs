@@ -1,0 +1,331 @@
+//! The ledger: the host's record of every device write. Its memory is bounded.
+
+mod codec;
+mod entry;
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+pub use codec::{CodecError, VERSION};
+pub use entry::{Counters, EngineEvent, EngineEventKind, Entry, FaultReason, Kind};
+
+use crate::phase::Stamp;
+
+/// Entries that a ledger holds unless told otherwise: 16 MiB.
+pub const DEFAULT_CAPACITY: usize = 262_144;
+/// Engine events that a ledger holds.
+pub const EVENT_CAPACITY: usize = 65_536;
+
+/// The ledger has no room for another entry, even after compaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the ledger is full: {capacity} entries, and too few are superseded by later ones")]
+pub struct LedgerFull {
+    /// How many it holds.
+    pub capacity: usize,
+}
+
+/// A ledger that can be stored, and judged later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerRecord {
+    /// Entries in order of time, without those that were superseded when room was short.
+    pub entries: Vec<Entry>,
+    /// Entries ever made.
+    pub made: u64,
+    /// Engine events in order of time, up to [`EVENT_CAPACITY`].
+    pub events: Vec<EngineEvent>,
+    /// Counters per generation and phase, in order.
+    pub counters: Vec<(Stamp, Counters)>,
+    /// XXH3-128 over the encoding of all entries ever made.
+    pub digest: u128,
+}
+
+/// A growing ledger.
+pub struct Ledger {
+    entries: Vec<Entry>,
+    made: u64,
+    capacity: usize,
+    events: Vec<EngineEvent>,
+    counters: BTreeMap<Stamp, Counters>,
+    digest: Xxh3,
+    full: bool,
+}
+
+impl Ledger {
+    /// A ledger that holds `capacity` entries.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            entries: Vec::new(),
+            made: 0,
+            capacity: capacity.max(1),
+            events: Vec::new(),
+            counters: BTreeMap::new(),
+            digest: Xxh3::new(),
+            full: false,
+        }
+    }
+
+    /// Makes room for one entry, which must come before the write that it records.
+    pub fn reserve(&mut self) -> Result<(), LedgerFull> {
+        if self.entries.len() >= self.capacity && !self.full {
+            self.compact();
+            // A ledger that frees only a little would be compacted again and again: call it full.
+            self.full = self.entries.len() > self.capacity - self.capacity.div_ceil(16);
+        }
+        if self.full {
+            Err(LedgerFull {
+                capacity: self.capacity,
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Records a write of `data` to `address`; [`Ledger::reserve`] has succeeded.
+    pub fn record(&mut self, time: u64, stamp: Stamp, kind: Kind, address: u64, data: &[u8]) {
+        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let entry = Entry {
+            index: self.made,
+            time,
+            stamp,
+            kind,
+            address,
+            length,
+            checksum: xxh3_64(data),
+        };
+        self.digest.update(&entry.encode());
+        self.made += 1;
+        self.entries.push(entry);
+        let counters = self.counters(stamp);
+        match kind {
+            Kind::Block { .. } => {
+                counters.blocks += 1;
+                counters.bytes += u64::from(length);
+            }
+            Kind::Completion { .. } => counters.completions += 1,
+            Kind::Msi { .. } => counters.messages += 1,
+        }
+    }
+
+    /// Records an engine event.
+    pub fn event(&mut self, time: u64, stamp: Stamp, kind: EngineEventKind) {
+        let room = self.events.len() < EVENT_CAPACITY;
+        if room {
+            self.events.push(EngineEvent { time, stamp, kind });
+        }
+        let counters = self.counters(stamp);
+        counters.events_dropped += u64::from(!room);
+        match kind {
+            EngineEventKind::Fault { .. } => counters.faults += 1,
+            EngineEventKind::WaitBegin => counters.waits += 1,
+            _ => {}
+        }
+    }
+
+    /// The counters of one phase, to be added to.
+    pub fn counters(&mut self, stamp: Stamp) -> &mut Counters {
+        self.counters.entry(stamp).or_default()
+    }
+
+    /// Whether an entry was refused for want of room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// The entries that are still held, in order.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Entries ever made.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// The engine events, in order.
+    #[must_use]
+    pub fn events(&self) -> &[EngineEvent] {
+        &self.events
+    }
+
+    /// XXH3-128 over the encoding of all entries ever made.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        self.digest.digest128()
+    }
+
+    /// The ledger as it stands, for storing.
+    #[must_use]
+    pub fn to_record(&self) -> LedgerRecord {
+        LedgerRecord {
+            entries: self.entries.clone(),
+            made: self.made,
+            events: self.events.clone(),
+            counters: self
+                .counters
+                .iter()
+                .map(|(stamp, counters)| (*stamp, *counters))
+                .collect(),
+            digest: self.digest(),
+        }
+    }
+
+    /// Drops each entry that a later one of the same place fully supersedes.
+    fn compact(&mut self) {
+        let mut later = HashSet::with_capacity(self.entries.len());
+        let superseded: Vec<bool> = self
+            .entries
+            .iter()
+            .rev()
+            .map(|entry| !later.insert(entry.place()))
+            .collect();
+        let mut superseded = superseded.into_iter().rev();
+        let counters = &mut self.counters;
+        self.entries.retain(|entry| {
+            let drop = superseded.next().unwrap_or(false);
+            if drop {
+                counters.entry(entry.stamp).or_default().compacted += 1;
+            }
+            !drop
+        });
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger")
+            .field("held", &self.entries.len())
+            .field("made", &self.made)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phase::Phase;
+
+    const ARMED: Stamp = Stamp {
+        generation: 0,
+        phase: Phase::Armed,
+    };
+    const JUMP: Stamp = Stamp {
+        generation: 0,
+        phase: Phase::Jump,
+    };
+
+    fn block(ledger: &mut Ledger, stamp: Stamp, sequence: u64, address: u64) -> Result<(), LedgerFull> {
+        ledger.reserve()?;
+        ledger.record(
+            sequence,
+            stamp,
+            Kind::Block {
+                sequence,
+                descriptor: 0,
+            },
+            address,
+            &sequence.to_le_bytes(),
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_ring_goes_round_in_bounded_memory() {
+        let mut ledger = Ledger::new(64);
+        for sequence in 0..10_000 {
+            block(&mut ledger, ARMED, sequence, sequence % 8 * 4096).unwrap();
+        }
+        assert!(ledger.entries().len() <= 64);
+        let record = ledger.to_record();
+        assert_eq!((record.made, record.counters[0].1.blocks), (10_000, 10_000));
+        assert_eq!(
+            record.counters[0].1.compacted + record.entries.len() as u64,
+            10_000
+        );
+        for slot in 0..8 {
+            let last = record
+                .entries
+                .iter()
+                .rev()
+                .find(|entry| entry.address == slot * 4096)
+                .unwrap();
+            assert_eq!(
+                last.kind,
+                Kind::Block {
+                    sequence: 9992 + slot,
+                    descriptor: 0
+                },
+                "the last write is kept"
+            );
+        }
+        assert!(record.entries.is_sorted_by_key(|entry| entry.index));
+    }
+
+    #[test]
+    fn what_is_not_superseded_makes_it_full() {
+        let mut ledger = Ledger::new(64);
+        let written = (0..100)
+            .take_while(|&sequence| block(&mut ledger, ARMED, sequence, sequence * 8).is_ok())
+            .count();
+        assert_eq!(
+            (written, ledger.is_full(), ledger.entries().len()),
+            (64, true, 64)
+        );
+        assert_eq!(ledger.reserve(), Err(LedgerFull { capacity: 64 }));
+    }
+
+    #[test]
+    fn other_lengths_phases_and_messages_supersede_nothing() {
+        let mut ledger = Ledger::new(16);
+        ledger.record(0, ARMED, Kind::Completion { count: 1 }, 0x1000, &[0; 8]);
+        ledger.record(1, ARMED, Kind::Completion { count: 1 }, 0x1000, &[0; 4]);
+        ledger.record(2, JUMP, Kind::Completion { count: 2 }, 0x1000, &[0; 8]);
+        ledger.record(3, ARMED, Kind::Msi { data: 1 }, 0x1000, &[0; 8]);
+        ledger.compact();
+        assert_eq!(ledger.entries().len(), 4);
+        assert!(!ledger.entries()[3].supersedes(&ledger.entries()[0]));
+        ledger.record(4, ARMED, Kind::Completion { count: 3 }, 0x1000, &[0; 8]);
+        assert!(ledger.entries()[4].supersedes(&ledger.entries()[0]));
+        ledger.compact();
+        assert_eq!(
+            ledger
+                .entries()
+                .iter()
+                .map(|entry| entry.index)
+                .collect::<Vec<_>>(),
+            [1, 2, 3, 4]
+        );
+    }
+
+    #[test]
+    fn the_digest_sees_every_entry_even_the_dropped() {
+        let digest = |sequences: &[u64]| {
+            let mut ledger = Ledger::new(2);
+            for &sequence in sequences {
+                block(&mut ledger, ARMED, sequence, 0x1000).unwrap();
+            }
+            ledger.digest()
+        };
+        assert_eq!(digest(&[1, 2, 3, 4, 5]), digest(&[1, 2, 3, 4, 5]));
+        assert_ne!(digest(&[1, 2, 3, 4, 5]), digest(&[1, 2, 9, 4, 5]));
+    }
+
+    #[test]
+    fn events_beyond_the_room_are_counted() {
+        let mut ledger = Ledger::new(16);
+        for time in 0..EVENT_CAPACITY as u64 + 10 {
+            ledger.event(time, JUMP, EngineEventKind::WaitBegin);
+        }
+        let counters = *ledger.counters(JUMP);
+        assert_eq!(
+            (counters.waits, counters.events_dropped),
+            (EVENT_CAPACITY as u64 + 10, 10)
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! What a machine is made of, and why it may not be.
+
+use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::boot::BootError;
+use crate::devices::dma::DmaConfig;
+use crate::memory::MemoryError;
+use crate::vcpu::BackendError;
+
+/// Slowest rate of the DMA engine, in bytes per second.
+pub const MIN_RATE: u64 = 1;
+/// Fastest rate of the DMA engine, in bytes per second.
+pub const MAX_RATE: u64 = 20_000_000_000;
+
+/// A machine to be.
+#[derive(Debug, Clone)]
+pub struct MachineConfig {
+    /// Guest RAM in bytes.
+    pub ram_bytes: u64,
+    /// The kernel, a bzImage.
+    pub kernel: Vec<u8>,
+    /// The initramfs; may be empty.
+    pub initramfs: Vec<u8>,
+    /// Kernel command line.
+    pub command_line: String,
+    /// Seed of everything random that the machine gives to the guest.
+    pub seed: u64,
+    /// The DMA engine.
+    pub dma: DmaConfig,
+    /// Guest nanoseconds without a message, console output, phase change or jump after which the guest counts as stuck.
+    pub progress_limit_ns: u64,
+    /// Number of processors.
+    pub vcpus: u8,
+}
+
+impl MachineConfig {
+    /// The seed for the guest's own random number generator.
+    #[must_use]
+    pub fn rng_seed(&self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        for (index, word) in (0_u8..).zip(seed.chunks_exact_mut(8)) {
+            word.copy_from_slice(
+                &xxh3_64_with_seed(&[b"guest rng ", &[index][..]].concat(), self.seed).to_le_bytes(),
+            );
+        }
+        seed
+    }
+
+    pub(super) fn check(&self) -> Result<(), MachineError> {
+        if self.vcpus != 1 {
+            return Err(MachineError::VcpuCount { found: self.vcpus });
+        }
+        if !(MIN_RATE..=MAX_RATE).contains(&self.dma.rate) {
+            return Err(MachineError::DmaRate { found: self.dma.rate });
+        }
+        if self.progress_limit_ns == 0 {
+            return Err(MachineError::ProgressLimit);
+        }
+        Ok(())
+    }
+}
+
+/// Why a machine cannot be made or used so.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// More than one processor.
+    #[error("{found} processors: expected 1, the machine has no more yet")]
+    VcpuCount {
+        /// Number asked for.
+        found: u8,
+    },
+    /// A rate that makes no sense.
+    #[error("DMA rate of {found} bytes per second: expected {MIN_RATE} to {MAX_RATE}")]
+    DmaRate {
+        /// Rate asked for.
+        found: u64,
+    },
+    /// No time to progress.
+    #[error("progress limit of 0 ns: expected more")]
+    ProgressLimit,
+    /// Guest RAM.
+    #[error("guest memory")]
+    Memory(#[from] MemoryError),
+    /// The kernel.
+    #[error("kernel cannot be booted")]
+    Boot(#[from] BootError),
+    /// The backend.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The agent stands and waits.
+    #[error("the machine was told to run on, but the agent waits for the answer to its message")]
+    ReplyOwed,
+    /// Nobody asked.
+    #[error("an answer of {length} bytes was given, but the agent has sent no message")]
+    NothingAsked {
+        /// Length of the answer.
+        length: usize,
+    },
+    /// The answer is too long for the window.
+    #[error("an answer of {length} bytes does not fit the mailbox window of {window} bytes")]
+    ReplyTooLong {
+        /// Length of the answer.
+        length: usize,
+        /// Size of the window.
+        window: u64,
+    },
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::devices::dma::BusMaster;
+
+    /// A configuration that passes, around this kernel.
+    pub fn config(kernel: Vec<u8>) -> MachineConfig {
+        MachineConfig {
+            ram_bytes: 32 << 20,
+            kernel,
+            initramfs: Vec::new(),
+            command_line: String::new(),
+            seed: 1,
+            dma: DmaConfig {
+                rate: 100_000_000,
+                seed: 1,
+                bus_master: BusMaster::Retained,
+            },
+            progress_limit_ns: 1_000_000,
+            vcpus: 1,
+        }
+    }
+
+    #[test]
+    fn what_makes_no_machine_is_refused() {
+        let check = |change: &dyn Fn(&mut MachineConfig)| {
+            let mut config = config(Vec::new());
+            change(&mut config);
+            config.check().err().map(|error| error.to_string())
+        };
+        assert_eq!(check(&|_| {}), None);
+        assert!(
+            check(&|config| config.vcpus = 2)
+                .unwrap()
+                .contains("2 processors")
+        );
+        assert!(
+            check(&|config| config.dma.rate = 0)
+                .unwrap()
+                .contains("0 bytes per second")
+        );
+        assert!(check(&|config| config.dma.rate = u64::MAX).is_some());
+        assert!(check(&|config| config.progress_limit_ns = 0).is_some());
+    }
+
+    #[test]
+    fn each_seed_gives_the_guest_another() {
+        let seed = |seed| {
+            MachineConfig {
+                seed,
+                ..config(Vec::new())
+            }
+            .rng_seed()
+        };
+        assert_eq!(seed(1), seed(1));
+        assert_ne!(seed(1), seed(2));
+        assert_ne!(seed(1)[..8], seed(1)[8..16]);
+    }
+}

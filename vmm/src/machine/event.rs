@@ -1,0 +1,155 @@
+//! What a running machine reports.
+
+use std::fmt;
+
+use crate::phase::{Generation, Stamp};
+
+/// When and where something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Guest time in nanoseconds.
+    pub time: u64,
+    /// Instructions retired.
+    pub retired: u64,
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Generation and phase.
+    pub stamp: Stamp,
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ns in {}, rip {:#x}, {} instructions",
+            self.time, self.stamp, self.rip, self.retired
+        )
+    }
+}
+
+/// Why [`super::Machine::run`] came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The agent sent a message and stands until [`super::Machine::reply`].
+    Message(Vec<u8>),
+    /// The agent announced a message longer than the window.
+    MessageTooLong {
+        /// When.
+        at: Moment,
+        /// The length announced, in bytes.
+        length: u64,
+    },
+    /// The old kernel jumps: its identity-mapped kexec code is about to run.
+    Jump {
+        /// Guest time in nanoseconds.
+        time: u64,
+    },
+    /// The new kernel's first instruction is about to run.
+    KernelEntry {
+        /// Guest time in nanoseconds.
+        time: u64,
+        /// Guest physical address of its boot parameters.
+        boot_params: u64,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// The guest switched the machine off.
+    PowerOff {
+        /// When.
+        at: Moment,
+    },
+    /// The guest reset the machine.
+    Reset {
+        /// When.
+        at: Moment,
+    },
+    /// The processor shut down.
+    TripleFault {
+        /// When.
+        at: Moment,
+        /// What is known about it.
+        reason: String,
+    },
+    /// The processor halted and nothing can wake it.
+    DeadHalt {
+        /// When.
+        at: Moment,
+        /// Whether interrupts are enabled; nothing would raise one.
+        interruptible: bool,
+    },
+    /// The guest runs but has shown no sign of progress for too long.
+    NoProgress {
+        /// When this was noticed.
+        at: Moment,
+        /// Last sign of progress, in guest nanoseconds.
+        since: u64,
+        /// The limit, in guest nanoseconds.
+        limit: u64,
+    },
+    /// The ledger is full and the DMA engine stands: what follows could not be judged.
+    LedgerFull {
+        /// When.
+        at: Moment,
+    },
+    /// The backend cannot execute an instruction.
+    UnknownInstruction {
+        /// When.
+        at: Moment,
+        /// The instruction's bytes.
+        bytes: Vec<u8>,
+        /// What was made of it.
+        what: String,
+    },
+}
+
+impl Event {
+    /// Whether the machine cannot run on after this.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !matches!(
+            self,
+            Self::Message(_) | Self::Jump { .. } | Self::KernelEntry { .. }
+        )
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Message(message) => write!(f, "message of {} bytes", message.len()),
+            Self::MessageTooLong { at, length } => {
+                write!(
+                    f,
+                    "the agent announced a message of {length} bytes, more than the window holds ({at})"
+                )
+            }
+            Self::Jump { time } => write!(f, "kexec jump at {time} ns"),
+            Self::KernelEntry {
+                time,
+                boot_params,
+                generation,
+            } => {
+                write!(
+                    f,
+                    "entry of kernel {generation} at {time} ns with boot parameters at {boot_params:#x}"
+                )
+            }
+            Self::PowerOff { at } => write!(f, "power off ({at})"),
+            Self::Reset { at } => write!(f, "reset ({at})"),
+            Self::TripleFault { at, reason } => write!(f, "triple fault: {reason} ({at})"),
+            Self::DeadHalt {
+                at,
+                interruptible: true,
+            } => write!(f, "halted with nothing left to wake it ({at})"),
+            Self::DeadHalt {
+                at,
+                interruptible: false,
+            } => write!(f, "halted with interrupts disabled ({at})"),
+            Self::NoProgress { at, since, limit } => {
+                write!(f, "no progress since {since} ns, limit {limit} ns ({at})")
+            }
+            Self::LedgerFull { at } => write!(f, "the ledger is full ({at})"),
+            Self::UnknownInstruction { at, what, .. } => write!(f, "unknown instruction: {what} ({at})"),
+        }
+    }
+}

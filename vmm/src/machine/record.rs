@@ -1,0 +1,134 @@
+//! What the machine remembers about a run: phases and blackouts.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::phase::{Generation, Stamp};
+
+/// One phase of one generation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PhaseRecord {
+    /// Generation and phase.
+    pub stamp: Stamp,
+    /// Guest time at its beginning, in nanoseconds.
+    pub start_ns: u64,
+    /// Guest time at its end, in nanoseconds; not part of the phase.
+    pub end_ns: u64,
+    /// Instructions retired in it.
+    pub instructions: u64,
+    /// Host time spent in it, in milliseconds. The only number here that differs from run to run.
+    pub wall_ms: f64,
+}
+
+/// The phases so far; the last is still going on.
+#[derive(Debug)]
+pub(super) struct Phases {
+    closed: Vec<PhaseRecord>,
+    stamp: Stamp,
+    start_ns: u64,
+    retired: u64,
+    wall: Instant,
+}
+
+impl Phases {
+    pub fn new(stamp: Stamp) -> Self {
+        Self {
+            closed: Vec::new(),
+            stamp,
+            start_ns: 0,
+            retired: 0,
+            wall: Instant::now(),
+        }
+    }
+
+    /// The phase going on, as it would be if it ended now.
+    pub fn current(&self, now: u64, retired: u64) -> PhaseRecord {
+        PhaseRecord {
+            stamp: self.stamp,
+            start_ns: self.start_ns,
+            end_ns: now,
+            instructions: retired - self.retired,
+            wall_ms: self.wall.elapsed().as_secs_f64() * 1e3,
+        }
+    }
+
+    pub fn change(&mut self, stamp: Stamp, now: u64, retired: u64) {
+        self.closed.push(self.current(now, retired));
+        *self = Self {
+            closed: std::mem::take(&mut self.closed),
+            stamp,
+            start_ns: now,
+            retired,
+            wall: Instant::now(),
+        };
+    }
+
+    pub fn all(&self, now: u64, retired: u64) -> Vec<PhaseRecord> {
+        let mut all = self.closed.clone();
+        all.push(self.current(now, retired));
+        all
+    }
+
+    /// Which phase a time belongs to.
+    pub fn stamp_at(&self, time: u64) -> Stamp {
+        let after = self.closed.partition_point(|phase| phase.end_ns <= time);
+        self.closed.get(after).map_or(self.stamp, |phase| phase.stamp)
+    }
+}
+
+/// How long no user code ran because of a kexec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blackout {
+    /// Generation of the new kernel.
+    pub generation: Generation,
+    /// When the old kernel's user code ran last, in guest nanoseconds.
+    pub left_user_at: Option<u64>,
+    /// When the new kernel's user code ran first, in guest nanoseconds.
+    pub entered_user_at: Option<u64>,
+}
+
+impl Blackout {
+    /// Its length in nanoseconds, once both ends are known.
+    #[must_use]
+    pub fn nanoseconds(&self) -> Option<u64> {
+        self.entered_user_at?.checked_sub(self.left_user_at?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phase::Phase;
+
+    #[test]
+    fn a_time_belongs_to_the_phase_that_had_begun() {
+        let stamp = |phase| Stamp { generation: 0, phase };
+        let mut phases = Phases::new(stamp(Phase::BootOld));
+        phases.change(stamp(Phase::Prepare), 100, 90);
+        phases.change(stamp(Phase::Armed), 100, 90);
+        phases.change(stamp(Phase::Handover), 150, 120);
+        let at = |time| phases.stamp_at(time).phase;
+        assert_eq!(
+            (at(0), at(99), at(100), at(149)),
+            (Phase::BootOld, Phase::BootOld, Phase::Armed, Phase::Armed)
+        );
+        assert_eq!((at(150), at(u64::MAX)), (Phase::Handover, Phase::Handover));
+        let all = phases.all(200, 160);
+        let instructions: Vec<u64> = all.iter().map(|phase| phase.instructions).collect();
+        assert_eq!(instructions, [90, 0, 30, 40]);
+        assert_eq!((all[3].start_ns, all[3].end_ns), (150, 200));
+    }
+
+    #[test]
+    fn a_blackout_needs_both_ends() {
+        let mut blackout = Blackout {
+            generation: 1,
+            left_user_at: Some(10),
+            entered_user_at: None,
+        };
+        assert_eq!(blackout.nanoseconds(), None);
+        blackout.entered_user_at = Some(25);
+        assert_eq!(blackout.nanoseconds(), Some(15));
+    }
+}

@@ -1,0 +1,351 @@
+//! The machine around a processor that follows a script.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use guest_agent::device::mailbox as map;
+
+use super::config::tests::config;
+use super::*;
+use crate::devices::{lapic, pci, power, uart};
+use crate::vcpu::{BackendError, Bus, Stop};
+
+type Action = Box<dyn FnMut(&mut dyn Bus, &GuestRam, u64) + Send>;
+
+/// One stretch of execution: how long, what it does at its end, and why it stops.
+struct Step {
+    ticks: u64,
+    action: Action,
+    stop: Stop,
+}
+
+fn step(ticks: u64, stop: Stop, action: impl FnMut(&mut dyn Bus, &GuestRam, u64) + Send + 'static) -> Step {
+    Step {
+        ticks,
+        action: Box::new(action),
+        stop,
+    }
+}
+
+fn quiet(ticks: u64, stop: Stop) -> Step {
+    step(ticks, stop, |_, _, _| {})
+}
+
+struct Script(Mutex<Option<Vec<Step>>>);
+
+impl Backend for Script {
+    fn name(&self) -> &'static str {
+        "script"
+    }
+
+    fn create_vcpu(&self, ram: Arc<GuestRam>, _: u8) -> Result<Box<dyn Vcpu>, BackendError> {
+        let steps = self.0.lock().unwrap().take().unwrap_or_default().into();
+        let registers = Registers::default();
+        Ok(Box::new(Player {
+            ram,
+            steps,
+            registers,
+            now: 0,
+            skipped: 0,
+            writes: Vec::new(),
+            entered: None,
+            taken: 0,
+        }))
+    }
+}
+
+struct Player {
+    ram: Arc<GuestRam>,
+    steps: VecDeque<Step>,
+    registers: Registers,
+    now: u64,
+    skipped: u64,
+    writes: Vec<CpuWrite>,
+    entered: Option<u64>,
+    taken: u8,
+}
+
+impl Vcpu for Player {
+    fn registers(&self) -> Registers {
+        self.registers.clone()
+    }
+    fn set_registers(&mut self, registers: &Registers) {
+        self.registers = registers.clone();
+    }
+    fn run(&mut self, bus: &mut dyn Bus, until: u64) -> Stop {
+        let Some(step) = self.steps.front_mut() else {
+            self.now = until;
+            return Stop::Deadline;
+        };
+        let ticks = step.ticks.min(until - self.now);
+        self.now += ticks;
+        step.ticks -= ticks;
+        if step.ticks > 0 {
+            return Stop::Deadline;
+        }
+        let mut step = self.steps.pop_front().unwrap();
+        (step.action)(bus, &self.ram, self.now);
+        self.writes.push(CpuWrite {
+            address: 0x5008,
+            length: 8,
+            rip: 0x77,
+            time: self.now,
+            privilege: 0,
+        });
+        if let Stop::LowSupervisorFetch { rip } = step.stop {
+            self.registers.rip = rip;
+            self.entered = Some(self.now + 50);
+        }
+        step.stop
+    }
+    fn now(&self) -> u64 {
+        self.now
+    }
+    fn skip_to(&mut self, time: u64) {
+        self.skipped += time - self.now;
+        self.now = time;
+    }
+    fn retired(&self) -> u64 {
+        self.now - self.skipped
+    }
+    fn task_priority(&self) -> u8 {
+        0
+    }
+    fn can_take_interrupt(&self) -> bool {
+        true
+    }
+    fn inject_interrupt(&mut self, _: &mut dyn Bus, vector: u8) -> Result<(), Stop> {
+        self.taken = vector;
+        Ok(())
+    }
+    fn request_interrupt_window(&mut self, _: bool) {}
+    fn memory_written(&mut self, _: u64, _: u64) {}
+    fn stop_on_low_supervisor_fetch(&mut self, _: bool) {}
+    fn watch_writes(&mut self, _: u64) {}
+    fn last_write(&self, address: u64) -> Option<CpuWrite> {
+        self.writes
+            .iter()
+            .rev()
+            .find(|write| write.address == address)
+            .copied()
+    }
+    fn epoch_writes(&self, each: &mut dyn FnMut(CpuWrite)) {
+        self.writes.last().into_iter().for_each(|write| each(*write));
+    }
+    fn begin_write_epoch(&mut self) {}
+    fn left_user_at(&self) -> Option<u64> {
+        Some(self.now - 10)
+    }
+    fn entered_user_at(&self) -> Option<u64> {
+        self.entered
+    }
+    fn reset_user_marks(&mut self) {
+        self.entered = None;
+    }
+    fn hash_state(&self, hash: &mut Xxh3) {
+        hash.update(&[self.taken]);
+    }
+}
+
+fn machine(steps: Vec<Step>) -> Machine {
+    let kernel = crate::boot::bzimage::tests::image(4096);
+    Machine::new(&config(kernel), &Script(Mutex::new(Some(steps)))).unwrap()
+}
+
+const MAILBOX: u64 = pci::WINDOW_START as u64;
+
+fn greet(bus: &mut dyn Bus, _: &GuestRam, now: u64) {
+    bus.mmio_write(now, MAILBOX + map::WINDOW, 4, 0x6f6c_6c65);
+    bus.mmio_write(now, MAILBOX + map::DOORBELL, 4, 4);
+}
+
+#[test]
+fn a_message_stands_until_it_is_answered() {
+    let mut machine = machine(vec![
+        step(100, Stop::Bus, greet),
+        step(50, Stop::Bus, |bus, _, now| {
+            assert_eq!(bus.mmio_read(now, MAILBOX + map::REPLY_LENGTH, 4), 3);
+            bus.port_write(now, power::SLEEP_CONTROL, 1, 0x34);
+        }),
+    ]);
+    assert_eq!(machine.run().unwrap(), Event::Message(b"ello".to_vec()));
+    assert!(matches!(machine.run(), Err(MachineError::ReplyOwed)));
+    assert!(matches!(
+        machine.reply(&vec![0; 1 << 20]),
+        Err(MachineError::ReplyTooLong { .. })
+    ));
+    machine.reply(b"yes").unwrap();
+    assert!(matches!(
+        machine.reply(b"yes"),
+        Err(MachineError::NothingAsked { length: 3 })
+    ));
+    let off = machine.run().unwrap();
+    assert!(matches!(off, Event::PowerOff { at } if at.time == 150), "{off}");
+    assert_eq!(machine.run().unwrap(), off, "a final event stays");
+}
+
+#[test]
+fn a_kexec_is_told_by_where_it_executes() {
+    const NEW: u64 = 0x20_0000;
+    let fetch = |rip| Stop::LowSupervisorFetch { rip };
+    let mut machine = machine(vec![
+        quiet(10, fetch(0x1000)), // a booting kernel may be there
+        step(100, Stop::Bus, greet),
+        quiet(100, fetch(0x7000)),
+        quiet(20, fetch(0x8000)),       // relocate_kernel's next page
+        quiet(20, fetch(NEW + 0x1200)), // purgatory with boot parameters in RSI
+        quiet(20, fetch(NEW + ENTRY)),
+        step(1000, Stop::Bus, greet),
+    ]);
+    const ENTRY: u64 = 0x200;
+    assert!(matches!(machine.run().unwrap(), Event::Message(_)));
+    machine.reply(&[]).unwrap();
+    machine.enter_phase(Phase::Handover);
+    assert_eq!(machine.run().unwrap(), Event::Jump { time: 210 });
+    assert_eq!(
+        machine.moment().stamp,
+        Stamp {
+            generation: 0,
+            phase: Phase::Jump
+        }
+    );
+    let entry = Event::KernelEntry {
+        time: 270,
+        boot_params: 0x7000,
+        generation: 1,
+    };
+    assert_eq!(machine.run().unwrap(), entry);
+    assert!(matches!(machine.run().unwrap(), Event::Message(_)));
+    machine.finish();
+
+    let phases = machine.phases();
+    let names: Vec<_> = phases
+        .iter()
+        .map(|phase| (phase.stamp.generation, phase.stamp.phase, phase.start_ns))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            (0, Phase::BootOld, 0),
+            (0, Phase::Handover, 110),
+            (0, Phase::Jump, 210),
+            (1, Phase::BootNew, 270)
+        ]
+    );
+    assert_eq!(machine.blackouts()[0].left_user_at, Some(200));
+    assert_eq!(machine.blackouts()[0].nanoseconds(), Some(120));
+    let provenance = machine.provenance().phases();
+    assert_eq!(provenance.len(), 4);
+    assert!(provenance.iter().all(|phase| phase.writes[0].pfn() == 5));
+    let last = machine.last_write(0x5008).unwrap();
+    assert_eq!(
+        (last.write.time, last.stamp),
+        (
+            1270,
+            Stamp {
+                generation: 1,
+                phase: Phase::BootNew
+            }
+        )
+    );
+}
+
+#[test]
+fn each_way_to_die_is_told_apart() {
+    let end = |steps| machine(steps).run().unwrap();
+    let halted = |interruptible| vec![quiet(5, Stop::Halted { interruptible })];
+    assert!(matches!(
+        end(halted(false)),
+        Event::DeadHalt {
+            interruptible: false,
+            ..
+        }
+    ));
+    assert!(matches!(
+        end(halted(true)),
+        Event::DeadHalt {
+            interruptible: true,
+            ..
+        }
+    ));
+    let shutdown = vec![quiet(5, Stop::TripleFault { reason: "#PF".into() })];
+    assert!(matches!(end(shutdown), Event::TripleFault { at, .. } if at.time == 5));
+    let reset = vec![step(5, Stop::Bus, |bus, _, now| bus.port_write(now, 0xcf9, 1, 6))];
+    assert!(matches!(end(reset), Event::Reset { .. }));
+    let long = vec![step(5, Stop::Bus, |bus, _, now| {
+        bus.mmio_write(now, MAILBOX + map::DOORBELL, 4, 1 << 20)
+    })];
+    assert!(matches!(
+        end(long),
+        Event::MessageTooLong {
+            length: 0x10_0000,
+            ..
+        }
+    ));
+    let unknown = Stop::UnknownInstruction {
+        rip: 1,
+        bytes: vec![0x0f, 0xff],
+        what: "ud0".into(),
+    };
+    assert!(matches!(end(vec![quiet(5, unknown)]), Event::UnknownInstruction { what, .. } if what == "ud0"));
+}
+
+#[test]
+fn printing_is_progress_and_spinning_is_not() {
+    let print = || {
+        step(900_000, Stop::Bus, |bus, _, now| {
+            bus.port_write(now, uart::PORT, 1, 0x2e)
+        })
+    };
+    let mut machine = machine(vec![print(), print(), print()]);
+    let Event::NoProgress { at, since, limit } = machine.run().unwrap() else {
+        panic!()
+    };
+    assert_eq!((at.time, since, limit), (3_700_000, 2_700_000, 1_000_000));
+    assert_eq!(machine.console().text(), b"...");
+}
+
+#[test]
+fn a_halt_lasts_to_the_timer_and_costs_no_instructions() {
+    let mut machine = machine(vec![
+        step(10, Stop::Bus, |bus, _, now| {
+            bus.mmio_write(now, lapic::BASE + 0xf0, 4, 0x1ff);
+            bus.mmio_write(now, lapic::BASE + 0x320, 4, 2 << 17 | 0xec);
+            assert!(bus.msr_write(now, lapic::MSR_TSC_DEADLINE, 500_000));
+        }),
+        quiet(5, Stop::Halted { interruptible: true }),
+        quiet(7, Stop::Halted { interruptible: false }),
+    ]);
+    let Event::DeadHalt { at, .. } = machine.run().unwrap() else {
+        panic!()
+    };
+    assert_eq!((at.time, at.retired), (500_007, 22));
+}
+
+#[test]
+fn running_for_a_while_comes_back_in_time() {
+    let mut machine = machine(vec![quiet(1000, Stop::Halted { interruptible: false })]);
+    assert_eq!(machine.run_until(400).unwrap(), None);
+    assert_eq!(machine.moment().time, 400);
+    assert!(matches!(machine.run_until(5000).unwrap(), Some(Event::DeadHalt { at, .. }) if at.time == 1000));
+}
+
+#[test]
+fn the_state_hash_is_a_function_of_content() {
+    let hash = |change: &dyn Fn(&GuestRam)| {
+        let mut machine = machine(Vec::new());
+        change(machine.ram());
+        machine.state_hash()
+    };
+    let plain = hash(&|_| {});
+    assert_eq!(
+        plain,
+        hash(&|ram| ram.write(0x80_0000, &[0; 4096]).unwrap()),
+        "zeroes are not content"
+    );
+    assert_ne!(plain, hash(&|ram| ram.write(0x80_0000, &[1]).unwrap()));
+    assert_ne!(
+        hash(&|ram| ram.write(0x80_0000, &[1]).unwrap()),
+        hash(&|ram| ram.write(0x80_1000, &[1]).unwrap())
+    );
+}

@@ -1,0 +1,190 @@
+//! What the machine needs of a processor, in types of its own: a backend translates.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::memory::GuestRam;
+use std::sync::Arc;
+
+/// A segment register.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Selector.
+    pub selector: u16,
+    /// Base address.
+    pub base: u64,
+    /// Limit in bytes.
+    pub limit: u32,
+    /// Descriptor bits 55:40 with the limit bits cleared.
+    pub attributes: u16,
+}
+
+/// A descriptor table register.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DescriptorTable {
+    /// Linear base address.
+    pub base: u64,
+    /// Offset of the last byte.
+    pub limit: u16,
+}
+
+/// Index of RSI in [`Registers::gpr`].
+pub const RSI: usize = 6;
+
+/// The registers that booting, findings and crash messages speak of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
+    pub gpr: [u64; 16],
+    /// Instruction pointer.
+    pub rip: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// ES, CS, SS, DS, FS, GS.
+    pub segments: [Segment; 6],
+    /// Task register.
+    pub tr: Segment,
+    /// Global descriptor table.
+    pub gdtr: DescriptorTable,
+    /// Interrupt descriptor table.
+    pub idtr: DescriptorTable,
+    /// CR0.
+    pub cr0: u64,
+    /// CR2: address of the last page fault.
+    pub cr2: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// IA32_EFER.
+    pub efer: u64,
+}
+
+/// What is outside the processor. Times are guest nanoseconds.
+pub trait Bus {
+    /// Reads `size` (1, 2, 4 or 8) bytes of device memory.
+    fn mmio_read(&mut self, now: u64, address: u64, size: u8) -> u64;
+    /// Writes `size` bytes of device memory.
+    fn mmio_write(&mut self, now: u64, address: u64, size: u8, value: u64);
+    /// Reads `size` (1, 2 or 4) bytes from an I/O port.
+    fn port_read(&mut self, now: u64, port: u16, size: u8) -> u32;
+    /// Writes `size` bytes to an I/O port.
+    fn port_write(&mut self, now: u64, port: u16, size: u8, value: u32);
+    /// Reads a model-specific register that lies outside the processor proper; `None` is a general protection fault.
+    fn msr_read(&mut self, now: u64, index: u32) -> Option<u64>;
+    /// Writes such a register; `false` is a general protection fault.
+    fn msr_write(&mut self, now: u64, index: u32, value: u64) -> bool;
+}
+
+/// Why [`Vcpu::run`] came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The time that was given is over.
+    Deadline,
+    /// The processor touched the bus; the access is complete.
+    Bus,
+    /// HLT; `interruptible` is RFLAGS.IF.
+    Halted {
+        /// Whether an interrupt could end it.
+        interruptible: bool,
+    },
+    /// An interrupt can be taken now.
+    InterruptWindow,
+    /// About to execute at privilege level 0 in the lower half of the address space, in a page not reported before.
+    LowSupervisorFetch {
+        /// Address of the instruction, not yet executed.
+        rip: u64,
+    },
+    /// Shutdown: a fault could not be delivered.
+    TripleFault {
+        /// What the backend knows about it.
+        reason: String,
+    },
+    /// The backend cannot execute an instruction that the processor should have.
+    UnknownInstruction {
+        /// Its address.
+        rip: u64,
+        /// Its bytes, as far as they could be fetched.
+        bytes: Vec<u8>,
+        /// What was made of it.
+        what: String,
+    },
+}
+
+/// One write of the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuWrite {
+    /// Guest physical address of the first byte.
+    pub address: u64,
+    /// Length in bytes.
+    pub length: u32,
+    /// Address of the writing instruction.
+    pub rip: u64,
+    /// Guest time in nanoseconds.
+    pub time: u64,
+    /// Privilege level, 0 or 3.
+    pub privilege: u8,
+}
+
+/// A processor in long mode with access to guest RAM.
+pub trait Vcpu {
+    /// The current registers.
+    fn registers(&self) -> Registers;
+    /// Sets the registers.
+    fn set_registers(&mut self, registers: &Registers);
+    /// Executes until guest time `until` or until something happens.
+    fn run(&mut self, bus: &mut dyn Bus, until: u64) -> Stop;
+    /// Guest time in nanoseconds.
+    fn now(&self) -> u64;
+    /// Lets time pass up to `time` without executing anything.
+    fn skip_to(&mut self, time: u64);
+    /// Instructions retired so far.
+    fn retired(&self) -> u64;
+    /// CR8: interrupts whose vector's upper four bits are not above it have to wait.
+    fn task_priority(&self) -> u8;
+    /// Whether an interrupt would be taken before the next instruction.
+    fn can_take_interrupt(&self) -> bool;
+    /// Delivers an external interrupt; allowed only when [`Vcpu::can_take_interrupt`].
+    fn inject_interrupt(&mut self, bus: &mut dyn Bus, vector: u8) -> Result<(), Stop>;
+    /// Whether [`Vcpu::run`] is to stop as soon as an interrupt can be taken.
+    fn request_interrupt_window(&mut self, wanted: bool);
+    /// Someone else wrote RAM.
+    fn memory_written(&mut self, address: u64, length: u64);
+    /// Whether to stop with [`Stop::LowSupervisorFetch`].
+    fn stop_on_low_supervisor_fetch(&mut self, wanted: bool);
+    /// Records every write of the processor to these page frames from now on.
+    fn watch_writes(&mut self, pfn: u64);
+    /// The last write to the byte at `address`, if its page is watched and was written.
+    fn last_write(&self, address: u64) -> Option<CpuWrite>;
+    /// Hands each page's first write since the last [`Vcpu::begin_write_epoch`] to `each`.
+    fn epoch_writes(&self, each: &mut dyn FnMut(CpuWrite));
+    /// Forgets first writes, so that each page's next write is a first one again.
+    fn begin_write_epoch(&mut self);
+    /// When user code last entered the kernel.
+    fn left_user_at(&self) -> Option<u64>;
+    /// When user code was first entered since [`Vcpu::reset_user_marks`].
+    fn entered_user_at(&self) -> Option<u64>;
+    /// Forgets both marks.
+    fn reset_user_marks(&mut self);
+    /// Feeds the whole architectural state to a hash.
+    fn hash_state(&self, hash: &mut Xxh3);
+}
+
+/// A backend could not make a processor.
+#[derive(Debug, Error)]
+#[error("the {backend} backend cannot make a processor: {reason}")]
+pub struct BackendError {
+    /// The backend's name.
+    pub backend: &'static str,
+    /// What went wrong.
+    pub reason: String,
+}
+
+/// What executes guest code.
+pub trait Backend {
+    /// The name in options and reports: `soft` or `kvm`.
+    fn name(&self) -> &'static str;
+    /// Makes the processor with this local APIC identity.
+    fn create_vcpu(&self, ram: Arc<GuestRam>, apic_id: u8) -> Result<Box<dyn Vcpu>, BackendError>;
+}

@@ -1,1 +1,31 @@
-//! Scenarios, oracle, reports.
+//! The harness: from a scenario to a verdict.
+//!
+//! ```text
+//! scenario.toml -> plan -> machine (kernel, agent, DMA engine) -> evidence -> oracle -> verdict -> report
+//! ```
+//!
+//! | stage | module | from | to |
+//! | --- | --- | --- | --- |
+//! | read | [`scenario`] | file | [`scenario::Scenario`], or one message with file, line and column |
+//! | resolve | [`mod@plan`] | scenario and command line | [`plan::Plan`]: kernels, sizes, the steps of each generation |
+//! | run | [`conductor`] | plan | [`evidence::Evidence`] |
+//! | look | [`oracle`] | evidence | findings per rule |
+//! | judge | [`verdict`] | rule results and expectations | [`verdict::Judgement`] |
+//! | tell | [`report`] | all of that | text and JSON |
+//!
+//! Only the conductor touches a machine. Evidence can be saved, and judged again from the directory without booting.
+#![forbid(unsafe_code)]
+
+pub mod blob;
+pub mod evidence;
+pub mod initramfs;
+pub mod kernel;
+pub mod oracle;
+pub mod plan;
+pub mod report;
+pub mod scenario;
+pub mod seed;
+pub mod verdict;
+
+#[cfg(test)]
+mod testing;

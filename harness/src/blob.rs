@@ -1,0 +1,201 @@
+//! Handover blobs: captured page by page when a kernel is entered, decoded by the oracle.
+
+use crate::evidence::{BlobEvidence, KhoPointers, PAGE};
+use guest_agent::pattern::PAGE_BYTES;
+use kho_core::{Handover, MemoryError, Owner, Owners, PhysicalMemory, ReadError, Region, SparseMemory};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most pages that are kept of one blob: 64 MiB.
+const MAX_BLOB_PAGES: usize = 16 * 1024;
+
+/// What one kernel handed to the next, as far as the rules need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handed {
+    /// Version of the KHO root.
+    pub version: String,
+    /// Page frames in the preserved-memory map.
+    pub preserved: BTreeSet<u64>,
+    /// Of those, the ones that belong to the handover itself or to another subsystem, with what they are.
+    pub own: BTreeMap<u64, String>,
+    /// What the decoder stumbled over.
+    pub problems: Vec<String>,
+}
+
+/// Why a blob cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BlobError {
+    /// The new kernel was not given one.
+    #[error("no KHO setup_data was handed to the new kernel{}", .reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
+    None {
+        /// Why not, where that is known.
+        reason: Option<String>,
+    },
+    /// It cannot be decoded.
+    #[error("{text}")]
+    Unreadable {
+        /// The decoder's error and its causes, on one line.
+        text: String,
+    },
+}
+
+impl From<ReadError> for BlobError {
+    fn from(error: ReadError) -> Self {
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        Self::Unreadable { text }
+    }
+}
+
+/// Memory that remembers which pages were read.
+struct Recorder<'a> {
+    memory: &'a dyn PhysicalMemory,
+    pages: RefCell<BTreeMap<u64, Vec<u8>>>,
+}
+
+impl PhysicalMemory for Recorder<'_> {
+    fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        self.memory.read(address, buf)?;
+        let mut pages = self.pages.borrow_mut();
+        let last = address.saturating_add((buf.len() as u64).saturating_sub(1)) / PAGE;
+        for frame in address / PAGE..=last {
+            if pages.len() >= MAX_BLOB_PAGES {
+                return Err(MemoryError::Failed {
+                    address,
+                    size: buf.len() as u64,
+                });
+            }
+            if let std::collections::btree_map::Entry::Vacant(entry) = pages.entry(frame) {
+                let mut page = vec![0; PAGE_BYTES];
+                self.memory.read(frame * PAGE, &mut page)?;
+                entry.insert(page);
+            }
+        }
+        Ok(())
+    }
+
+    fn ranges(&self) -> Vec<Region> {
+        self.memory.ranges()
+    }
+}
+
+/// The pages of guest memory that decoding the blob at `kho` takes.
+pub fn capture(memory: &dyn PhysicalMemory, kho: KhoPointers) -> BTreeMap<u64, Vec<u8>> {
+    let recorder = Recorder {
+        memory,
+        pages: RefCell::default(),
+    };
+    // Whether it can be decoded is for the oracle to say; here it matters what was read.
+    let _ = read(&recorder, kho);
+    recorder.pages.into_inner()
+}
+
+fn read(memory: &dyn PhysicalMemory, kho: KhoPointers) -> Result<Handover, ReadError> {
+    let fdt = Region::new(kho.fdt_address, kho.fdt_bytes);
+    Handover::read(memory, fdt, Region::new(kho.scratch_address, kho.scratch_bytes))
+}
+
+/// Decodes a captured blob.
+pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
+    let kho = blob.kho.ok_or_else(|| BlobError::None {
+        reason: blob.problem.clone(),
+    })?;
+    let ram: Vec<Region> = blob
+        .ram
+        .iter()
+        .map(|(start, size)| Region::new(*start, *size))
+        .collect();
+    let mut memory = SparseMemory::new(ram.clone());
+    for (frame, page) in &blob.pages {
+        if let Ok(page) = <[u8; PAGE_BYTES]>::try_from(page.as_slice()) {
+            memory.insert(frame.saturating_mul(PAGE), page);
+        }
+    }
+    let handover = read(&memory, kho)?;
+    let owners = Owners::of(&handover);
+    let mut handed = Handed {
+        version: handover.version.to_string(),
+        preserved: BTreeSet::new(),
+        own: BTreeMap::new(),
+        problems: handover
+            .findings
+            .iter()
+            .map(|finding| finding.to_string())
+            .collect(),
+    };
+    for extent in handover.map.extents() {
+        // A map may claim anything; what is not RAM cannot be listed page by page.
+        let inside = ram.iter().filter(|range| range.overlaps(&extent));
+        for range in inside {
+            let (first, end) = (
+                extent.start.max(range.start) / PAGE,
+                extent.end().min(range.end()).div_ceil(PAGE),
+            );
+            handed.preserved.extend(first..end);
+        }
+        if !ram.iter().any(|range| range.covers(&extent)) {
+            handed
+                .problems
+                .push(format!("the map preserves {extent}, which is not all RAM"));
+        }
+    }
+    for record in owners
+        .iter()
+        .filter(|record| !matches!(record.owner, Owner::FileData { .. }))
+    {
+        let name = record.owner.describe(&handover).to_string();
+        let (first, last) = (
+            record.region.start / PAGE,
+            record.region.end().saturating_sub(1) / PAGE,
+        );
+        let frames = handed.preserved.range(first..=last.max(first)).copied();
+        handed.own.extend(frames.map(|frame| (frame, name.clone())));
+    }
+    Ok(handed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn no_blob_is_said() {
+        let mut blob = testing::good().blobs.remove(0);
+        blob.kho = None;
+        blob.problem = Some("boot_params outside RAM".into());
+        let message = decode(&blob).unwrap_err().to_string();
+        assert!(
+            message.contains("no KHO setup_data") && message.contains("outside RAM"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_blob_with_missing_pages_is_an_error_with_its_cause() {
+        let mut blob = testing::good().blobs.remove(0);
+        blob.pages.clear();
+        let message = decode(&blob).unwrap_err().to_string();
+        assert!(message.contains("KHO FDT"), "{message}");
+    }
+
+    #[test]
+    fn what_capture_keeps_is_all_that_decoding_needs() {
+        let blob = testing::good().blobs.remove(0);
+        let mut memory = SparseMemory::new(vec![Region::new(0, testing::RAM)]);
+        for (frame, page) in &blob.pages {
+            memory.insert(frame * PAGE, page.as_slice().try_into().unwrap());
+        }
+        memory.insert(77 * PAGE, [1; PAGE_BYTES]);
+        let again = BlobEvidence {
+            pages: capture(&memory, blob.kho.unwrap()),
+            ..blob.clone()
+        };
+        assert!(!again.pages.contains_key(&77));
+        assert_eq!(decode(&again), decode(&blob));
+    }
+}

@@ -1,0 +1,135 @@
+//! What the DMA engine did.
+
+use super::{Moment, PAGE};
+use guest_agent::device::dma::DESCRIPTOR_BYTES;
+use serde::{Deserialize, Serialize};
+use vmm::ledger::{Entry, Kind, LedgerRecord};
+
+/// A ledger of a device that never did anything.
+pub fn empty_ledger() -> LedgerRecord {
+    vmm::ledger::Ledger::new(1).to_record()
+}
+
+/// The bytes of a device write, in a run whose stream has seed `seed`.
+pub fn written_bytes(entry: &Entry, seed: u64) -> Vec<u8> {
+    match entry.kind {
+        Kind::Block { sequence, .. } => {
+            let mut bytes = vec![0; entry.length as usize];
+            vmm::content::block_content(seed, sequence, &mut bytes);
+            bytes
+        }
+        Kind::Completion { count } => count.to_le_bytes().to_vec(),
+        Kind::Msi { data } => data.to_le_bytes().to_vec(),
+    }
+}
+
+/// First byte after a device write.
+pub fn end_of(entry: &Entry) -> u64 {
+    entry.address.saturating_add(u64::from(entry.length))
+}
+
+/// Page frames that a device write touches: none when it is an interrupt message, which does not go to RAM.
+pub fn frames_of(entry: &Entry) -> impl Iterator<Item = u64> + use<> {
+    let last = end_of(entry).saturating_sub(1).max(entry.address) / PAGE;
+    let in_ram = !matches!(entry.kind, Kind::Msi { .. });
+    (entry.address / PAGE..=last).filter(move |_| in_ram)
+}
+
+/// What was written, in words.
+pub fn describe(entry: &Entry) -> String {
+    match entry.kind {
+        Kind::Block { sequence, .. } => format!("block {sequence}"),
+        Kind::Completion { count } => format!("completion count {count}"),
+        Kind::Msi { data } => format!("interrupt message {data:#x}"),
+    }
+}
+
+/// The processor's access to the device that made an engine event happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventCause {
+    /// Index of the event in the ledger's list of events.
+    pub event: usize,
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Symbol and offset of it, where known.
+    pub symbol: Option<String>,
+    /// Instructions retired since power-on.
+    pub instructions: u64,
+    /// Privilege level: 0 kernel, 3 user.
+    pub cpl: u8,
+}
+
+/// The DMA engine as it was set up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DmaEvidence {
+    /// Seed of the stream.
+    pub seed: u64,
+    /// Bytes per second of guest time.
+    pub rate: u64,
+    /// Bytes per buffer.
+    pub buffer_bytes: u32,
+    /// Descriptors in the ring.
+    pub entries: u32,
+    /// Whether the engine runs on when the ring is full.
+    pub free_run: bool,
+    /// Whether clearing the bus-master bit stops it.
+    pub bus_master_honoured: bool,
+    /// Object that holds ring and completion count.
+    pub ring_object: u32,
+    /// Byte offset of the ring in it.
+    pub ring_offset: u64,
+    /// Byte offset of the completion count in it.
+    pub completion_offset: u64,
+    /// Object that holds the buffers.
+    pub buffer_object: u32,
+    /// Byte offset of the first buffer in it.
+    pub buffer_offset: u64,
+    /// Addresses that stand in the descriptors instead of the buffers', repeated over the ring.
+    pub wild_addresses: Vec<u64>,
+    /// When the engine was told to start; `None` until then.
+    pub started: Option<Moment>,
+    /// When the engine was told to stop.
+    pub stopped: Option<Moment>,
+}
+
+/// Bytes that the agent put into one of its objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Byte offset in the object.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl DmaEvidence {
+    /// Guest time that one block takes, in nanoseconds.
+    pub fn period_ns(&self) -> u64 {
+        u64::from(self.buffer_bytes).saturating_mul(1_000_000_000) / self.rate.max(1)
+    }
+
+    /// The descriptor ring as the agent writes it, given the page frames of the object with the buffers.
+    pub fn ring(&self, buffer_frames: &[u64]) -> Placed {
+        let mut bytes = Vec::new();
+        for entry in 0..u64::from(self.entries) {
+            let offset = self.buffer_offset + entry * u64::from(self.buffer_bytes);
+            let frame = usize::try_from(offset / PAGE)
+                .ok()
+                .and_then(|page| buffer_frames.get(page));
+            let own = frame.map_or(0, |frame| frame * PAGE + offset % PAGE);
+            let wild = &self.wild_addresses;
+            let address = match wild.len() {
+                0 => own,
+                #[allow(clippy::cast_possible_truncation)] // below wild.len()
+                length => wild[(entry % length as u64) as usize],
+            };
+            bytes.extend_from_slice(&address.to_le_bytes());
+            bytes.extend_from_slice(&self.buffer_bytes.to_le_bytes());
+            bytes.extend_from_slice(&0u32.to_le_bytes());
+        }
+        debug_assert_eq!(bytes.len() as u64, u64::from(self.entries) * DESCRIPTOR_BYTES);
+        Placed {
+            offset: self.ring_offset,
+            bytes,
+        }
+    }
+}

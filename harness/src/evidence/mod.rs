@@ -1,0 +1,414 @@
+//! Evidence: all that a run leaves, as plain data.
+//!
+//! The oracle and the report read nothing else, so that a run can be judged again from a directory ([`save`], [`load`]).
+//! All times are guest time in nanoseconds since power-on; all addresses are guest physical.
+
+mod captures;
+mod device;
+mod outcome;
+mod store;
+
+pub use captures::{
+    Captures, Checkpoint, CheckpointKind, DigestRecord, ObjectCapture, PageContent, PoolFull,
+};
+pub use device::{DmaEvidence, EventCause, Placed, describe, empty_ledger, end_of, frames_of, written_bytes};
+pub use outcome::{Outcome, OutcomeKind};
+pub use store::{StoreError, load, save};
+
+use guest_agent::protocol::{Features, PageRun};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use vmm::ledger::LedgerRecord;
+pub use vmm::phase::Phase;
+
+/// Version of the evidence directory's format; another one is refused.
+pub const VERSION: u32 = 1;
+
+/// Bytes of a page.
+pub const PAGE: u64 = guest_agent::pattern::PAGE_BYTES as u64;
+
+/// All that a run leaves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Version of baton that ran it.
+    pub baton: String,
+    /// Path of the scenario file as it was given.
+    pub scenario_file: String,
+    /// Text of the scenario file; the expectations are read from it.
+    pub scenario_text: String,
+    /// Scenario name.
+    pub name: String,
+    /// What executed guest code (`soft`).
+    pub backend: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Command-line arguments, beside scenario and seed, that a rerun needs.
+    pub overrides: Vec<String>,
+    /// Guest RAM in bytes.
+    pub ram_bytes: u64,
+    /// Kexecs that the scenario asks for.
+    pub kexecs: u32,
+    /// Kernels, one for each generation that was to run.
+    pub kernels: Vec<KernelEvidence>,
+    /// Phases passed, in order.
+    pub phases: Vec<PhaseRecord>,
+    /// Memory objects of the agent.
+    pub objects: Vec<ObjectEvidence>,
+    /// The DMA engine as it was set up.
+    pub dma: Option<DmaEvidence>,
+    /// Which accesses made engine events happen, as far as the backend tells.
+    pub event_causes: Vec<EventCause>,
+    /// CPU writes to pages that matter: the first one to each page in each phase after a jump.
+    pub cpu_writes: Vec<CpuWrite>,
+    /// Whether the backend records CPU writes at all.
+    pub cpu_writes_recorded: bool,
+    /// Last CPU writes to single bytes, from a second run that watched them.
+    pub authors: Vec<Author>,
+    /// Free memory as the agent saw it.
+    pub memory: Vec<MemoryRecord>,
+    /// Attempts to retrieve something.
+    pub retrievals: Vec<Retrieval>,
+    /// Requests that the agent could not fulfil.
+    pub failures: Vec<AgentFailure>,
+    /// The handover blobs, one for each jump.
+    pub blobs: Vec<BlobEvidence>,
+    /// Blackout of each jump, in order.
+    pub blackouts_ns: Vec<u64>,
+    /// How the run ended.
+    pub outcome: Outcome,
+    /// Hash of the machine's final state, in hexadecimal.
+    pub state_hash: String,
+    /// Every write of the device, and what else happened to it, in order.
+    #[serde(skip, default = "empty_ledger")]
+    pub ledger: LedgerRecord,
+    /// Object pages at checkpoints, and the agent's digests.
+    #[serde(skip)]
+    pub captures: Captures,
+    /// All that the guest printed.
+    #[serde(skip)]
+    pub console: String,
+}
+
+/// One generation's kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelEvidence {
+    /// bzImage that was booted.
+    pub path: String,
+    /// XXH3 (64 bits) of the bzImage, in hexadecimal.
+    pub image_hash: String,
+    /// Release as the image's header says it.
+    pub image_release: String,
+    /// Command line that it was to get.
+    pub command_line: String,
+    /// What its agent said; `None` when it never came up.
+    pub hello: Option<Hello>,
+}
+
+impl KernelEvidence {
+    /// Release: as the running kernel says it, or as its image does.
+    pub fn release(&self) -> &str {
+        self.hello
+            .as_ref()
+            .map_or(&self.image_release, |hello| &hello.release)
+    }
+}
+
+/// What an agent said when it came up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// `uname -r`.
+    pub release: String,
+    /// GNU build id in hexadecimal; empty when the kernel has none.
+    pub build_id: String,
+    /// Contents of /proc/cmdline.
+    pub command_line: String,
+    /// Has /dev/liveupdate.
+    pub liveupdate: bool,
+    /// Was handed a KHO FDT, as far as debugfs tells.
+    pub kho_incoming: bool,
+}
+
+impl Hello {
+    /// From the agent's message.
+    pub fn new(release: String, build_id: String, command_line: String, features: Features) -> Self {
+        let Features {
+            liveupdate,
+            kho_incoming,
+            ..
+        } = features;
+        Self {
+            release,
+            build_id,
+            command_line,
+            liveupdate,
+            kho_incoming,
+        }
+    }
+}
+
+/// A phase that was passed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseRecord {
+    /// Kernel generation, 0 for the first; the jump counts to the old one.
+    pub generation: u32,
+    /// Which phase.
+    pub phase: Phase,
+    /// When it began.
+    pub begin_ns: u64,
+    /// How long it took in guest time.
+    pub guest_ns: u64,
+    /// Instructions that the guest retired in it.
+    pub instructions: u64,
+    /// How long it took on the host, in microseconds. Not part of any verdict.
+    pub wall_us: u64,
+}
+
+/// What a memory object is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectKind {
+    /// A memfd, preserved in a session under a token.
+    Memfd {
+        /// LUO session.
+        session: String,
+        /// LUO token.
+        token: u64,
+    },
+    /// Anonymous memory, which nobody preserves.
+    Anonymous,
+}
+
+/// A memory object of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectEvidence {
+    /// Identity in messages.
+    pub id: u32,
+    /// Name from the scenario.
+    pub name: String,
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Seed of its pattern.
+    pub pattern_seed: u64,
+    /// Its physical pages, in file order, for each generation that resolved them.
+    pub pages: BTreeMap<u32, Vec<PageRun>>,
+    /// Jumps (generation that was left) over which it was preserved.
+    pub preserved_by: Vec<u32>,
+    /// When the agent closed it for good.
+    pub closed: Option<Moment>,
+}
+
+impl ObjectEvidence {
+    /// Page frames in file order: as `generation` resolved them, or else the latest generation before it that did.
+    pub fn frames(&self, generation: u32) -> Vec<u64> {
+        let runs = self
+            .pages
+            .range(..=generation)
+            .next_back()
+            .map_or(&[][..], |(_, runs)| runs);
+        let most = usize::try_from(self.bytes / PAGE).unwrap_or(usize::MAX);
+        runs.iter()
+            .flat_map(|run| run.first..run.first.saturating_add(run.count))
+            .take(most)
+            .collect()
+    }
+
+    /// What findings call it.
+    pub fn owner(&self) -> String {
+        match &self.kind {
+            ObjectKind::Memfd { session, token } => {
+                format!("memfd \"{}\" (session \"{session}\", token {token})", self.name)
+            }
+            ObjectKind::Anonymous => format!("unpreserved buffer \"{}\"", self.name),
+        }
+    }
+}
+
+/// A point of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Kernel generation.
+    pub generation: u32,
+    /// Guest time.
+    pub time_ns: u64,
+    /// Ledger entries made until then.
+    pub ledger_length: u64,
+}
+
+/// A CPU write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuWrite {
+    /// Kernel generation; the jump counts to the old one.
+    pub generation: u32,
+    /// Phase.
+    pub phase: Phase,
+    /// First byte written.
+    pub address: u64,
+    /// Bytes written.
+    pub length: u32,
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Symbol and offset of it, where known.
+    pub symbol: Option<String>,
+    /// When.
+    pub time_ns: u64,
+    /// Instructions retired since power-on.
+    pub instructions: u64,
+    /// Current privilege level: 0 kernel, 3 user.
+    pub cpl: u8,
+}
+
+/// Who wrote a byte last, as a run that watched it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Author {
+    /// Checkpoint (index) at which the question was asked.
+    pub checkpoint: usize,
+    /// Which byte.
+    pub address: u64,
+    /// The write, or `None` when no CPU wrote it in the time watched.
+    pub write: Option<CpuWrite>,
+}
+
+/// Free memory as the agent saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryRecord {
+    /// Kernel generation.
+    pub generation: u32,
+    /// When.
+    pub at: MemoryPoint,
+    /// MemTotal in pages.
+    pub total_pages: u64,
+    /// MemFree in pages.
+    pub free_pages: u64,
+    /// Pages that the agent's objects hold at that time.
+    pub held_pages: u64,
+}
+
+/// When free memory was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryPoint {
+    /// Before anything of the session was retrieved.
+    BeforeRetrieval,
+    /// After the sessions were finished and objects closed.
+    AfterClose,
+}
+
+/// An attempt to retrieve a session or a memfd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retrieval {
+    /// Kernel generation that tried.
+    pub generation: u32,
+    /// What: `session "vm"`, `memfd "guest-ram" (...)`.
+    pub what: String,
+    /// The object, unless it is a whole session.
+    pub object: Option<u32>,
+    /// When it was answered.
+    pub time_ns: u64,
+    /// Ledger entries made until then.
+    pub ledger_length: u64,
+    /// Why it failed: index into [`Evidence::failures`].
+    pub failure: Option<usize>,
+}
+
+/// A request that the agent could not fulfil.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentFailure {
+    /// Kernel generation.
+    pub generation: u32,
+    /// Phase.
+    pub phase: Phase,
+    /// The request in words.
+    pub request: String,
+    /// The call that failed.
+    pub call: String,
+    /// errno, or 0.
+    pub errno: i32,
+    /// What the agent makes of it.
+    pub detail: String,
+}
+
+impl std::fmt::Display for AgentFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} failed", self.request, self.call)?;
+        if self.errno != 0 {
+            write!(f, " with {}", std::io::Error::from_raw_os_error(self.errno))?;
+        }
+        if !self.detail.is_empty() {
+            write!(f, " ({})", self.detail)?;
+        }
+        Ok(())
+    }
+}
+
+/// What was handed over at one jump: guest memory as it stood at the new kernel's first instruction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobEvidence {
+    /// Generation that was left.
+    pub generation: u32,
+    /// Guest time of the new kernel's first instruction.
+    pub time_ns: u64,
+    /// Address of the new kernel's boot_params.
+    pub boot_params: u64,
+    /// What its KHO setup_data says; `None` when it was given none.
+    pub kho: Option<KhoPointers>,
+    /// Why that could not be told.
+    pub problem: Option<String>,
+    /// Guest RAM: start and size in bytes.
+    pub ram: Vec<(u64, u64)>,
+    /// Every page that a decoder read, so that a later decoder can read them again.
+    #[serde(skip)]
+    pub pages: BTreeMap<u64, Vec<u8>>,
+}
+
+/// `struct kho_data` (arch/x86/include/uapi/asm/setup_data.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KhoPointers {
+    /// Address of the KHO FDT.
+    pub fdt_address: u64,
+    /// Room of the KHO FDT in bytes.
+    pub fdt_bytes: u64,
+    /// Address of the array of scratch areas.
+    pub scratch_address: u64,
+    /// Size of that array in bytes.
+    pub scratch_bytes: u64,
+}
+
+impl Evidence {
+    /// The object of identity `id`.
+    pub fn object(&self, id: u32) -> Option<&ObjectEvidence> {
+        self.objects.iter().find(|object| object.id == id)
+    }
+
+    /// Guest time of the new kernel's first instruction after generation `left`.
+    pub fn entry_time(&self, left: u32) -> Option<u64> {
+        self.blobs
+            .iter()
+            .find(|blob| blob.generation == left)
+            .map(|blob| blob.time_ns)
+    }
+
+    /// Guest time when generation `left` jumped.
+    pub fn jump_time(&self, left: u32) -> Option<u64> {
+        let jump = |record: &&PhaseRecord| record.generation == left && record.phase == Phase::Jump;
+        self.phases.iter().find(jump).map(|record| record.begin_ns)
+    }
+
+    /// Hash of everything that the ledger ever held, in hexadecimal.
+    pub fn ledger_digest(&self) -> String {
+        format!("{:032x}", self.ledger.digest)
+    }
+
+    /// Pages of all objects that were preserved at least once.
+    pub fn preserved_pages(&self) -> u64 {
+        let preserved = |object: &&ObjectEvidence| !object.preserved_by.is_empty();
+        self.objects
+            .iter()
+            .filter(preserved)
+            .map(|object| object.bytes / PAGE)
+            .sum()
+    }
+}

@@ -1,0 +1,215 @@
+//! An evidence directory: written once by a run, read by `baton judge`.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `evidence.json` | everything small, in readable form |
+//! | `ledger.bin` | every device write and engine event ([`vmm::ledger`] has the format) |
+//! | `captures.bin.zst` | captured pages and digests (postcard, then raw pages) |
+//! | `blob.bin.zst` | pages of the handover blobs (postcard) |
+//! | `console.txt` | what the guest printed |
+//!
+//! A directory may come from anywhere, so no size in it is believed: reads are capped, and counts only grow with input
+//! that is really there.
+
+use super::{Captures, Evidence, VERSION};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use vmm::ledger::LedgerRecord;
+
+const EVIDENCE: &str = "evidence.json";
+const LEDGER: &str = "ledger.bin";
+const CAPTURES: &str = "captures.bin.zst";
+const BLOB: &str = "blob.bin.zst";
+const CONSOLE: &str = "console.txt";
+
+/// Most bytes that are read from one file, decompressed: what a run may have in memory.
+const MAX_FILE: u64 = 256 << 20;
+
+/// Why an evidence directory cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The system refused.
+    #[error("{path}: cannot be {action}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// "written", "read".
+        action: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file does not hold what it should.
+    #[error("{path}: not evidence of this baton: {reason}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// What was expected or found.
+        reason: String,
+    },
+}
+
+type Blobs = BTreeMap<u32, BTreeMap<u64, Vec<u8>>>;
+
+#[derive(Serialize)]
+struct CapturesOut<'a>(&'a Captures, &'a [u8]);
+
+#[derive(Deserialize)]
+struct CapturesIn(Captures, Vec<u8>);
+
+/// Writes `evidence` to `directory`, which is made if it is missing.
+pub fn save(evidence: &Evidence, directory: &Path) -> Result<(), StoreError> {
+    std::fs::create_dir_all(directory).map_err(|e| io(directory, "written", e))?;
+    let json = serde_json::to_vec_pretty(evidence).map_err(|e| malformed(&directory.join(EVIDENCE), e))?;
+    write(&directory.join(EVIDENCE), &json)?;
+    let ledger = evidence
+        .ledger
+        .to_bytes()
+        .map_err(|e| malformed(&directory.join(LEDGER), e))?;
+    write(&directory.join(LEDGER), &ledger)?;
+    let captures = CapturesOut(&evidence.captures, evidence.captures.pool());
+    write_packed(&directory.join(CAPTURES), &captures)?;
+    let blobs: BTreeMap<_, _> = evidence
+        .blobs
+        .iter()
+        .map(|blob| (blob.generation, &blob.pages))
+        .collect();
+    write_packed(&directory.join(BLOB), &blobs)?;
+    write(&directory.join(CONSOLE), evidence.console.as_bytes())
+}
+
+/// Reads evidence from `directory`.
+pub fn load(directory: &Path) -> Result<Evidence, StoreError> {
+    let path = directory.join(EVIDENCE);
+    let json = read(&path)?;
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    let head: Head = serde_json::from_slice(&json).map_err(|e| malformed(&path, e))?;
+    if head.version != VERSION {
+        return Err(malformed(
+            &path,
+            format!("evidence version {}, expected {VERSION}", head.version),
+        ));
+    }
+    let mut evidence: Evidence = serde_json::from_slice(&json).map_err(|e| malformed(&path, e))?;
+    let path = directory.join(LEDGER);
+    evidence.ledger = LedgerRecord::from_bytes(&read(&path)?).map_err(|e| malformed(&path, e))?;
+    let path = directory.join(CAPTURES);
+    let CapturesIn(captures, pool) = decode(&path, &read_packed(&path)?)?;
+    evidence.captures = captures;
+    evidence.captures.set_pool(pool);
+    let path = directory.join(BLOB);
+    let mut blobs: Blobs = decode(&path, &read_packed(&path)?)?;
+    for blob in &mut evidence.blobs {
+        blob.pages = blobs.remove(&blob.generation).unwrap_or_default();
+    }
+    evidence.console = String::from_utf8_lossy(&read(&directory.join(CONSOLE))?).into_owned();
+    Ok(evidence)
+}
+
+fn io(path: &Path, action: &'static str, source: std::io::Error) -> StoreError {
+    StoreError::Io {
+        path: path.into(),
+        action,
+        source,
+    }
+}
+
+fn malformed(path: &Path, reason: impl ToString) -> StoreError {
+    StoreError::Malformed {
+        path: path.into(),
+        reason: reason.to_string(),
+    }
+}
+
+fn encode(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+    postcard::to_allocvec(value).map_err(|e| malformed(path, e))
+}
+
+fn decode<T: for<'a> Deserialize<'a>>(path: &Path, bytes: &[u8]) -> Result<T, StoreError> {
+    postcard::from_bytes(bytes).map_err(|e| malformed(path, e))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    std::fs::write(path, bytes).map_err(|e| io(path, "written", e))
+}
+
+fn write_packed(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    let bytes = encode(path, value)?;
+    let pack = || {
+        let mut encoder = zstd::Encoder::new(File::create(path)?, 1)?;
+        encoder.write_all(&bytes)?;
+        encoder.finish()?.flush()
+    };
+    pack().map_err(|e| io(path, "written", e))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
+    let file = File::open(path).map_err(|e| io(path, "read", e))?;
+    read_capped(path, file)
+}
+
+fn read_packed(path: &Path) -> Result<Vec<u8>, StoreError> {
+    let file = File::open(path).map_err(|e| io(path, "read", e))?;
+    let decoder = zstd::Decoder::new(file).map_err(|e| io(path, "read", e))?;
+    read_capped(path, decoder)
+}
+
+fn read_capped(path: &Path, reader: impl Read) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::new();
+    reader
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| io(path, "read", e))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(malformed(path, format!("more than {MAX_FILE} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn what_is_saved_loads_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let evidence = testing::good();
+        save(&evidence, directory.path()).unwrap();
+        let loaded = load(directory.path()).unwrap();
+        assert!(loaded == evidence, "{loaded:#?}");
+    }
+
+    #[test]
+    fn damage_is_an_error_and_nothing_worse() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in [EVIDENCE, LEDGER, CAPTURES, BLOB] {
+            save(&testing::good(), directory.path()).unwrap();
+            let path = directory.path().join(name);
+            let bytes = std::fs::read(&path).unwrap();
+            std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+            let error = load(directory.path()).expect_err(name);
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        save(&testing::good(), directory.path()).unwrap();
+        // Captures that claim 2^56 checkpoints.
+        let claim = zstd::encode_all(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01][..], 1).unwrap();
+        std::fs::write(directory.path().join(CAPTURES), claim).unwrap();
+        assert!(load(directory.path()).is_err());
+        save(&testing::good(), directory.path()).unwrap();
+        let json = std::fs::read_to_string(directory.path().join(EVIDENCE)).unwrap();
+        let other = json.replacen("\"version\": 1", "\"version\": 99", 1);
+        std::fs::write(directory.path().join(EVIDENCE), other).unwrap();
+        assert!(
+            load(directory.path())
+                .unwrap_err()
+                .to_string()
+                .contains("version 99")
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! Where kernels are kept.
+//!
+//! `images/build` keeps each kernel in a cache directory whose name holds the version and a key of how it was built. Only
+//! that script can tell the key, so it is asked where it can be found; otherwise the newest directory of the version serves.
+
+use super::KernelError;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The bzImage that `name` stands for.
+pub(super) fn locate(name: &str) -> Result<PathBuf, KernelError> {
+    if is_version(name) {
+        let directory = kernel_directory(name);
+        let missing = || KernelError::NotBuilt {
+            version: name.into(),
+            directory: directory.clone().unwrap_or_else(|| cache_root().join("kernels")),
+        };
+        let image = directory.as_ref().map(|directory| directory.join("bzImage"));
+        let known = known_versions();
+        return match image.filter(|image| image.is_file()) {
+            Some(image) => Ok(image),
+            None if known.is_empty() || known.iter().any(|version| version == name) => Err(missing()),
+            None => Err(KernelError::Unknown {
+                name: name.into(),
+                known: known.join(", "),
+            }),
+        };
+    }
+    let path = PathBuf::from(name);
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_file() => Ok(path),
+        Ok(_) => Err(KernelError::Unreadable {
+            path,
+            reason: "not a file".into(),
+        }),
+        Err(_) if !name.contains('/') => Err(KernelError::Unknown {
+            name: name.into(),
+            known: known_versions().join(", "),
+        }),
+        Err(error) => Err(KernelError::Unreadable {
+            path,
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// Whether `name` has the form of a kernel version: numbers with dots between them.
+fn is_version(name: &str) -> bool {
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    name.contains('.') && name.split('.').all(number)
+}
+
+/// The root of everything that is kept between runs.
+fn cache_root() -> PathBuf {
+    let given = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    given("BATON_CACHE").unwrap_or_else(|| {
+        let home = || given("HOME").unwrap_or_default().join(".cache");
+        given("XDG_CACHE_HOME").unwrap_or_else(home).join("baton")
+    })
+}
+
+/// The directory that holds, or would hold, kernel `version`; `None` when that cannot be told.
+pub fn kernel_directory(version: &str) -> Option<PathBuf> {
+    asked(version).or_else(|| newest(version))
+}
+
+/// What `images/build --print-dir` says.
+fn asked(version: &str) -> Option<PathBuf> {
+    let output = Command::new(images_directory()?.join("build"))
+        .args(["--print-dir", version])
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let line = text.trim_end();
+    (output.status.success() && !line.is_empty()).then(|| PathBuf::from(line))
+}
+
+/// The newest directory of the version in the cache.
+fn newest(version: &str) -> Option<PathBuf> {
+    let prefix = format!("{version}-");
+    let entries = std::fs::read_dir(cache_root().join("kernels")).ok()?.flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    let built = ours.filter(|entry| entry.path().join("bzImage").is_file());
+    built
+        .max_by_key(|entry| entry.metadata().and_then(|data| data.modified()).ok())
+        .map(|entry| entry.path())
+}
+
+/// The `images` folder of the source tree that this program was built in or is called from.
+fn images_directory() -> Option<PathBuf> {
+    let program = std::env::current_exe().unwrap_or_default();
+    let here = std::env::current_dir().unwrap_or_default();
+    let above = program
+        .ancestors()
+        .skip(1)
+        .chain(here.ancestors())
+        .map(|directory| directory.join("images"));
+    above
+        .filter(|images| images.join("build").is_file() && images.join("kernels.toml").is_file())
+        .next()
+}
+
+/// Versions in `images/kernels.toml`.
+fn known_versions() -> Vec<String> {
+    let text =
+        images_directory().and_then(|images| std::fs::read_to_string(images.join("kernels.toml")).ok());
+    let table: Option<toml::Table> = text.and_then(|text| text.parse().ok());
+    let kernels = table
+        .as_ref()
+        .and_then(|table| table.get("kernel"))
+        .and_then(toml::Value::as_array);
+    let version = |kernel: &toml::Value| Some(kernel.get("version")?.as_str()?.to_owned());
+    kernels.into_iter().flatten().filter_map(version).collect()
+}
+
+/// Known versions, each with whether it is built.
+pub fn cached() -> Vec<(String, Option<PathBuf>)> {
+    let built =
+        |version: &String| kernel_directory(version).filter(|directory| directory.join("bzImage").is_file());
+    known_versions()
+        .into_iter()
+        .map(|version| {
+            let at = built(&version);
+            (version, at)
+        })
+        .collect()
+}
+
+/// The System.map that belongs to a bzImage: beside it, or at the root of the kernel tree that it was built in.
+pub(super) fn system_map(image: &Path) -> Option<PathBuf> {
+    let beside = image.parent()?.join("System.map");
+    let tree = image.ancestors().nth(4).map(|root| root.join("System.map"));
+    [Some(beside), tree]
+        .into_iter()
+        .flatten()
+        .find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_and_paths_are_told_apart() {
+        assert!(is_version("7.3.4") && is_version("6.19.11"));
+        for path in ["bzImage", "7", "7.3.4/bzImage", "./7.3.4", "7..4", "7.3.x", ""] {
+            assert!(!is_version(path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Guest kernels: from a version or a path to an image that can be booted.
+
+mod header;
+mod locate;
+mod symbols;
+
+pub use locate::{cached, kernel_directory};
+pub use symbols::Symbols;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The version that runs when nothing else is asked for.
+pub const DEFAULT_VERSION: &str = "7.3.4";
+
+/// Largest bzImage that is accepted, in bytes.
+const MAX_IMAGE_BYTES: u64 = 256 << 20;
+/// Largest System.map that is read, in bytes.
+const MAX_MAP_BYTES: u64 = 64 << 20;
+
+/// Why a kernel cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KernelError {
+    /// A version that has not been built.
+    #[error(
+        "kernel {version} is not built (looked in {directory}): run `images/build {version}` or `make images`"
+    )]
+    NotBuilt {
+        /// The version asked for.
+        version: String,
+        /// Where it would be.
+        directory: PathBuf,
+    },
+    /// Neither a version nor a file.
+    #[error("kernel \"{name}\" is neither a known version ({known}) nor the path of a bzImage")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// Versions that are known here.
+        known: String,
+    },
+    /// The file cannot be read.
+    #[error("kernel {path}: cannot be read: {reason}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+    /// The file is not a kernel that can be booted.
+    #[error("kernel {path}: not a usable bzImage: {reason}")]
+    NotBzImage {
+        /// Which file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        reason: String,
+    },
+}
+
+/// A kernel that can be booted.
+#[derive(Debug, Clone)]
+pub struct KernelImage {
+    /// What was asked for: a version or a path.
+    pub name: String,
+    /// The bzImage.
+    pub path: PathBuf,
+    /// Its contents.
+    pub image: Arc<Vec<u8>>,
+    /// XXH3 (64 bits) of its contents.
+    pub hash: u64,
+    /// Release as the image's header says it; empty when it says none.
+    pub release: String,
+    map_path: Option<PathBuf>,
+    symbols: Arc<OnceLock<Option<Symbols>>>,
+}
+
+impl KernelImage {
+    /// Finds and reads the kernel `name`: a version of `images/kernels.toml` (built already), or the path of a bzImage.
+    pub fn resolve(name: &str) -> Result<Self, KernelError> {
+        let path = locate::locate(name)?;
+        let image = read(&path)?;
+        let release = header::release(&image).map_err(|reason| KernelError::NotBzImage {
+            path: path.clone(),
+            reason,
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            hash: xxh3_64(&image),
+            image: Arc::new(image),
+            release,
+            map_path: locate::system_map(&path),
+            path,
+            symbols: Arc::default(),
+        })
+    }
+
+    /// Symbol and offset of a kernel address, such as `clear_page_erms+0x7`, where a System.map is at hand. It is read when
+    /// it is first needed.
+    pub fn symbol(&self, address: u64) -> Option<String> {
+        let load = || Symbols::load(self.map_path.as_deref()?, MAX_MAP_BYTES);
+        self.symbols.get_or_init(load).as_ref()?.lookup(address)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, KernelError> {
+    let unreadable = |reason: String| KernelError::Unreadable {
+        path: path.into(),
+        reason,
+    };
+    let size = std::fs::metadata(path)
+        .map_err(|e| unreadable(e.to_string()))?
+        .len();
+    if size > MAX_IMAGE_BYTES {
+        return Err(unreadable(format!(
+            "{size} bytes, expected at most {MAX_IMAGE_BYTES}"
+        )));
+    }
+    std::fs::read(path).map_err(|e| unreadable(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_kernel_says_what_is_known() {
+        let message = KernelImage::resolve("7.no.such").unwrap_err().to_string();
+        assert!(
+            message.contains("7.no.such") && message.contains("bzImage"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_kernel_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![0; 4096]).unwrap();
+        let message = KernelImage::resolve(&file.path().display().to_string())
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("not a usable bzImage"), "{message}");
+    }
+}

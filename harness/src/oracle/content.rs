@@ -1,0 +1,243 @@
+//! What pages ought to hold, and whose they are.
+
+use super::finding::{Question, Writer};
+use crate::evidence::{
+    Checkpoint, CpuWrite, Evidence, ObjectEvidence, PAGE, PageContent, Placed, end_of, frames_of,
+    written_bytes,
+};
+use guest_agent::pattern::{PAGE_BYTES, Pattern};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use vmm::ledger::Entry;
+
+/// Evidence with the indexes that several rules need.
+pub(super) struct Context<'a> {
+    pub evidence: &'a Evidence,
+    patterns: HashMap<u32, Pattern>,
+    /// Positions in the ledger's list of entries by page frame, ascending.
+    writes: HashMap<u64, Vec<u32>>,
+    /// CPU writes by page frame, in order of time.
+    cpu_writes: HashMap<u64, Vec<&'a CpuWrite>>,
+    /// What the agent itself put into objects.
+    placed: BTreeMap<u32, Placed>,
+}
+
+/// What a page ought to hold at some moment.
+pub(super) struct ExpectedPage {
+    pub bytes: [u8; PAGE_BYTES],
+    /// Byte ranges that a device write gave, with its position in the ledger; they do not overlap.
+    pub device: Vec<(Range<usize>, u32)>,
+}
+
+impl ExpectedPage {
+    /// Which device write gave byte `offset`.
+    pub fn author(&self, offset: usize) -> Option<u32> {
+        self.device
+            .iter()
+            .find(|(range, _)| range.contains(&offset))
+            .map(|(_, index)| *index)
+    }
+}
+
+/// The part of page `frame` that `write` covers.
+pub(super) fn part_in_page(write: &Entry, frame: u64) -> Range<usize> {
+    let page = frame.saturating_mul(PAGE);
+    let clamp = |address: u64| usize::try_from(address.saturating_sub(page).min(PAGE)).unwrap_or(PAGE_BYTES);
+    clamp(write.address)..clamp(end_of(write))
+}
+
+impl<'a> Context<'a> {
+    pub fn new(evidence: &'a Evidence) -> Self {
+        let mut writes: HashMap<u64, Vec<u32>> = HashMap::new();
+        for (index, write) in (0u32..).zip(&evidence.ledger.entries) {
+            for frame in frames_of(write) {
+                writes.entry(frame).or_default().push(index);
+            }
+        }
+        let mut cpu_writes: HashMap<u64, Vec<&CpuWrite>> = HashMap::new();
+        for write in &evidence.cpu_writes {
+            cpu_writes.entry(write.address / PAGE).or_default().push(write);
+        }
+        let patterns = evidence
+            .objects
+            .iter()
+            .map(|object| (object.id, Pattern::new(object.pattern_seed)))
+            .collect();
+        let placed = evidence
+            .dma
+            .iter()
+            .filter(|dma| dma.started.is_some())
+            .filter_map(|dma| {
+                let buffers = evidence.object(dma.buffer_object)?;
+                let generation = dma.started.map_or(0, |started| started.generation);
+                Some((dma.ring_object, dma.ring(&buffers.frames(generation))))
+            });
+        Self {
+            evidence,
+            patterns,
+            writes,
+            cpu_writes,
+            placed: placed.collect(),
+        }
+    }
+
+    /// The pattern of an object.
+    pub fn pattern(&self, object: u32) -> Option<&Pattern> {
+        self.patterns.get(&object)
+    }
+
+    /// Positions in the ledger of the writes to a page frame, ascending.
+    pub fn device_writes(&self, frame: u64) -> &[u32] {
+        self.writes.get(&frame).map_or(&[], Vec::as_slice)
+    }
+
+    /// Page frames that the device wrote to, ascending.
+    pub fn written_frames(&self) -> Vec<u64> {
+        let mut frames: Vec<u64> = self.writes.keys().copied().collect();
+        frames.sort_unstable();
+        frames
+    }
+
+    /// CPU writes on record for a page frame.
+    pub fn cpu_writes(&self, frame: u64) -> &[&'a CpuWrite] {
+        self.cpu_writes.get(&frame).map_or(&[], Vec::as_slice)
+    }
+
+    /// The ledger entry at a position.
+    pub fn write(&self, position: u32) -> &'a Entry {
+        &self.evidence.ledger.entries[position as usize]
+    }
+
+    /// What page `index` of `object` ought to hold after `ledger_length` device writes, at `frame`; `None` when it is simply
+    /// the page's pattern.
+    pub fn expected(
+        &self,
+        object: &ObjectEvidence,
+        index: u64,
+        frame: u64,
+        ledger_length: u64,
+    ) -> Option<ExpectedPage> {
+        let touched = self
+            .device_writes(frame)
+            .first()
+            .is_some_and(|first| self.write(*first).index < ledger_length);
+        let placed = self
+            .placed
+            .get(&object.id)
+            .filter(|placed| overlap(placed, index).is_some());
+        if !touched && placed.is_none() {
+            return None;
+        }
+        let mut bytes = self
+            .pattern(object.id)
+            .map_or([0; PAGE_BYTES], |pattern| pattern.page(index));
+        if let Some((placed, (at, from))) = placed.and_then(|p| Some((p, overlap(p, index)?))) {
+            let length = at.len();
+            bytes[at].copy_from_slice(&placed.bytes[from..from + length]);
+        }
+        let device = self.overlay(frame, ledger_length, &mut bytes);
+        Some(ExpectedPage { bytes, device })
+    }
+
+    /// Lays the device's writes to a frame over `bytes`. Goes from the last write back, so that of the thousands of writes
+    /// to a ring's pages only those are rebuilt that can still be seen.
+    pub fn overlay(
+        &self,
+        frame: u64,
+        ledger_length: u64,
+        bytes: &mut [u8; PAGE_BYTES],
+    ) -> Vec<(Range<usize>, u32)> {
+        let seed = self.evidence.dma.as_ref().map_or(0, |dma| dma.seed);
+        let mut covered = [false; PAGE_BYTES];
+        let mut device = Vec::new();
+        let before = |position: &&u32| self.write(**position).index < ledger_length;
+        let earlier = self.device_writes(frame).iter().rev().filter(before);
+        for index in earlier {
+            let write = self.write(*index);
+            let part = part_in_page(write, frame);
+            if covered[part.clone()].iter().all(|covered| *covered) {
+                continue;
+            }
+            let block = written_bytes(write, seed);
+            let skip = usize::try_from((frame * PAGE).saturating_sub(write.address)).unwrap_or(usize::MAX);
+            let mut run: Option<Range<usize>> = None;
+            for at in part.clone() {
+                if covered[at] {
+                    device.extend(run.take().map(|run| (run, *index)));
+                    continue;
+                }
+                covered[at] = true;
+                bytes[at] = block.get(skip + at - part.start).copied().unwrap_or(0);
+                run = Some(run.map_or(at..at + 1, |run| run.start..at + 1));
+            }
+            device.extend(run.map(|run| (run, *index)));
+        }
+        device
+    }
+
+    /// The captured bytes of a page; `None` when it could not be read.
+    pub fn actual(&self, object: u32, index: u64, content: PageContent) -> Option<[u8; PAGE_BYTES]> {
+        self.evidence
+            .captures
+            .bytes(self.pattern(object)?, index, content)
+    }
+
+    /// Who wrote the byte at `address` last, given that it is not what the device left there; with the question that a
+    /// second run could answer.
+    pub fn last_cpu_writer(&self, checkpoint: usize, address: u64) -> (Writer, Option<Question>) {
+        let question = Question { checkpoint, address };
+        let known =
+            |author: &&crate::evidence::Author| author.checkpoint == checkpoint && author.address == address;
+        match self.evidence.authors.iter().find(known) {
+            Some(author) => match &author.write {
+                Some(write) => (Writer::cpu(write), None),
+                None => {
+                    let reason = "no CPU write to this byte was seen in a second run that watched it".into();
+                    (Writer::Unknown { reason }, None)
+                }
+            },
+            None => {
+                let first = self.cpu_writes(address / PAGE).first();
+                let reason = first.map_or_else(
+                    || "no CPU write to this page is on record".to_owned(),
+                    |write| {
+                        format!(
+                            "only the first CPU write to this page is on record: {}",
+                            Writer::cpu(write)
+                        )
+                    },
+                );
+                (Writer::Unknown { reason }, Some(question))
+            }
+        }
+    }
+
+    /// Objects that were preserved over the jump by which `generation` was entered.
+    pub fn preserved_into(&self, generation: u32) -> impl Iterator<Item = &'a ObjectEvidence> {
+        let left = generation.checked_sub(1);
+        self.evidence
+            .objects
+            .iter()
+            .filter(move |object| left.is_some_and(|left| object.preserved_by.contains(&left)))
+    }
+
+    /// Checkpoints with their indexes.
+    pub fn checkpoints(&self) -> impl Iterator<Item = (usize, &'a Checkpoint)> {
+        self.evidence.captures.checkpoints.iter().enumerate()
+    }
+}
+
+/// Where `placed` bytes meet page `index`: the range in the page, and where it begins in the bytes.
+fn overlap(placed: &Placed, index: u64) -> Option<(Range<usize>, usize)> {
+    let page = index.checked_mul(PAGE)?;
+    let end = placed
+        .offset
+        .checked_add(placed.bytes.len() as u64)?
+        .min(page.checked_add(PAGE)?);
+    let start = placed.offset.max(page);
+    if start >= end {
+        return None;
+    }
+    let in_page = usize::try_from(start - page).ok()?..usize::try_from(end - page).ok()?;
+    Some((in_page, usize::try_from(start - placed.offset).ok()?))
+}

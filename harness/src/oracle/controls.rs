@@ -1,0 +1,342 @@
+//! Negative controls: good evidence passes, and each kind of damage is found by the rule whose business it is.
+
+use super::*;
+use crate::evidence::*;
+use crate::testing::{self, JUMP, MEMFD, OWN, PAGES, change_page, cpu_write, device_write, good};
+use vmm::ledger::{EngineEvent, EngineEventKind, Kind};
+use vmm::phase::Stamp;
+
+fn result(evidence: &Evidence, rule: RuleName) -> RuleResult {
+    judge(evidence)
+        .into_iter()
+        .find(|result| result.rule == rule)
+        .unwrap()
+}
+
+/// The only findings are those of `rules`; gives the first rule's.
+fn only(evidence: &Evidence, rules: &[RuleName]) -> Vec<Finding> {
+    for result in judge(evidence) {
+        let expected = rules.contains(&result.rule);
+        assert_eq!(
+            result.findings.total > 0,
+            expected,
+            "{}: {:#?}",
+            result.rule,
+            result.findings.kept
+        );
+    }
+    result(evidence, rules[0]).findings.kept
+}
+
+#[test]
+fn everything_holds_in_good_evidence() {
+    for result in judge(&good()) {
+        assert!(
+            result.held(),
+            "{}: {:?} {:#?}",
+            result.rule,
+            result.looked_at,
+            result.findings.kept
+        );
+    }
+    let looked = |rule| result(&good(), rule).looked_at.count;
+    assert_eq!(looked(RuleName::PreservedContent), 2 * PAGES);
+    // Of 40 writes the last 8 blocks and the last completion count can be seen, at each of two checkpoints.
+    assert_eq!(looked(RuleName::DeviceWritesLanded), 8 + 4 + 2);
+    assert_eq!(looked(RuleName::MapCoversPreserved), PAGES + 1);
+    assert_eq!(looked(RuleName::SessionRetrieved), 2);
+}
+
+#[test]
+fn a_changed_pattern_byte_is_found() {
+    let mut evidence = good();
+    change_page(&mut evidence, 1, 15, |page| page[100] ^= 0xff);
+    let findings = only(&evidence, &[RuleName::PreservedContent]);
+    assert_eq!(findings[0].page, Some(MEMFD + 15));
+    assert_eq!(findings[0].address, Some((MEMFD + 15) * PAGE + 100));
+    assert_eq!(findings[0].expected.len(), 2);
+    assert_eq!(
+        findings[0].question,
+        Some(Question {
+            checkpoint: 1,
+            address: (MEMFD + 15) * PAGE + 100
+        })
+    );
+}
+
+#[test]
+fn a_changed_descriptor_is_found() {
+    let mut evidence = good();
+    change_page(&mut evidence, 0, 0, |page| page[16] ^= 1);
+    only(&evidence, &[RuleName::PreservedContent]);
+}
+
+#[test]
+fn a_lost_device_write_is_found_with_its_author_once_known() {
+    let mut evidence = good();
+    change_page(&mut evidence, 1, 4, |page| page[8..24].fill(0));
+    let findings = only(
+        &evidence,
+        &[RuleName::DeviceWritesLanded, RuleName::PreservedContent],
+    );
+    assert!(findings[0].text.starts_with("block 18 "), "{}", findings[0].text);
+    assert!(matches!(findings[0].last_writer, Writer::Unknown { .. }));
+    let address = (MEMFD + 4) * PAGE + 8;
+    let write = Some(cpu_write(address, 2_300_000));
+    evidence.authors.push(Author {
+        checkpoint: 1,
+        address,
+        write,
+    });
+    let findings = only(
+        &evidence,
+        &[RuleName::DeviceWritesLanded, RuleName::PreservedContent],
+    );
+    let Writer::Cpu {
+        symbol, instructions, ..
+    } = &findings[0].last_writer
+    else {
+        panic!("{findings:#?}")
+    };
+    assert_eq!((symbol.as_str(), *instructions), ("clear_page+0x7", 1_150_000));
+    assert_eq!(findings[0].question, None);
+}
+
+#[test]
+fn a_stale_block_is_no_substitute_for_the_last_one() {
+    let mut evidence = good();
+    let stale = written_bytes(&evidence.ledger.entries[2 * 10], testing::dma().seed);
+    change_page(&mut evidence, 1, 4, |page| page.copy_from_slice(&stale));
+    only(
+        &evidence,
+        &[RuleName::DeviceWritesLanded, RuleName::PreservedContent],
+    );
+}
+
+#[test]
+fn a_ledger_that_lies_about_its_bytes_is_found() {
+    let mut evidence = good();
+    evidence.ledger.entries[39].checksum ^= 1;
+    let findings = only(&evidence, &[RuleName::DeviceWritesLanded]);
+    assert_eq!(findings[0].owner, "ledger");
+}
+
+#[test]
+fn a_digest_that_differs_is_found() {
+    let mut evidence = good();
+    evidence.captures.digests[0].values[16] ^= 1;
+    only(&evidence, &[RuleName::PreservedContent]);
+    // A page that the device wrote to while the agent read it has no one digest.
+    let mut evidence = good();
+    evidence.captures.digests[0].values[2] ^= 1;
+    evidence.captures.digests[0].ledger_before -= 32;
+    assert!(result(&evidence, RuleName::PreservedContent).held());
+}
+
+#[test]
+fn a_cpu_write_before_the_retrieval_is_found() {
+    let mut evidence = good();
+    evidence
+        .cpu_writes
+        .push(cpu_write((MEMFD + 12) * PAGE + 64, JUMP.0 + 10));
+    let findings = only(&evidence, &[RuleName::NoCpuWriteBeforeRetrieval]);
+    assert!(matches!(&findings[0].last_writer, Writer::Cpu { symbol, .. } if symbol == "clear_page+0x7"));
+    for (frame, time) in [
+        (MEMFD + 12, testing::RETRIEVED + 1),
+        (MEMFD + 12, JUMP.0 - 1),
+        (MEMFD + PAGES, JUMP.1),
+    ] {
+        let mut evidence = good();
+        evidence.cpu_writes.push(cpu_write(frame * PAGE, time));
+        assert!(
+            result(&evidence, RuleName::NoCpuWriteBeforeRetrieval).held(),
+            "{frame:#x} at {time}"
+        );
+    }
+    let mut evidence = good();
+    evidence.cpu_writes_recorded = false;
+    assert!(!result(&evidence, RuleName::NoCpuWriteBeforeRetrieval).judged());
+}
+
+#[test]
+fn a_device_write_elsewhere_after_the_jump_is_found() {
+    let block = |time| {
+        device_write(
+            40,
+            time,
+            0x3000 * PAGE,
+            4096,
+            Kind::Block {
+                sequence: 20,
+                descriptor: 0,
+            },
+        )
+    };
+    let mut evidence = good();
+    evidence.ledger.entries.push(block(2_390_000));
+    evidence.cpu_writes.push(cpu_write(0x3000 * PAGE + 8, JUMP.1 + 5));
+    let findings = only(&evidence, &[RuleName::DmaOnlyToPreserved]);
+    assert_eq!(findings[0].page, Some(0x3000));
+    assert!(
+        findings[0].owner.contains("clear_page+0x7"),
+        "{}",
+        findings[0].owner
+    );
+    let mut evidence = good();
+    evidence.ledger.entries.insert(0, block(JUMP.0 - 1));
+    assert!(result(&evidence, RuleName::DmaOnlyToPreserved).held());
+}
+
+#[test]
+fn a_device_write_to_closed_memory_is_found() {
+    let mut evidence = good();
+    evidence.objects[0].closed = Some(Moment {
+        generation: 1,
+        time_ns: 2_000_100,
+        ledger_length: 2 * 16,
+    });
+    only(&evidence, &[RuleName::DmaOnlyToPreserved]);
+}
+
+#[test]
+fn a_hole_in_the_map_and_a_page_too_many_are_found() {
+    let mut evidence = good();
+    evidence.blobs = vec![testing::blob((MEMFD..MEMFD + PAGES - 1).chain([OWN]))];
+    let findings = only(&evidence, &[RuleName::MapCoversPreserved]);
+    assert_eq!((findings[0].page, findings.len()), (Some(MEMFD + PAGES - 1), 1));
+    evidence.blobs = vec![testing::blob((MEMFD..=MEMFD + PAGES).chain([OWN]))];
+    let findings = only(&evidence, &[RuleName::MapCoversPreserved]);
+    assert_eq!(
+        (findings[0].page, findings[0].owner.as_str()),
+        (Some(MEMFD + PAGES), "nobody")
+    );
+    evidence.blobs[0].kho = None;
+    only(&evidence, &[RuleName::MapCoversPreserved]);
+}
+
+#[test]
+fn silence_is_found_with_who_caused_it() {
+    let mut evidence = good();
+    evidence.ledger.entries.truncate(2 * 5);
+    evidence.captures = Captures::default();
+    let stamp = Stamp {
+        generation: 0,
+        phase: Phase::Handover,
+    };
+    let kind = EngineEventKind::BusMaster {
+        on: false,
+        obeyed: true,
+    };
+    evidence.ledger.events.push(EngineEvent {
+        time: 950_000,
+        stamp,
+        kind,
+    });
+    let symbol = Some("pci_clear_master+0x10".into());
+    evidence.event_causes.push(EventCause {
+        event: 0,
+        rip: 0x1234,
+        symbol,
+        instructions: 475_000,
+        cpl: 0,
+    });
+    let findings = result(&evidence, RuleName::DeviceNeverSilent).findings.kept;
+    assert_eq!(findings.len(), 1);
+    assert!(
+        findings[0].text.contains("bus-master") && findings[0].text.contains("handover"),
+        "{}",
+        findings[0].text
+    );
+    assert!(
+        matches!(&findings[0].last_writer, Writer::Cpu { symbol, .. } if symbol.starts_with("pci_clear_master"))
+    );
+    // An engine that waits for its consumer is not silent.
+    evidence.ledger.events[0].kind = EngineEventKind::WaitBegin;
+    assert!(result(&evidence, RuleName::DeviceNeverSilent).held());
+}
+
+#[test]
+fn one_block_missing_in_the_middle_is_silence_too() {
+    let mut evidence = good();
+    evidence.ledger.entries.drain(2 * 7..2 * 9);
+    evidence.captures = Captures::default();
+    assert_eq!(result(&evidence, RuleName::DeviceNeverSilent).findings.total, 1);
+}
+
+#[test]
+fn a_lost_session_is_found_with_what_was_kept() {
+    let mut evidence = good();
+    evidence.failures.push(AgentFailure {
+        generation: 1,
+        phase: Phase::Restore,
+        request: "retrieve session \"s\"".into(),
+        call: "open(/dev/liveupdate)".into(),
+        errno: 2,
+        detail: String::new(),
+    });
+    evidence.retrievals.truncate(1);
+    evidence.retrievals[0].failure = Some(0);
+    let findings = only(&evidence, &[RuleName::SessionRetrieved]);
+    assert!(
+        findings[0]
+            .text
+            .contains("open(/dev/liveupdate) failed with No such file"),
+        "{}",
+        findings[0].text
+    );
+    assert!(
+        findings[1].text.contains("18 of 18 pages intact"),
+        "{}",
+        findings[1].text
+    );
+    change_page(&mut evidence, 1, 3, |page| page[0] ^= 1);
+    let findings = result(&evidence, RuleName::SessionRetrieved).findings.kept;
+    assert!(
+        findings[1].text.contains("17 of 18 pages intact"),
+        "{}",
+        findings[1].text
+    );
+}
+
+#[test]
+fn memory_that_is_not_given_back_is_found() {
+    let mut evidence = good();
+    evidence.memory[1].free_pages = 20_500;
+    let findings = only(&evidence, &[RuleName::NothingLeaked]);
+    assert!(
+        findings[0].text.contains("500 pages leaked"),
+        "{}",
+        findings[0].text
+    );
+}
+
+#[test]
+fn closed_memory_in_a_later_map_is_found() {
+    let mut evidence = good();
+    evidence.kexecs = 2;
+    let mut blob = testing::blob((MEMFD + 3..MEMFD + 5).chain([OWN]));
+    (blob.generation, blob.time_ns) = (1, 2_480_000);
+    evidence.blobs.push(blob);
+    let findings = result(&evidence, RuleName::NothingLeaked).findings;
+    assert_eq!((findings.total, findings.kept[0].page), (2, Some(MEMFD + 3)));
+}
+
+#[test]
+fn nothing_to_look_at_is_not_held() {
+    let mut evidence = good();
+    evidence.objects.clear();
+    evidence.ledger.entries.clear();
+    evidence.blobs.clear();
+    evidence.memory.clear();
+    evidence.retrievals.clear();
+    evidence.dma = None;
+    evidence.captures = Captures::default();
+    for result in judge(&evidence) {
+        assert!(
+            !result.held() && !result.judged(),
+            "{}: {:?}",
+            result.rule,
+            result.looked_at
+        );
+    }
+}

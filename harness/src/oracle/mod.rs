@@ -1,0 +1,161 @@
+//! The oracle: pure rules over evidence.
+//!
+//! Each rule states one invariant of a live update and gives a [`RuleResult`]: what it looked at, and every deviation it
+//! found. A rule never touches a machine, so saved evidence can be judged again. A rule that had nothing to look at has
+//! not held.
+
+mod content;
+#[cfg(test)]
+mod controls;
+mod finding;
+mod rules;
+
+pub use finding::{Finding, Findings, MAX_KEPT, Question, Writer};
+
+use crate::evidence::Evidence;
+use content::Context;
+use serde::{Deserialize, Serialize};
+
+/// The rules by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuleName {
+    /// See [`rules::preserved_content`].
+    PreservedContent,
+    /// See [`rules::device_writes_landed`].
+    DeviceWritesLanded,
+    /// See [`rules::no_cpu_write_before_retrieval`].
+    NoCpuWriteBeforeRetrieval,
+    /// See [`rules::dma_only_to_preserved`].
+    DmaOnlyToPreserved,
+    /// See [`rules::map_covers_preserved`].
+    MapCoversPreserved,
+    /// See [`rules::device_never_silent`].
+    DeviceNeverSilent,
+    /// See [`rules::session_retrieved`].
+    SessionRetrieved,
+    /// See [`rules::nothing_leaked`].
+    NothingLeaked,
+}
+
+impl RuleName {
+    /// All rules, in the order of reports.
+    pub const ALL: [Self; 8] = [
+        Self::PreservedContent,
+        Self::DeviceWritesLanded,
+        Self::NoCpuWriteBeforeRetrieval,
+        Self::DmaOnlyToPreserved,
+        Self::MapCoversPreserved,
+        Self::DeviceNeverSilent,
+        Self::SessionRetrieved,
+        Self::NothingLeaked,
+    ];
+
+    /// The name in scenario files and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PreservedContent => "preserved-content",
+            Self::DeviceWritesLanded => "device-writes-landed",
+            Self::NoCpuWriteBeforeRetrieval => "no-cpu-write-before-retrieval",
+            Self::DmaOnlyToPreserved => "dma-only-to-preserved",
+            Self::MapCoversPreserved => "map-covers-preserved",
+            Self::DeviceNeverSilent => "device-never-silent",
+            Self::SessionRetrieved => "session-retrieved",
+            Self::NothingLeaked => "nothing-leaked",
+        }
+    }
+
+    /// The invariant in one sentence.
+    pub fn story(self) -> &'static str {
+        match self {
+            Self::PreservedContent => {
+                "preserved memory holds its pattern overlaid with the device's writes, byte for byte"
+            }
+            Self::DeviceWritesLanded => "every completed device write is found where it landed",
+            Self::NoCpuWriteBeforeRetrieval => {
+                "no CPU writes preserved memory between the jump and its retrieval"
+            }
+            Self::DmaOnlyToPreserved => "after the jump the device writes to preserved memory only",
+            Self::MapCoversPreserved => {
+                "the handover map covers what was preserved and the handover's own pages, nothing else"
+            }
+            Self::DeviceNeverSilent => "the running device is never silent for longer than its rate allows",
+            Self::SessionRetrieved => "every session and all that it preserved is retrieved",
+            Self::NothingLeaked => "memory that was preserved is given back once it is closed",
+        }
+    }
+
+    fn check(self, context: &Context<'_>) -> RuleResult {
+        match self {
+            Self::PreservedContent => rules::preserved_content::check(context),
+            Self::DeviceWritesLanded => rules::device_writes_landed::check(context),
+            Self::NoCpuWriteBeforeRetrieval => rules::no_cpu_write_before_retrieval::check(context),
+            Self::DmaOnlyToPreserved => rules::dma_only_to_preserved::check(context),
+            Self::MapCoversPreserved => rules::map_covers_preserved::check(context),
+            Self::DeviceNeverSilent => rules::device_never_silent::check(context),
+            Self::SessionRetrieved => rules::session_retrieved::check(context),
+            Self::NothingLeaked => rules::nothing_leaked::check(context),
+        }
+    }
+}
+
+impl std::fmt::Display for RuleName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a rule looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LookedAt {
+    /// How many.
+    pub count: u64,
+    /// Of what, in the plural: `pages`, `device writes`.
+    pub unit: &'static str,
+    /// More on it, where it helps: which checkpoints, how many bytes.
+    pub note: String,
+}
+
+/// What a rule says about a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleResult {
+    /// Which rule.
+    pub rule: RuleName,
+    /// What it looked at.
+    pub looked_at: LookedAt,
+    /// Every deviation.
+    pub findings: Findings,
+}
+
+impl RuleResult {
+    /// Whether the rule had anything to look at.
+    pub fn judged(&self) -> bool {
+        self.looked_at.count > 0 || self.findings.total > 0
+    }
+
+    /// Whether it looked at something and found nothing wrong.
+    pub fn held(&self) -> bool {
+        self.looked_at.count > 0 && self.findings.total == 0
+    }
+}
+
+/// Applies every rule.
+pub fn judge(evidence: &Evidence) -> Vec<RuleResult> {
+    let context = Context::new(evidence);
+    RuleName::ALL.iter().map(|rule| rule.check(&context)).collect()
+}
+
+/// Bytes whose last writer only a watching second run can tell, at most `most` of them.
+pub fn open_questions(results: &[RuleResult], most: usize) -> Vec<Question> {
+    let asked = results
+        .iter()
+        .flat_map(|result| &result.findings.kept)
+        .filter_map(|finding| finding.question);
+    let mut questions: Vec<Question> = Vec::new();
+    for question in asked {
+        if questions.len() < most && !questions.contains(&question) {
+            questions.push(question);
+        }
+    }
+    questions
+}

@@ -1,0 +1,164 @@
+//! `device-never-silent`: while the driver has the engine enabled, and it need not wait for a descriptor, no two writes are
+//! further apart than its rate allows.
+
+use crate::evidence::{DmaEvidence, EventCause, Moment};
+use crate::oracle::content::Context;
+use crate::oracle::finding::{Finding, Findings, Writer, millis};
+use crate::oracle::{LookedAt, RuleName, RuleResult};
+use vmm::ledger::{EngineEvent, EngineEventKind, Kind};
+
+const RULE: RuleName = RuleName::DeviceNeverSilent;
+
+/// What a gap may be longer than two blocks' time, in nanoseconds: the processor finishes its instruction, and the machine
+/// its turn, before the device is served.
+const SLACK_NS: u64 = 20_000;
+
+/// A point in the device's life.
+enum Point<'a> {
+    Block,
+    /// With its position in the ledger's list of events.
+    Event(usize, &'a EngineEvent),
+    End,
+}
+
+/// Checks the rule.
+pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
+    let (evidence, mut findings) = (context.evidence, Findings::default());
+    let Some((dma, started)) = evidence.dma.as_ref().and_then(|dma| Some((dma, dma.started?))) else {
+        let note = "the DMA engine was never started".into();
+        return RuleResult {
+            rule: RULE,
+            looked_at: LookedAt {
+                count: 0,
+                unit: "device writes",
+                note,
+            },
+            findings,
+        };
+    };
+    let end = dma
+        .stopped
+        .map_or_else(|| end_of_run(context), |stopped| stopped.time_ns);
+    let allowed = 2 * dma.period_ns() + SLACK_NS;
+    let (mut last, mut writing, mut blocks, mut longest) = (started.time_ns, true, 0u64, 0);
+    let mut silencer = None;
+    for (time, point) in points(context, started, end) {
+        let gap = if writing { time.saturating_sub(last) } else { 0 };
+        longest = longest.max(gap);
+        if gap > allowed {
+            let cause = silencer.map(|(position, event)| (event, cause_of(context, position)));
+            findings.add(|| finding(dma, last, gap, cause, matches!(point, Point::End)));
+        }
+        match point {
+            Point::Block => {
+                (last, blocks, writing) = (time, blocks + 1, true);
+                silencer = None;
+            }
+            Point::Event(position, event) => match event.kind {
+                EngineEventKind::WaitBegin | EngineEventKind::Stop => writing = false,
+                EngineEventKind::WaitEnd | EngineEventKind::Start => (last, writing) = (time, true),
+                EngineEventKind::BusMaster {
+                    on: false,
+                    obeyed: true,
+                }
+                | EngineEventKind::Reset
+                | EngineEventKind::Fault { .. } => silencer = silencer.or(Some((position, event))),
+                EngineEventKind::BusMaster { .. } => {}
+            },
+            Point::End => {}
+        }
+    }
+    let note = format!(
+        "blocks; the longest gap was {}, {} are allowed",
+        millis(longest),
+        millis(allowed)
+    );
+    RuleResult {
+        rule: RULE,
+        looked_at: LookedAt {
+            count: blocks,
+            unit: "device writes",
+            note,
+        },
+        findings,
+    }
+}
+
+/// Blocks and events from `started` to `end`, in order of time.
+fn points<'a>(context: &Context<'a>, started: Moment, end: u64) -> Vec<(u64, Point<'a>)> {
+    let ledger = &context.evidence.ledger;
+    let blocks = ledger
+        .entries
+        .iter()
+        .filter(|write| matches!(write.kind, Kind::Block { .. }));
+    let mut points: Vec<_> = blocks.map(|write| (write.time, Point::Block)).collect();
+    let events = ledger.events.iter().enumerate();
+    points.extend(events.map(|(position, event)| (event.time, Point::Event(position, event))));
+    points.retain(|(time, _)| (started.time_ns..=end).contains(time));
+    points.sort_by_key(|(time, _)| *time);
+    points.push((end, Point::End));
+    points
+}
+
+fn end_of_run(context: &Context<'_>) -> u64 {
+    let last = context.evidence.phases.last();
+    last.map_or(0, |record| record.begin_ns.saturating_add(record.guest_ns))
+}
+
+fn cause_of<'a>(context: &Context<'a>, position: usize) -> Option<&'a EventCause> {
+    context
+        .evidence
+        .event_causes
+        .iter()
+        .find(|cause| cause.event == position)
+}
+
+fn finding(
+    dma: &DmaEvidence,
+    since: u64,
+    gap: u64,
+    silencer: Option<(&EngineEvent, Option<&EventCause>)>,
+    for_good: bool,
+) -> Finding {
+    let why = match silencer {
+        None => "nothing on record says why".to_owned(),
+        Some((event, cause)) => {
+            let what = match &event.kind {
+                EngineEventKind::BusMaster { .. } => "its bus-master bit was cleared".to_owned(),
+                EngineEventKind::Fault { reason, address, .. } => {
+                    format!("it stopped at {address:#x} because {}", reason.text())
+                }
+                _ => "it was reset".to_owned(),
+            };
+            let by = cause
+                .and_then(|cause| cause.symbol.as_ref())
+                .map_or(String::new(), |at| format!(" by {at}"));
+            format!("{what}{by} in {}, at {}", event.stamp, millis(event.time))
+        }
+    };
+    let rest = if for_good {
+        "until the end"
+    } else {
+        "and then went on"
+    };
+    Finding {
+        rule: RULE,
+        page: None,
+        address: None,
+        owner: "DMA engine".into(),
+        expected: format!("a block every {} ns", dma.period_ns()),
+        actual: format!("none for {}", millis(gap)),
+        last_writer: silencer.map_or(
+            Writer::Unknown {
+                reason: "no event on record".into(),
+            },
+            |(event, cause)| Writer::access(event, cause),
+        ),
+        text: format!(
+            "the device was silent for {} after {}, {rest}: {why}",
+            millis(gap),
+            millis(since)
+        ),
+        question: None,
+    }
+}

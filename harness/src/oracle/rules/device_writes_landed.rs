@@ -1,0 +1,129 @@
+//! `device-writes-landed`: at every checkpoint of a new kernel, whatever the device completed is found where it landed,
+//! unless the device itself wrote over it later.
+
+use crate::evidence::{Checkpoint, PAGE, PageContent, describe, written_bytes};
+use crate::oracle::content::Context;
+use crate::oracle::finding::{Finding, Findings, difference};
+use crate::oracle::{LookedAt, RuleName, RuleResult};
+use guest_agent::pattern::PAGE_BYTES;
+use std::collections::{BTreeMap, BTreeSet};
+use xxhash_rust::xxh3::xxh3_64;
+
+const RULE: RuleName = RuleName::DeviceWritesLanded;
+
+/// Checks the rule.
+pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
+    let (mut findings, mut looked, mut bytes) = (Findings::default(), BTreeSet::new(), 0u64);
+    for (number, checkpoint) in context
+        .checkpoints()
+        .filter(|(_, checkpoint)| checkpoint.at.generation > 0)
+    {
+        let captured = captured_frames(context, checkpoint);
+        for frame in context.written_frames() {
+            let Some((object, index, content)) = captured.get(&frame) else {
+                continue;
+            };
+            let mut expected = [0; PAGE_BYTES];
+            let parts = context.overlay(frame, checkpoint.at.ledger_length, &mut expected);
+            let actual = match object {
+                Some(object) => context.actual(*object, *index, *content),
+                None => context.evidence.captures.bytes_without_pattern(*content),
+            };
+            let Some(actual) = actual else { continue };
+            for (range, write) in parts {
+                looked.insert(write);
+                bytes += range.len() as u64;
+                let Some(found) = difference(&expected, &actual, range) else {
+                    continue;
+                };
+                findings.add(|| {
+                    let address = frame * PAGE + found.offset as u64;
+                    let (last_writer, question) = context.last_cpu_writer(number, address);
+                    let lost = context.write(write);
+                    let owner = super::dma_only_to_preserved::owner(context, frame, checkpoint.at.generation);
+                    let text = format!(
+                        "{} of the device, written in {} of generation {}, has {} bytes changed at {address:#x}",
+                        describe(lost),
+                        lost.stamp.phase,
+                        lost.stamp.generation,
+                        found.bytes
+                    );
+                    Finding {
+                        rule: RULE,
+                        page: Some(frame),
+                        address: Some(address),
+                        owner,
+                        expected: found.expected,
+                        actual: found.actual,
+                        last_writer,
+                        text,
+                        question,
+                    }
+                });
+            }
+        }
+    }
+    check_ledger(context, &looked, &mut findings);
+    let note = format!("those not overwritten by the device itself, {bytes} bytes");
+    RuleResult {
+        rule: RULE,
+        looked_at: LookedAt {
+            count: looked.len() as u64,
+            unit: "device writes",
+            note,
+        },
+        findings,
+    }
+}
+
+/// Every frame of which a checkpoint has the content: its object, if it has one, and page index in it.
+fn captured_frames(
+    context: &Context<'_>,
+    checkpoint: &Checkpoint,
+) -> BTreeMap<u64, (Option<u32>, u64, PageContent)> {
+    let mut frames: BTreeMap<_, _> = checkpoint
+        .strays
+        .iter()
+        .map(|(frame, content)| (*frame, (None, 0, *content)))
+        .collect();
+    for capture in &checkpoint.objects {
+        let Some(object) = context.evidence.object(capture.object) else {
+            continue;
+        };
+        let pages = object
+            .frames(checkpoint.at.generation)
+            .into_iter()
+            .zip(&capture.pages);
+        frames.extend(
+            (0..)
+                .zip(pages)
+                .map(|(index, (frame, content))| (frame, (Some(object.id), index, *content))),
+        );
+    }
+    frames
+}
+
+/// The ledger's own checksums must agree with the stream, or the ledger proves nothing.
+fn check_ledger(context: &Context<'_>, looked: &BTreeSet<u32>, findings: &mut Findings) {
+    let seed = context.evidence.dma.as_ref().map_or(0, |dma| dma.seed);
+    for index in looked {
+        let write = context.write(*index);
+        let checksum = xxh3_64(&written_bytes(write, seed));
+        if checksum != write.checksum {
+            findings.add(|| Finding {
+                rule: RULE,
+                page: Some(write.address / PAGE),
+                address: Some(write.address),
+                owner: "ledger".into(),
+                expected: format!("checksum {checksum:016x}"),
+                actual: format!("checksum {:016x}", write.checksum),
+                last_writer: crate::oracle::Writer::device(write),
+                text: format!(
+                    "the device wrote something else than its stream has as {}",
+                    describe(write)
+                ),
+                question: None,
+            });
+        }
+    }
+}

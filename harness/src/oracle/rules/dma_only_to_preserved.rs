@@ -1,0 +1,141 @@
+//! `dma-only-to-preserved`: after a jump the device writes to pages of objects that were preserved over it, and no others,
+//! and not to those once the agent has closed them.
+
+use crate::evidence::{Evidence, Moment, describe, frames_of};
+use crate::oracle::content::Context;
+use crate::oracle::finding::{Finding, Findings, Writer};
+use crate::oracle::{LookedAt, RuleName, RuleResult};
+use std::collections::{BTreeMap, HashMap};
+use vmm::ledger::{Entry, Kind};
+
+const RULE: RuleName = RuleName::DmaOnlyToPreserved;
+
+/// Writes to one page that nobody preserved.
+struct Stray<'a> {
+    first: &'a Entry,
+    last: &'a Entry,
+    count: u64,
+}
+
+/// Checks the rule.
+pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
+    let evidence = context.evidence;
+    let jumps: Vec<(u32, u64)> = (0..evidence.kexecs)
+        .filter_map(|left| Some((left, evidence.jump_time(left)?)))
+        .collect();
+    let allowed: HashMap<u32, HashMap<u64, Option<Moment>>> = jumps
+        .iter()
+        .map(|(left, _)| (*left, preserved_frames(evidence, *left)))
+        .collect();
+    let (mut looked, mut strays) = (0, BTreeMap::<u64, Stray<'_>>::new());
+    let in_ram = |write: &&Entry| !matches!(write.kind, Kind::Msi { .. });
+    for write in evidence.ledger.entries.iter().filter(in_ram) {
+        let Some((left, _)) = jumps.iter().rev().find(|(_, time)| *time <= write.time) else {
+            continue;
+        };
+        looked += 1;
+        for frame in frames_of(write) {
+            let closed = allowed.get(left).and_then(|frames| frames.get(&frame));
+            if closed.is_some_and(|closed| closed.is_none_or(|closed| write.index <= closed.ledger_length)) {
+                continue;
+            }
+            let stray = strays.entry(frame).or_insert(Stray {
+                first: write,
+                last: write,
+                count: 0,
+            });
+            stray.last = write;
+            stray.count += 1;
+        }
+    }
+    let mut findings = Findings::default();
+    for (frame, stray) in strays {
+        findings.add(|| finding(context, frame, &stray));
+    }
+    let note = "those after the first jump".into();
+    RuleResult {
+        rule: RULE,
+        looked_at: LookedAt {
+            count: looked,
+            unit: "device writes",
+            note,
+        },
+        findings,
+    }
+}
+
+/// Frames preserved over the jump out of generation `left`, with when they were closed.
+fn preserved_frames(evidence: &Evidence, left: u32) -> HashMap<u64, Option<Moment>> {
+    let preserved = evidence
+        .objects
+        .iter()
+        .filter(|object| object.preserved_by.contains(&left));
+    preserved
+        .flat_map(|object| {
+            object
+                .frames(left)
+                .into_iter()
+                .map(|frame| (frame, object.closed))
+        })
+        .collect()
+}
+
+fn finding(context: &Context<'_>, frame: u64, stray: &Stray<'_>) -> Finding {
+    let Stray { first, last, count } = stray;
+    let owner = owner(context, frame, u32::from(first.stamp.generation).max(1));
+    Finding {
+        rule: RULE,
+        page: Some(frame),
+        address: Some(first.address),
+        expected: "no device write after the jump".into(),
+        actual: format!(
+            "{} device writes, from {} to {}",
+            count,
+            describe(first),
+            describe(last)
+        ),
+        last_writer: Writer::device(last),
+        text: format!(
+            "the device wrote to page {frame:#x} of {owner} after the jump, first in {}",
+            first.stamp.phase
+        ),
+        owner,
+        question: None,
+    }
+}
+
+/// Whose page a frame is in `generation`, as far as evidence tells.
+pub(super) fn owner(context: &Context<'_>, frame: u64, generation: u32) -> String {
+    let evidence = context.evidence;
+    let mut preserved = context.preserved_into(generation);
+    if let Some(object) = preserved.find(|object| object.frames(generation).contains(&frame)) {
+        return object.owner();
+    }
+    let was = evidence
+        .objects
+        .iter()
+        .find(|object| object.frames(generation - 1).contains(&frame));
+    let was = was.map_or(String::new(), |object| {
+        format!(", which was {} before", object.owner())
+    });
+    if frame.saturating_mul(crate::evidence::PAGE) >= evidence.ram_bytes {
+        return "nobody: it is outside guest memory".into();
+    }
+    match context
+        .cpu_writes(frame)
+        .iter()
+        .find(|write| write.generation >= generation)
+    {
+        Some(write) => {
+            let at = write
+                .symbol
+                .clone()
+                .unwrap_or_else(|| format!("{:#x}", write.rip));
+            format!(
+                "the kernel of generation {generation}, which took it into use at {at} in {}{was}",
+                write.phase
+            )
+        }
+        None => format!("the kernel of generation {generation}, not in use yet{was}"),
+    }
+}

@@ -1,0 +1,105 @@
+//! `map-covers-preserved`: the map in each handover blob covers exactly the pages that the agent preserved and the pages that
+//! the handover itself consists of.
+
+use crate::evidence::{BlobEvidence, ObjectEvidence, PAGE};
+use crate::oracle::content::Context;
+use crate::oracle::finding::{Finding, Findings, Writer};
+use crate::oracle::{LookedAt, RuleName, RuleResult};
+use std::collections::HashMap;
+
+const RULE: RuleName = RuleName::MapCoversPreserved;
+
+/// Checks the rule.
+pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
+    let (mut findings, mut looked, mut notes) = (Findings::default(), 0, Vec::new());
+    for blob in &context.evidence.blobs {
+        match crate::blob::decode(blob) {
+            Ok(handed) => {
+                let (pages, own) = check_map(context, blob, &handed, &mut findings);
+                looked += pages;
+                notes.push(format!(
+                    "jump {}: {pages} pages, {own} of them the handover's own",
+                    blob.generation + 1
+                ));
+            }
+            Err(error) => findings.add(|| Finding {
+                rule: RULE,
+                page: None,
+                address: None,
+                owner: format!("handover blob of generation {}", blob.generation),
+                expected: "a handover blob with a map".into(),
+                actual: error.to_string(),
+                last_writer: Writer::Nobody,
+                text: format!(
+                    "what generation {} handed over cannot be read: {error}",
+                    blob.generation
+                ),
+                question: None,
+            }),
+        }
+    }
+    let note = notes.join("; ");
+    RuleResult {
+        rule: RULE,
+        looked_at: LookedAt {
+            count: looked,
+            unit: "pages",
+            note,
+        },
+        findings,
+    }
+}
+
+/// Compares one map with what was preserved; gives how many pages were looked at and how many are the handover's own.
+fn check_map(
+    context: &Context<'_>,
+    blob: &BlobEvidence,
+    handed: &crate::blob::Handed,
+    findings: &mut Findings,
+) -> (u64, u64) {
+    let mut agents: HashMap<u64, (&ObjectEvidence, u64)> = HashMap::new();
+    for object in context.preserved_into(blob.generation + 1) {
+        agents.extend(
+            (0..)
+                .zip(object.frames(blob.generation))
+                .map(|(index, frame)| (frame, (object, index))),
+        );
+    }
+    let mut missing: Vec<_> = agents
+        .iter()
+        .filter(|(frame, _)| !handed.preserved.contains(*frame))
+        .collect();
+    missing.sort_unstable_by_key(|(frame, _)| **frame);
+    for (frame, (object, index)) in missing {
+        let text = format!("page {index} of {} is not in the handover map", object.owner());
+        findings.add(|| finding(*frame, object.owner(), "in the map", "not in the map", text));
+    }
+    let mut own = 0;
+    for frame in &handed.preserved {
+        if agents.contains_key(frame) {
+            continue;
+        }
+        if handed.own.contains_key(frame) {
+            own += 1;
+            continue;
+        }
+        let text =
+            format!("page {frame:#x} is in the handover map, and neither the agent's nor the handover's own");
+        findings.add(|| finding(*frame, "nobody".into(), "not in the map", "in the map", text));
+    }
+    (handed.preserved.len() as u64, own)
+}
+
+fn finding(frame: u64, owner: String, expected: &str, actual: &str, text: String) -> Finding {
+    Finding {
+        rule: RULE,
+        page: Some(frame),
+        address: Some(frame.saturating_mul(PAGE)),
+        owner,
+        expected: expected.into(),
+        actual: actual.into(),
+        last_writer: Writer::Nobody,
+        text,
+        question: None,
+    }
+}

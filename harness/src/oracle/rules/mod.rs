@@ -1,0 +1,10 @@
+//! One rule per file. Each is a function from evidence (with indexes) to a result.
+
+pub mod device_never_silent;
+pub mod device_writes_landed;
+pub mod dma_only_to_preserved;
+pub mod map_covers_preserved;
+pub mod no_cpu_write_before_retrieval;
+pub mod nothing_leaked;
+pub mod preserved_content;
+pub mod session_retrieved;

@@ -1,0 +1,95 @@
+//! `no-cpu-write-before-retrieval`: from the jump until the agent has an object back, no CPU writes to its pages.
+
+use crate::evidence::{CpuWrite, Evidence, ObjectEvidence, PAGE};
+use crate::oracle::content::Context;
+use crate::oracle::finding::{Finding, Findings, Writer};
+use crate::oracle::{LookedAt, RuleName, RuleResult};
+
+const RULE: RuleName = RuleName::NoCpuWriteBeforeRetrieval;
+
+/// Checks the rule.
+pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
+    let (evidence, mut findings, mut pages, mut notes) =
+        (context.evidence, Findings::default(), 0, Vec::new());
+    if !evidence.cpu_writes_recorded {
+        let note = format!("the backend {} does not record CPU writes", evidence.backend);
+        return RuleResult {
+            rule: RULE,
+            looked_at: LookedAt {
+                count: 0,
+                unit: "pages",
+                note,
+            },
+            findings,
+        };
+    }
+    for object in &evidence.objects {
+        for left in &object.preserved_by {
+            let Some(jump) = evidence.jump_time(*left) else {
+                continue;
+            };
+            let until = retrieved(evidence, object, left + 1);
+            if until.is_none() {
+                notes.push(format!(
+                    "\"{}\" was never retrieved in generation {}",
+                    object.name,
+                    left + 1
+                ));
+            }
+            for (index, frame) in (0u64..).zip(object.frames(*left)) {
+                pages += 1;
+                let early = |write: &&&CpuWrite| {
+                    write.time_ns >= jump && until.is_none_or(|until| write.time_ns < until)
+                };
+                if let Some(write) = context.cpu_writes(frame).iter().find(early) {
+                    findings.add(|| finding(object, index, frame, write));
+                }
+            }
+        }
+    }
+    let note = if notes.is_empty() {
+        "until each was retrieved".into()
+    } else {
+        notes.join("; ")
+    };
+    RuleResult {
+        rule: RULE,
+        looked_at: LookedAt {
+            count: pages,
+            unit: "pages",
+            note,
+        },
+        findings,
+    }
+}
+
+/// When `generation` had `object` back.
+fn retrieved(evidence: &Evidence, object: &ObjectEvidence, generation: u32) -> Option<u64> {
+    let done = evidence.retrievals.iter().find(|retrieval| {
+        retrieval.generation == generation
+            && retrieval.object == Some(object.id)
+            && retrieval.failure.is_none()
+    });
+    done.map(|retrieval| retrieval.time_ns)
+}
+
+fn finding(object: &ObjectEvidence, index: u64, frame: u64, write: &CpuWrite) -> Finding {
+    Finding {
+        rule: RULE,
+        page: Some(frame),
+        address: Some(write.address),
+        owner: object.owner(),
+        expected: "no CPU write".into(),
+        actual: format!(
+            "{} bytes written at offset {:#x}",
+            write.length,
+            write.address % PAGE
+        ),
+        last_writer: Writer::cpu(write),
+        text: format!(
+            "page {index} of {} was written by a CPU before it was retrieved",
+            object.owner()
+        ),
+        question: None,
+    }
+}

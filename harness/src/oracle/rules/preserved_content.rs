@@ -1,0 +1,183 @@
+//! `preserved-content`: at every checkpoint of a new kernel each preserved page holds its pattern, the descriptors that the
+//! agent put there, and over them the device's writes in order; and the agent, digesting the same pages, saw the same.
+
+use crate::evidence::{DigestRecord, ObjectEvidence, PageContent, describe};
+use crate::oracle::content::{Context, ExpectedPage};
+use crate::oracle::finding::{Finding, Findings, Writer, difference};
+use crate::oracle::{LookedAt, RuleName, RuleResult};
+use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, page_digest};
+
+const RULE: RuleName = RuleName::PreservedContent;
+
+/// Checks the rule.
+pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
+    let (mut findings, mut pages, mut digests, mut checkpoints) = (Findings::default(), 0, 0, 0);
+    for (number, checkpoint) in context.checkpoints() {
+        let mut looked = false;
+        for object in context.preserved_into(checkpoint.at.generation) {
+            let Some(capture) = checkpoint
+                .objects
+                .iter()
+                .find(|capture| capture.object == object.id)
+            else {
+                continue;
+            };
+            let frames = object.frames(checkpoint.at.generation);
+            for (index, (content, frame)) in (0u64..).zip(capture.pages.iter().zip(&frames)) {
+                pages += 1;
+                looked = true;
+                let expected = context.expected(object, index, *frame, checkpoint.at.ledger_length);
+                if expected.is_none() && *content == PageContent::Pattern {
+                    continue;
+                }
+                check_page(
+                    context,
+                    number,
+                    object,
+                    index,
+                    *frame,
+                    expected,
+                    *content,
+                    &mut findings,
+                );
+            }
+        }
+        checkpoints += u64::from(looked);
+    }
+    for record in &context.evidence.captures.digests {
+        digests += check_digests(context, record, &mut findings);
+    }
+    let bytes = pages * PAGE_BYTES as u64;
+    let note = format!("{bytes} bytes at {checkpoints} checkpoints, and {digests} digests of the agent's");
+    RuleResult {
+        rule: RULE,
+        looked_at: LookedAt {
+            count: pages,
+            unit: "pages",
+            note,
+        },
+        findings,
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // a page, where it is, and what is known of it
+fn check_page(
+    context: &Context<'_>,
+    checkpoint: usize,
+    object: &ObjectEvidence,
+    index: u64,
+    frame: u64,
+    expected: Option<ExpectedPage>,
+    content: PageContent,
+    findings: &mut Findings,
+) {
+    let expected = expected.unwrap_or_else(|| ExpectedPage {
+        bytes: context
+            .pattern(object.id)
+            .map_or([0; PAGE_BYTES], |pattern| pattern.page(index)),
+        device: Vec::new(),
+    });
+    let Some(actual) = context.actual(object.id, index, content) else {
+        findings.add(|| Finding {
+            rule: RULE,
+            page: Some(frame),
+            address: Some(frame * PAGE_BYTES as u64),
+            owner: object.owner(),
+            expected: "memory of the guest".into(),
+            actual: "outside guest memory".into(),
+            last_writer: Writer::Nobody,
+            text: format!(
+                "page {index} of {} is said to be outside guest memory",
+                object.owner()
+            ),
+            question: None,
+        });
+        return;
+    };
+    let Some(found) = difference(&expected.bytes, &actual, 0..PAGE_BYTES) else {
+        return;
+    };
+    findings.add(|| {
+        let address = frame * PAGE_BYTES as u64 + found.offset as u64;
+        let (last_writer, question) = context.last_cpu_writer(checkpoint, address);
+        let should = match expected.author(found.offset) {
+            Some(write) => format!("what the device wrote as {}", describe(context.write(write))),
+            None => "the pattern that the agent filled in".into(),
+        };
+        let text = format!(
+            "page {index} of {} differs in {} bytes, first at offset {:#x}, from {should}",
+            object.owner(),
+            found.bytes,
+            found.offset
+        );
+        Finding {
+            rule: RULE,
+            page: Some(frame),
+            address: Some(address),
+            owner: object.owner(),
+            expected: found.expected,
+            actual: found.actual,
+            last_writer,
+            text,
+            question,
+        }
+    });
+}
+
+/// Compares the agent's digests with those of the expected content; gives how many could be compared. A page that the device
+/// wrote to while the agent was reading has no one digest, and is left out.
+fn check_digests(context: &Context<'_>, record: &DigestRecord, findings: &mut Findings) -> u64 {
+    let Some(object) = context
+        .preserved_into(record.generation)
+        .find(|object| object.id == record.object)
+    else {
+        return 0;
+    };
+    let Some(pattern) = context.pattern(object.id) else {
+        return 0;
+    };
+    let (frames, mut compared, mut words) = (object.frames(record.generation), 0, [0u64; PAGE_WORDS]);
+    for (index, digest) in (record.first_page..).zip(&record.values) {
+        let Some(frame) = usize::try_from(index).ok().and_then(|index| frames.get(index)) else {
+            break;
+        };
+        let during = record.ledger_before..record.ledger_after;
+        if context
+            .device_writes(*frame)
+            .iter()
+            .any(|write| during.contains(&context.write(*write).index))
+        {
+            continue;
+        }
+        compared += 1;
+        match context.expected(object, index, *frame, record.ledger_after) {
+            None => pattern.fill(index, &mut words),
+            Some(expected) => {
+                for (word, bytes) in words.iter_mut().zip(expected.bytes.as_chunks().0) {
+                    *word = u64::from_le_bytes(*bytes);
+                }
+            }
+        }
+        let expected = page_digest(&words);
+        if expected != *digest {
+            findings.add(|| Finding {
+                rule: RULE,
+                page: Some(*frame),
+                address: Some(frame * PAGE_BYTES as u64),
+                owner: object.owner(),
+                expected: format!("digest {expected:016x}"),
+                actual: format!("digest {digest:016x}"),
+                last_writer: Writer::Unknown {
+                    reason: "a digest does not tell which byte differs".into(),
+                },
+                text: format!(
+                    "the agent of generation {} sees other content in page {index} of {} than it should hold",
+                    record.generation,
+                    object.owner()
+                ),
+                question: None,
+            });
+        }
+    }
+    compared
+}

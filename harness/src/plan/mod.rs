@@ -1,0 +1,306 @@
+//! A plan: a scenario with everything resolved, and for each kernel generation the steps that the conductor takes.
+
+mod steps;
+
+pub use steps::Step;
+
+use crate::kernel::{KernelError, KernelImage};
+use crate::scenario::{Buffers, BusMaster, Expect, Misbehave, Scenario, WhenFull};
+use crate::seed::seed_for;
+use guest_agent::device::dma::DESCRIPTOR_BYTES;
+use guest_agent::pattern::PAGE_BYTES;
+use guest_agent::protocol::Misbehaviour;
+
+/// What every guest kernel is told. Live update: `liveupdate=on kho=on`; `retain_initrd` keeps the initramfs readable, so that
+/// it can be handed to the next kernel. The rest keeps the guest from measuring time against hardware that does not
+/// matter here (`no_timer_check`, `lpj`), and makes a panic end the run at once (`panic=-1`).
+const COMMAND_LINE: &str =
+    "console=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1";
+
+/// Identity of the anonymous buffer; memfds are counted from 1.
+const ANONYMOUS_OBJECT: u32 = 1000;
+
+/// What the command line may override.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--kernel`.
+    pub kernel: Option<String>,
+    /// `--next-kernel`.
+    pub next_kernel: Option<String>,
+    /// `--seed`.
+    pub seed: Option<u64>,
+}
+
+impl Overrides {
+    /// The arguments, beside the seed, that give the same overrides again.
+    pub fn arguments(&self) -> Vec<String> {
+        let pairs = [("--kernel", &self.kernel), ("--next-kernel", &self.next_kernel)];
+        let given = pairs
+            .into_iter()
+            .filter_map(|(name, value)| Some([name.to_owned(), value.clone()?]));
+        given.flatten().collect()
+    }
+}
+
+/// A scenario with everything resolved.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Scenario name.
+    pub name: String,
+    /// Path of the scenario file as given.
+    pub scenario_file: String,
+    /// Text of the scenario file.
+    pub scenario_text: String,
+    /// What the command line overrides.
+    pub overrides: Overrides,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Guest RAM in bytes.
+    pub ram_bytes: u64,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Kexecs in a row.
+    pub kexecs: u32,
+    /// The first kernel.
+    pub old_kernel: KernelImage,
+    /// Every later kernel.
+    pub new_kernel: KernelImage,
+    /// Command line of the first kernel.
+    pub old_command_line: String,
+    /// Command line of every later kernel.
+    pub new_command_line: String,
+    /// Memory objects of the agent.
+    pub objects: Vec<ObjectPlan>,
+    /// The DMA engine.
+    pub dma: Option<DmaPlan>,
+    /// For each generation, what is done once its agent has reported.
+    pub steps: Vec<Vec<Step>>,
+    /// Guest time without progress after which the guest counts as hung, in nanoseconds.
+    pub progress_ns: u64,
+    /// Most ledger entries.
+    pub ledger_entries: u64,
+    /// What must come of it.
+    pub expect: Expect,
+}
+
+/// A memory object of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectPlan {
+    /// Identity in messages.
+    pub id: u32,
+    /// Name in reports.
+    pub name: String,
+    /// Session and token, unless it is anonymous memory.
+    pub preserve: Option<(String, u64)>,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Seed of its pattern.
+    pub seed: u64,
+    /// Over how many kexecs it is carried.
+    pub hops: u32,
+}
+
+/// The DMA engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DmaPlan {
+    /// Seed of the stream.
+    pub seed: u64,
+    /// Bytes per second of guest time.
+    pub rate: u64,
+    /// Bytes per buffer.
+    pub buffer_bytes: u32,
+    /// Descriptors in the ring.
+    pub entries: u32,
+    /// Whether the engine runs on when the ring is full.
+    pub free_run: bool,
+    /// Whether clearing the bus-master bit stops it.
+    pub bus_master_honoured: bool,
+    /// Object that holds ring and completion count.
+    pub ring_object: u32,
+    /// Object that holds the buffers; the same, or anonymous memory.
+    pub buffer_object: u32,
+    /// Addresses to put into the descriptors instead of the buffers' own.
+    pub wild_addresses: Vec<u64>,
+}
+
+/// Pages that a ring of `entries` descriptors takes.
+pub fn ring_pages(entries: u32) -> u64 {
+    (u64::from(entries) * DESCRIPTOR_BYTES).div_ceil(PAGE_BYTES as u64)
+}
+
+/// Resolves a scenario.
+pub fn plan(scenario: &Scenario, file: &str, text: &str, overrides: &Overrides) -> Result<Plan, KernelError> {
+    let seed = overrides.seed.unwrap_or(scenario.seed);
+    let kernel = &scenario.kernel;
+    let named = |name: &Option<toml::Spanned<String>>| name.as_ref().map(|name| name.get_ref().clone());
+    let old = overrides.kernel.clone().or_else(|| named(&kernel.old));
+    let old = old.unwrap_or_else(|| crate::kernel::DEFAULT_VERSION.into());
+    // `--kernel` alone replaces both kernels, unless the scenario is about a pair of them.
+    let new = overrides
+        .next_kernel
+        .clone()
+        .or_else(|| named(&kernel.new))
+        .unwrap_or_else(|| old.clone());
+    let old_kernel = KernelImage::resolve(&old)?;
+    let new_kernel = if new == old {
+        old_kernel.clone()
+    } else {
+        KernelImage::resolve(&new)?
+    };
+    let kexecs = *scenario.kexecs.get_ref();
+    let mut objects: Vec<ObjectPlan> = (1..)
+        .zip(&scenario.memfd)
+        .map(|(id, memfd)| ObjectPlan {
+            id,
+            name: memfd.name.get_ref().clone(),
+            preserve: Some((memfd.session.clone(), *memfd.token.get_ref())),
+            bytes: memfd.size.get_ref().0,
+            seed: seed_for(seed, &format!("memfd/{}", memfd.name.get_ref())),
+            hops: memfd.hops.as_ref().map_or(kexecs, |hops| *hops.get_ref()),
+        })
+        .collect();
+    let dma = dma_plan(scenario, seed, &mut objects);
+    let mut plan = Plan {
+        name: scenario.name.get_ref().clone(),
+        scenario_file: file.into(),
+        scenario_text: text.into(),
+        overrides: overrides.clone(),
+        seed,
+        ram_bytes: scenario.ram.get_ref().0,
+        vcpus: *scenario.vcpus.get_ref(),
+        kexecs,
+        old_kernel,
+        new_kernel,
+        old_command_line: command_line(&[COMMAND_LINE, &kernel.append, &kernel.append_old]),
+        new_command_line: command_line(&[COMMAND_LINE, &kernel.append, &kernel.append_new]),
+        objects,
+        dma,
+        steps: Vec::new(),
+        progress_ns: scenario.limits.progress.0,
+        ledger_entries: *scenario.limits.ledger.get_ref(),
+        expect: scenario.expect.clone(),
+    };
+    plan.steps = (0..=kexecs)
+        .map(|generation| steps::of(&plan, scenario, generation))
+        .collect();
+    Ok(plan)
+}
+
+fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Option<DmaPlan> {
+    let dma = scenario.dma.as_ref()?.get_ref();
+    let memfd = crate::scenario::dma_memfd(scenario, dma)?;
+    let ring_object = objects
+        .iter()
+        .find(|object| object.name == *memfd.name.get_ref())?
+        .id;
+    let (entries, buffer) = (*dma.ring.get_ref(), dma.buffer.get_ref().0);
+    let buffer_object = match dma.buffers {
+        Buffers::Memfd => ring_object,
+        Buffers::Unpreserved => {
+            objects.push(ObjectPlan {
+                id: ANONYMOUS_OBJECT,
+                name: "buffers".into(),
+                preserve: None,
+                bytes: (u64::from(entries) * buffer).next_multiple_of(PAGE_BYTES as u64),
+                seed: seed_for(seed, "buffers"),
+                hops: 0,
+            });
+            ANONYMOUS_OBJECT
+        }
+    };
+    Some(DmaPlan {
+        seed: seed_for(seed, "dma"),
+        rate: dma.rate.get_ref().0,
+        buffer_bytes: u32::try_from(buffer).ok()?,
+        entries,
+        free_run: dma.when_full == WhenFull::Overwrite,
+        bus_master_honoured: dma.bus_master == BusMaster::Honoured,
+        ring_object,
+        buffer_object,
+        wild_addresses: dma.wild_addresses.clone(),
+    })
+}
+
+fn command_line(parts: &[&str]) -> String {
+    parts
+        .iter()
+        .map(|part| part.trim())
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The scenario's word for a way to die as the agent's.
+fn misbehaviour(word: Misbehave) -> Misbehaviour {
+    match word {
+        Misbehave::Exit => Misbehaviour::Exit,
+        Misbehave::Spin => Misbehaviour::Spin,
+        Misbehave::Panic => Misbehaviour::Panic,
+        Misbehave::Sleep => Misbehaviour::Sleep,
+    }
+}
+
+impl Plan {
+    /// The kernel of a generation.
+    pub fn kernel(&self, generation: u32) -> &KernelImage {
+        if generation == 0 {
+            &self.old_kernel
+        } else {
+            &self.new_kernel
+        }
+    }
+
+    /// The command line of a generation.
+    pub fn command_line(&self, generation: u32) -> &str {
+        if generation == 0 {
+            &self.old_command_line
+        } else {
+            &self.new_command_line
+        }
+    }
+
+    /// The object of identity `id`.
+    pub fn object(&self, id: u32) -> Option<&ObjectPlan> {
+        self.objects.iter().find(|object| object.id == id)
+    }
+
+    /// The shell command that runs this plan again.
+    pub fn reproduce(&self) -> Vec<String> {
+        let mut words = vec!["baton".into(), "run".into(), self.scenario_file.clone()];
+        words.extend(["--seed".into(), self.seed.to_string()]);
+        words.extend(self.overrides.arguments());
+        words
+    }
+}
+
+/// Page index in an object at which a ring can begin: the first from which on its pages are contiguous in guest physical
+/// memory (`frames` are the object's pages), with `behind` more pages left behind the ring.
+pub fn place_ring(frames: &[u64], entries: u32, behind: u64) -> Option<u64> {
+    let ring = usize::try_from(ring_pages(entries)).ok()?;
+    let behind = usize::try_from(behind).ok()?;
+    let last = frames.len().checked_sub(ring.checked_add(behind)?)?;
+    let contiguous = |start: &usize| {
+        let run = &frames[*start..*start + ring];
+        run.windows(2).all(|pair| pair[0].checked_add(1) == Some(pair[1]))
+    };
+    (0..=last).find(contiguous).map(|start| start as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_goes_where_pages_are_contiguous() {
+        assert_eq!(place_ring(&[9, 3, 4, 5, 1, 2], 256, 2), Some(0));
+        assert_eq!(place_ring(&[9, 3, 4, 5, 1, 2], 512, 2), Some(1));
+        assert_eq!(place_ring(&[9, 3, 4, 5, 1, 2], 512, 4), None);
+        assert_eq!(place_ring(&[9, 7, 5, 3], 512, 0), None);
+        assert_eq!(place_ring(&[], 256, 0), None);
+    }
+
+    #[test]
+    fn command_lines_have_single_spaces() {
+        assert_eq!(command_line(&["a b", "", " c "]), "a b c");
+    }
+}

@@ -1,0 +1,145 @@
+//! The steps of one kernel generation.
+
+use super::{Plan, misbehaviour};
+use crate::evidence::{CheckpointKind, MemoryPoint, Phase};
+use crate::scenario::Scenario;
+use guest_agent::protocol::Misbehaviour;
+use std::collections::BTreeSet;
+
+/// One step of the conductor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A phase begins.
+    Phase(Phase),
+    /// Make an object and fill it with its pattern.
+    Create(u32),
+    /// Make a session.
+    CreateSession(String),
+    /// Preserve an object in its session.
+    Preserve(u32),
+    /// Ask for the physical pages of an object.
+    ResolvePages(u32),
+    /// Put the ring into memory and start the DMA engine.
+    StartDma,
+    /// Load the next kernel.
+    LoadKexec,
+    /// Let guest time pass, in nanoseconds; the consumer gives blocks back meanwhile when the engine would wait for it.
+    Pass(u64),
+    /// Reboot into the next kernel.
+    Kexec,
+    /// Retrieve a session.
+    RetrieveSession(String),
+    /// Retrieve an object from its session.
+    Retrieve(u32),
+    /// Capture the pages of all objects.
+    Capture(CheckpointKind),
+    /// Let the agent digest all pages of an object.
+    Digest(u32),
+    /// Finish a session.
+    FinishSession(String),
+    /// Stop the DMA engine.
+    StopDma,
+    /// Close an object.
+    Close(u32),
+    /// Ask for free memory.
+    Memory(MemoryPoint),
+    /// Let the guest die.
+    Misbehave(Misbehaviour),
+    /// Power off.
+    PowerOff,
+}
+
+/// Steps of `generation`, from its agent's report on.
+pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step> {
+    let last = generation == plan.kexecs;
+    let mut steps = Vec::new();
+    if generation == 0 {
+        steps.push(Step::Phase(Phase::Prepare));
+        steps.extend(plan.objects.iter().map(|object| Step::Create(object.id)));
+        preserve(plan, generation, &mut steps);
+        steps.extend(plan.objects.iter().map(|object| Step::ResolvePages(object.id)));
+        if plan.dma.is_some() {
+            steps.push(Step::StartDma);
+        }
+    } else {
+        restore(plan, scenario, generation, &mut steps);
+    }
+    if let Some(fault) = scenario
+        .fault
+        .as_ref()
+        .filter(|fault| fault.generation == generation)
+    {
+        steps.push(Step::Misbehave(misbehaviour(fault.misbehave)));
+    }
+    if last {
+        end(plan, generation, &mut steps);
+    } else {
+        if generation > 0 {
+            steps.push(Step::Phase(Phase::Prepare));
+            preserve(plan, generation, &mut steps);
+        }
+        steps.push(Step::LoadKexec);
+        steps.push(Step::Phase(Phase::Armed));
+        steps.push(Step::Pass(scenario.run.armed.0));
+        steps.push(Step::Kexec);
+    }
+    steps
+}
+
+/// Objects that are carried over the kexec out of `generation`.
+fn carried(plan: &Plan, generation: u32) -> impl Iterator<Item = &super::ObjectPlan> {
+    plan.objects.iter().filter(move |object| generation < object.hops)
+}
+
+/// Sessions over the kexec out of `generation`, each once, in order.
+fn sessions(plan: &Plan, generation: u32) -> BTreeSet<&String> {
+    carried(plan, generation)
+        .filter_map(|object| object.preserve.as_ref())
+        .map(|(session, _)| session)
+        .collect()
+}
+
+fn preserve(plan: &Plan, generation: u32, steps: &mut Vec<Step>) {
+    steps.extend(
+        sessions(plan, generation)
+            .into_iter()
+            .cloned()
+            .map(Step::CreateSession),
+    );
+    steps.extend(carried(plan, generation).map(|object| Step::Preserve(object.id)));
+}
+
+fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<Step>) {
+    let left = generation - 1;
+    steps.push(Step::Phase(Phase::Restore));
+    steps.push(Step::Memory(MemoryPoint::BeforeRetrieval));
+    steps.extend(
+        sessions(plan, left)
+            .into_iter()
+            .cloned()
+            .map(Step::RetrieveSession),
+    );
+    steps.extend(carried(plan, left).map(|object| Step::Retrieve(object.id)));
+    steps.push(Step::Capture(CheckpointKind::Retrieved));
+    steps.extend(carried(plan, left).map(|object| Step::Digest(object.id)));
+    steps.push(Step::Pass(scenario.run.restore.0));
+    steps.extend(sessions(plan, left).into_iter().cloned().map(Step::FinishSession));
+    // What goes no further is closed here; the last generation closes all of it at its end.
+    let done = |object: &&super::ObjectPlan| object.hops == generation && generation < plan.kexecs;
+    steps.extend(
+        carried(plan, left)
+            .filter(done)
+            .map(|object| Step::Close(object.id)),
+    );
+}
+
+fn end(plan: &Plan, generation: u32, steps: &mut Vec<Step>) {
+    steps.push(Step::Phase(Phase::Done));
+    if plan.dma.is_some() {
+        steps.push(Step::StopDma);
+    }
+    steps.push(Step::Capture(CheckpointKind::End));
+    steps.extend(carried(plan, generation - 1).map(|object| Step::Close(object.id)));
+    steps.push(Step::Memory(MemoryPoint::AfterClose));
+    steps.push(Step::PowerOff);
+}

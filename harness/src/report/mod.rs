@@ -1,0 +1,112 @@
+//! Reports: what a person reads, and what a program reads.
+
+mod json;
+mod progress;
+mod text;
+
+pub use json::{Report, ScenarioReport, VERSION, write_json};
+pub use progress::Progress;
+pub use text::text;
+
+use crate::evidence::Evidence;
+use crate::oracle::RuleResult;
+use crate::verdict::Judgement;
+use vmm::ledger::Entry;
+
+/// A scenario that was run, or loaded, and judged.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// All that the run left.
+    pub evidence: Evidence,
+    /// What each rule says about it.
+    pub results: Vec<RuleResult>,
+    /// What that means.
+    pub judgement: Judgement,
+}
+
+impl Judged {
+    /// Looks at evidence and judges it by the expectations of the scenario in it.
+    pub fn new(evidence: Evidence) -> Result<Self, crate::scenario::ScenarioError> {
+        let scenario = crate::scenario::parse(&evidence.scenario_file, &evidence.scenario_text)?;
+        let results = crate::oracle::judge(&evidence);
+        let judgement = crate::verdict::judge(&evidence, &scenario.expect, &results);
+        Ok(Self {
+            evidence,
+            results,
+            judgement,
+        })
+    }
+}
+
+/// A phase with what the device did in it.
+struct PhaseLine<'a> {
+    record: &'a crate::evidence::PhaseRecord,
+    device_writes: u64,
+    device_bytes: u64,
+}
+
+/// Phases in order. A chain passes a phase of one name several times, in one generation only once each.
+fn phase_lines(evidence: &Evidence) -> Vec<PhaseLine<'_>> {
+    let line = |record: &'_ crate::evidence::PhaseRecord| {
+        let ours = |write: &&Entry| {
+            u32::from(write.stamp.generation) == record.generation && write.stamp.phase == record.phase
+        };
+        let (writes, bytes) = evidence
+            .ledger
+            .entries
+            .iter()
+            .filter(ours)
+            .fold((0, 0), |(writes, bytes), write| {
+                (writes + 1, bytes + u64::from(write.length))
+            });
+        (writes, bytes)
+    };
+    let lines = evidence.phases.iter().map(|record| {
+        let (device_writes, device_bytes) = line(record);
+        PhaseLine {
+            record,
+            device_writes,
+            device_bytes,
+        }
+    });
+    lines.collect()
+}
+
+/// The command that runs a scenario again.
+fn reproduce(evidence: &Evidence) -> String {
+    let mut words = vec!["baton", "run", &evidence.scenario_file, "--seed"];
+    let seed = evidence.seed.to_string();
+    words.push(&seed);
+    words.extend(evidence.overrides.iter().map(String::as_str));
+    words
+        .iter()
+        .map(|word| quoted(word))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_can_be_pasted() {
+        let mut evidence = crate::testing::good();
+        evidence.scenario_file = "it's/a file.toml".into();
+        evidence.overrides = vec!["--kernel".into(), "7.2.12".into()];
+        assert_eq!(
+            reproduce(&evidence),
+            r"baton run 'it'\''s/a file.toml' --seed 1 --kernel 7.2.12"
+        );
+    }
+}

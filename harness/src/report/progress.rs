@@ -1,0 +1,78 @@
+//! Phases as they pass: one live line on a terminal, plain lines otherwise.
+
+use crate::evidence::{Phase, PhaseRecord};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+
+/// Shows how a run goes on, on standard error.
+#[derive(Debug)]
+pub struct Progress {
+    name: String,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// For the scenario of that name.
+    pub fn new(name: &str) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{spinner} {prefix}: {msg}");
+            let bar = ProgressBar::new_spinner().with_prefix(name.to_owned());
+            if let Ok(style) = style {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(std::time::Duration::from_millis(100));
+            bar
+        });
+        Self {
+            name: name.into(),
+            bar,
+        }
+    }
+
+    /// A phase begins.
+    pub fn phase(&self, generation: u32, phase: Phase) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{phase} of generation {generation} - {}", story(phase)));
+        }
+    }
+
+    /// A phase is over.
+    pub fn passed(&self, record: &PhaseRecord) {
+        if self.bar.is_none() {
+            let (guest, wall) = (record.guest_ns / 1_000_000, record.wall_us / 1000);
+            eprintln!(
+                "{}: {} of generation {} passed: {guest} ms of guest time in {wall} ms",
+                self.name, record.phase, record.generation
+            );
+        }
+    }
+
+    /// Something that is neither: a second run begins.
+    pub fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(text.to_owned()),
+            None => eprintln!("{}: {text}", self.name),
+        }
+    }
+
+    /// The run is over.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// What happens in a phase, in a few words.
+fn story(phase: Phase) -> &'static str {
+    match phase {
+        Phase::BootOld => "the first kernel boots",
+        Phase::Prepare => "state is made and preserved, DMA starts, the next kernel is loaded",
+        Phase::Armed => "everything stands ready",
+        Phase::Handover => "the old kernel shuts down",
+        Phase::Jump => "between the kernels",
+        Phase::BootNew => "the new kernel boots",
+        Phase::Restore => "state is taken back",
+        Phase::Done => "the session is finished",
+    }
+}

@@ -1,0 +1,210 @@
+//! The report for people.
+
+use super::{Judged, phase_lines, reproduce};
+use crate::evidence::{Evidence, KernelEvidence, PAGE};
+use crate::oracle::{Finding, RuleResult};
+use crate::scenario::{Bytes, Expected};
+use std::fmt::Write;
+
+/// Most findings that are printed of one rule; adjacent pages of one kind are one line.
+const SHOWN: usize = 6;
+
+/// The report on one scenario, as lines that each end with a line break.
+pub fn text(judged: &Judged) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_all(judged, &mut out);
+    out
+}
+
+fn write_all(judged: &Judged, out: &mut String) -> std::fmt::Result {
+    let Judged {
+        evidence,
+        results,
+        judgement,
+    } = judged;
+    let verdict = judgement.verdict.name().to_uppercase();
+    writeln!(out, "{}: {verdict}", evidence.name)?;
+    for reason in &judgement.reasons {
+        writeln!(out, "  ! {reason}")?;
+    }
+    head(evidence, out)?;
+    writeln!(
+        out,
+        "  phases            guest ms  instructions   wall ms  device writes  device bytes"
+    )?;
+    for line in phase_lines(evidence) {
+        let record = line.record;
+        writeln!(
+            out,
+            "    {:<9} gen {}  {:>8}  {:>12}  {:>8}  {:>13}  {:>12}",
+            record.phase.name(),
+            record.generation,
+            thousandths(record.guest_ns / 1000),
+            record.instructions,
+            thousandths(record.wall_us),
+            line.device_writes,
+            line.device_bytes
+        )?;
+    }
+    writeln!(out, "  had to hold")?;
+    for (result, (_, expected, met)) in results.iter().zip(&judgement.rules) {
+        rule(result, *expected, *met, out)?;
+    }
+    for result in results.iter().filter(|result| result.findings.total > 0) {
+        findings(result, out)?;
+    }
+    writeln!(
+        out,
+        "  state hash {}, ledger digest {}",
+        evidence.state_hash,
+        evidence.ledger_digest()
+    )?;
+    writeln!(out, "  reproduce: {}", reproduce(evidence))
+}
+
+fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
+    let kernels: Vec<_> = evidence.kernels.iter().map(KernelEvidence::release).collect();
+    writeln!(
+        out,
+        "  seed {}, backend {}, {} of RAM, Linux {}",
+        evidence.seed,
+        evidence.backend,
+        Bytes(evidence.ram_bytes),
+        kernels.join(" -> ")
+    )?;
+    let pages = evidence.preserved_pages();
+    writeln!(
+        out,
+        "  preserved {pages} pages ({}), {} device writes",
+        Bytes(pages * PAGE),
+        evidence.ledger.made
+    )?;
+    let outcome = &evidence.outcome;
+    writeln!(
+        out,
+        "  ended as {} in {} of generation {}: {}",
+        outcome.kind.name(),
+        outcome.phase,
+        outcome.generation,
+        outcome.text
+    )?;
+    let blackouts: Vec<_> = evidence
+        .blackouts_ns
+        .iter()
+        .map(|ns| format!("{} ms", thousandths(ns / 1000)))
+        .collect();
+    if blackouts.is_empty() {
+        return writeln!(out, "  no blackout was measured");
+    }
+    writeln!(out, "  blackout {} of guest time", blackouts.join(", "))
+}
+
+fn rule(result: &RuleResult, expected: Expected, met: bool, out: &mut String) -> std::fmt::Result {
+    let said = match (result.findings.total, result.judged()) {
+        (0, true) => "held".to_owned(),
+        (0, false) => "nothing to look at".to_owned(),
+        (total, _) => format!("{total} findings"),
+    };
+    let mark = if met { "ok " } else { "NOT" };
+    let looked = &result.looked_at;
+    let expected = match expected {
+        Expected::Holds => String::new(),
+        other => format!(", expected {}", other.name()),
+    };
+    write!(
+        out,
+        "    {mark} {:<29} {said}{expected}; looked at {} {}",
+        result.rule.name(),
+        looked.count,
+        looked.unit
+    )?;
+    if looked.note.is_empty() {
+        writeln!(out)
+    } else {
+        writeln!(out, " ({})", looked.note)
+    }
+}
+
+fn findings(result: &RuleResult, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "  {} - {}", result.rule.name(), result.rule.story())?;
+    let groups = grouped(&result.findings.kept);
+    for group in groups.iter().take(SHOWN) {
+        finding(group, out)?;
+    }
+    let shown: usize = groups.iter().take(SHOWN).map(|group| group.len()).sum();
+    let rest = result.findings.total.saturating_sub(shown as u64);
+    if rest > 0 {
+        writeln!(out, "    ... and {rest} more findings")?;
+    }
+    Ok(())
+}
+
+/// Findings on adjacent pages of one owner, together.
+fn grouped(findings: &[Finding]) -> Vec<&[Finding]> {
+    let follows = |a: &Finding, b: &Finding| {
+        let adjacent = a.page.is_some_and(|page| page.checked_add(1) == b.page);
+        adjacent
+            && a.owner == b.owner
+            && std::mem::discriminant(&a.last_writer) == std::mem::discriminant(&b.last_writer)
+    };
+    findings.chunk_by(follows).collect()
+}
+
+fn finding(group: &[Finding], out: &mut String) -> std::fmt::Result {
+    let [first, ..] = group else { return Ok(()) };
+    writeln!(out, "    * {}", first.text)?;
+    match (first.page, group.len()) {
+        (Some(page), 1) => writeln!(out, "      page {page:#x}, owner {}", first.owner)?,
+        (Some(page), more) => {
+            let last = page + more as u64 - 1;
+            writeln!(
+                out,
+                "      pages {page:#x} to {last:#x} ({more} alike), owner {}",
+                first.owner
+            )?;
+        }
+        (None, _) => writeln!(out, "      owner {}", first.owner)?,
+    }
+    writeln!(out, "      expected {}, actual {}", first.expected, first.actual)?;
+    if first.last_writer != crate::oracle::Writer::Nobody {
+        writeln!(out, "      last writer: {}", first.last_writer)?;
+    }
+    Ok(())
+}
+
+/// A number of thousandths with a decimal point.
+fn thousandths(value: u64) -> String {
+    format!("{}.{:03}", value / 1000, value % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_pass_says_what_was_looked_at_and_how_to_have_it_again() {
+        let text = text(&Judged::new(testing::good()).unwrap());
+        for part in [
+            "small: PASS\n",
+            "held; looked at 36 pages",
+            "blackout 0.900 ms",
+            "reproduce: baton run small.toml --seed 1\n",
+            "Linux 7.3.4 -> 7.3.4",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn findings_on_adjacent_pages_are_one() {
+        let mut evidence = testing::good();
+        for page in 10..14 {
+            testing::change_page(&mut evidence, 1, page, |page| page[7] ^= 1);
+        }
+        let text = text(&Judged::new(evidence).unwrap());
+        assert!(text.contains("small: FAIL\n"), "{text}");
+        assert!(text.contains("pages 0x100a to 0x100d (4 alike)"), "{text}");
+    }
+}

@@ -1,0 +1,190 @@
+//! Checks of a scenario that concern more than one key, or a key's range.
+
+use super::{Buffers, Bytes, Dma, Memfd, Scenario};
+use guest_agent::device::dma::MAX_RING_ENTRIES;
+use guest_agent::pattern::PAGE_BYTES;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use toml::Spanned;
+
+/// What is wrong, and where in the text.
+pub(super) struct Problem {
+    /// Byte range of the offending value.
+    pub span: Range<usize>,
+    /// What was found and what is allowed.
+    pub message: String,
+}
+
+/// Least RAM in which a guest kernel reserves scratch memory and unpacks its initramfs.
+const MIN_RAM: u64 = 128 << 20;
+/// Most RAM a guest may have.
+const MAX_RAM: u64 = 64 << 30;
+/// Most kexecs in a chain.
+const MAX_KEXECS: u32 = 64;
+/// Most vCPUs: this version of the machine has one.
+const MAX_VCPUS: u32 = 1;
+/// Most memfds: keeps the report readable and object names apart.
+const MAX_MEMFDS: usize = 64;
+/// Most entries the ledger may be given: 64 bytes each, within the memory that a run may take.
+const MAX_LEDGER: u64 = 1_000_000;
+/// LUO's session name is an array of 64 bytes with a terminating NUL.
+const MAX_SESSION_NAME: usize = 63;
+
+fn require<T>(ok: bool, at: &Spanned<T>, message: impl FnOnce() -> String) -> Result<(), Problem> {
+    if ok {
+        Ok(())
+    } else {
+        Err(Problem {
+            span: at.span(),
+            message: message(),
+        })
+    }
+}
+
+/// Checks all of it; the first problem wins.
+pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
+    let name = scenario.name.get_ref();
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    require(
+        !name.is_empty() && name.len() <= 100 && name.chars().all(plain),
+        &scenario.name,
+        || format!("found name \"{name}\", expected up to 100 lower-case letters, digits and hyphens"),
+    )?;
+    let Bytes(ram) = *scenario.ram.get_ref();
+    let page = PAGE_BYTES as u64;
+    require(
+        (MIN_RAM..=MAX_RAM).contains(&ram) && ram.is_multiple_of(page),
+        &scenario.ram,
+        || {
+            let (low, high) = (Bytes(MIN_RAM), Bytes(MAX_RAM));
+            format!(
+                "found ram of {}, expected {low} to {high}, a multiple of {page} bytes",
+                Bytes(ram)
+            )
+        },
+    )?;
+    let vcpus = *scenario.vcpus.get_ref();
+    require((1..=MAX_VCPUS).contains(&vcpus), &scenario.vcpus, || {
+        format!("found {vcpus} vcpus, this version runs {MAX_VCPUS}")
+    })?;
+    let kexecs = *scenario.kexecs.get_ref();
+    require((1..=MAX_KEXECS).contains(&kexecs), &scenario.kexecs, || {
+        format!("found kexecs = {kexecs}, expected 1 to {MAX_KEXECS}")
+    })?;
+    let ledger = *scenario.limits.ledger.get_ref();
+    require(
+        (1..=MAX_LEDGER).contains(&ledger),
+        &scenario.limits.ledger,
+        || format!("found a ledger of {ledger} entries, expected 1 to {MAX_LEDGER}"),
+    )?;
+    check_memfds(scenario, ram)?;
+    scenario
+        .dma
+        .as_ref()
+        .map_or(Ok(()), |dma| check_dma(scenario, dma))
+}
+
+fn check_memfds(scenario: &Scenario, ram: u64) -> Result<(), Problem> {
+    let (mut names, mut tokens, mut total) = (BTreeSet::new(), BTreeSet::new(), 0u64);
+    let page = PAGE_BYTES as u64;
+    for memfd in &scenario.memfd {
+        let (name, Bytes(size)) = (memfd.name.get_ref(), *memfd.size.get_ref());
+        require(names.len() < MAX_MEMFDS, &memfd.name, || {
+            format!("more than {MAX_MEMFDS} memfds")
+        })?;
+        require(!name.is_empty() && names.insert(name), &memfd.name, || {
+            format!("found memfd name \"{name}\", expected one that is not empty and not taken")
+        })?;
+        require(size > 0 && size.is_multiple_of(page), &memfd.size, || {
+            format!("found a memfd of {size} bytes, expected a multiple of {page}")
+        })?;
+        total = total.saturating_add(size);
+        require(total <= ram / 4 * 3, &memfd.size, || {
+            format!(
+                "memfds of {} in all, which is more than three quarters of ram, {}",
+                Bytes(total),
+                Bytes(ram)
+            )
+        })?;
+        let (session, token) = (&memfd.session, *memfd.token.get_ref());
+        require(
+            !session.is_empty() && session.len() <= MAX_SESSION_NAME,
+            &memfd.name,
+            || format!("found session \"{session}\", expected 1 to {MAX_SESSION_NAME} bytes"),
+        )?;
+        require(tokens.insert((session, token)), &memfd.token, || {
+            format!("token {token} is taken in session \"{session}\"")
+        })?;
+        if let Some(hops) = &memfd.hops {
+            let (found, kexecs) = (*hops.get_ref(), *scenario.kexecs.get_ref());
+            require((1..=kexecs).contains(&found), hops, || {
+                format!("found hops = {found}, expected 1 to {kexecs} (kexecs)")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn check_dma(scenario: &Scenario, spanned: &Spanned<Dma>) -> Result<(), Problem> {
+    let dma = spanned.get_ref();
+    let rate = dma.rate.get_ref().0;
+    require((1_000..=100_000_000_000).contains(&rate), &dma.rate, || {
+        format!("found a rate of {rate} B/s, expected 1 kB/s to 100 GB/s")
+    })?;
+    let Bytes(buffer) = *dma.buffer.get_ref();
+    let page = PAGE_BYTES as u64;
+    require(
+        (64..=page).contains(&buffer) && buffer.is_power_of_two(),
+        &dma.buffer,
+        || {
+            format!(
+                "found a buffer of {}, expected a power of two from 64 B to 4 KiB",
+                Bytes(buffer)
+            )
+        },
+    )?;
+    let ring = *dma.ring.get_ref();
+    require((1..=MAX_RING_ENTRIES).contains(&ring), &dma.ring, || {
+        format!("found a ring of {ring} entries, expected 1 to {MAX_RING_ENTRIES}")
+    })?;
+    let memfd = dma_memfd(scenario, dma).ok_or_else(|| match &dma.memfd {
+        Some(name) => Problem {
+            span: name.span(),
+            message: format!("no [[memfd]] is named \"{}\"", name.get_ref()),
+        },
+        None => Problem {
+            span: spanned.span(),
+            message: "[dma] needs a [[memfd]] to keep its ring in".into(),
+        },
+    })?;
+    require(memfd.hops.is_none(), spanned, || {
+        format!(
+            "memfd \"{}\" holds the ring, so it goes over every kexec and cannot have hops",
+            memfd.name.get_ref()
+        )
+    })?;
+    let buffers = if dma.buffers == Buffers::Memfd {
+        u64::from(ring) * buffer
+    } else {
+        0
+    };
+    let need = crate::plan::ring_pages(ring) * page + page + buffers;
+    let Bytes(size) = *memfd.size.get_ref();
+    require(need <= size, &memfd.size, || {
+        format!(
+            "found a memfd of {}, the ring of {ring} entries with its buffers needs {need} bytes",
+            Bytes(size)
+        )
+    })
+}
+
+/// The memfd that holds the ring.
+pub(crate) fn dma_memfd<'a>(scenario: &'a Scenario, dma: &Dma) -> Option<&'a Memfd> {
+    match &dma.memfd {
+        Some(name) => scenario
+            .memfd
+            .iter()
+            .find(|memfd| memfd.name.get_ref() == name.get_ref()),
+        None => scenario.memfd.first(),
+    }
+}

@@ -1,0 +1,126 @@
+//! `[expect]`: how the run must end, and what each rule must say.
+
+use crate::evidence::OutcomeKind;
+use crate::oracle::RuleName;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What must come of a run. What the file does not name must be as usual: completed, and every rule holds. Where the run is
+/// to break off, so that there is no telling what the rules get to see, a rule that is not named may say anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expect {
+    /// How the run must end; `None` for "any way".
+    pub outcome: Option<OutcomeKind>,
+    /// What each rule must say, for those that the file names.
+    pub rules: BTreeMap<RuleName, Expected>,
+}
+
+impl Default for Expect {
+    fn default() -> Self {
+        Self {
+            outcome: Some(OutcomeKind::Completed),
+            rules: BTreeMap::new(),
+        }
+    }
+}
+
+impl Expect {
+    /// What `rule` must say.
+    pub fn of(&self, rule: RuleName) -> Expected {
+        let goes_to_its_end = matches!(
+            self.outcome,
+            Some(OutcomeKind::Completed | OutcomeKind::SessionLost)
+        );
+        let usual = if goes_to_its_end {
+            Expected::Holds
+        } else {
+            Expected::Any
+        };
+        self.rules.get(&rule).copied().unwrap_or(usual)
+    }
+}
+
+/// What a rule must say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// Something was looked at and nothing found.
+    Holds,
+    /// At least one finding.
+    Violated,
+    /// Nothing to look at.
+    Unjudged,
+    /// Anything.
+    Any,
+}
+
+impl Expected {
+    const ALL: [(&'static str, Self); 4] = [
+        ("holds", Self::Holds),
+        ("violated", Self::Violated),
+        ("unjudged", Self::Unjudged),
+        ("any", Self::Any),
+    ];
+
+    /// The word in scenario files and reports.
+    pub fn name(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(_, value)| *value == self)
+            .map_or("", |(name, _)| name)
+    }
+}
+
+/// One of the words that [`Expect`] allows as a value, looked up in `allowed`.
+struct Word<'a, T>(&'a [(&'static str, T)]);
+
+impl<'de, T: Copy> de::DeserializeSeed<'de> for Word<'_, T> {
+    type Value = T;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<T: Copy> Visitor<'_> for Word<'_, T> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        write!(f, "one of {}", names.join(", "))
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        let found = self.0.iter().find(|(name, _)| *name == text);
+        found
+            .map(|(_, value)| *value)
+            .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+impl<'de> Deserialize<'de> for Expect {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Table;
+        impl<'de> Visitor<'de> for Table {
+            type Value = Expect;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table of expectations")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Expect, A::Error> {
+                let mut outcomes = vec![("any", None)];
+                outcomes.extend(OutcomeKind::ALL.iter().map(|kind| (kind.name(), Some(*kind))));
+                let mut keys = vec![("outcome", None)];
+                keys.extend(RuleName::ALL.iter().map(|rule| (rule.name(), Some(*rule))));
+                let mut expect = Expect::default();
+                while let Some(key) = map.next_key_seed(Word(&keys))? {
+                    match key {
+                        None => expect.outcome = map.next_value_seed(Word(&outcomes))?,
+                        Some(rule) => {
+                            let value = map.next_value_seed(Word(&Expected::ALL))?;
+                            expect.rules.insert(rule, value);
+                        }
+                    }
+                }
+                Ok(expect)
+            }
+        }
+        deserializer.deserialize_map(Table)
+    }
+}

@@ -1,0 +1,170 @@
+//! Reading a scenario file, and saying where it is wrong.
+
+use super::{Scenario, check};
+use std::ops::Range;
+use std::path::Path;
+
+/// Largest scenario file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Why a scenario cannot be used. Each message is one line that names the file and, inside it, line and column.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScenarioError {
+    /// The file cannot be read.
+    #[error("{file}: cannot be read: {reason}")]
+    Unreadable {
+        /// Path as given.
+        file: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// Something in the file is wrong.
+    #[error("{file}:{line}:{column}: {message}")]
+    Wrong {
+        /// Path as given.
+        file: String,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// What was found and what is allowed.
+        message: String,
+    },
+}
+
+/// Reads and checks the scenario at `path`; gives the text too, because evidence keeps it.
+pub fn load(path: &Path) -> Result<(Scenario, String), ScenarioError> {
+    let file = path.display().to_string();
+    let unreadable = |reason: String| ScenarioError::Unreadable {
+        file: file.clone(),
+        reason,
+    };
+    let size = std::fs::metadata(path)
+        .map_err(|e| unreadable(e.to_string()))?
+        .len();
+    if size > MAX_FILE_BYTES {
+        return Err(unreadable(format!(
+            "{size} bytes, a scenario has at most {MAX_FILE_BYTES}"
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))?;
+    let scenario = parse(&file, &text)?;
+    Ok((scenario, text))
+}
+
+/// Parses and checks scenario `text`; `file` is for messages.
+pub fn parse(file: &str, text: &str) -> Result<Scenario, ScenarioError> {
+    let wrong = |span: Range<usize>, message: String| {
+        let (line, column) = position(text, span.start);
+        ScenarioError::Wrong {
+            file: file.into(),
+            line,
+            column,
+            message,
+        }
+    };
+    let scenario: Scenario = toml::from_str(text)
+        .map_err(|error| wrong(error.span().unwrap_or(0..0), one_line(error.message())))?;
+    check::check(&scenario).map_err(|problem| wrong(problem.span, problem.message))?;
+    Ok(scenario)
+}
+
+fn one_line(message: &str) -> String {
+    message.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+}
+
+/// Line and column, both from 1, of byte `offset` of `text`.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{Bytes, Expected};
+    use crate::{evidence::OutcomeKind, oracle::RuleName};
+    use proptest::prelude::*;
+
+    const GOOD: &str = "name = \"a\"\n[[memfd]]\nname = \"m\"\nsize = \"64 MiB\"\ntoken = 1\n";
+
+    fn error(text: &str) -> String {
+        parse("s.toml", text).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn defaults_and_values() {
+        let scenario = parse("s.toml", GOOD).unwrap();
+        assert_eq!(*scenario.memfd[0].size.get_ref(), Bytes(64 << 20));
+        assert_eq!(*scenario.ram.get_ref(), Bytes(512 << 20));
+        assert_eq!(scenario.expect.of(RuleName::PreservedContent), Expected::Holds);
+    }
+
+    #[test]
+    fn expectations() {
+        let text = format!("{GOOD}[expect]\noutcome = \"session-lost\"\nsession-retrieved = \"violated\"\n");
+        let expect = parse("s.toml", &text).unwrap().expect;
+        assert_eq!(expect.outcome, Some(OutcomeKind::SessionLost));
+        assert_eq!(expect.of(RuleName::SessionRetrieved), Expected::Violated);
+        let message = error(&format!("{GOOD}[expect]\nsession-retrieved = \"maybe\"\n"));
+        assert!(
+            message.starts_with("s.toml:7:21: ") && message.contains("\"unjudged\""),
+            "{message}"
+        );
+        let message = error(&format!("{GOOD}[expect]\nno-such-rule = \"holds\"\n"));
+        assert!(
+            message.starts_with("s.toml:7:1: ") && message.contains("preserved-content"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_place() {
+        let message = error("name = \"a\"\nramm = \"1 GiB\"\n");
+        assert!(
+            message.starts_with("s.toml:2:1: ") && message.contains("ramm"),
+            "{message}"
+        );
+        assert!(message.contains("`ram`") && !message.contains('\n'), "{message}");
+    }
+
+    #[test]
+    fn a_bad_size_is_named_with_its_place() {
+        let message = error("name = \"a\"\nram = \"64 MEGS\"\n");
+        assert!(
+            message.starts_with("s.toml:2:7: ") && message.contains("MiB"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn relations_are_checked_with_their_place() {
+        let message = error(&GOOD.replace("64 MiB", "600 MiB"));
+        assert!(
+            message.starts_with("s.toml:4:8: ") && message.contains("512 MiB"),
+            "{message}"
+        );
+        let message = error(&GOOD.replace("64 MiB", "5000 B"));
+        assert!(message.contains("4096"), "{message}");
+        let twice = format!("{GOOD}[[memfd]]\nname = \"n\"\nsize = \"1 MiB\"\ntoken = 1\n");
+        assert!(error(&twice).contains("token 1"), "{}", error(&twice));
+        let dma = format!("{GOOD}[dma]\nrate = \"1 MB/s\"\nbuffer = \"3 KiB\"\n");
+        assert!(error(&dma).starts_with("s.toml:8:10: "), "{}", error(&dma));
+        let memfd = format!("{GOOD}[dma]\nrate = \"1 MB/s\"\nmemfd = \"x\"\n");
+        assert!(error(&memfd).contains("\"x\""), "{}", error(&memfd));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,200}", at in 0usize..70) {
+            let _ = parse("s.toml", &text);
+            let mut mixed = GOOD.to_string();
+            mixed.insert_str(at.min(GOOD.len()), &text);
+            let _ = parse("s.toml", &mixed);
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Hand-made evidence of a small live update in which every rule holds, for tests that then damage it.
+//!
+//! The memory in it is computed here by simply doing all writes in order, not by the oracle's code.
+
+use crate::evidence::*;
+use crate::kernel::Symbols;
+use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, Pattern, page_digest};
+use guest_agent::protocol::PageRun;
+use std::collections::BTreeMap;
+use vmm::ledger::{Entry, Kind, LedgerRecord};
+use vmm::phase::Stamp;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Guest RAM in bytes.
+pub const RAM: u64 = 128 << 20;
+/// First page frame of the memfd.
+pub const MEMFD: u64 = 0x1000;
+/// Pages of the memfd: ring, completion count, eight buffers, and as many that nobody writes to.
+pub const PAGES: u64 = 18;
+/// First page frame of the handover's own pages: FDT, then six levels of the map.
+pub const OWN: u64 = 0x200;
+/// When the old kernel jumped, and when the new one was entered.
+pub const JUMP: (u64, u64) = (1_000_000, 1_001_000);
+/// When the memfd was retrieved.
+pub const RETRIEVED: u64 = 2_000_000;
+/// When the device was stopped.
+pub const STOPPED: u64 = 2_400_000;
+/// Device blocks in all, and those before the retrieval.
+pub const BLOCKS: (u64, u64) = (20, 16);
+const PERIOD: u64 = 100_000;
+const STARTED: u64 = 450_000;
+const SCENARIO: &str =
+    "name = \"small\"\nram = \"128 MiB\"\n[[memfd]]\nname = \"m\"\nsize = \"72 KiB\"\ntoken = 7\n";
+
+fn phase(time: u64) -> (u32, Phase) {
+    match time {
+        ..400_000 => (0, Phase::BootOld),
+        400_000..500_000 => (0, Phase::Prepare),
+        500_000..900_000 => (0, Phase::Armed),
+        900_000..1_000_000 => (0, Phase::Handover),
+        1_000_000..1_001_000 => (0, Phase::Jump),
+        1_001_000..1_800_000 => (1, Phase::BootNew),
+        1_800_000..STOPPED => (1, Phase::Restore),
+        _ => (1, Phase::Done),
+    }
+}
+
+/// What the DMA engine of the evidence is like.
+pub fn dma() -> DmaEvidence {
+    DmaEvidence {
+        seed: 42,
+        rate: PAGE * 1_000_000_000 / PERIOD,
+        buffer_bytes: 4096,
+        entries: 8,
+        free_run: true,
+        bus_master_honoured: false,
+        ring_object: 1,
+        ring_offset: 0,
+        completion_offset: PAGE,
+        buffer_object: 1,
+        buffer_offset: 2 * PAGE,
+        wild_addresses: Vec::new(),
+        started: Some(Moment {
+            generation: 0,
+            time_ns: STARTED,
+            ledger_length: 0,
+        }),
+        stopped: Some(Moment {
+            generation: 1,
+            time_ns: STOPPED,
+            ledger_length: 2 * BLOCKS.0,
+        }),
+    }
+}
+
+/// A device write at `time`.
+pub fn device_write(index: u64, time: u64, address: u64, length: u32, kind: Kind) -> Entry {
+    let (generation, phase) = phase(time);
+    let stamp = Stamp {
+        generation: generation.try_into().unwrap(),
+        phase,
+    };
+    let mut write = Entry {
+        index,
+        time,
+        stamp,
+        address,
+        length,
+        kind,
+        checksum: 0,
+    };
+    write.checksum = xxh3_64(&written_bytes(&write, dma().seed));
+    write
+}
+
+fn ledger() -> LedgerRecord {
+    let block = |sequence: u64| {
+        let time = STARTED + (sequence + 1) * PERIOD - PERIOD / 10;
+        let address = (MEMFD + 2 + sequence % 8) * PAGE;
+        let count = Kind::Completion { count: sequence + 1 };
+        [
+            device_write(
+                2 * sequence,
+                time,
+                address,
+                4096,
+                Kind::Block {
+                    sequence,
+                    descriptor: 0,
+                },
+            ),
+            device_write(2 * sequence + 1, time, (MEMFD + 1) * PAGE, 8, count),
+        ]
+    };
+    LedgerRecord {
+        entries: (0..BLOCKS.0).flat_map(block).collect(),
+        made: 2 * BLOCKS.0,
+        events: Vec::new(),
+        counters: Vec::new(),
+        digest: 7,
+    }
+}
+
+/// The memfd's pages after the first `writes` entries of the ledger.
+fn memory(evidence: &Evidence, writes: usize) -> Vec<[u8; PAGE_BYTES]> {
+    let pattern = Pattern::new(evidence.objects[0].pattern_seed);
+    let mut bytes: Vec<u8> = (0..PAGES).flat_map(|index| pattern.page(index)).collect();
+    for entry in 0..8u64 {
+        let at = usize::try_from(entry).unwrap() * 16;
+        bytes[at..at + 8].copy_from_slice(&((MEMFD + 2 + entry) * PAGE).to_le_bytes());
+        bytes[at + 8..at + 16].copy_from_slice(&4096u64.to_le_bytes());
+    }
+    for write in &evidence.ledger.entries[..writes] {
+        let at = usize::try_from(write.address - MEMFD * PAGE).unwrap();
+        let data = written_bytes(write, 42);
+        bytes[at..at + data.len()].copy_from_slice(&data);
+    }
+    bytes.as_chunks().0.to_vec()
+}
+
+fn checkpoint(evidence: &mut Evidence, kind: CheckpointKind, time_ns: u64, writes: u64) {
+    let pattern = Pattern::new(evidence.objects[0].pattern_seed);
+    let pages = memory(evidence, usize::try_from(writes).unwrap());
+    let captures = &mut evidence.captures;
+    let pages = (0..)
+        .zip(&pages)
+        .map(|(index, page)| captures.take(&pattern, index, page).unwrap())
+        .collect();
+    captures.checkpoints.push(Checkpoint {
+        kind,
+        phase: phase(time_ns).1,
+        at: Moment {
+            generation: 1,
+            time_ns,
+            ledger_length: writes,
+        },
+        objects: vec![ObjectCapture { object: 1, pages }],
+        strays: Vec::new(),
+    });
+}
+
+fn digests(evidence: &mut Evidence) {
+    let words = |page: &[u8; PAGE_BYTES]| -> [u64; PAGE_WORDS] {
+        std::array::from_fn(|at| u64::from_le_bytes(page[at * 8..at * 8 + 8].try_into().unwrap()))
+    };
+    let pages = memory(evidence, usize::try_from(2 * BLOCKS.1).unwrap());
+    evidence.captures.digests.push(DigestRecord {
+        generation: 1,
+        object: 1,
+        first_page: 0,
+        values: pages.iter().map(|page| page_digest(&words(page))).collect(),
+        ledger_before: 2 * BLOCKS.1,
+        ledger_after: 2 * BLOCKS.1,
+    });
+}
+
+/// A kho-v4 blob whose map has the given frames.
+pub fn blob(frames: impl IntoIterator<Item = u64>) -> BlobEvidence {
+    let mut pages: BTreeMap<u64, Vec<u8>> = (0..7).map(|at| (OWN + at, vec![0; PAGE_BYTES])).collect();
+    for frame in frames {
+        let key = 1u64 << 52 | frame;
+        // Levels 5 to 1 are tables of addresses; all frames here share one leaf, OWN + 6.
+        for level in (1..=5u32).rev() {
+            let index = usize::try_from(key >> (15 + 9 * (level - 1)) & 0x1ff).unwrap();
+            let next = (OWN + 7 - u64::from(level)) * PAGE;
+            pages.get_mut(&(OWN + 6 - u64::from(level))).unwrap()[index * 8..index * 8 + 8]
+                .copy_from_slice(&next.to_le_bytes());
+        }
+        let bit = usize::try_from(key & 0x7fff).unwrap();
+        pages.get_mut(&(OWN + 6)).unwrap()[bit / 8] |= 1 << (bit % 8);
+    }
+    let fdt = fdt((OWN + 1) * PAGE);
+    pages.get_mut(&OWN).unwrap()[..fdt.len()].copy_from_slice(&fdt);
+    BlobEvidence {
+        generation: 0,
+        time_ns: JUMP.1,
+        boot_params: 0x9_0000,
+        kho: Some(KhoPointers {
+            fdt_address: OWN * PAGE,
+            fdt_bytes: PAGE,
+            scratch_address: 0,
+            scratch_bytes: 0,
+        }),
+        problem: None,
+        ram: vec![(0, RAM)],
+        pages,
+    }
+}
+
+/// A flattened device tree with a root node of two properties (Devicetree specification, chapter 5).
+fn fdt(map: u64) -> Vec<u8> {
+    let strings = b"compatible\0preserved-memory-map\0";
+    let mut tree = Vec::new();
+    let mut word = |value: u32| tree.extend_from_slice(&value.to_be_bytes());
+    word(1);
+    word(0);
+    for (name, data) in [(0u32, &b"kho-v4\0\0"[..]), (11, &map.to_le_bytes()[..])] {
+        word(3);
+        word(if name == 0 { 7 } else { 8 });
+        word(name);
+        data.as_chunks()
+            .0
+            .iter()
+            .for_each(|bytes| word(u32::from_be_bytes(*bytes)));
+    }
+    word(2);
+    word(9);
+    let (tree_bytes, string_bytes) = (
+        u32::try_from(tree.len()).unwrap(),
+        u32::try_from(strings.len()).unwrap(),
+    );
+    let total = 56 + tree_bytes + string_bytes;
+    let header = [
+        0xd00d_feed,
+        total,
+        56,
+        56 + tree_bytes,
+        40,
+        17,
+        16,
+        0,
+        string_bytes,
+        tree_bytes,
+        0,
+        0,
+        0,
+        0,
+    ];
+    header
+        .iter()
+        .flat_map(|value: &u32| value.to_be_bytes())
+        .chain(tree)
+        .chain(strings.iter().copied())
+        .collect()
+}
+
+/// Evidence of a run in which everything went well.
+pub fn good() -> Evidence {
+    let record = |generation, phase, begin_ns, end_ns: u64| PhaseRecord {
+        generation,
+        phase,
+        begin_ns,
+        guest_ns: end_ns - begin_ns,
+        instructions: (end_ns - begin_ns) / 2,
+        wall_us: 10,
+    };
+    let retrieval = |object| Retrieval {
+        generation: 1,
+        what: if object == Some(1) {
+            "memfd \"m\"".into()
+        } else {
+            "session \"s\"".into()
+        },
+        object,
+        time_ns: RETRIEVED,
+        ledger_length: 2 * BLOCKS.1,
+        failure: None,
+    };
+    let memory_record = |at, free_pages, held_pages| MemoryRecord {
+        generation: 1,
+        at,
+        total_pages: 30_000,
+        free_pages,
+        held_pages,
+    };
+    let hello = Hello {
+        release: "7.3.4".into(),
+        build_id: "abcd".into(),
+        command_line: "console=ttyS0".into(),
+        liveupdate: true,
+        kho_incoming: false,
+    };
+    let kernel = KernelEvidence {
+        path: "bzImage".into(),
+        image_hash: "00".into(),
+        image_release: "7.3.4".into(),
+        command_line: "console=ttyS0".into(),
+        hello: Some(hello),
+    };
+    let mut evidence = Evidence {
+        version: VERSION,
+        baton: "0".into(),
+        scenario_file: "small.toml".into(),
+        scenario_text: SCENARIO.into(),
+        name: "small".into(),
+        backend: "soft".into(),
+        seed: 1,
+        overrides: Vec::new(),
+        ram_bytes: RAM,
+        kexecs: 1,
+        kernels: vec![kernel.clone(), kernel],
+        phases: vec![
+            record(0, Phase::BootOld, 0, 400_000),
+            record(0, Phase::Prepare, 400_000, 500_000),
+            record(0, Phase::Armed, 500_000, 900_000),
+            record(0, Phase::Handover, 900_000, JUMP.0),
+            record(0, Phase::Jump, JUMP.0, JUMP.1),
+            record(1, Phase::BootNew, JUMP.1, 1_800_000),
+            record(1, Phase::Restore, 1_800_000, STOPPED),
+            record(1, Phase::Done, STOPPED, 2_500_000),
+        ],
+        objects: vec![ObjectEvidence {
+            id: 1,
+            name: "m".into(),
+            kind: ObjectKind::Memfd {
+                session: "s".into(),
+                token: 7,
+            },
+            bytes: PAGES * PAGE,
+            pattern_seed: 99,
+            pages: [(
+                0,
+                vec![PageRun {
+                    first: MEMFD,
+                    count: PAGES,
+                }],
+            )]
+            .into(),
+            preserved_by: vec![0],
+            closed: Some(Moment {
+                generation: 1,
+                time_ns: 2_450_000,
+                ledger_length: 2 * BLOCKS.0,
+            }),
+        }],
+        dma: Some(dma()),
+        event_causes: Vec::new(),
+        cpu_writes: Vec::new(),
+        cpu_writes_recorded: true,
+        authors: Vec::new(),
+        memory: vec![
+            memory_record(MemoryPoint::BeforeRetrieval, 20_000, 1000),
+            memory_record(MemoryPoint::AfterClose, 20_990, 0),
+        ],
+        retrievals: vec![retrieval(None), retrieval(Some(1))],
+        failures: Vec::new(),
+        blobs: vec![blob((MEMFD..MEMFD + PAGES).chain([OWN]))],
+        blackouts_ns: vec![900_000],
+        outcome: Outcome {
+            kind: OutcomeKind::Completed,
+            generation: 1,
+            phase: Phase::Done,
+            text: "every step was done".into(),
+        },
+        state_hash: "11".into(),
+        ledger: ledger(),
+        captures: Captures::default(),
+        console: "Linux version 7.3.4\n".into(),
+    };
+    checkpoint(&mut evidence, CheckpointKind::Retrieved, RETRIEVED, 2 * BLOCKS.1);
+    digests(&mut evidence);
+    checkpoint(&mut evidence, CheckpointKind::End, STOPPED + 10, 2 * BLOCKS.0);
+    evidence
+}
+
+/// A CPU write to `address` at `time`.
+pub fn cpu_write(address: u64, time_ns: u64) -> CpuWrite {
+    let (generation, phase) = phase(time_ns);
+    let symbols = Symbols::parse("ffffffff81000100 T clear_page\n".into());
+    let rip = 0xffff_ffff_8100_0107;
+    let symbol = symbols.lookup(rip);
+    CpuWrite {
+        generation,
+        phase,
+        address,
+        length: 8,
+        rip,
+        symbol,
+        time_ns,
+        instructions: time_ns / 2,
+        cpl: 0,
+    }
+}
+
+/// Replaces page `index` of the memfd in checkpoint `checkpoint` by what `change` makes of it.
+pub fn change_page(evidence: &mut Evidence, checkpoint: usize, index: usize, change: impl FnOnce(&mut [u8])) {
+    let pattern = Pattern::new(evidence.objects[0].pattern_seed);
+    let number = index as u64;
+    let content = evidence.captures.checkpoints[checkpoint].objects[0].pages[index];
+    let mut page = evidence.captures.bytes(&pattern, number, content).unwrap();
+    change(&mut page);
+    let content = evidence.captures.take(&pattern, number, &page).unwrap();
+    evidence.captures.checkpoints[checkpoint].objects[0].pages[index] = content;
+}

@@ -1,0 +1,95 @@
+//! From rule results to a verdict: what the rules say against what the scenario expects.
+
+use crate::evidence::{Evidence, Outcome};
+use crate::oracle::{RuleName, RuleResult};
+use crate::scenario::{Expect, Expected};
+use serde::Serialize;
+
+/// What became of a scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Every expectation was met.
+    Pass,
+    /// At least one was not.
+    Fail,
+    /// It could not be run or judged.
+    Error,
+}
+
+impl Verdict {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A verdict with its reasons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why it is not a pass, one sentence each.
+    pub reasons: Vec<String>,
+    /// What each rule was expected to say and whether it did.
+    pub rules: Vec<(RuleName, Expected, bool)>,
+}
+
+/// Compares results with expectations.
+pub fn judge(evidence: &Evidence, expect: &Expect, results: &[RuleResult]) -> Judgement {
+    let mut judgement = Judgement {
+        verdict: Verdict::Pass,
+        reasons: Vec::new(),
+        rules: Vec::new(),
+    };
+    for result in results {
+        let expected = expect.of(result.rule);
+        let met = match expected {
+            Expected::Holds => result.held(),
+            Expected::Violated => result.findings.total > 0,
+            Expected::Unjudged => !result.judged(),
+            Expected::Any => true,
+        };
+        judgement.rules.push((result.rule, expected, met));
+        if !met {
+            judgement.fail(unmet(result, expected));
+        }
+    }
+    let Outcome { kind, text, .. } = &evidence.outcome;
+    if expect.outcome.is_some_and(|expected| expected != *kind) {
+        let wanted = expect.outcome.map_or("any", |expected| expected.name());
+        judgement.fail(format!(
+            "the run ended as {}, expected {wanted}: {text}",
+            kind.name()
+        ));
+        if kind.is_unjudgeable() {
+            judgement.verdict = Verdict::Error;
+        }
+    }
+    judgement
+}
+
+impl Judgement {
+    fn fail(&mut self, reason: String) {
+        self.verdict = self.verdict.max(Verdict::Fail);
+        self.reasons.push(reason);
+    }
+}
+
+fn unmet(result: &RuleResult, expected: Expected) -> String {
+    let rule = result.rule;
+    let found = match (result.findings.total, result.judged()) {
+        (0, false) => "had nothing to look at".to_owned(),
+        (0, true) => "held".to_owned(),
+        (total, _) => format!("is violated ({total} findings)"),
+    };
+    match expected {
+        Expected::Holds => format!("{rule} {found}, and had to hold"),
+        Expected::Violated => format!("{rule} {found}, and had to be violated"),
+        Expected::Unjudged | Expected::Any => format!("{rule} {found}, and was to have nothing to look at"),
+    }
+}

@@ -1,0 +1,67 @@
+# Everything that baton needs and does, from a fresh machine on. "make" alone says what there is.
+
+# Guest kernels that "make images" builds; the first is the default one of every scenario.
+KERNELS ?= 7.3.4
+# Extra arguments for every cargo call that builds, such as --locked.
+CARGO_FLAGS ?=
+# Extra arguments for the benchmark, such as "--runs 9 --json bench.json".
+BENCH_FLAGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# The parts of a recipe use all processors themselves, and their output is meant to be read in order.
+.NOTPARALLEL:
+
+# cargo may be installed for this user alone, and make may have been started without a login shell.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# The program is always target/release/baton, whatever this variable is elsewhere.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+
+AGENT := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/agent/guest-agent
+AGENT_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static -C link-arg=-nostartfiles
+BATON := $(CARGO_TARGET_DIR)/release/baton
+
+.PHONY: help demo test bench check build agent images setup toolchain clean
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: build images ## set up, then run the scenarios: five live updates, each with its verdict
+	$(BATON) run tests/scenarios/*.toml
+
+test: build images ## set up, then run every test
+	images/check
+	cargo test --workspace $(CARGO_FLAGS)
+
+bench: build images ## set up with QEMU, then compare one live update on baton and on QEMU's TCG
+	images/setup bench
+	cargo run --release -p tests --bin bench $(CARGO_FLAGS) -- \
+	    --baton $(BATON) --agent $(AGENT) --kernel "$$(images/build $(firstword $(KERNELS)))/bzImage" $(BENCH_FLAGS)
+
+check: toolchain setup ## formatting, lints and documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps $(CARGO_FLAGS)
+
+build: toolchain setup agent ## target/release/baton and the agent that it puts into guests
+	cargo build --release -p harness $(CARGO_FLAGS)
+
+# Static, without a C library; --target keeps these flags away from build scripts.
+agent: toolchain setup
+	RUSTFLAGS="$(AGENT_RUSTFLAGS)" \
+	    cargo build -p guest-agent --bin guest-agent --profile agent --target x86_64-unknown-linux-gnu $(CARGO_FLAGS)
+
+images: setup ## guest kernels, in ~/.cache/baton
+	@for version in $(KERNELS); do images/build "$$version" >/dev/null; done
+
+setup: ## Debian packages that are missing
+	@images/setup
+
+toolchain:
+	@command -v cargo >/dev/null || { \
+	    echo "baton: error: cargo was not found; install Rust $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer (rustup), then try again" >&2; \
+	    exit 1; }
+
+clean: ## remove what cargo built; guest kernels stay in ~/.cache/baton
+	cargo clean

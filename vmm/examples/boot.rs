@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         },
         progress_limit_ns: options.patience * 1_000_000_000,
         vcpus: 1,
+        ledger_entries: vmm::ledger::DEFAULT_CAPACITY,
     };
     let mut machine = Machine::new(&config, &Soft)?;
     machine.set_console_sink(Box::new(|bytes| {

@@ -32,6 +32,8 @@ pub struct MachineConfig {
     pub progress_limit_ns: u64,
     /// Number of processors.
     pub vcpus: u8,
+    /// Entries that the ledger has room for, 56 bytes each.
+    pub ledger_entries: usize,
 }
 
 impl MachineConfig {
@@ -127,6 +129,7 @@ pub(crate) mod tests {
             },
             progress_limit_ns: 1_000_000,
             vcpus: 1,
+            ledger_entries: crate::ledger::DEFAULT_CAPACITY,
         }
     }
 

@@ -27,6 +27,19 @@ impl fmt::Display for Moment {
     }
 }
 
+/// The processor's access to the device that made an engine event happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause {
+    /// Index of the event in the ledger's list.
+    pub event: usize,
+    /// Address of the instruction after the one that made the access.
+    pub rip: u64,
+    /// Instructions retired, that one included.
+    pub retired: u64,
+    /// Privilege level, 0 or 3.
+    pub privilege: u8,
+}
+
 /// Why [`super::Machine::run`] came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

@@ -2,6 +2,7 @@
 
 mod config;
 mod event;
+mod idle;
 mod record;
 mod run;
 #[cfg(test)]
@@ -13,7 +14,7 @@ use guest_agent::device::mailbox::WINDOW_SIZE;
 use xxhash_rust::xxh3::Xxh3;
 
 pub use config::{MAX_RATE, MIN_RATE, MachineConfig, MachineError};
-pub use event::{Event, Moment};
+pub use event::{Cause, Event, Moment};
 pub use record::{Blackout, PhaseRecord};
 
 use crate::acpi;
@@ -21,11 +22,12 @@ use crate::boot::{BootRequest, load};
 use crate::console::{Console, Sink};
 use crate::devices::SystemBus;
 use crate::dma_view::DmaView;
-use crate::ledger::{DEFAULT_CAPACITY, Ledger};
+use crate::ledger::Ledger;
 use crate::memory::{GuestRam, PAGE_SIZE};
 use crate::phase::{Phase, Stamp};
 use crate::provenance::Provenance;
 use crate::vcpu::{Backend, CpuWrite, Registers, Vcpu};
+use idle::Idle;
 use record::Phases;
 use run::{Kexec, Progress};
 
@@ -47,6 +49,8 @@ pub struct Machine {
     phases: Phases,
     provenance: Provenance,
     blackouts: Vec<Blackout>,
+    causes: Vec<Cause>,
+    idle: Idle,
     kexec: Kexec,
     progress: Progress,
     halted: bool,
@@ -71,7 +75,7 @@ impl Machine {
         let mut vcpu = backend.create_vcpu(Arc::clone(&ram), 0)?;
         vcpu.set_registers(&registers);
         vcpu.begin_write_epoch();
-        let view = DmaView::new(Arc::clone(&ram), Ledger::new(DEFAULT_CAPACITY));
+        let view = DmaView::new(Arc::clone(&ram), Ledger::new(config.ledger_entries));
         let mut provenance = Provenance::default();
         provenance.begin(Stamp::START);
         Ok(Self {
@@ -82,6 +86,8 @@ impl Machine {
             phases: Phases::new(Stamp::START),
             provenance,
             blackouts: Vec::new(),
+            causes: Vec::new(),
+            idle: Idle::default(),
             kexec: Kexec::BeforeGreeting,
             progress: Progress::new(config.progress_limit_ns),
             halted: false,
@@ -166,6 +172,12 @@ impl Machine {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.bus.view.ledger
+    }
+
+    /// Engine events in the ledger that the processor made happen by an access, in order.
+    #[must_use]
+    pub fn causes(&self) -> &[Cause] {
+        &self.causes
     }
 
     /// What the guest printed.

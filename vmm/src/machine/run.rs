@@ -1,11 +1,14 @@
 //! The run loop: devices, interrupts, processor, in turn.
 
-use super::{Blackout, Event, Machine, MachineError};
+use super::{Blackout, Cause, Event, Machine, MachineError};
 use crate::boot::BootParams;
 use crate::boot::layout::ENTRY_64;
 use crate::devices::power::PowerRequest;
 use crate::phase::{Phase, Stamp};
 use crate::vcpu::{RSI, Stop};
+
+/// Index of CS in [`crate::vcpu::Registers::segments`].
+const CS: usize = 1;
 
 /// How far the current kernel is on its way to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +93,19 @@ impl Machine {
         }
     }
 
-    fn report(&mut self, event: Event) -> Event {
+    /// Engine events from `first` on were made by the access after which the processor stopped.
+    fn note_causes(&mut self, first: usize) {
+        let events = first..self.bus.view.ledger.events().len();
+        if events.is_empty() {
+            return;
+        }
+        let (registers, retired) = (self.vcpu.registers(), self.vcpu.retired());
+        let privilege = (registers.segments[CS].selector & 3) as u8;
+        let cause = |event| Cause { event, rip: registers.rip, retired, privilege };
+        self.causes.extend(events.map(cause));
+    }
+
+    pub(super) fn report(&mut self, event: Event) -> Event {
         if event.is_final() {
             self.ended = Some(event.clone());
         }
@@ -148,11 +163,13 @@ impl Machine {
                     interruptible: true,
                 });
             };
-            self.vcpu.skip_to(next.min(patience).min(limit));
+            self.sleep_to(next.min(patience).min(limit));
             return None;
         }
         let until = next.unwrap_or(u64::MAX).min(patience).min(limit);
+        let events = self.bus.view.ledger.events().len();
         let stop = self.vcpu.run(&mut self.bus, until);
+        self.note_causes(events);
         self.stopped(stop)
     }
 

@@ -16,6 +16,8 @@ extern crate alloc;
 extern crate std;
 
 pub mod abi;
+pub mod blueprint;
+pub mod build;
 mod bytes;
 pub mod fdt;
 pub mod find;
@@ -30,6 +32,8 @@ pub mod recursive;
 pub mod tree;
 pub mod verify;
 
+pub use blueprint::Blueprint;
+pub use build::{Abi, BuildError, FreeRegions, PageAllocator, build};
 pub use finding::{Finding, Findings, Rule, Severity};
 pub use map::{Block, PreservedMap};
 pub use memory::{MemoryError, PhysicalMemory, PhysicalMemoryMut, Region, SliceMemory, SparseMemory};

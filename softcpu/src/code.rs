@@ -56,9 +56,11 @@ impl CodePage {
     pub fn add(&mut self, stretch: &[Op]) {
         for op in stretch {
             self.ops.push(*op);
+            if matches!(op.code, OpCode::LinkNear | OpCode::LinkFar) {
+                continue;
+            }
             let place = &mut self.index[usize::from(op.off) & (OFFSETS - 1)];
-            let links = matches!(op.code, OpCode::LinkNear | OpCode::LinkFar);
-            if *place == 0 && !links {
+            if *place == 0 {
                 *place = u16::try_from(self.ops.len()).unwrap_or(0);
             }
         }

@@ -15,8 +15,14 @@ fn run(guest: &mut Guest) -> Exit {
 /// Runs to the HLT of a handler and gives its vector.
 fn vector(guest: &mut Guest) -> u64 {
     let exit = run(guest);
-    assert!(matches!(exit, Exit::Halted { .. }), "{exit:?} at {:#x}", guest.cpu.registers().rip);
-    guest.halted_in().unwrap_or_else(|| panic!("halted outside the handlers at {:#x}", guest.cpu.registers().rip))
+    assert!(
+        matches!(exit, Exit::Halted { .. }),
+        "{exit:?} at {:#x}",
+        guest.cpu.registers().rip
+    );
+    guest
+        .halted_in()
+        .unwrap_or_else(|| panic!("halted outside the handlers at {:#x}", guest.cpu.registers().rip))
 }
 
 #[test]
@@ -37,9 +43,9 @@ fn a_page_fault_from_user_mode_switches_stacks_and_tells_where() {
 #[test]
 fn paging_rights_have_their_error_codes() {
     let cases: [(u64, bool, u64); 4] = [
-        (KERNEL_ONLY | 1, false, 3),      // supervisor write to a read-only page (WP is on)
-        (0, false, 2),                    // not present
-        (KERNEL_ONLY | 5, true, 7),       // user write to a read-only page
+        (KERNEL_ONLY | 1, false, 3), // supervisor write to a read-only page (WP is on)
+        (0, false, 2),               // not present
+        (KERNEL_ONLY | 5, true, 7),  // user write to a read-only page
         (KERNEL_ONLY | 7 | 1 << 52, true, 0), // fine: bit 52 is ignored
     ];
     for (entry, user, code) in cases {
@@ -92,13 +98,13 @@ fn user_mode_may_not_do_what_the_kernel_may() {
 #[test]
 fn what_cpuid_does_not_offer_is_undefined() {
     for bytes in [
-        &[0xc5, 0xfc, 0x58, 0xc1][..],       // vaddps ymm0, ymm0, ymm1
-        &[0x0f, 0xfc, 0xc1],                 // paddb mm0, mm1
-        &[0x66, 0x0f, 0x38, 0x00, 0xc1],     // pshufb xmm0, xmm1
-        &[0x0f, 0xc7, 0xf0],                 // rdrand eax
-        &[0x0f, 0x0b],                       // ud2
-        &[0x06],                             // push es, gone in 64-bit mode
-        &[0x0f, 0x01, 0xd0],                 // xgetbv
+        &[0xc5, 0xfc, 0x58, 0xc1][..],   // vaddps ymm0, ymm0, ymm1
+        &[0x0f, 0xfc, 0xc1],             // paddb mm0, mm1
+        &[0x66, 0x0f, 0x38, 0x00, 0xc1], // pshufb xmm0, xmm1
+        &[0x0f, 0xc7, 0xf0],             // rdrand eax
+        &[0x0f, 0x0b],                   // ud2
+        &[0x06],                         // push es, gone in 64-bit mode
+        &[0x0f, 0x01, 0xd0],             // xgetbv
     ] {
         let mut guest = Guest::new(|a| a.db(bytes).unwrap());
         guest.set(|state| state.cr4 |= softcpu::registers::CR4_OSFXSR);
@@ -111,7 +117,9 @@ fn what_cpuid_does_not_offer_is_undefined() {
 fn what_should_be_there_and_is_not_ends_the_run_with_its_bytes() {
     // fsin: x87 is offered, and this is not implemented.
     let mut guest = Guest::new(|a| a.fsin().unwrap());
-    let Exit::Unknown(unknown) = run(&mut guest) else { panic!("fsin ran") };
+    let Exit::Unknown(unknown) = run(&mut guest) else {
+        panic!("fsin ran")
+    };
     assert_eq!(unknown.rip, CODE);
     assert_eq!(unknown.bytes[..2], [0xd9, 0xfe]);
     assert!(unknown.to_string().contains("d9 fe"), "{unknown}");
@@ -153,7 +161,11 @@ fn syscall_and_sysret_go_there_and_back() {
     let kernel = CODE + 3;
     // STAR, LSTAR and FMASK by WRMSR would need a program of their own: a second guest program does it in kernel mode.
     let mut setup = Guest::new(|a| {
-        for (msr, value) in [(0xc000_0081u32, 0x0023_0010_0000_0000u64), (0xc000_0082, kernel), (0xc000_0084, IF | CF)] {
+        for (msr, value) in [
+            (0xc000_0081u32, 0x0023_0010_0000_0000u64),
+            (0xc000_0082, kernel),
+            (0xc000_0084, IF | CF),
+        ] {
             a.mov(ecx, msr).unwrap();
             a.mov(eax, (value & 0xffff_ffff) as u32).unwrap();
             a.mov(edx, (value >> 32) as u32).unwrap();
@@ -205,13 +217,24 @@ fn an_interrupt_waits_for_sti_and_one_instruction_more() {
     });
     guest.cpu.request_interrupt_window(true);
     assert_eq!(run(&mut guest), Exit::InterruptWindow);
-    assert_eq!(guest.cpu.registers().gpr[0], 7, "the instruction after STI ran first");
+    assert_eq!(
+        guest.cpu.registers().gpr[0],
+        7,
+        "the instruction after STI ran first"
+    );
     guest.cpu.request_interrupt_window(false);
-    guest.cpu.inject_interrupt(&mut guest.ram, &mut NoBus, 0x41).unwrap();
+    guest
+        .cpu
+        .inject_interrupt(&mut guest.ram, &mut NoBus, 0x41)
+        .unwrap();
     assert_eq!(vector(&mut guest), 0x41);
     let state = guest.cpu.registers();
     assert_eq!(state.rflags & IF, 0, "interrupt gates mask");
-    assert_eq!(guest.word(state.gpr[4] + 16) & IF, IF, "and the saved flags do not");
+    assert_eq!(
+        guest.word(state.gpr[4] + 16) & IF,
+        IF,
+        "and the saved flags do not"
+    );
 }
 
 #[test]
@@ -226,7 +249,10 @@ fn sti_and_hlt_wait_together() {
     guest.cpu.skip_to(now + 1000);
     assert_eq!(guest.cpu.now(), now + 1000);
     assert_eq!(guest.cpu.retired(), now, "skipped time is not instructions");
-    guest.cpu.inject_interrupt(&mut guest.ram, &mut NoBus, 0x20).unwrap();
+    guest
+        .cpu
+        .inject_interrupt(&mut guest.ram, &mut NoBus, 0x20)
+        .unwrap();
     assert_eq!(vector(&mut guest), 0x20);
 }
 
@@ -242,7 +268,17 @@ fn a_double_fault_uses_its_own_stack_and_a_third_fault_ends_it() {
     let mut guest = Guest::new(|a| a.ud2().unwrap());
     guest.set(|state| state.idtr.limit = 0);
     let exit = run(&mut guest);
-    assert!(matches!(exit, Exit::Shutdown(Shutdown { vectors: [6, 13, 13], rip: CODE, .. })), "{exit:?}");
+    assert!(
+        matches!(
+            exit,
+            Exit::Shutdown(Shutdown {
+                vectors: [6, 13, 13],
+                rip: CODE,
+                ..
+            })
+        ),
+        "{exit:?}"
+    );
 }
 
 #[test]
@@ -291,7 +327,12 @@ fn writes_are_logged_once_an_epoch_and_watched_pages_know_their_last_writer() {
     guest.cpu.watch_writes(&guest.ram, 0x9_0000, true);
     guest.cpu.begin_write_epoch(&guest.ram);
     run(&mut guest);
-    let first: Vec<_> = guest.cpu.epoch_writes().iter().map(|w| (w.gpa, w.len, w.time)).collect();
+    let first: Vec<_> = guest
+        .cpu
+        .epoch_writes()
+        .iter()
+        .map(|w| (w.gpa, w.len, w.time))
+        .collect();
     assert_eq!(first, [(0x9_0000, 8, 0)]);
     let last = guest.cpu.last_write(&guest.ram, 0x9_0008).unwrap();
     assert_eq!((last.len, last.time), (1, 2));
@@ -324,8 +365,20 @@ fn execution_of_a_page_can_be_watched() {
     assert!(guest.ram.write(0x9_0000, &[0x90, 0xf4]));
     guest.cpu.watch_execution(&guest.ram, 0x9_0000, true);
     let seen: Vec<Exit> = (0..3).map(|_| run(&mut guest)).collect();
-    assert_eq!(seen[0], Exit::WatchExecute { rip: 0x9_0000, gpa: 0x9_0000 });
-    assert_eq!(seen[1], Exit::WatchExecute { rip: 0x9_0001, gpa: 0x9_0001 });
+    assert_eq!(
+        seen[0],
+        Exit::WatchExecute {
+            rip: 0x9_0000,
+            gpa: 0x9_0000
+        }
+    );
+    assert_eq!(
+        seen[1],
+        Exit::WatchExecute {
+            rip: 0x9_0001,
+            gpa: 0x9_0001
+        }
+    );
     assert_eq!(seen[2], Exit::Halted { interruptible: false });
 }
 
@@ -340,4 +393,24 @@ fn kernel_code_in_the_lower_half_can_be_stopped_at() {
     assert_eq!(run(&mut guest), Exit::LowSupervisorFetch { rip: CODE });
     assert_eq!(run(&mut guest), Exit::LowSupervisorFetch { rip: 0x9_0000 });
     assert_eq!(run(&mut guest), Exit::Halted { interruptible: false });
+}
+
+#[test]
+fn stopping_after_an_instruction_that_ends_in_the_next_page_goes_on_behind_it() {
+    let mut guest = Guest::new(|a| {
+        a.mov(rax, CODE + 0xffe).unwrap();
+        a.jmp(rax).unwrap();
+    });
+    // mov rax, cr3 and mov cr3, rax, the second of them across the pages: it stops the loop.
+    assert!(
+        guest
+            .ram
+            .write(CODE + 0xffb, &[0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8, 0xf4])
+    );
+    guest.set(|state| {
+        state.rip = CODE + 0xffb;
+        state.gpr[0] = 0;
+    });
+    assert_eq!(run(&mut guest), Exit::Halted { interruptible: false });
+    assert_eq!(guest.cpu.retired(), 3);
 }

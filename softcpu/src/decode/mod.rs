@@ -64,7 +64,8 @@ pub(crate) fn crossing(bytes: &[u8], start: u64, out: &mut Vec<Op>) {
 }
 
 fn link(code: OpCode, target: u64) -> Op {
-    let mut op = Op::new(code, offset(target.min(4095)), 0);
+    // A link stands where it leads: when the loop stops before it, that is the instruction to go on with.
+    let mut op = Op::new(code, offset(target), 0);
     op.imm = target;
     op
 }

@@ -3,6 +3,7 @@
 use guest_agent::device::{DMA_SLOT, MAILBOX_SLOT, VENDOR_ID, dma as dma_map, mailbox as mailbox_map};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::clock::{self, Clock};
 use super::dma::{DmaConfig, DmaEngine};
 use super::ioapic::{self, IoApic, Message};
 use super::lapic::{self, LocalApic};
@@ -39,6 +40,8 @@ pub struct SystemBus {
     pub view: DmaView,
     /// Power ports.
     pub power: Power,
+    /// The wall clock.
+    pub clock: Clock,
     bridge: ConfigSpace,
     address: ConfigAddress,
 }
@@ -56,6 +59,7 @@ impl SystemBus {
             dma: DmaEngine::new(dma, bar0, bar0 + dma_map::BAR0_SIZE as u32),
             view,
             power: Power::default(),
+            clock: Clock::default(),
             bridge: ConfigSpace::new(VENDOR_ID, HOST_BRIDGE_DEVICE_ID, CLASS_HOST_BRIDGE),
             address: ConfigAddress::default(),
         }
@@ -215,7 +219,7 @@ impl Bus for SystemBus {
         }
     }
 
-    fn port_read(&mut self, _now: u64, port: u16, size: u8) -> u32 {
+    fn port_read(&mut self, now: u64, port: u16, size: u8) -> u32 {
         if let Some(value) = self.power.read(port, size) {
             return value;
         }
@@ -225,6 +229,7 @@ impl Bus for SystemBus {
                 self.forward_uart();
                 value
             }
+            clock::DATA => self.clock.read(now).into(),
             ADDRESS_PORT..=ADDRESS_PORT_LAST => self.address.read(port, size),
             DATA_PORT..=DATA_PORT_LAST => self.config_read(port, size),
             _ => u32::MAX,
@@ -240,6 +245,7 @@ impl Bus for SystemBus {
                 self.uart.write((port - uart::PORT) as u8, value.to_le_bytes()[0]);
                 self.forward_uart();
             }
+            clock::INDEX => self.clock.select(value.to_le_bytes()[0]),
             ADDRESS_PORT..=ADDRESS_PORT_LAST => self.address.write(port, size, value),
             DATA_PORT..=DATA_PORT_LAST => self.config_write(now, port, size, value),
             _ => tracing::trace!(port, size, value, "write to a port that nobody has"),

@@ -2,6 +2,7 @@
 //! to be called; none of them sleeps, spawns or reads the host's time. Times are guest nanoseconds.
 
 pub mod bus;
+pub mod clock;
 pub mod dma;
 pub mod ioapic;
 pub mod lapic;

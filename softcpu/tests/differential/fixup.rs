@@ -53,15 +53,27 @@ pub fn place_operands(case: &mut Case, rng: &mut Rng) -> Option<()> {
 fn special_registers(case: &mut Case, insn: &Instruction, rng: &mut Rng) {
     let gpr = &mut case.state.gpr;
     if insn.is_string_instruction() {
-        let count = if rng.one_in(24) { 200 + rng.below(400) } else { rng.below(12) };
+        let count = if rng.one_in(24) {
+            200 + rng.below(400)
+        } else {
+            rng.below(12)
+        };
         // With a 32-bit address size only ECX counts.
-        let noise = if narrow(insn) && rng.one_in(2) { rng.next() << 32 } else { 0 };
+        let noise = if narrow(insn) && rng.one_in(2) {
+            rng.next() << 32
+        } else {
+            0
+        };
         gpr[RCX] = count | noise;
     }
     match insn.mnemonic() {
         Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne | Mnemonic::Jrcxz | Mnemonic::Jecxz => {
             let low = rng.below(4);
-            gpr[RCX] = if rng.one_in(4) { rng.integer() } else { low | if rng.one_in(2) { rng.next() << 32 } else { 0 } };
+            gpr[RCX] = if rng.one_in(4) {
+                rng.integer()
+            } else {
+                low | if rng.one_in(2) { rng.next() << 32 } else { 0 }
+            };
         }
         Mnemonic::Div | Mnemonic::Idiv if rng.below(8) != 0 => {
             // Quotients that fit, mostly.
@@ -70,13 +82,19 @@ fn special_registers(case: &mut Case, insn: &Instruction, rng: &mut Rng) {
             } else {
                 rng.below(3)
             };
-            if insn.op0_kind() == OpKind::Register && insn.op0_register().size() == 1 || insn.memory_size().size() == 1 {
-                gpr[RAX] = (gpr[RAX] & !0xffff) | (gpr[RAX].cast_signed() << 52 >> 52).cast_unsigned() & 0xffff;
+            if insn.op0_kind() == OpKind::Register && insn.op0_register().size() == 1
+                || insn.memory_size().size() == 1
+            {
+                gpr[RAX] =
+                    (gpr[RAX] & !0xffff) | (gpr[RAX].cast_signed() << 52 >> 52).cast_unsigned() & 0xffff;
             }
         }
         _ => {}
     }
-    if !matches!(insn.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc) {
+    if !matches!(
+        insn.mnemonic(),
+        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+    ) {
         return;
     }
     if insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register {
@@ -93,7 +111,10 @@ fn special_registers(case: &mut Case, insn: &Instruction, rng: &mut Rng) {
 
 fn narrow(insn: &Instruction) -> bool {
     let by_operand = (0..insn.op_count()).any(|i| {
-        matches!(insn.op_kind(i), OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI)
+        matches!(
+            insn.op_kind(i),
+            OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI
+        )
     });
     let address = [insn.memory_base(), insn.memory_index()];
     by_operand
@@ -137,12 +158,19 @@ fn explicit_memory(case: &mut Case, insn: &Instruction, rng: &mut Rng) -> Option
         return reachable(displacement.wrapping_add(segment)).then_some(());
     }
     if index == Register::AL {
-        let value = target.wrapping_sub(segment).wrapping_sub(case.state.gpr[RAX] & 0xff);
+        let value = target
+            .wrapping_sub(segment)
+            .wrapping_sub(case.state.gpr[RAX] & 0xff);
         case.state.gpr[RBX] = address_value(value, narrow, rng);
         return Some(());
     }
     let bit_offset = match insn.op1_kind() {
-        OpKind::Register if matches!(insn.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc) => {
+        OpKind::Register
+            if matches!(
+                insn.mnemonic(),
+                Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+            ) =>
+        {
             number(insn.op1_register())
         }
         _ => None,
@@ -188,7 +216,9 @@ pub fn linear(case: &Case, insn: &Instruction) -> u64 {
     };
     let (base, index) = (insn.memory_base(), insn.memory_index());
     let scaled = value(index).wrapping_mul(u64::from(insn.memory_index_scale()));
-    let mut offset = value(base).wrapping_add(scaled).wrapping_add(insn.memory_displacement64());
+    let mut offset = value(base)
+        .wrapping_add(scaled)
+        .wrapping_add(insn.memory_displacement64());
     if narrow(insn) {
         offset &= 0xffff_ffff;
     }
@@ -211,16 +241,22 @@ fn string_pointer(case: &mut Case, insn: &Instruction, register: usize, rng: &mu
         return None;
     }
     let size = string_element(insn);
-    let span = if insn.is_string_instruction() { (case.state.gpr[RCX] & 0xffff) * size } else { 16 };
+    let span = if insn.is_string_instruction() {
+        (case.state.gpr[RCX] & 0xffff) * size
+    } else {
+        16
+    };
     let room = (READ_ONLY - DATA).checked_sub(2 * span + 64)?;
     let mut target = DATA + span + 32 + rng.below(room);
     match rng.below(32) {
         0 => target = READ_ONLY - 16 + rng.below(32),
         1 => target = UNMAPPED - 32 + rng.below(32),
-        2..5 => target = DATA + PAGE - 16 + rng.below(32),
+        2..6 => target = DATA + PAGE - 16 + rng.below(32),
         6..16 => target &= !15,
         // Both operands close together: overlapping copies.
-        16..20 if register == RDI => target = case.state.gpr[RSI].wrapping_add(rng.below(32)).wrapping_sub(16),
+        16..20 if register == RDI => {
+            target = case.state.gpr[RSI].wrapping_add(rng.below(32)).wrapping_sub(16)
+        }
         _ => {}
     }
     if !reachable(target) {
@@ -276,7 +312,9 @@ fn contents(case: &mut Case, insn: &Instruction, rng: &mut Rng) {
             let at = usize::try_from(rng.below(DATA_LEN as u64 - 8)).expect("an index");
             case.state.gpr[RAX] = u64::from_le_bytes(case.data[at..at + 8].try_into().expect("8 bytes"));
         }
-        Mnemonic::Lar | Mnemonic::Lsl | Mnemonic::Verr | Mnemonic::Verw | Mnemonic::Mov => selector(case, insn, rng),
+        Mnemonic::Lar | Mnemonic::Lsl | Mnemonic::Verr | Mnemonic::Verw | Mnemonic::Mov => {
+            selector(case, insn, rng)
+        }
         Mnemonic::Fxrstor => image(case, insn, rng),
         Mnemonic::Ldmxcsr if rng.below(8) != 0 => {
             let value = u32::try_from(rng.next() & 0xffff).expect("16 bits");

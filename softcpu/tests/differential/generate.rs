@@ -1,10 +1,15 @@
 //! Makes a random case of one instruction form: encoding first, then a state in which its memory operands lie in scratch
 //! memory.
 
-use iced_x86::{Code, Decoder, DecoderOptions, Encoder, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, Encoder, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register,
+};
 
 use crate::rng::Rng;
 use crate::state::{CODE, DATA, DATA_LEN, PAGE, READ_ONLY, State, UNMAPPED, fx};
+
+/// Room for the jump behind an instruction and at a branch's target, in bytes.
+const STUB: u64 = 14;
 
 /// One instruction and what it starts from.
 pub struct Case {
@@ -23,8 +28,22 @@ pub struct Case {
 }
 
 const GPR64: [Register; 16] = [
-    Register::RAX, Register::RCX, Register::RDX, Register::RBX, Register::RSP, Register::RBP, Register::RSI, Register::RDI,
-    Register::R8, Register::R9, Register::R10, Register::R11, Register::R12, Register::R13, Register::R14, Register::R15,
+    Register::RAX,
+    Register::RCX,
+    Register::RDX,
+    Register::RBX,
+    Register::RSP,
+    Register::RBP,
+    Register::RSI,
+    Register::RDI,
+    Register::R8,
+    Register::R9,
+    Register::R10,
+    Register::R11,
+    Register::R12,
+    Register::R13,
+    Register::R14,
+    Register::R15,
 ];
 const GPR8_HIGH: [Register; 4] = [Register::AH, Register::CH, Register::DH, Register::BH];
 /// Prefixes that are sometimes put in front of a finished instruction: ignored ones, and ones that make it another.
@@ -38,10 +57,14 @@ fn register(first: Register, n: u64) -> Register {
 /// A case for `code`, or `None` when the operands chosen cannot be encoded.
 pub fn case(code: Code, rng: &mut Rng, fs_base: u64, gs_base: u64) -> Option<Case> {
     let rip = CODE + 0x200 + rng.below(0x400);
-    let distance = 16 + rng.below(90);
+    let distance = STUB + 2 + rng.below(90);
     // Far enough from the instruction and from the jump behind it, near enough for an 8-bit displacement.
-    let taken = if rng.one_in(2) { rip + 15 + distance } else { rip - distance };
-    let insn = instruction(code, rng, rip, taken)?;
+    let taken = if rng.one_in(2) {
+        rip + 15 + distance
+    } else {
+        rip - distance
+    };
+    let insn = instruction(code, rng, taken)?;
     let mut encoder = Encoder::new(64);
     encoder.encode(&insn, rip).ok()?;
     let mut bytes = encoder.take_buffer();
@@ -55,7 +78,23 @@ pub fn case(code: Code, rng: &mut Rng, fs_base: u64, gs_base: u64) -> Option<Cas
     if insn.is_invalid() || insn.len() != bytes.len() {
         return None;
     }
-    let mut case = Case { bytes, insn, state: state(rng, rip), data: data(rng), taken, segment_bases: [fs_base, gs_base] };
+    let mut taken = taken;
+    if insn.op_count() == 1 && insn.op0_kind() == OpKind::NearBranch64 {
+        // A stray prefix has moved it.
+        taken = insn.near_branch64();
+        let end = rip + bytes.len() as u64 + STUB;
+        if taken + STUB > rip && taken < end {
+            return None;
+        }
+    }
+    let mut case = Case {
+        bytes,
+        insn,
+        state: state(rng, rip),
+        data: data(rng),
+        taken,
+        segment_bases: [fs_base, gs_base],
+    };
     crate::fixup::place_operands(&mut case, rng)?;
     Some(case)
 }
@@ -72,7 +111,11 @@ fn state(rng: &mut Rng, rip: u64) -> State {
     state.rip = rip;
     // CF PF AF ZF SF OF, DF and ID at random; IF and bit 1 set.
     state.rflags = rng.next() & 0x0020_0cd5 | 0x202;
-    let control: u16 = if rng.one_in(4) { 0x007f | u16::try_from(rng.below(16) << 8).expect("4 bits") } else { 0x037f };
+    let control: u16 = if rng.one_in(4) {
+        0x007f | u16::try_from(rng.below(16) << 8).expect("4 bits")
+    } else {
+        0x037f
+    };
     state.fx[fx::FCW..fx::FCW + 2].copy_from_slice(&control.to_le_bytes());
     let status = u16::try_from(rng.next() & 0x7f7f).expect("15 bits");
     state.fx[2..4].copy_from_slice(&status.to_le_bytes());
@@ -85,7 +128,11 @@ fn state(rng: &mut Rng, rip: u64) -> State {
             2 => rng.next() & 0x8000,
             _ => rng.next() & 0xffff,
         };
-        let mantissa = if rng.one_in(3) { rng.integer() } else { rng.next() | 1 << 63 };
+        let mantissa = if rng.one_in(3) {
+            rng.integer()
+        } else {
+            rng.next() | 1 << 63
+        };
         state.fx[at..at + 8].copy_from_slice(&mantissa.to_le_bytes());
         state.fx[at + 8..at + 10].copy_from_slice(&u16::try_from(exponent).expect("16 bits").to_le_bytes());
     }
@@ -113,25 +160,39 @@ fn data(rng: &mut Rng) -> Box<[u8; DATA_LEN]> {
                 data[at] = pattern ^ 1;
             }
         }
-        1 => data.chunks_exact_mut(16).for_each(|chunk| chunk.copy_from_slice(&rng.vector().to_le_bytes())),
-        _ => data.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&rng.next().to_le_bytes())),
+        1 => data
+            .chunks_exact_mut(16)
+            .for_each(|chunk| chunk.copy_from_slice(&rng.vector().to_le_bytes())),
+        _ => data
+            .chunks_exact_mut(8)
+            .for_each(|chunk| chunk.copy_from_slice(&rng.next().to_le_bytes())),
     }
     data
 }
 
 /// An instruction of form `code` with random operands; memory operands have their shape, not yet their registers' values.
-fn instruction(code: Code, rng: &mut Rng, rip: u64, taken: u64) -> Option<Instruction> {
+fn instruction(code: Code, rng: &mut Rng, taken: u64) -> Option<Instruction> {
     let info = code.op_code();
     let mut insn = Instruction::default();
     insn.set_code(code);
-    let narrow = if info.address_size() == 0 { rng.one_in(8) } else { info.address_size() == 32 };
+    let narrow = if info.address_size() == 0 {
+        rng.one_in(8)
+    } else {
+        info.address_size() == 32
+    };
     let mut has_memory = false;
     for (index, &kind) in info.op_kinds().iter().enumerate() {
         let index = u32::try_from(index).expect("five operands at most");
-        has_memory |= operand(&mut insn, index, kind, rng, narrow, rip, taken)?;
+        has_memory |= operand(&mut insn, index, kind, rng, narrow, taken)?;
     }
     if has_memory && rng.one_in(8) {
-        insn.set_segment_prefix(rng.pick(&[Register::FS, Register::GS, Register::GS, Register::DS, Register::CS]));
+        insn.set_segment_prefix(rng.pick(&[
+            Register::FS,
+            Register::GS,
+            Register::GS,
+            Register::DS,
+            Register::CS,
+        ]));
     }
     if info.can_use_lock_prefix() && insn.op0_kind() == OpKind::Memory && rng.one_in(3) {
         insn.set_has_lock_prefix(true);
@@ -151,11 +212,10 @@ fn operand(
     kind: OpCodeOperandKind,
     rng: &mut Rng,
     narrow: bool,
-    rip: u64,
     taken: u64,
 ) -> Option<bool> {
     use OpCodeOperandKind as K;
-    let mut set_register = |insn: &mut Instruction, register| {
+    let set_register = |insn: &mut Instruction, register| {
         insn.set_op_kind(index, OpKind::Register);
         insn.set_op_register(index, register);
         Some(false)
@@ -164,11 +224,11 @@ fn operand(
     let in_memory = rng.below(5) < 3;
     match kind {
         K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::xmm_or_mem if in_memory => {
-            memory(insn, index, rng, narrow, rip);
+            memory(insn, index, rng, narrow);
             Some(true)
         }
         K::mem => {
-            memory(insn, index, rng, narrow, rip);
+            memory(insn, index, rng, narrow);
             Some(true)
         }
         K::mem_offs => {
@@ -182,21 +242,52 @@ fn operand(
                 rng.pick(&GPR8_HIGH)
             } else {
                 rng.pick(&[
-                    Register::AL, Register::CL, Register::DL, Register::BL, Register::SPL, Register::BPL, Register::SIL,
-                    Register::DIL, Register::R8L, Register::R9L, Register::R12L, Register::R13L, Register::R15L,
+                    Register::AL,
+                    Register::CL,
+                    Register::DL,
+                    Register::BL,
+                    Register::SPL,
+                    Register::BPL,
+                    Register::SIL,
+                    Register::DIL,
+                    Register::R8L,
+                    Register::R9L,
+                    Register::R12L,
+                    Register::R13L,
+                    Register::R15L,
                 ])
             };
             set_register(insn, register)
         }
-        K::r16_or_mem | K::r16_reg | K::r16_rm | K::r16_opcode => set_register(insn, register(Register::AX, n)),
-        K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode => set_register(insn, register(Register::EAX, n)),
-        K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode => set_register(insn, register(Register::RAX, n)),
+        K::r16_or_mem | K::r16_reg | K::r16_rm | K::r16_opcode => {
+            set_register(insn, register(Register::AX, n))
+        }
+        K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode => {
+            set_register(insn, register(Register::EAX, n))
+        }
+        K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode => {
+            set_register(insn, register(Register::RAX, n))
+        }
         K::xmm_or_mem | K::xmm_reg | K::xmm_rm => set_register(insn, register(Register::XMM0, n)),
         K::sti_opcode => set_register(insn, register(Register::ST0, n & 7)),
         K::st0 => set_register(insn, Register::ST0),
+        // FS and GS belong to the host thread: they are only read.
+        K::seg_reg if index == 0 => set_register(insn, register(Register::ES, n % 4)),
         K::seg_reg => set_register(insn, register(Register::ES, n % 6)),
-        K::cr_reg => set_register(insn, rng.pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4, Register::CR8])),
-        K::dr_reg => set_register(insn, rng.pick(&[Register::DR0, Register::DR3, Register::DR6, Register::DR7])),
+        K::cr_reg => set_register(
+            insn,
+            rng.pick(&[
+                Register::CR0,
+                Register::CR2,
+                Register::CR3,
+                Register::CR4,
+                Register::CR8,
+            ]),
+        ),
+        K::dr_reg => set_register(
+            insn,
+            rng.pick(&[Register::DR0, Register::DR3, Register::DR6, Register::DR7]),
+        ),
         K::fs => set_register(insn, Register::FS),
         K::gs => set_register(insn, Register::GS),
         K::al => set_register(insn, Register::AL),
@@ -205,7 +296,15 @@ fn operand(
         K::dx => set_register(insn, Register::DX),
         K::eax => set_register(insn, Register::EAX),
         K::rax => set_register(insn, Register::RAX),
-        K::imm8 | K::imm16 | K::imm32 | K::imm64 | K::imm8_const_1 | K::imm8sex16 | K::imm8sex32 | K::imm8sex64 | K::imm32sex64 => {
+        K::imm8
+        | K::imm16
+        | K::imm32
+        | K::imm64
+        | K::imm8_const_1
+        | K::imm8sex16
+        | K::imm8sex32
+        | K::imm8sex64
+        | K::imm32sex64 => {
             immediate(insn, index, kind, rng);
             Some(false)
         }
@@ -244,7 +343,14 @@ fn immediate(insn: &mut Instruction, index: u32, kind: OpCodeOperandKind, rng: &
         K::imm8 | K::imm8_const_1 => {
             // ENTER has a second immediate.
             let second = insn.op_count() > 0 && index == 1 && insn.code().op_code().op0_kind() == K::imm16;
-            (if second { OpKind::Immediate8_2nd } else { OpKind::Immediate8 }, 8)
+            (
+                if second {
+                    OpKind::Immediate8_2nd
+                } else {
+                    OpKind::Immediate8
+                },
+                8,
+            )
         }
         K::imm16 => (OpKind::Immediate16, 16),
         K::imm32 => (OpKind::Immediate32, 32),
@@ -266,7 +372,10 @@ fn immediate(insn: &mut Instruction, index: u32, kind: OpCodeOperandKind, rng: &
     let sign_extended = (value << (64 - bits)).cast_signed() >> (64 - bits);
     let zero_extended = value << (64 - bits) >> (64 - bits);
     match kind {
-        OpKind::Immediate8to16 | OpKind::Immediate8to32 | OpKind::Immediate8to64 | OpKind::Immediate32to64 => {
+        OpKind::Immediate8to16
+        | OpKind::Immediate8to32
+        | OpKind::Immediate8to64
+        | OpKind::Immediate32to64 => {
             insn.set_immediate_i64(index, sign_extended);
         }
         _ => insn.set_immediate_u64(index, zero_extended),
@@ -288,10 +397,10 @@ pub fn anywhere(rng: &mut Rng) -> u64 {
 }
 
 /// Gives a memory operand its shape: base, index, scale, displacement.
-fn memory(insn: &mut Instruction, index: u32, rng: &mut Rng, narrow: bool, rip: u64) {
+fn memory(insn: &mut Instruction, index: u32, rng: &mut Rng, narrow: bool) {
     insn.set_op_kind(index, OpKind::Memory);
     let class = if narrow { Register::EAX } else { Register::RAX };
-    let mut any = |rng: &mut Rng| register(class, rng.below(16));
+    let any = |rng: &mut Rng| register(class, rng.below(16));
     let target = anywhere(rng);
     let displacement = match rng.below(3) {
         0 => {
@@ -304,17 +413,24 @@ fn memory(insn: &mut Instruction, index: u32, rng: &mut Rng, narrow: bool, rip: 
         }
         _ => {
             insn.set_memory_displ_size(if narrow { 4 } else { 8 });
-            (rng.integer() << 32).cast_signed().wrapping_shr(32).cast_unsigned()
+            (rng.integer() << 32)
+                .cast_signed()
+                .wrapping_shr(32)
+                .cast_unsigned()
         }
     };
-    let displacement = if narrow { displacement & 0xffff_ffff } else { displacement };
+    let displacement = if narrow {
+        displacement & 0xffff_ffff
+    } else {
+        displacement
+    };
     insn.set_memory_displacement64(displacement);
     match rng.below(10) {
         0 => {
             // Relative to RIP; iced takes the address itself.
             insn.set_memory_base(if narrow { Register::EIP } else { Register::RIP });
             insn.set_memory_displ_size(if narrow { 4 } else { 8 });
-            insn.set_memory_displacement64(target.max(rip - rip));
+            insn.set_memory_displacement64(target);
         }
         1 => {
             insn.set_memory_displ_size(if narrow { 4 } else { 8 });

@@ -129,6 +129,9 @@ extern "C" fn recover() {
     naked_asm!(
         "push 0x202",
         "popfq",
+        "xor eax, eax",
+        "mov ds, eax",
+        "mov es, eax",
         "fninit",
         "ldmxcsr [rip + {x} + {mxcsr}]",
         "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
@@ -139,7 +142,13 @@ extern "C" fn recover() {
 }
 
 /// Signals that an exception can become.
-const SIGNALS: [i32; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
+const SIGNALS: [i32; 5] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+];
 
 /// The order of registers in [`State::gpr`] as indices of a signal frame.
 const FRAME_ORDER: [i32; 16] = [
@@ -187,6 +196,8 @@ extern "C" fn on_signal(signal: i32, _info: *mut libc::siginfo_t, context: *mut 
         address: if page_fault { get(libc::REG_CR2) } else { 0 },
     });
     frame[libc::REG_RIP as usize] = (recover as extern "C" fn() as usize).cast_signed() as i64;
+    // Whatever the instruction did to them: no trap flag, no alignment checks on the way out.
+    frame[libc::REG_EFL as usize] = 0x202;
     frame[libc::REG_RSP as usize] = exchange.host_rsp.cast_signed();
     // SAFETY: the frame's FXSAVE image is at least 512 bytes long.
     let image = unsafe { std::slice::from_raw_parts(context.uc_mcontext.fpregs.cast::<u8>(), 512) };
@@ -203,22 +214,33 @@ pub struct Native {
 impl Native {
     /// Maps code and scratch memory and takes over the signals of this process. Made once, by the thread that runs the cases.
     pub fn new() -> Self {
-        map(CODE, PAGE as usize, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
+        map(
+            CODE,
+            PAGE as usize,
+            libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
+        );
         map(DATA, DATA_LEN + PAGE as usize, libc::PROT_READ | libc::PROT_WRITE);
         // SAFETY: the page was mapped just now and is nobody's yet.
-        unsafe { std::ptr::copy_nonoverlapping(read_only_page().as_ptr(), READ_ONLY as *mut u8, PAGE as usize) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(read_only_page().as_ptr(), READ_ONLY as *mut u8, PAGE as usize)
+        };
         // SAFETY: as above; from here on the page is only read.
         let rc = unsafe { libc::mprotect(READ_ONLY as *mut libc::c_void, PAGE as usize, libc::PROT_READ) };
         assert_eq!(rc, 0, "mprotect");
         let mut stack = vec![0u8; 0x20000].into_boxed_slice();
-        let alternate = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
+        let alternate = libc::stack_t {
+            ss_sp: stack.as_mut_ptr().cast(),
+            ss_flags: 0,
+            ss_size: stack.len(),
+        };
         // SAFETY: the stack lives in `self`; the call only registers it.
         let rc = unsafe { libc::sigaltstack(&raw const alternate, std::ptr::null_mut()) };
         assert_eq!(rc, 0, "sigaltstack");
         for signal in SIGNALS {
             // SAFETY: an all-zero sigaction is a valid one to fill in.
             let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-            action.sa_sigaction = on_signal as extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) as usize;
+            action.sa_sigaction =
+                on_signal as extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
             // SAFETY: the handler is async-signal-safe and has the signature that SA_SIGINFO asks for.
             let rc = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
@@ -231,7 +253,10 @@ impl Native {
         // SAFETY: user code on x86-64 Linux does not use GS.
         let rc = unsafe { libc::syscall(libc::SYS_arch_prctl, 0x1001, GS_BASE) };
         assert_eq!(rc, 0, "arch_prctl(ARCH_SET_GS)");
-        Self { fs_base, _stack: stack }
+        Self {
+            fs_base,
+            _stack: stack,
+        }
     }
 
     /// The base address of FS in this thread.
@@ -263,12 +288,20 @@ impl Native {
         let exchange = unsafe { &mut *EXCHANGE.0.get() };
         if exchange.fault.is_none() {
             let next = rip + case.bytes.len() as u64;
-            exchange.output.rip = if TAKEN.load(Ordering::Relaxed) { case.taken } else { next };
+            exchange.output.rip = if TAKEN.load(Ordering::Relaxed) {
+                case.taken
+            } else {
+                next
+            };
         }
         let mut data = Box::new([0; DATA_LEN]);
         // SAFETY: the mapping is readable, as long as the array, and nobody writes it now.
         unsafe { std::ptr::copy_nonoverlapping(DATA as *const u8, data.as_mut_ptr(), DATA_LEN) };
-        Outcome { state: exchange.output.clone(), fault: exchange.fault, data }
+        Outcome {
+            state: exchange.output.clone(),
+            fault: exchange.fault,
+            data,
+        }
     }
 }
 
@@ -283,5 +316,10 @@ fn map(at: u64, len: usize, protection: i32) {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE | libc::MAP_POPULATE;
     // SAFETY: MAP_FIXED_NOREPLACE never replaces a mapping that somebody uses.
     let got = unsafe { libc::mmap(at as *mut libc::c_void, len, protection, flags, -1, 0) };
-    assert_eq!(got as u64, at, "cannot map {len:#x} bytes at {at:#x}: {}", std::io::Error::last_os_error());
+    assert_eq!(
+        got as u64,
+        at,
+        "cannot map {len:#x} bytes at {at:#x}: {}",
+        std::io::Error::last_os_error()
+    );
 }

@@ -17,9 +17,9 @@ pub const DATA_LEN: usize = (DATA_PAGES * PAGE) as usize;
 /// Base address that GS has on both sides.
 pub const GS_BASE: u64 = 0x1234_5000;
 
-/// What the read-only page holds.
+/// What the read-only page holds: POPF may read it, and must not set TF or AC in the middle of the test.
 pub fn read_only_page() -> [u8; PAGE as usize] {
-    std::array::from_fn(|i| u8::try_from(i * 7 % 251).expect("below 251"))
+    std::array::from_fn(|i| u8::try_from(i % 31 * 8).expect("below 248"))
 }
 
 /// Offsets in an FXSAVE image (SDM volume 1, table 10-2).
@@ -54,7 +54,12 @@ pub struct State {
 
 impl State {
     /// All zero: not a state to run from.
-    pub const ZERO: Self = Self { gpr: [0; 16], rflags: 0, rip: 0, fx: [0; 512] };
+    pub const ZERO: Self = Self {
+        gpr: [0; 16],
+        rflags: 0,
+        rip: 0,
+        fx: [0; 512],
+    };
 
     /// An XMM register.
     pub fn xmm(&self, index: usize) -> u128 {

@@ -1,0 +1,186 @@
+//! softcpu against the host's own processor, instruction by instruction.
+//!
+//! Each case is one random instruction with random registers and memory, run natively in this process and on softcpu in user mode.
+//! General registers, RFLAGS, XMM, MXCSR, x87 state, scratch memory, RIP and the exception (vector, error code, CR2) must be the
+//! same. What the architecture leaves undefined is listed in [`compare`], what is not run in [`catalog`].
+//!
+//! ```text
+//! generate -> fixup -> Case -> native ---\
+//!                          \-> soft ------> compare
+//! ```
+//!
+//! `BATON_DIFF_CASES` (default 1000000 in release, 60000 otherwise), `BATON_DIFF_SEED` and `BATON_DIFF_CASE` (just that one)
+//! change what is run.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+mod catalog;
+mod compare;
+mod fixup;
+mod generate;
+mod native;
+mod rng;
+mod soft;
+mod state;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+
+use iced_x86::{Code, Formatter, IntelFormatter};
+
+use generate::Case;
+use rng::Rng;
+use soft::Ran;
+
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    Some(parsed.unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// Differences told in full before only counting them.
+const SHOWN: u32 = 20;
+
+#[test]
+fn softcpu_computes_what_the_host_does() {
+    let seed = setting("BATON_DIFF_SEED").unwrap_or(0x6261_746f_6e00_0001);
+    let default_cases = if cfg!(debug_assertions) { 60_000 } else { 1_000_000 };
+    let cases = setting("BATON_DIFF_CASES").unwrap_or(default_cases);
+    let only = setting("BATON_DIFF_CASE");
+    let codes = catalog::runnable();
+    println!(
+        "seed {seed:#x}, {cases} cases over {} instruction forms",
+        codes.len()
+    );
+
+    let mut native = native::Native::new();
+    let mut soft = soft::Soft::new();
+    let mut runs: HashMap<Code, u64> = HashMap::new();
+    let mut different: BTreeMap<String, u64> = BTreeMap::new();
+    let mut faults: BTreeMap<u8, u64> = BTreeMap::new();
+    let mut shown = 0;
+    let numbers = only.map_or(0..cases, |case| case..case + 1);
+    for number in numbers {
+        let mut rng = Rng::for_case(seed, number);
+        let code = codes[usize::try_from(number).expect("an index") % codes.len()];
+        let Some(case) = (0..64).find_map(|_| make(code, &mut rng, &native)) else {
+            continue;
+        };
+        *runs.entry(case.insn.code()).or_default() += 1;
+        let expected = native.run(&case);
+        if let Some(fault) = expected.fault {
+            *faults.entry(fault.vector).or_default() += 1;
+        }
+        let found = match soft.run(&case) {
+            Ran::Done(outcome) => compare::differences(&case, &expected, &outcome),
+            Ran::Odd(what) => format!("  native ran it (fault {:x?}), softcpu: {what}\n", expected.fault),
+        };
+        if found.is_empty() {
+            continue;
+        }
+        let count = different.entry(format!("{:?}", case.insn.code())).or_default();
+        *count += 1;
+        if *count == 1 && shown < SHOWN {
+            shown += 1;
+            println!("{}", describe(seed, number, &case, &found));
+        }
+    }
+
+    println!("faults raised by both, by vector: {faults:?}");
+    if only.is_none() {
+        report_coverage(&codes, &runs);
+    }
+    let total: u64 = different.values().sum();
+    assert!(
+        different.is_empty(),
+        "{total} cases differ, seed {seed:#x}, by form: {different:#?}"
+    );
+}
+
+/// A case whose instruction is one of those that may be run.
+fn make(code: Code, rng: &mut Rng, native: &native::Native) -> Option<Case> {
+    let case = generate::case(code, rng, native.fs_base(), state::GS_BASE)?;
+    let decoded = case.insn.code();
+    (catalog::offered(decoded) && catalog::excluded(decoded).is_none()).then_some(case)
+}
+
+fn report_coverage(codes: &[Code], runs: &HashMap<Code, u64>) {
+    let never: Vec<_> = codes.iter().filter(|code| !runs.contains_key(code)).collect();
+    println!(
+        "{} forms run, {} forms never run: {never:?}",
+        runs.len(),
+        never.len()
+    );
+    let mut reasons: BTreeMap<&str, Vec<Code>> = BTreeMap::new();
+    for code in Code::values().filter(|code| catalog::offered(*code)) {
+        if let Some(reason) = catalog::excluded(code) {
+            reasons.entry(reason).or_default().push(code);
+        }
+    }
+    for (reason, codes) in &reasons {
+        println!("not run ({} forms): {reason}", codes.len());
+    }
+    for (mnemonics, flags) in compare::UNDEFINED_FLAGS
+        .iter()
+        .chain(compare::UNDEFINED_AFTER_SHIFT)
+    {
+        println!("flags not compared: {flags:#x} after {mnemonics:?}");
+    }
+    println!(
+        "flags not compared: OF when the count is above 1 after {:?}",
+        compare::OF_UNDEFINED_ABOVE_ONE
+    );
+    assert!(
+        never.is_empty() || runs.values().sum::<u64>() < codes.len() as u64,
+        "forms never run: {never:?}"
+    );
+}
+
+/// All that is needed to look at a case, and to run it again.
+fn describe(seed: u64, number: u64, case: &Case, found: &str) -> String {
+    let mut disassembly = String::new();
+    IntelFormatter::new().format(&case.insn, &mut disassembly);
+    let mut text = format!("case {number} (BATON_DIFF_SEED={seed:#x} BATON_DIFF_CASE={number})\n");
+    let hex: Vec<String> = case.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let _ = writeln!(
+        text,
+        "  {:#x}: {} | {disassembly} ({:?})",
+        case.state.rip,
+        hex.join(" "),
+        case.insn.code()
+    );
+    for (n, name) in compare::NAMES.iter().enumerate() {
+        let _ = write!(
+            text,
+            "{}{name}={:#x}",
+            if n % 8 == 0 { "\n  " } else { " " },
+            case.state.gpr[n]
+        );
+    }
+    let _ = writeln!(
+        text,
+        "\n  rflags={:#x} mxcsr={:#x} taken={:#x}",
+        case.state.rflags,
+        case.state.mxcsr(),
+        case.taken
+    );
+    for n in 0..16 {
+        if case.insn.op0_register() == iced_x86::Register::XMM0 + n
+            || case.insn.op1_register() == iced_x86::Register::XMM0 + n
+        {
+            let _ = writeln!(text, "  xmm{n}={:#034x}", case.state.xmm(n as usize));
+        }
+    }
+    let memory = (0..case.insn.op_count()).any(|i| case.insn.op_kind(i) == iced_x86::OpKind::Memory);
+    if memory {
+        let at = fixup::linear(case, &case.insn);
+        let offset = usize::try_from(at.wrapping_sub(state::DATA)).unwrap_or(usize::MAX);
+        if let Some(bytes) = offset.checked_add(16).and_then(|end| case.data.get(offset..end)) {
+            let _ = writeln!(text, "  memory at {at:#x}: {bytes:02x?}");
+        }
+    }
+    text.push_str(found);
+    text
+}

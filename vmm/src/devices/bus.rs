@@ -102,6 +102,7 @@ impl SystemBus {
         feed(hash, "mailbox", &self.mailbox);
         feed(hash, "dma", &self.dma);
         feed(hash, "power", &self.power);
+        feed(hash, "clock", &self.clock);
         feed(hash, "pci", &(&self.bridge, &self.address));
     }
 

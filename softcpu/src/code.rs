@@ -18,6 +18,8 @@ const MAX_PAGES: usize = 6 << 10;
 /// The instruction that runs on into the next page.
 #[derive(Debug, Clone)]
 pub(crate) struct CrossingCode {
+    /// Page offset at which it begins: overlapping code may have several that cross.
+    pub start: u16,
     /// Code page (by number) that held the rest of it.
     pub next: u32,
     pub ops: Vec<Op>,

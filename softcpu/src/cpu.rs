@@ -387,8 +387,10 @@ impl Cpu {
         self.scratch.clear();
         decode::crossing(&bytes[..first + 15], rip % PAGE_SIZE, &mut self.scratch);
         self.mark_code(page, rip % PAGE_SIZE, first as u64);
+        let start = u16::try_from(rip % PAGE_SIZE).unwrap_or(0);
         self.mark_code(next_page, 0, 15);
         self.cache.pages[here as usize].crossing = Some(CrossingCode {
+            start,
             next,
             ops: self.scratch.clone(),
         });

@@ -414,3 +414,24 @@ fn stopping_after_an_instruction_that_ends_in_the_next_page_goes_on_behind_it() 
     assert_eq!(run(&mut guest), Exit::Halted { interruptible: false });
     assert_eq!(guest.cpu.retired(), 3);
 }
+
+#[test]
+fn overlapping_instructions_that_cross_the_same_page_edge_are_kept_apart() {
+    // At 0xffd: mov eax, 0x01b804b8. Entered one byte later it reads mov eax, 0x9001b804 (both run on into the next page).
+    let mut guest = Guest::new(|a| {
+        for (start, result) in [(0xffd, rbx), (0xffe, rsi), (0xffd, rdi)] {
+            a.mov(rdx, CODE + start).unwrap();
+            a.call(rdx).unwrap();
+            a.mov(result, rax).unwrap();
+        }
+        a.hlt().unwrap();
+    });
+    assert!(
+        guest
+            .ram
+            .write(CODE + 0xffd, &[0xb8, 0xb8, 0x04, 0xb8, 0x01, 0x90, 0xc3])
+    );
+    assert_eq!(run(&mut guest), Exit::Halted { interruptible: false });
+    let gpr = guest.cpu.registers().gpr;
+    assert_eq!([gpr[3], gpr[6], gpr[7]], [0x01b8_04b8, 0x9001_b804, 0x01b8_04b8]);
+}

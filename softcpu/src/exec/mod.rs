@@ -630,7 +630,9 @@ pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave
                     let entry = &core.code_tlb[slot::<CODE_TLB>(next)];
                     match &page.crossing {
                         Some(crossing)
-                            if entry.tag == next | core.mode_tag && entry.page == crossing.next =>
+                            if crossing.start == op.off
+                                && entry.tag == next | core.mode_tag
+                                && entry.page == crossing.next =>
                         {
                             ops = &crossing.ops;
                             at = 0;

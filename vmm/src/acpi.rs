@@ -77,12 +77,12 @@ fn fadt(dsdt: u64) -> Vec<u8> {
 
 /// Local APICs and the I/O APIC. The flags say that there is no pair of 8259s.
 fn madt(processors: u8) -> Vec<u8> {
-    let address = LocalInterruptController::Address(lapic::BASE as u32);
+    let address = LocalInterruptController::Address(lapic::BASE_32);
     let mut madt = MADT::new(OEM, OEM_TABLE, OEM_REVISION, address);
     for id in 0..processors {
         madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }
-    madt.add_structure(IoApic::new(ioapic::ID, ioapic::BASE as u32, 0));
+    madt.add_structure(IoApic::new(ioapic::ID, ioapic::BASE_32, 0));
     bytes(&madt)
 }
 
@@ -151,7 +151,7 @@ fn com1() -> SystemDevice {
             &Name::new(
                 Path::new("_CRS"),
                 &ResourceTemplate::new(vec![
-                    &IO::new(uart::PORT, uart::PORT, 1, uart::PORTS as u8),
+                    &IO::new(uart::PORT, uart::PORT, 1, uart::PORTS),
                     &Interrupt::new(true, true, false, false, uart::IRQ.into()),
                 ]),
             ),

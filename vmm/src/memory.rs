@@ -11,7 +11,9 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// Bytes in a page.
-pub const PAGE_SIZE: u64 = 4096;
+pub const PAGE_SIZE: u64 = PAGE_BYTES as u64;
+/// The same, as a length of host memory.
+pub const PAGE_BYTES: usize = 4096;
 /// Where RAM below 4 GiB ends at the latest; from here to 4 GiB is device space.
 pub const LOW_RAM_END: u64 = 3 << 30;
 /// Where the rest of RAM begins.
@@ -61,10 +63,11 @@ impl GuestRam {
             return Err(MemoryError::Size { found: bytes });
         }
         let low = bytes.min(LOW_RAM_END);
-        let mut regions = vec![0..low];
-        if bytes > low {
-            regions.push(HIGH_RAM_START..HIGH_RAM_START + (bytes - low));
-        }
+        let high = HIGH_RAM_START..HIGH_RAM_START + (bytes - low);
+        let regions: Vec<Range<u64>> = [0..low, high]
+            .into_iter()
+            .filter(|region| !region.is_empty())
+            .collect();
         let ranges: Vec<(GuestAddress, usize)> = regions
             .iter()
             .map(|region| {

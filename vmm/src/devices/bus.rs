@@ -20,7 +20,7 @@ use crate::vcpu::Bus;
 /// Frequency of the crystal that local APIC timers count, in Hz; CPUID leaf 0x15 says the same.
 pub const CRYSTAL_HZ: u64 = 25_000_000;
 const DATA_PORT_LAST: u16 = DATA_PORT + 3;
-const UART_LAST: u16 = uart::PORT + uart::PORTS - 1;
+const UART_LAST: u16 = uart::PORT + uart::PORTS as u16 - 1;
 const ADDRESS_PORT_LAST: u16 = ADDRESS_PORT + 3;
 
 /// Everything outside the processor and RAM.
@@ -50,13 +50,14 @@ impl SystemBus {
     /// All devices after power-on, with BARs placed at the start of the window.
     #[must_use]
     pub fn new(dma: DmaConfig, view: DmaView) -> Self {
-        let bar0 = WINDOW_START + mailbox_map::BAR0_SIZE as u32;
+        let mailbox = u64::from(WINDOW_START);
+        let bar0 = mailbox + mailbox_map::BAR0_SIZE;
         Self {
             lapic: LocalApic::new(0, CRYSTAL_HZ),
             ioapic: IoApic::default(),
             uart: Uart::default(),
-            mailbox: Mailbox::new(WINDOW_START),
-            dma: DmaEngine::new(dma, bar0, bar0 + dma_map::BAR0_SIZE as u32),
+            mailbox: Mailbox::new(mailbox),
+            dma: DmaEngine::new(dma, bar0, bar0 + dma_map::BAR0_SIZE),
             view,
             power: Power::default(),
             clock: Clock::default(),
@@ -226,7 +227,7 @@ impl Bus for SystemBus {
         }
         match port {
             uart::PORT..=UART_LAST => {
-                let value = self.uart.read((port - uart::PORT) as u8).into();
+                let value = self.uart.read((port & 7) as u8).into();
                 self.forward_uart();
                 value
             }
@@ -243,7 +244,7 @@ impl Bus for SystemBus {
         }
         match port {
             uart::PORT..=UART_LAST => {
-                self.uart.write((port - uart::PORT) as u8, value.to_le_bytes()[0]);
+                self.uart.write((port & 7) as u8, value.to_le_bytes()[0]);
                 self.forward_uart();
             }
             clock::INDEX => self.clock.select(value.to_le_bytes()[0]),

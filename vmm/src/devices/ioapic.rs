@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 /// Guest physical address of the registers.
-pub const BASE: u64 = 0xfec0_0000;
+pub const BASE: u64 = BASE_32 as u64;
+/// The same, as the MADT wants it.
+pub const BASE_32: u32 = 0xfec0_0000;
 /// Bytes of the register page.
 pub const SIZE: u64 = 0x1000;
 /// Number of pins.

@@ -25,10 +25,10 @@ pub struct Mailbox {
 impl Mailbox {
     /// A mailbox whose BAR firmware has placed at `address`.
     #[must_use]
-    pub fn new(address: u32) -> Self {
+    pub fn new(address: u64) -> Self {
         let config = ConfigSpace::new(VENDOR_ID, MAILBOX_DEVICE_ID, CLASS_COMMUNICATION);
         Self {
-            config: config.with_bar(0, map::BAR0_SIZE as u32, address),
+            config: config.with_bar(0, map::BAR0_SIZE, address),
             window: vec![0; usize::try_from(map::WINDOW_SIZE).unwrap_or(0)],
             reply_length: 0,
             rung: None,
@@ -133,7 +133,7 @@ mod tests {
         assert!(
             matches!(mailbox.take_message(), Some(Ok(message)) if message.len() as u64 == map::WINDOW_SIZE)
         );
-        assert!(mailbox.reply(&vec![0; map::WINDOW_SIZE as usize + 1]).is_err());
+        assert!(mailbox.reply(&vec![0; 0x2_0000]).is_err());
         assert_eq!(mailbox.read(map::BAR0_SIZE - 4, 8), u64::MAX);
         mailbox.write(map::BAR0_SIZE - 4, 8, 1);
         assert_eq!(mailbox.read(map::BAR0_SIZE - 4, 4), 0);

@@ -63,7 +63,7 @@ impl Msix {
     pub fn read(&self, offset: u64, size: u8) -> u64 {
         let word = |at: u64| {
             if at / 4 * 4 == self.pba {
-                self.pending as u32
+                (self.pending & 0xffff_ffff) as u32
             } else if at / 4 * 4 == self.pba + 4 {
                 (self.pending >> 32) as u32
             } else {

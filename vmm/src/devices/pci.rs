@@ -30,7 +30,8 @@ const STATUS: usize = 0x06;
 const BARS: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
-const MSIX: usize = 0x40;
+const MSIX_AT: u8 = 0x40;
+const MSIX: usize = MSIX_AT as usize;
 const MSIX_ID: u8 = 0x11;
 const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASK: u16 = 1 << 14;
@@ -65,10 +66,11 @@ impl ConfigSpace {
     /// Adds a 32-bit memory BAR of `size` bytes (a power of two), placed at `address` as firmware would, and turns memory
     /// decoding on.
     #[must_use]
-    pub fn with_bar(mut self, index: usize, size: u32, address: u32) -> Self {
+    pub fn with_bar(mut self, index: usize, size: u64, address: u64) -> Self {
         let at = BARS + 4 * index;
+        let size = low(size);
         self.bar_sizes[index] = size;
-        self.put(at, &address.to_le_bytes());
+        self.put(at, &low(address).to_le_bytes());
         self.allow(at, &(!(size - 1)).to_le_bytes());
         self.put(COMMAND, &COMMAND_MEMORY.to_le_bytes());
         self
@@ -76,14 +78,14 @@ impl ConfigSpace {
 
     /// Adds an MSI-X capability whose table begins `bar`.
     #[must_use]
-    pub fn with_msix(mut self, vectors: u16, bar: u8, pba_offset: u32) -> Self {
+    pub fn with_msix(mut self, vectors: u16, bar: u8, pba_offset: u64) -> Self {
         self.put(STATUS, &STATUS_CAPABILITIES.to_le_bytes());
-        self.put(CAPABILITIES, &[MSIX as u8]);
+        self.put(CAPABILITIES, &[MSIX_AT]);
         self.put(MSIX, &[MSIX_ID, 0]);
         self.put(MSIX + 2, &(vectors - 1).to_le_bytes());
         self.allow(MSIX + 2, &(MSIX_ENABLE | MSIX_MASK).to_le_bytes());
         self.put(MSIX + 4, &u32::from(bar).to_le_bytes());
-        self.put(MSIX + 8, &(pba_offset | u32::from(bar)).to_le_bytes());
+        self.put(MSIX + 8, &(low(pba_offset) | u32::from(bar)).to_le_bytes());
         self
     }
 
@@ -140,6 +142,11 @@ impl ConfigSpace {
     fn allow(&mut self, at: usize, mask: &[u8]) {
         self.writable[at..at + mask.len()].copy_from_slice(mask);
     }
+}
+
+/// The lower half: BARs are 32 bits wide.
+fn low(value: u64) -> u32 {
+    (value & 0xffff_ffff) as u32
 }
 
 /// The configuration address register of the host bridge.

@@ -13,7 +13,7 @@ use crate::console::Console;
 /// First I/O port of COM1.
 pub const PORT: u16 = 0x3f8;
 /// Number of its ports.
-pub const PORTS: u16 = 8;
+pub const PORTS: u8 = 8;
 /// Its interrupt: pin of the I/O APIC.
 pub const IRQ: u8 = 4;
 /// Most bytes of input that wait for the guest.

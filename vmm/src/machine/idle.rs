@@ -89,7 +89,10 @@ mod tests {
         idle.add(15, 20);
         idle.add(30, 31);
         assert_eq!(idle.stretches, [(20, 10), (31, 11)]);
-        assert_eq!([0, 9, 20, 25, 31, 99].map(|time| idle.before(time)), [0, 0, 10, 10, 11, 11]);
+        assert_eq!(
+            [0, 9, 20, 25, 31, 99].map(|time| idle.before(time)),
+            [0, 0, 10, 10, 11, 11]
+        );
         assert_eq!(idle.total(), 11);
     }
 }

@@ -23,7 +23,7 @@ use crate::console::{Console, Sink};
 use crate::devices::SystemBus;
 use crate::dma_view::DmaView;
 use crate::ledger::Ledger;
-use crate::memory::{GuestRam, PAGE_SIZE};
+use crate::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE};
 use crate::phase::{Phase, Stamp};
 use crate::provenance::Provenance;
 use crate::vcpu::{Backend, CpuWrite, Registers, Vcpu};
@@ -240,7 +240,7 @@ impl Machine {
         self.vcpu
             .epoch_writes(&mut |write| ram.mark(write.address, write.length.into()));
         let mut hash = Xxh3::new();
-        let mut page = [0; PAGE_SIZE as usize];
+        let mut page = [0; PAGE_BYTES];
         for pfn in ram.touched_pages() {
             if ram.read(pfn * PAGE_SIZE, &mut page).is_ok() && page.iter().any(|&byte| byte != 0) {
                 hash.update(&pfn.to_le_bytes());

@@ -101,7 +101,12 @@ impl Machine {
         }
         let (registers, retired) = (self.vcpu.registers(), self.vcpu.retired());
         let privilege = (registers.segments[CS].selector & 3) as u8;
-        let cause = |event| Cause { event, rip: registers.rip, retired, privilege };
+        let cause = |event| Cause {
+            event,
+            rip: registers.rip,
+            retired,
+            privilege,
+        };
         self.causes.extend(events.map(cause));
     }
 

@@ -76,11 +76,11 @@ struct Registers {
 impl DmaEngine {
     /// An engine whose BARs 0 and 2 firmware has placed at these addresses.
     #[must_use]
-    pub fn new(setup: DmaConfig, bar0: u32, bar2: u32) -> Self {
+    pub fn new(setup: DmaConfig, bar0: u64, bar2: u64) -> Self {
         let config = ConfigSpace::new(VENDOR_ID, DMA_DEVICE_ID, CLASS_COMMUNICATION)
-            .with_bar(0, map::BAR0_SIZE as u32, bar0)
-            .with_bar(2, map::BAR2_SIZE as u32, bar2)
-            .with_msix(map::MSIX_VECTORS, 2, map::MSIX_PBA as u32);
+            .with_bar(0, map::BAR0_SIZE, bar0)
+            .with_bar(2, map::BAR2_SIZE, bar2)
+            .with_msix(map::MSIX_VECTORS, 2, map::MSIX_PBA);
         Self {
             config,
             msix: Msix::new(map::MSIX_VECTORS, map::MSIX_PBA),

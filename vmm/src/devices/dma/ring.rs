@@ -165,14 +165,15 @@ impl DmaEngine {
 
     /// Reads the next descriptor, {u64 address, u32 length, u32 zero}, and believes nothing of it.
     fn next_buffer(&self, view: &DmaView) -> Result<Buffer, Halt> {
-        let descriptor = (self.registers.completed % u64::from(self.registers.ring_entries)) as u32;
+        let slot = self.registers.completed % u64::from(self.registers.ring_entries);
+        let descriptor = (slot & 0xffff_ffff) as u32;
         let at = self
             .registers
             .ring_base
             .wrapping_add(u64::from(descriptor) * map::DESCRIPTOR_BYTES);
         let mut bytes = [0; 16];
         view.read(at, &mut bytes).map_err(|_| {
-            let length = map::DESCRIPTOR_BYTES as u32;
+            let length = u32::try_from(bytes.len()).unwrap_or(0);
             let reason = FaultReason::DescriptorOutsideRam;
             Halt::Fault(Unusable {
                 reason,

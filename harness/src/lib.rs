@@ -16,13 +16,17 @@
 //! Only the conductor touches a machine. Evidence can be saved, and judged again from the directory without booting.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod blob;
+pub mod cli;
+pub mod conductor;
 pub mod evidence;
 pub mod initramfs;
 pub mod kernel;
 pub mod oracle;
 pub mod plan;
 pub mod report;
+pub mod run;
 pub mod scenario;
 pub mod seed;
 pub mod verdict;

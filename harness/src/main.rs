@@ -1,5 +1,8 @@
-//! The baton program.
-fn main() {
-    eprintln!("baton: nothing can be run yet");
-    std::process::exit(3);
+//! The `baton` program.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    harness::cli::main()
 }

@@ -383,11 +383,11 @@ pub fn cpu_write(address: u64, time_ns: u64) -> CpuWrite {
         generation,
         phase,
         address,
-        length: 8,
+        length: Some(8),
         rip,
         symbol,
         time_ns,
-        instructions: time_ns / 2,
+        instructions: Some(time_ns / 2),
         cpl: 0,
     }
 }

@@ -247,16 +247,16 @@ pub struct CpuWrite {
     pub phase: Phase,
     /// First byte written.
     pub address: u64,
-    /// Bytes written.
-    pub length: u32,
+    /// Bytes written, where that is known.
+    pub length: Option<u32>,
     /// Instruction pointer.
     pub rip: u64,
     /// Symbol and offset of it, where known.
     pub symbol: Option<String>,
     /// When.
     pub time_ns: u64,
-    /// Instructions retired since power-on.
-    pub instructions: u64,
+    /// Instructions retired since power-on, where that is known.
+    pub instructions: Option<u64>,
     /// Current privilege level: 0 kernel, 3 user.
     pub cpl: u8,
 }

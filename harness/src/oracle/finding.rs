@@ -75,8 +75,8 @@ pub enum Writer {
         phase: Phase,
         /// When, in guest nanoseconds.
         time_ns: u64,
-        /// Instructions retired since power-on.
-        instructions: u64,
+        /// Instructions retired since power-on, where that is known.
+        instructions: Option<u64>,
         /// Privilege level: 0 kernel, 3 user.
         cpl: u8,
     },
@@ -123,7 +123,7 @@ impl Writer {
                 rip: cause.rip,
                 phase: event.stamp.phase,
                 time_ns: event.time,
-                instructions: cause.instructions,
+                instructions: Some(cause.instructions),
                 cpl: cause.cpl,
             },
             None => Self::Unknown {
@@ -174,7 +174,7 @@ impl std::fmt::Display for Writer {
                     "CPU, {who} of generation {generation} at {symbol} in {phase}, at {}",
                     millis(*time_ns)
                 )?;
-                write!(f, ", instruction {instructions}")
+                instructions.map_or(Ok(()), |count| write!(f, ", instruction {count}"))
             }
             Self::Unknown { reason } => write!(f, "unknown: {reason}"),
             Self::Nobody => f.write_str("nobody"),

@@ -14,7 +14,7 @@ use guest_agent::protocol::Misbehaviour;
 /// What every guest kernel is told. Live update: `liveupdate=on kho=on`; `retain_initrd` keeps the initramfs readable, so that
 /// it can be handed to the next kernel. The rest keeps the guest from measuring time against hardware that does not
 /// matter here (`no_timer_check`, `lpj`), and makes a panic end the run at once (`panic=-1`).
-const COMMAND_LINE: &str =
+pub const COMMAND_LINE: &str =
     "console=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1";
 
 /// Identity of the anonymous buffer; memfds are counted from 1.
@@ -128,25 +128,30 @@ pub fn ring_pages(entries: u32) -> u64 {
     (u64::from(entries) * DESCRIPTOR_BYTES).div_ceil(PAGE_BYTES as u64)
 }
 
+/// A kernel that a plan needs cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{source}")]
+pub struct PlanError {
+    /// Where in the scenario's text the kernel is named; `None` when it is the command line's or the default.
+    pub span: Option<std::ops::Range<usize>>,
+    /// Why.
+    pub source: KernelError,
+}
+
 /// Resolves a scenario.
-pub fn plan(scenario: &Scenario, file: &str, text: &str, overrides: &Overrides) -> Result<Plan, KernelError> {
+pub fn plan(scenario: &Scenario, file: &str, text: &str, overrides: &Overrides) -> Result<Plan, PlanError> {
     let seed = overrides.seed.unwrap_or(scenario.seed);
     let kernel = &scenario.kernel;
-    let named = |name: &Option<toml::Spanned<String>>| name.as_ref().map(|name| name.get_ref().clone());
-    let old = overrides.kernel.clone().or_else(|| named(&kernel.old));
-    let old = old.unwrap_or_else(|| crate::kernel::DEFAULT_VERSION.into());
+    let default = (crate::kernel::DEFAULT_VERSION.to_owned(), None);
+    let (old, old_span) = choose(&overrides.kernel, &kernel.old).unwrap_or(default);
     // `--kernel` alone replaces both kernels, unless the scenario is about a pair of them.
-    let new = overrides
-        .next_kernel
-        .clone()
-        .or_else(|| named(&kernel.new))
-        .unwrap_or_else(|| old.clone());
-    let old_kernel = KernelImage::resolve(&old)?;
-    let new_kernel = if new == old {
-        old_kernel.clone()
-    } else {
-        KernelImage::resolve(&new)?
+    let same = || (old.clone(), old_span.clone());
+    let (new, new_span) = choose(&overrides.next_kernel, &kernel.new).unwrap_or_else(same);
+    let resolve = |name: &str, span: &Option<std::ops::Range<usize>>| {
+        KernelImage::resolve(name).map_err(|source| PlanError { span: span.clone(), source })
     };
+    let old_kernel = resolve(&old, &old_span)?;
+    let new_kernel = if new == old { old_kernel.clone() } else { resolve(&new, &new_span)? };
     let kexecs = *scenario.kexecs.get_ref();
     let mut objects: Vec<ObjectPlan> = (1..)
         .zip(&scenario.memfd)
@@ -221,6 +226,15 @@ fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Op
     })
 }
 
+/// The name of a kernel, from the command line or the scenario, with its place in the scenario's text.
+fn choose(
+    given: &Option<String>,
+    named: &Option<toml::Spanned<String>>,
+) -> Option<(String, Option<std::ops::Range<usize>>)> {
+    let named = || named.as_ref().map(|named| (named.get_ref().clone(), Some(named.span())));
+    given.clone().map(|given| (given, None)).or_else(named)
+}
+
 fn command_line(parts: &[&str]) -> String {
     parts
         .iter()
@@ -262,14 +276,6 @@ impl Plan {
     /// The object of identity `id`.
     pub fn object(&self, id: u32) -> Option<&ObjectPlan> {
         self.objects.iter().find(|object| object.id == id)
-    }
-
-    /// The shell command that runs this plan again.
-    pub fn reproduce(&self) -> Vec<String> {
-        let mut words = vec!["baton".into(), "run".into(), self.scenario_file.clone()];
-        words.extend(["--seed".into(), self.seed.to_string()]);
-        words.extend(self.overrides.arguments());
-        words
     }
 }
 

@@ -160,6 +160,16 @@ impl ScenarioReport {
         }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its verdict.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
     /// Of a scenario that could not be run or judged at all.
     pub fn error(name: String, scenario_file: String, seed: u64, reason: String) -> Self {
         Self {

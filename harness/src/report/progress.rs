@@ -1,5 +1,6 @@
 //! Phases as they pass: one live line on a terminal, plain lines otherwise.
 
+use crate::conductor::Observer;
 use crate::evidence::{Phase, PhaseRecord};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -29,24 +30,6 @@ impl Progress {
         }
     }
 
-    /// A phase begins.
-    pub fn phase(&self, generation: u32, phase: Phase) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("{phase} of generation {generation} - {}", story(phase)));
-        }
-    }
-
-    /// A phase is over.
-    pub fn passed(&self, record: &PhaseRecord) {
-        if self.bar.is_none() {
-            let (guest, wall) = (record.guest_ns / 1_000_000, record.wall_us / 1000);
-            eprintln!(
-                "{}: {} of generation {} passed: {guest} ms of guest time in {wall} ms",
-                self.name, record.phase, record.generation
-            );
-        }
-    }
-
     /// Something that is neither: a second run begins.
     pub fn note(&self, text: &str) {
         match &self.bar {
@@ -59,6 +42,24 @@ impl Progress {
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn phase(&self, generation: u32, phase: Phase) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{phase} of generation {generation} - {}", story(phase)));
+        }
+    }
+
+    fn passed(&self, record: &PhaseRecord) {
+        if self.bar.is_none() {
+            let (guest, wall) = (record.guest_ns / 1_000_000, record.wall_us / 1000);
+            eprintln!(
+                "{}: {} of generation {} passed: {guest} ms of guest time in {wall} ms",
+                self.name, record.phase, record.generation
+            );
         }
     }
 }

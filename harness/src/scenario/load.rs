@@ -54,19 +54,22 @@ pub fn load(path: &Path) -> Result<(Scenario, String), ScenarioError> {
 
 /// Parses and checks scenario `text`; `file` is for messages.
 pub fn parse(file: &str, text: &str) -> Result<Scenario, ScenarioError> {
-    let wrong = |span: Range<usize>, message: String| {
-        let (line, column) = position(text, span.start);
-        ScenarioError::Wrong {
-            file: file.into(),
-            line,
-            column,
-            message,
-        }
-    };
+    let wrong = |span: Range<usize>, message: String| wrong_at(file, text, span, message);
     let scenario: Scenario = toml::from_str(text)
         .map_err(|error| wrong(error.span().unwrap_or(0..0), one_line(error.message())))?;
     check::check(&scenario).map_err(|problem| wrong(problem.span, problem.message))?;
     Ok(scenario)
+}
+
+/// The error that something at `span` of a scenario's text is wrong.
+pub fn wrong_at(file: &str, text: &str, span: Range<usize>, message: String) -> ScenarioError {
+    let (line, column) = position(text, span.start);
+    ScenarioError::Wrong {
+        file: file.into(),
+        line,
+        column,
+        message,
+    }
 }
 
 fn one_line(message: &str) -> String {

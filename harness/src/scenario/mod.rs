@@ -10,7 +10,7 @@ mod units;
 
 pub(crate) use check::dma_memfd;
 pub use expect::{Expect, Expected};
-pub use load::{ScenarioError, load, parse};
+pub use load::{ScenarioError, load, parse, wrong_at};
 pub use units::{Bytes, Rate, Span};
 
 use serde::Deserialize;

@@ -80,11 +80,7 @@ fn finding(object: &ObjectEvidence, index: u64, frame: u64, write: &CpuWrite) ->
         address: Some(write.address),
         owner: object.owner(),
         expected: "no CPU write".into(),
-        actual: format!(
-            "{} bytes written at offset {:#x}",
-            write.length,
-            write.address % PAGE
-        ),
+        actual: format!("written at offset {:#x}", write.address % PAGE),
         last_writer: Writer::cpu(write),
         text: format!(
             "page {index} of {} was written by a CPU before it was retrieved",

@@ -1,0 +1,133 @@
+//! `baton boot`: a serial console on a kernel.
+
+use super::{BootArgs, Exit, complain};
+use crate::kernel::KernelImage;
+use crate::plan::COMMAND_LINE;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::io::{IsTerminal, Read, Write};
+use std::sync::mpsc::{Receiver, channel};
+use vmm::backend::Soft;
+use vmm::devices::dma::{BusMaster, DmaConfig};
+use vmm::machine::{Event, Machine, MachineConfig};
+
+/// Guest time between two looks at the keyboard, in nanoseconds.
+const TURN_NS: u64 = 10_000_000;
+/// Ctrl-A begins a command to baton itself; x ends it.
+const ESCAPE: u8 = 1;
+
+/// Boots a kernel with its console on this terminal.
+pub(super) fn boot(args: &BootArgs) -> Exit {
+    let kernel = match KernelImage::resolve(&args.kernel) {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            complain(error);
+            return Exit::Usage;
+        }
+    };
+    let result = config(args, &kernel).and_then(|config| {
+        let machine = Machine::new(&config, &Soft);
+        machine.map_err(|error| crate::conductor::chain(&error))
+    });
+    let mut machine = match result {
+        Ok(machine) => machine,
+        Err(error) => {
+            complain(error);
+            return Exit::Failed;
+        }
+    };
+    eprintln!("baton: {} from {}; Ctrl-A x ends it", kernel.release, kernel.path.display());
+    let raw = RawTerminal::enter();
+    let end = drive(&mut machine);
+    drop(raw);
+    eprintln!("\nbaton: {}", end.unwrap_or_else(|error| error));
+    Exit::Met
+}
+
+fn config(args: &BootArgs, kernel: &KernelImage) -> Result<MachineConfig, String> {
+    let initramfs = match &args.initramfs {
+        Some(path) => std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?,
+        None => {
+            let agent = crate::agent::load().map_err(|error| error.to_string())?;
+            crate::initramfs::build(&agent, Some(&kernel.image))
+        }
+    };
+    Ok(MachineConfig {
+        ram_bytes: args.ram.0,
+        kernel: kernel.image.as_ref().clone(),
+        initramfs,
+        command_line: format!("{COMMAND_LINE} {}", args.append).trim_end().to_owned(),
+        seed: 1,
+        dma: DmaConfig { rate: 1_000_000, seed: 1, bus_master: BusMaster::Retained },
+        progress_limit_ns: u64::MAX,
+        vcpus: 1,
+        ledger_entries: vmm::ledger::DEFAULT_CAPACITY,
+    })
+}
+
+/// Runs the machine until it or the user has had enough; says why it ended.
+fn drive(machine: &mut Machine) -> Result<String, String> {
+    machine.set_console_sink(Box::new(|bytes| {
+        // When the terminal is gone there is nobody left to tell.
+        let _ = std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush());
+    }));
+    let keys = keyboard();
+    let mut escaped = false;
+    loop {
+        while let Ok(key) = keys.try_recv() {
+            let was_escaped = std::mem::replace(&mut escaped, false);
+            match (was_escaped, key) {
+                (true, b'x') => return Ok("ended from the keyboard".into()),
+                (false, ESCAPE) => escaped = true,
+                _ => {
+                    machine.type_in(&[key]);
+                }
+            }
+        }
+        let limit = machine.moment().time.saturating_add(TURN_NS);
+        match machine.run_until(limit).map_err(|error| crate::conductor::chain(&error))? {
+            None => {}
+            // The agent has reported; nothing is asked of it.
+            Some(Event::Message(_)) => machine.reply(&[]).map_err(|error| error.to_string())?,
+            Some(event) if event.is_final() => return Ok(event.to_string()),
+            Some(_) => {}
+        }
+    }
+}
+
+/// What is typed, byte by byte.
+fn keyboard() -> Receiver<u8> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for byte in std::io::stdin().lock().bytes().map_while(Result::ok) {
+            if sender.send(byte).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// The terminal in raw mode for as long as this lives.
+struct RawTerminal(Termios);
+
+impl RawTerminal {
+    /// `None` when standard input is no terminal.
+    fn enter() -> Option<Self> {
+        let input = std::io::stdin();
+        if !input.is_terminal() {
+            return None;
+        }
+        let before = tcgetattr(&input).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&input, OptionalActions::Now, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        // Nothing can be done about a terminal that is gone.
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
+    }
+}

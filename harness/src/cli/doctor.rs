@@ -1,0 +1,66 @@
+//! `baton doctor`: what this host offers.
+
+use super::Exit;
+use crate::scenario::Bytes;
+use std::fs::OpenOptions;
+use std::path::Path;
+
+/// Least memory that a run of the default size takes.
+const WANTED_MEMORY: u64 = 768 << 20;
+
+/// Says what is there. Fails when scenarios cannot be run.
+pub(super) fn doctor() -> Exit {
+    let mut usable = true;
+    println!("backend soft: available, used for --backend auto");
+    println!("backend kvm:  not available in this version; {}", kvm());
+    let built: Vec<_> = crate::kernel::cached();
+    let default = crate::kernel::DEFAULT_VERSION;
+    for (version, directory) in &built {
+        match directory {
+            Some(directory) => println!("kernel {version}: built, in {}", directory.display()),
+            None => println!("kernel {version}: not built (images/build {version})"),
+        }
+    }
+    if crate::kernel::KernelImage::resolve(default).is_err() {
+        println!("kernel {default}, the default one, is missing: run `make images`");
+        usable = false;
+    }
+    match crate::agent::load() {
+        Ok(agent) => println!("agent: {} bytes, {}", agent.len(), crate::agent::locate().unwrap_or_default().display()),
+        Err(error) => {
+            println!("agent: {error}");
+            usable = false;
+        }
+    }
+    match available_memory() {
+        Some(bytes) if bytes < WANTED_MEMORY => {
+            println!("memory: {} available, {} wanted", Bytes(bytes), Bytes(WANTED_MEMORY));
+        }
+        Some(bytes) => println!("memory: {} available", Bytes(bytes)),
+        None => println!("memory: unknown, /proc/meminfo cannot be read"),
+    }
+    println!("processors: {}", std::thread::available_parallelism().map_or(1, usize::from));
+    if usable { Exit::Met } else { Exit::Failed }
+}
+
+fn kvm() -> String {
+    let path = Path::new("/dev/kvm");
+    if !path.exists() {
+        return "this host has no /dev/kvm".into();
+    }
+    if let Err(error) = OpenOptions::new().read(true).write(true).open(path) {
+        return format!("/dev/kvm is there, but cannot be opened: {error}");
+    }
+    match kvm_ioctls::Kvm::new() {
+        Ok(kvm) => format!("/dev/kvm is there, API version {}", kvm.get_api_version()),
+        Err(error) => format!("/dev/kvm is there, but does not answer: {error}"),
+    }
+}
+
+/// MemAvailable of /proc/meminfo, in bytes.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}

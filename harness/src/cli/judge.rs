@@ -1,0 +1,48 @@
+//! `baton judge`.
+
+use super::{Exit, JudgeArgs, complain, exit_of, write_report};
+use crate::report::{Judged, ScenarioReport, text};
+use std::path::{Path, PathBuf};
+
+/// Judges kept evidence: that in the directory, or in the directories in it.
+pub(super) fn judge(args: &JudgeArgs) -> Exit {
+    let directories = kept(&args.directory);
+    if directories.is_empty() {
+        complain(format!("{}: no evidence in it", args.directory.display()));
+        return Exit::Usage;
+    }
+    let (mut exit, mut reports) = (Exit::Met, Vec::new());
+    for directory in directories {
+        match judge_one(&directory) {
+            Ok(judged) => {
+                println!("{}", text(&judged));
+                exit = exit.max(exit_of(judged.judgement.verdict));
+                reports.push(ScenarioReport::new(&judged));
+            }
+            Err(error) => {
+                complain(&error);
+                exit = Exit::Failed;
+                let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                reports.push(ScenarioReport::error(name, directory.display().to_string(), 0, error));
+            }
+        }
+    }
+    write_report(args.json.as_ref(), reports).map_or_else(|failed| failed, |()| exit)
+}
+
+fn judge_one(directory: &Path) -> Result<Judged, String> {
+    let evidence = crate::evidence::load(directory).map_err(|error| crate::conductor::chain(&error))?;
+    Judged::new(evidence).map_err(|error| error.to_string())
+}
+
+/// Directories with evidence: this one, or else those in it, by name.
+fn kept(directory: &Path) -> Vec<PathBuf> {
+    let has = |directory: &PathBuf| directory.join("evidence.json").is_file();
+    if has(&directory.to_path_buf()) {
+        return vec![directory.to_path_buf()];
+    }
+    let inside = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut inside: Vec<PathBuf> = inside.filter(has).collect();
+    inside.sort();
+    inside
+}

@@ -1,0 +1,161 @@
+//! The `baton` command.
+
+mod boot;
+mod doctor;
+mod judge;
+mod run;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit statuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exit {
+    /// Every scenario met its expectations.
+    Met = 0,
+    /// One did not.
+    Unmet = 1,
+    /// Bad usage or a bad scenario; nothing was started.
+    Usage = 2,
+    /// Something could not be run or judged.
+    Failed = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Proves what a Linux live update preserves, from outside the guest.
+#[derive(Debug, Parser)]
+#[command(name = "baton", version, about, after_help = EXIT_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_HELP: &str = "Exit status: 0 every scenario met its expectations, 1 one did not, 2 bad usage or scenario \
+(nothing was started), 3 something could not be run or judged.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run scenarios and judge what they leave.
+    Run(RunArgs),
+    /// Judge evidence that `run --out` kept, without booting anything.
+    Judge(JudgeArgs),
+    /// Boot a kernel with its serial console on this terminal.
+    Boot(BootArgs),
+    /// Say what this host offers.
+    Doctor,
+}
+
+/// What executes guest code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BackendChoice {
+    /// The best that this host offers.
+    Auto,
+    /// The software processor.
+    Soft,
+    /// The host's processor, by KVM.
+    Kvm,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Scenario files.
+    #[arg(required = true, value_name = "SCENARIO.toml")]
+    scenarios: Vec<PathBuf>,
+    /// What executes guest code.
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendChoice,
+    /// First kernel, and every later one unless the scenario or --next-kernel names it: a version or the path of a bzImage.
+    #[arg(long, value_name = "VERSION|PATH")]
+    kernel: Option<String>,
+    /// Every later kernel.
+    #[arg(long, value_name = "VERSION|PATH")]
+    next_kernel: Option<String>,
+    /// Seed of every random choice.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Write a JSON report; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Keep the evidence: in DIR for one scenario, in DIR/NAME for several.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct JudgeArgs {
+    /// Directory that `run --out` made.
+    directory: PathBuf,
+    /// Write a JSON report; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct BootArgs {
+    /// The kernel: a version or the path of a bzImage.
+    #[arg(long, value_name = "VERSION|PATH", default_value = crate::kernel::DEFAULT_VERSION)]
+    kernel: String,
+    /// An initramfs of your own; without it baton's agent is /init, and nothing is asked of it.
+    #[arg(long, value_name = "FILE")]
+    initramfs: Option<PathBuf>,
+    /// Added to the kernel's command line.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    append: String,
+    /// Guest RAM.
+    #[arg(long, value_name = "SIZE", default_value = "512 MiB")]
+    ram: crate::scenario::Bytes,
+}
+
+/// Runs the command that the program was called with.
+pub fn main() -> ExitCode {
+    let exit = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Judge(args) => judge::judge(&args),
+        Command::Boot(args) => boot::boot(&args),
+        Command::Doctor => doctor::doctor(),
+    };
+    exit.into()
+}
+
+/// Prints an error, as every command does.
+fn complain(error: impl std::fmt::Display) {
+    eprintln!("baton: error: {error}");
+}
+
+/// Writes the JSON report where it is wanted.
+fn write_report(json: Option<&PathBuf>, scenarios: Vec<crate::report::ScenarioReport>) -> Result<(), Exit> {
+    let Some(path) = json else { return Ok(()) };
+    crate::report::write_json(&crate::report::Report::new(scenarios), path).map_err(|error| {
+        complain(format!("{}: cannot be written: {error}", path.display()));
+        Exit::Failed
+    })
+}
+
+/// The exit status that a verdict asks for.
+fn exit_of(verdict: crate::verdict::Verdict) -> Exit {
+    match verdict {
+        crate::verdict::Verdict::Pass => Exit::Met,
+        crate::verdict::Verdict::Fail => Exit::Unmet,
+        crate::verdict::Verdict::Error => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        assert!(Cli::try_parse_from(["baton", "run"]).is_err());
+        assert!(Cli::try_parse_from(["baton", "boot", "--ram", "64 MEGS"]).is_err());
+        assert!(Cli::try_parse_from(["baton", "run", "a.toml", "--seed", "7", "--backend", "soft"]).is_ok());
+    }
+}

@@ -1,0 +1,103 @@
+//! `baton run`.
+
+use super::{BackendChoice, Exit, RunArgs, complain, exit_of, write_report};
+use crate::plan::{Overrides, Plan, PlanError, plan};
+use crate::report::{Judged, Progress, ScenarioReport, text};
+use crate::scenario::{ScenarioError, load, wrong_at};
+use std::path::{Path, PathBuf};
+
+/// Runs scenarios. All of them are read and resolved before the first is started.
+pub(super) fn run(args: &RunArgs) -> Exit {
+    if args.backend == BackendChoice::Kvm {
+        complain("backend kvm is not available in this version: use --backend soft (or auto, which is soft here)");
+        return Exit::Failed;
+    }
+    let overrides = Overrides {
+        kernel: args.kernel.clone(),
+        next_kernel: args.next_kernel.clone(),
+        seed: args.seed,
+    };
+    let mut plans = Vec::new();
+    for file in &args.scenarios {
+        match prepare(file, &overrides) {
+            Ok(plan) => plans.push(plan),
+            Err(error) => {
+                complain(error);
+                return Exit::Usage;
+            }
+        }
+    }
+    if let (Some(_), Some(name)) = (&args.out, twice(&plans)) {
+        complain(format!("two scenarios are named \"{name}\", and --out keeps evidence by name"));
+        return Exit::Usage;
+    }
+    let agent = match crate::agent::load() {
+        Ok(agent) => agent,
+        Err(error) => {
+            complain(error);
+            return Exit::Failed;
+        }
+    };
+    let (mut exit, mut reports) = (Exit::Met, Vec::new());
+    for plan in &plans {
+        let out = args.out.as_ref().map(|out| if plans.len() == 1 { out.clone() } else { out.join(&plan.name) });
+        let (report, this) = run_one(plan, &agent, out);
+        reports.push(report);
+        exit = exit.max(this);
+    }
+    if plans.len() > 1 {
+        summary(&reports);
+    }
+    match write_report(args.json.as_ref(), reports) {
+        Ok(()) => exit,
+        Err(failed) => failed,
+    }
+}
+
+/// Reads a scenario and resolves it.
+fn prepare(file: &Path, overrides: &Overrides) -> Result<Plan, ScenarioError> {
+    let (scenario, text) = load(file)?;
+    let name = file.display().to_string();
+    plan(&scenario, &name, &text, overrides).map_err(|PlanError { span, source }| match span {
+        Some(span) => wrong_at(&name, &text, span, source.to_string()),
+        None => ScenarioError::Unreadable { file: name, reason: source.to_string() },
+    })
+}
+
+/// A name that two plans have.
+fn twice(plans: &[Plan]) -> Option<&str> {
+    let mut names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+}
+
+fn run_one(plan: &Plan, agent: &[u8], out: Option<PathBuf>) -> (ScenarioReport, Exit) {
+    let progress = Progress::new(&plan.name);
+    let result = crate::run::run(plan, agent, &progress, &|text| progress.note(text));
+    progress.finish();
+    let judged = match result {
+        Ok(judged) => judged,
+        Err(error) => {
+            complain(format!("{}: {error}", plan.name));
+            let (name, file) = (plan.name.clone(), plan.scenario_file.clone());
+            return (ScenarioReport::error(name, file, plan.seed, error.to_string()), Exit::Failed);
+        }
+    };
+    println!("{}", text(&judged));
+    let exit = exit_of(judged.judgement.verdict);
+    (ScenarioReport::new(&judged), keep(&judged, out).map_or_else(|failed| failed, |()| exit))
+}
+
+fn keep(judged: &Judged, out: Option<PathBuf>) -> Result<(), Exit> {
+    let Some(directory) = out else { return Ok(()) };
+    crate::evidence::save(&judged.evidence, &directory).map_err(|error| {
+        complain(crate::conductor::chain(&error));
+        Exit::Failed
+    })
+}
+
+fn summary(reports: &[ScenarioReport]) {
+    for report in reports {
+        println!("{:<5} {}", report.verdict().name(), report.name());
+    }
+}

@@ -62,7 +62,7 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    fn from_field(bytes: &[u8]) -> Self {
+    pub(crate) fn from_field(bytes: &[u8]) -> Self {
         let length = bytes.iter().position(|&byte| byte == 0);
         let value = bytes.get(..length.unwrap_or(bytes.len())).unwrap_or_default();
         Self {

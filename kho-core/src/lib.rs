@@ -31,6 +31,7 @@ pub mod page_set;
 pub mod radix_key;
 pub mod read;
 pub mod recursive;
+pub mod schemes;
 pub mod tree;
 pub mod verify;
 

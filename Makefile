@@ -18,7 +18,6 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The program is always target/release/baton, whatever this variable is elsewhere.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-AGENT := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/agent/guest-agent
 AGENT_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static -C link-arg=-nostartfiles
 BATON := $(CARGO_TARGET_DIR)/release/baton
 
@@ -36,8 +35,7 @@ test: build images ## set up, then run every test
 
 bench: build images ## set up with QEMU, then compare one live update on baton and on QEMU's TCG
 	images/setup bench
-	cargo run --release -p tests --bin bench $(CARGO_FLAGS) -- \
-	    --baton $(BATON) --agent $(AGENT) --kernel "$$(images/build $(firstword $(KERNELS)))/bzImage" $(BENCH_FLAGS)
+	cargo run --release -p tests --bin bench $(CARGO_FLAGS) -- --baton $(BATON) $(BENCH_FLAGS)
 
 check: toolchain setup ## formatting, lints and documentation
 	cargo fmt --all --check

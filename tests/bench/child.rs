@@ -1,0 +1,68 @@
+//! A process from start to exit, with what it took.
+
+use crate::samples::Sample;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use wait4::Wait4;
+
+/// A cycle takes seconds; what takes longer than this hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often is looked whether the process is done; adds half of it to wall time, on both sides alike.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Runs a command that must succeed.
+pub fn run(command: &mut Command) -> Result<Sample, String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let begin = Instant::now();
+    let mut child = command.spawn().map_err(|error| format!("{name}: {error}"))?;
+    let used = loop {
+        match child.try_wait4().map_err(|error| format!("{name}: {error}"))? {
+            Some(used) => break used,
+            None if begin.elapsed() > PATIENCE => {
+                // It may just have exited: then there is nothing to kill, and the error is the same.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("{name}: not done after {} s", PATIENCE.as_secs()));
+            }
+            None => std::thread::sleep(POLL),
+        }
+    };
+    let wall = begin.elapsed();
+    if !used.status.success() {
+        return Err(format!("{name}: {}", used.status));
+    }
+    Ok(Sample {
+        wall_s: wall.as_secs_f64(),
+        cpu_s: (used.rusage.utime + used.rusage.stime).as_secs_f64(),
+        peak_rss_bytes: used.rusage.maxrss,
+        ..Sample::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_takes_time_and_memory() {
+        let sample = run(Command::new("sleep").arg("0.05")).unwrap();
+        assert!(
+            sample.wall_s >= 0.05 && sample.peak_rss_bytes > 4096,
+            "{sample:?}"
+        );
+    }
+
+    #[test]
+    fn failure_and_absence_are_errors() {
+        assert!(
+            run(&mut Command::new("false"))
+                .unwrap_err()
+                .starts_with("false: exit status: 1")
+        );
+        assert!(
+            run(&mut Command::new("/nonexistent/program"))
+                .unwrap_err()
+                .starts_with("/nonexistent/program: ")
+        );
+    }
+}

@@ -1,0 +1,132 @@
+//! The benchmark: one live update on baton, and the same on QEMU's TCG, in one run on one machine.
+//!
+//! | number | from |
+//! | --- | --- |
+//! | (a) softcpu's speed on a kernel boot, in million instructions per second | the phases of baton's report |
+//! | (b) wall time of the whole `memfd-under-dma` cycle: boot, live update, evidence, verdict | the `baton` process |
+//! | (c) wall time of the same cycle on `qemu-system-x86_64 -accel tcg`: same kernel, memory, memfd and initramfs | the QEMU process |
+//!
+//! Both are separate processes from start to exit, taken in turns so that what else the machine does hits both alike; each
+//! number is the median. Processor time stands beside wall time, because it suffers less from a busy machine.
+//!
+//! QEMU's share of the work is the smaller one: it has no DMA engine, no ledger, no evidence and no oracle. Instead its guest
+//! compares the digests of all pages with the pattern's, which in baton the host does; that time is shown apart.
+#![forbid(unsafe_code)]
+
+mod baton;
+mod child;
+mod host;
+mod qemu;
+mod report;
+mod samples;
+
+use clap::Parser;
+use harness::plan::{Overrides, Plan, plan};
+use report::Report;
+use samples::Sample;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Compares one live update on baton with the same on QEMU's TCG.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The baton program.
+    #[arg(long, default_value = "target/release/baton")]
+    baton: PathBuf,
+    /// The QEMU program.
+    #[arg(long, default_value = "qemu-system-x86_64")]
+    qemu: PathBuf,
+    /// The scenario, with one memfd and one kexec.
+    #[arg(long, default_value = "tests/scenarios/memfd-under-dma.toml")]
+    scenario: PathBuf,
+    /// Kernel version or bzImage, for both.
+    #[arg(long)]
+    kernel: Option<String>,
+    /// Measured runs of each.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Write every sample to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match bench(&Arguments::parse()) {
+        Ok(report) => {
+            print!("{report}");
+            if report.memory_is_bounded() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("bench: error: {error}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn bench(arguments: &Arguments) -> Result<Report, Box<dyn Error>> {
+    let plan = planned(&arguments.scenario, arguments.kernel.clone())?;
+    let agent = harness::agent::load()?;
+    let work = tempfile::tempdir()?;
+    let guest = qemu::Guest::prepare(&arguments.qemu, &plan, &agent, work.path())?;
+    let baton = baton::Cycle::prepare(&arguments.baton, arguments, work.path());
+
+    let load_before = host::load_average();
+    // The first run of each only warms the page cache.
+    let mut samples: (Vec<Sample>, Vec<Sample>) = Default::default();
+    for run in 0..=arguments.runs {
+        eprint!("\rrun {run} of {} (0 warms up) ", arguments.runs);
+        // Each goes first every other time.
+        let (on_baton, on_qemu) = if run % 2 == 0 {
+            let first = baton.run()?;
+            (first, guest.run()?)
+        } else {
+            let first = guest.run()?;
+            (baton.run()?, first)
+        };
+        if run > 0 {
+            samples.0.push(on_baton);
+            samples.1.push(on_qemu);
+        }
+    }
+    eprintln!();
+    let report = Report {
+        machine: host::machine(),
+        load_average: [load_before, host::load_average()],
+        qemu_version: guest.version().to_owned(),
+        scenario: plan.name.clone(),
+        kernel: plan.old_kernel.release.clone(),
+        ram_bytes: plan.ram_bytes,
+        memfd_bytes: plan.objects.iter().map(|object| object.bytes).sum(),
+        baton: samples.0,
+        qemu: samples.1,
+    };
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, report.json()?).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(report)
+}
+
+/// The scenario with everything resolved, if QEMU can do the same.
+fn planned(scenario: &Path, kernel: Option<String>) -> Result<Plan, Box<dyn Error>> {
+    let (read, text) = harness::scenario::load(scenario)?;
+    let overrides = Overrides {
+        kernel,
+        ..Overrides::default()
+    };
+    let plan = plan(&read, &scenario.display().to_string(), &text, &overrides)?;
+    if plan.kexecs != 1 || plan.objects.len() != 1 || plan.old_kernel.hash != plan.new_kernel.hash {
+        return Err(format!(
+            "{}: only one memfd and one kexec into the same kernel can be compared; found {} and {}",
+            scenario.display(),
+            plan.objects.len(),
+            plan.kexecs
+        )
+        .into());
+    }
+    Ok(plan)
+}

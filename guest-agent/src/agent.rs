@@ -142,9 +142,10 @@ fn memory_info() -> Result<Reply, Failure> {
     let text = files::read_text("/proc/meminfo")?;
     let info = meminfo::parse(&text)
         .ok_or_else(|| Failure::refused("/proc/meminfo", "no MemTotal and MemFree in kB"))?;
+    let zones = files::read_text("/proc/zoneinfo").unwrap_or_default();
     Ok(Reply::Memory {
         total_pages: info.total_pages,
-        free_pages: info.free_pages,
+        free_pages: info.free_pages.saturating_add(meminfo::per_cpu_pages(&zones)),
     })
 }
 

@@ -1,4 +1,4 @@
-//! /proc/meminfo.
+//! /proc/meminfo and /proc/zoneinfo.
 
 /// Memory of the machine in pages of 4096 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,15 @@ pub fn parse(text: &str) -> Option<Meminfo> {
         total_pages: pages(text, "MemTotal")?,
         free_pages: pages(text, "MemFree")?,
     })
+}
+
+/// Pages in all per-CPU lists: the `count:` lines of /proc/zoneinfo. They are as free as those of MemFree, and after much was
+/// freed they are many.
+pub fn per_cpu_pages(zoneinfo: &str) -> u64 {
+    let counts = zoneinfo
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("count:"));
+    counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum()
 }
 
 /// The value of line `name`, from kB to pages.
@@ -44,6 +53,14 @@ mod tests {
     }
 
     #[test]
+    fn sums_what_the_processors_hold() {
+        let text = "Node 0, zone    DMA32\n  pages free     96\n  pagesets\n    cpu: 0\n              count:    391\n              \
+                    high:     400\nNode 0, zone   Normal\n    cpu: 0\n              count: 9\n";
+        assert_eq!(per_cpu_pages(text), 400);
+        assert_eq!(per_cpu_pages("count: x\ncount"), 0);
+    }
+
+    #[test]
     fn refuses_what_is_not_meminfo() {
         for text in [
             "",
@@ -60,6 +77,7 @@ mod tests {
         #[test]
         fn any_text_is_survived(text: std::string::String) {
             parse(&text);
+            per_cpu_pages(&text);
         }
     }
 }

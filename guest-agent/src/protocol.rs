@@ -208,7 +208,7 @@ pub enum Reply {
     Memory {
         /// MemTotal.
         total_pages: u64,
-        /// MemFree.
+        /// MemFree and the pages in per-CPU lists.
         free_pages: u64,
     },
     /// A call failed.

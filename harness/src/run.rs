@@ -43,7 +43,10 @@ pub fn run(
     if questions.is_empty() {
         return Ok(judged);
     }
-    note(&format!("running once more to see who wrote {} bytes last", questions.len()));
+    note(&format!(
+        "running once more to see who wrote {} bytes last",
+        questions.len()
+    ));
     let evidence = with_authors(plan, agent, judged.evidence, &questions)?;
     Ok(Judged::new(evidence)?)
 }
@@ -56,7 +59,11 @@ fn with_authors(
 ) -> Result<Evidence, RunError> {
     let second = conduct(plan, agent, &(), questions).map_err(RunError::Machine)?;
     same("state hash", &evidence.state_hash, &second.state_hash)?;
-    same("ledger digest", &evidence.ledger_digest(), &second.ledger_digest())?;
+    same(
+        "ledger digest",
+        &evidence.ledger_digest(),
+        &second.ledger_digest(),
+    )?;
     evidence.authors = second.authors;
     Ok(evidence)
 }
@@ -65,5 +72,9 @@ fn same(what: &'static str, first: &str, second: &str) -> Result<(), RunError> {
     if first == second {
         return Ok(());
     }
-    Err(RunError::NotDeterministic { what, first: first.into(), second: second.into() })
+    Err(RunError::NotDeterministic {
+        what,
+        first: first.into(),
+        second: second.into(),
+    })
 }

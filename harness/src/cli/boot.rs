@@ -35,7 +35,11 @@ pub(super) fn boot(args: &BootArgs) -> Exit {
             return Exit::Failed;
         }
     };
-    eprintln!("baton: {} from {}; Ctrl-A x ends it", kernel.release, kernel.path.display());
+    eprintln!(
+        "baton: {} from {}; Ctrl-A x ends it",
+        kernel.release,
+        kernel.path.display()
+    );
     let raw = RawTerminal::enter();
     let end = drive(&mut machine);
     drop(raw);
@@ -57,7 +61,11 @@ fn config(args: &BootArgs, kernel: &KernelImage) -> Result<MachineConfig, String
         initramfs,
         command_line: format!("{COMMAND_LINE} {}", args.append).trim_end().to_owned(),
         seed: 1,
-        dma: DmaConfig { rate: 1_000_000, seed: 1, bus_master: BusMaster::Retained },
+        dma: DmaConfig {
+            rate: 1_000_000,
+            seed: 1,
+            bus_master: BusMaster::Retained,
+        },
         progress_limit_ns: u64::MAX,
         vcpus: 1,
         ledger_entries: vmm::ledger::DEFAULT_CAPACITY,
@@ -68,7 +76,9 @@ fn config(args: &BootArgs, kernel: &KernelImage) -> Result<MachineConfig, String
 fn drive(machine: &mut Machine) -> Result<String, String> {
     machine.set_console_sink(Box::new(|bytes| {
         // When the terminal is gone there is nobody left to tell.
-        let _ = std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush());
+        let _ = std::io::stdout()
+            .write_all(bytes)
+            .and_then(|()| std::io::stdout().flush());
     }));
     let keys = keyboard();
     let mut escaped = false;
@@ -84,7 +94,10 @@ fn drive(machine: &mut Machine) -> Result<String, String> {
             }
         }
         let limit = machine.moment().time.saturating_add(TURN_NS);
-        match machine.run_until(limit).map_err(|error| crate::conductor::chain(&error))? {
+        match machine
+            .run_until(limit)
+            .map_err(|error| crate::conductor::chain(&error))?
+        {
             None => {}
             // The agent has reported; nothing is asked of it.
             Some(Event::Message(_)) => machine.reply(&[]).map_err(|error| error.to_string())?,

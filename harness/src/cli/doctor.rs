@@ -26,7 +26,11 @@ pub(super) fn doctor() -> Exit {
         usable = false;
     }
     match crate::agent::load() {
-        Ok(agent) => println!("agent: {} bytes, {}", agent.len(), crate::agent::locate().unwrap_or_default().display()),
+        Ok(agent) => println!(
+            "agent: {} bytes, {}",
+            agent.len(),
+            crate::agent::locate().unwrap_or_default().display()
+        ),
         Err(error) => {
             println!("agent: {error}");
             usable = false;
@@ -34,12 +38,19 @@ pub(super) fn doctor() -> Exit {
     }
     match available_memory() {
         Some(bytes) if bytes < WANTED_MEMORY => {
-            println!("memory: {} available, {} wanted", Bytes(bytes), Bytes(WANTED_MEMORY));
+            println!(
+                "memory: {} available, {} wanted",
+                Bytes(bytes),
+                Bytes(WANTED_MEMORY)
+            );
         }
         Some(bytes) => println!("memory: {} available", Bytes(bytes)),
         None => println!("memory: unknown, /proc/meminfo cannot be read"),
     }
-    println!("processors: {}", std::thread::available_parallelism().map_or(1, usize::from));
+    println!(
+        "processors: {}",
+        std::thread::available_parallelism().map_or(1, usize::from)
+    );
     if usable { Exit::Met } else { Exit::Failed }
 }
 

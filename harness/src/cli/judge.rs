@@ -22,8 +22,17 @@ pub(super) fn judge(args: &JudgeArgs) -> Exit {
             Err(error) => {
                 complain(&error);
                 exit = Exit::Failed;
-                let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                reports.push(ScenarioReport::error(name, directory.display().to_string(), 0, error));
+                let name = directory
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                reports.push(ScenarioReport::error(
+                    name,
+                    directory.display().to_string(),
+                    0,
+                    error,
+                ));
             }
         }
     }
@@ -41,7 +50,11 @@ fn kept(directory: &Path) -> Vec<PathBuf> {
     if has(&directory.to_path_buf()) {
         return vec![directory.to_path_buf()];
     }
-    let inside = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let inside = std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     let mut inside: Vec<PathBuf> = inside.filter(has).collect();
     inside.sort();
     inside

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 /// Runs scenarios. All of them are read and resolved before the first is started.
 pub(super) fn run(args: &RunArgs) -> Exit {
     if args.backend == BackendChoice::Kvm {
-        complain("backend kvm is not available in this version: use --backend soft (or auto, which is soft here)");
+        complain(
+            "backend kvm is not available in this version: use --backend soft (or auto, which is soft here)",
+        );
         return Exit::Failed;
     }
     let overrides = Overrides {
@@ -28,7 +30,9 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         }
     }
     if let (Some(_), Some(name)) = (&args.out, twice(&plans)) {
-        complain(format!("two scenarios are named \"{name}\", and --out keeps evidence by name"));
+        complain(format!(
+            "two scenarios are named \"{name}\", and --out keeps evidence by name"
+        ));
         return Exit::Usage;
     }
     let agent = match crate::agent::load() {
@@ -40,7 +44,13 @@ pub(super) fn run(args: &RunArgs) -> Exit {
     };
     let (mut exit, mut reports) = (Exit::Met, Vec::new());
     for plan in &plans {
-        let out = args.out.as_ref().map(|out| if plans.len() == 1 { out.clone() } else { out.join(&plan.name) });
+        let out = args.out.as_ref().map(|out| {
+            if plans.len() == 1 {
+                out.clone()
+            } else {
+                out.join(&plan.name)
+            }
+        });
         let (report, this) = run_one(plan, &agent, out);
         reports.push(report);
         exit = exit.max(this);
@@ -60,7 +70,10 @@ fn prepare(file: &Path, overrides: &Overrides) -> Result<Plan, ScenarioError> {
     let name = file.display().to_string();
     plan(&scenario, &name, &text, overrides).map_err(|PlanError { span, source }| match span {
         Some(span) => wrong_at(&name, &text, span, source.to_string()),
-        None => ScenarioError::Unreadable { file: name, reason: source.to_string() },
+        None => ScenarioError::Unreadable {
+            file: name,
+            reason: source.to_string(),
+        },
     })
 }
 
@@ -68,7 +81,10 @@ fn prepare(file: &Path, overrides: &Overrides) -> Result<Plan, ScenarioError> {
 fn twice(plans: &[Plan]) -> Option<&str> {
     let mut names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
     names.sort_unstable();
-    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+    names
+        .windows(2)
+        .find(|pair| pair[0] == pair[1])
+        .map(|pair| pair[0])
 }
 
 fn run_one(plan: &Plan, agent: &[u8], out: Option<PathBuf>) -> (ScenarioReport, Exit) {
@@ -80,12 +96,18 @@ fn run_one(plan: &Plan, agent: &[u8], out: Option<PathBuf>) -> (ScenarioReport, 
         Err(error) => {
             complain(format!("{}: {error}", plan.name));
             let (name, file) = (plan.name.clone(), plan.scenario_file.clone());
-            return (ScenarioReport::error(name, file, plan.seed, error.to_string()), Exit::Failed);
+            return (
+                ScenarioReport::error(name, file, plan.seed, error.to_string()),
+                Exit::Failed,
+            );
         }
     };
     println!("{}", text(&judged));
     let exit = exit_of(judged.judgement.verdict);
-    (ScenarioReport::new(&judged), keep(&judged, out).map_or_else(|failed| failed, |()| exit))
+    (
+        ScenarioReport::new(&judged),
+        keep(&judged, out).map_or_else(|failed| failed, |()| exit),
+    )
 }
 
 fn keep(judged: &Judged, out: Option<PathBuf>) -> Result<(), Exit> {

@@ -3,8 +3,8 @@
 use super::memory::GuestMemory;
 use super::{Break, Run};
 use crate::evidence::{
-    Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, KhoPointers, ObjectCapture,
-    Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, frames_of,
+    Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, KhoPointers,
+    ObjectCapture, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, frames_of,
 };
 use crate::oracle::Question;
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
@@ -26,7 +26,11 @@ impl Run<'_> {
         let ram = std::sync::Arc::clone(self.machine.ram());
         let mut page = [0; PAGE_BYTES];
         let (mut objects, mut known) = (Vec::new(), HashSet::new());
-        let Evidence { objects: all, captures, .. } = &mut self.evidence;
+        let Evidence {
+            objects: all,
+            captures,
+            ..
+        } = &mut self.evidence;
         for object in all.iter().filter(|object| object.closed.is_none()) {
             let (pattern, frames) = (Pattern::new(object.pattern_seed), object.frames(self.generation));
             let mut pages = Vec::with_capacity(frames.len());
@@ -37,32 +41,77 @@ impl Run<'_> {
                 });
             }
             known.extend(frames);
-            objects.push(ObjectCapture { object: object.id, pages });
+            objects.push(ObjectCapture {
+                object: object.id,
+                pages,
+            });
         }
-        let written: BTreeSet<u64> = self.machine.ledger().entries().iter().flat_map(frames_of).collect();
+        let written: BTreeSet<u64> = self
+            .machine
+            .ledger()
+            .entries()
+            .iter()
+            .flat_map(frames_of)
+            .collect();
         let mut strays = Vec::new();
-        for frame in written.into_iter().filter(|frame| !known.contains(frame)).take(MAX_STRAYS) {
+        for frame in written
+            .into_iter()
+            .filter(|frame| !known.contains(frame))
+            .take(MAX_STRAYS)
+        {
             if ram.read(frame.saturating_mul(PAGE), &mut page).is_ok() {
                 strays.push((frame, captures.take_stray(&page).map_err(full)?));
             }
         }
         let checkpoint = captures.checkpoints.len();
-        captures.checkpoints.push(Checkpoint { kind, phase: stamp.phase, at, objects, strays });
+        captures.checkpoints.push(Checkpoint {
+            kind,
+            phase: stamp.phase,
+            at,
+            objects,
+            strays,
+        });
         self.answer_questions(checkpoint);
         Ok(())
     }
 
     fn answer_questions(&mut self, checkpoint: usize) {
-        for Question { address, .. } in self.questions.iter().filter(|question| question.checkpoint == checkpoint) {
-            let write = self.machine.last_write(*address).map(|StampedWrite { write, stamp }| {
-                let length = Some(write.length);
-                self.cpu_write(stamp, write.address, length, write.rip, write.time, write.privilege)
+        for Question { address, .. } in self
+            .questions
+            .iter()
+            .filter(|question| question.checkpoint == checkpoint)
+        {
+            let write = self
+                .machine
+                .last_write(*address)
+                .map(|StampedWrite { write, stamp }| {
+                    let length = Some(write.length);
+                    self.cpu_write(
+                        stamp,
+                        write.address,
+                        length,
+                        write.rip,
+                        write.time,
+                        write.privilege,
+                    )
+                });
+            self.evidence.authors.push(Author {
+                checkpoint,
+                address: *address,
+                write,
             });
-            self.evidence.authors.push(Author { checkpoint, address: *address, write });
         }
     }
 
-    fn cpu_write(&self, stamp: Stamp, address: u64, length: Option<u32>, rip: u64, time: u64, cpl: u8) -> CpuWrite {
+    fn cpu_write(
+        &self,
+        stamp: Stamp,
+        address: u64,
+        length: Option<u32>,
+        rip: u64,
+        time: u64,
+        cpl: u8,
+    ) -> CpuWrite {
         let generation = u32::from(stamp.generation);
         CpuWrite {
             generation,
@@ -79,7 +128,11 @@ impl Run<'_> {
 
     /// Symbol of an address in a kernel.
     fn symbol(&self, generation: u32, rip: u64, cpl: u8) -> Option<String> {
-        if cpl == 0 { self.plan.kernel(generation).symbol(rip) } else { None }
+        if cpl == 0 {
+            self.plan.kernel(generation).symbol(rip)
+        } else {
+            None
+        }
     }
 
     /// Takes what the old kernel hands to the new one, as it stands at the new one's first instruction.
@@ -96,10 +149,24 @@ impl Run<'_> {
             scratch_address: kho.scratch_addr,
             scratch_bytes: kho.scratch_size,
         });
-        let pages = kho.map(|kho| crate::blob::capture(&GuestMemory(ram), kho)).unwrap_or_default();
-        let ram = ram.regions().iter().map(|range| (range.start, range.end - range.start)).collect();
+        let pages = kho
+            .map(|kho| crate::blob::capture(&GuestMemory(ram), kho))
+            .unwrap_or_default();
+        let ram = ram
+            .regions()
+            .iter()
+            .map(|range| (range.start, range.end - range.start))
+            .collect();
         let generation = self.generation;
-        self.evidence.blobs.push(BlobEvidence { generation, time_ns, boot_params, kho, problem, ram, pages });
+        self.evidence.blobs.push(BlobEvidence {
+            generation,
+            time_ns,
+            boot_params,
+            kho,
+            problem,
+            ram,
+            pages,
+        });
     }
 
     /// Phases so far; the last one still goes on.
@@ -144,11 +211,27 @@ impl Run<'_> {
             self.observer.passed(last);
         }
         self.evidence.cpu_writes = self.cpu_writes();
-        self.evidence.cpu_writes_recorded = self.machine.provenance().phases().iter().all(|phase| phase.dropped == 0);
+        self.evidence.cpu_writes_recorded = self
+            .machine
+            .provenance()
+            .phases()
+            .iter()
+            .all(|phase| phase.dropped == 0);
         self.evidence.event_causes = self.event_causes();
-        self.evidence.blackouts_ns = self.machine.blackouts().iter().filter_map(|one| one.nanoseconds()).collect();
+        self.evidence.blackouts_ns = self
+            .machine
+            .blackouts()
+            .iter()
+            .filter_map(|one| one.nanoseconds())
+            .collect();
         self.evidence.ledger = self.machine.ledger().to_record();
-        let compacted: u64 = self.evidence.ledger.counters.iter().map(|(_, counters)| counters.compacted).sum();
+        let compacted: u64 = self
+            .evidence
+            .ledger
+            .counters
+            .iter()
+            .map(|(_, counters)| counters.compacted)
+            .sum();
         if compacted > 0 && kind == OutcomeKind::Completed {
             kind = OutcomeKind::LedgerFull;
             text = format!("the ledger had to drop {compacted} entries: raise ledger in [limits]");
@@ -156,26 +239,51 @@ impl Run<'_> {
         self.evidence.console = String::from_utf8_lossy(&self.machine.console().text()).into_owned();
         self.evidence.state_hash = format!("{:032x}", self.machine.state_hash());
         let phase = moment.stamp.phase;
-        self.evidence.outcome = Outcome { kind, generation: self.generation, phase, text };
+        self.evidence.outcome = Outcome {
+            kind,
+            generation: self.generation,
+            phase,
+            text,
+        };
         self.evidence
     }
 
     fn first_failure(&self) -> String {
-        let failed = self.evidence.retrievals.iter().find_map(|retrieval| retrieval.failure);
+        let failed = self
+            .evidence
+            .retrievals
+            .iter()
+            .find_map(|retrieval| retrieval.failure);
         let failure = failed.and_then(|failure| self.evidence.failures.get(failure));
         failure.map_or(String::new(), ToString::to_string)
     }
 
     /// First CPU writes of each phase from the first jump on, to pages of objects and pages that the device wrote to.
     fn cpu_writes(&self) -> Vec<CpuWrite> {
-        let mut matter: HashSet<u64> = self.machine.ledger().entries().iter().flat_map(frames_of).collect();
+        let mut matter: HashSet<u64> = self
+            .machine
+            .ledger()
+            .entries()
+            .iter()
+            .flat_map(frames_of)
+            .collect();
         for object in &self.evidence.objects {
-            object.pages.keys().for_each(|generation| matter.extend(object.frames(*generation)));
+            object
+                .pages
+                .keys()
+                .for_each(|generation| matter.extend(object.frames(*generation)));
         }
         let after_jump = |stamp: Stamp| stamp.generation > 0 || stamp.phase == Phase::Jump;
-        let phases = self.machine.provenance().phases().iter().filter(|phase| after_jump(phase.stamp));
+        let phases = self
+            .machine
+            .provenance()
+            .phases()
+            .iter()
+            .filter(|phase| after_jump(phase.stamp));
         let writes = phases.flat_map(|phase| phase.writes.iter().map(|write| (phase.stamp, write)));
-        let writes = writes.filter(|(_, write)| matter.contains(&write.pfn())).take(MAX_CPU_WRITES);
+        let writes = writes
+            .filter(|(_, write)| matter.contains(&write.pfn()))
+            .take(MAX_CPU_WRITES);
         let kept = writes.map(|(stamp, write)| {
             let cpl = if write.by_user() { 3 } else { 0 };
             self.cpu_write(stamp, write.address(), None, write.rip, write.time, cpl)

@@ -9,7 +9,9 @@ pub(super) struct GuestMemory<'a>(pub &'a GuestRam);
 impl PhysicalMemory for GuestMemory<'_> {
     fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
         let size = buf.len() as u64;
-        self.0.read(address, buf).map_err(|_| MemoryError::OutsideRam { address, size })
+        self.0
+            .read(address, buf)
+            .map_err(|_| MemoryError::OutsideRam { address, size })
     }
 
     fn ranges(&self) -> Vec<Region> {

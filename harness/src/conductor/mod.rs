@@ -65,7 +65,10 @@ struct Break {
 
 impl Break {
     fn new(kind: OutcomeKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into() }
+        Self {
+            kind,
+            text: text.into(),
+        }
     }
 }
 
@@ -96,7 +99,11 @@ pub fn conduct(
 ) -> Result<Evidence, MachineError> {
     let backend = Soft;
     let mut machine = Machine::new(&machine_config(plan, agent), &backend)?;
-    machine.watch(questions.iter().map(|question| question.address / crate::evidence::PAGE));
+    machine.watch(
+        questions
+            .iter()
+            .map(|question| question.address / crate::evidence::PAGE),
+    );
     let mut run = Run {
         plan,
         machine,
@@ -126,7 +133,11 @@ fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
         dma: DmaConfig {
             rate,
             seed: plan.dma.as_ref().map_or(0, |dma| dma.seed),
-            bus_master: if honoured { BusMaster::Honoured } else { BusMaster::Retained },
+            bus_master: if honoured {
+                BusMaster::Honoured
+            } else {
+                BusMaster::Retained
+            },
         },
         progress_limit_ns: plan.progress_ns,
         vcpus: u8::try_from(plan.vcpus).unwrap_or(u8::MAX),
@@ -150,7 +161,10 @@ fn blank(plan: &Plan, backend: &str) -> Evidence {
         id: object.id,
         name: object.name.clone(),
         kind: match &object.preserve {
-            Some((session, token)) => ObjectKind::Memfd { session: session.clone(), token: *token },
+            Some((session, token)) => ObjectKind::Memfd {
+                session: session.clone(),
+                token: *token,
+            },
             None => ObjectKind::Anonymous,
         },
         bytes: object.bytes,

@@ -26,7 +26,8 @@ impl<'a> Run<'a> {
             for step in steps {
                 self.step(step)?;
                 // What was lost cannot be handed on: this generation is the last.
-                if self.lost && *step == Step::Capture(CheckpointKind::Retrieved) && generation < plan.kexecs {
+                if self.lost && *step == Step::Capture(CheckpointKind::Retrieved) && generation < plan.kexecs
+                {
                     return self.wind_down();
                 }
             }
@@ -73,7 +74,10 @@ impl<'a> Run<'a> {
             Step::StopDma => {
                 self.ask(&Request::StopDma)?;
                 let now = self.now();
-                self.evidence.dma.iter_mut().for_each(|dma| dma.stopped = Some(now));
+                self.evidence
+                    .dma
+                    .iter_mut()
+                    .for_each(|dma| dma.stopped = Some(now));
             }
             Step::Close(object) => self.close(*object)?,
             Step::Memory(at) => self.memory(*at)?,
@@ -93,18 +97,36 @@ impl<'a> Run<'a> {
     fn create(&mut self, object: &ObjectPlan) -> Result<(), Break> {
         let ObjectPlan { id, bytes, seed, .. } = *object;
         self.ask(&match object.preserve {
-            Some(_) => Request::CreateMemfd { object: id, bytes, seed },
-            None => Request::CreateBuffer { object: id, bytes, seed },
+            Some(_) => Request::CreateMemfd {
+                object: id,
+                bytes,
+                seed,
+            },
+            None => Request::CreateBuffer {
+                object: id,
+                bytes,
+                seed,
+            },
         })?;
         self.held.insert(id);
         Ok(())
     }
 
     fn preserve(&mut self, object: &ObjectPlan) -> Result<(), Break> {
-        let Some((session, token)) = object.preserve.clone() else { return Ok(()) };
-        self.ask(&Request::Preserve { session, object: object.id, token })?;
+        let Some((session, token)) = object.preserve.clone() else {
+            return Ok(());
+        };
+        self.ask(&Request::Preserve {
+            session,
+            object: object.id,
+            token,
+        })?;
         let generation = self.generation;
-        let known = self.evidence.objects.iter_mut().filter(|known| known.id == object.id);
+        let known = self
+            .evidence
+            .objects
+            .iter_mut()
+            .filter(|known| known.id == object.id);
         known.for_each(|known| known.preserved_by.push(generation));
         Ok(())
     }
@@ -116,7 +138,12 @@ impl<'a> Run<'a> {
         let (pages, mut runs) = (self.pages_of(object), Vec::<PageRun>::new());
         for first_page in (0..pages).step_by(PAGES_AT_ONCE as usize) {
             let pages = PAGES_AT_ONCE.min(pages - first_page);
-            let Reply::Pages(more) = self.ask(&Request::ResolveRange { object, first_page, pages })? else {
+            let Reply::Pages(more) = self.ask(&Request::ResolveRange {
+                object,
+                first_page,
+                pages,
+            })?
+            else {
                 return Err(nonsense("pages"));
             };
             runs.extend(more);
@@ -127,19 +154,29 @@ impl<'a> Run<'a> {
             return Err(Break::new(OutcomeKind::AgentFailed, text));
         }
         let generation = self.generation;
-        let known = self.evidence.objects.iter_mut().filter(|known| known.id == object);
+        let known = self
+            .evidence
+            .objects
+            .iter_mut()
+            .filter(|known| known.id == object);
         known.for_each(|known| drop(known.pages.insert(generation, runs.clone())));
         Ok(())
     }
 
     fn start_dma(&mut self) -> Result<(), Break> {
-        let (generation, Some(dma)) = (self.generation, &mut self.evidence.dma) else { return Ok(()) };
+        let (generation, Some(dma)) = (self.generation, &mut self.evidence.dma) else {
+            return Ok(());
+        };
         let frames = |id| {
             let object = self.evidence.objects.iter().find(|object| object.id == id);
             object.map_or(Vec::new(), |object| object.frames(generation))
         };
         let buffer_pages = (u64::from(dma.entries) * u64::from(dma.buffer_bytes)).div_ceil(PAGE);
-        let behind = if dma.buffer_object == dma.ring_object { buffer_pages + 1 } else { 1 };
+        let behind = if dma.buffer_object == dma.ring_object {
+            buffer_pages + 1
+        } else {
+            1
+        };
         let Some(page) = place_ring(&frames(dma.ring_object), dma.entries, behind) else {
             let text = format!(
                 "no {} physically contiguous pages for the ring in object {}",
@@ -150,12 +187,25 @@ impl<'a> Run<'a> {
         };
         dma.ring_offset = page * PAGE;
         dma.completion_offset = dma.ring_offset + ring_pages(dma.entries) * PAGE;
-        dma.buffer_offset = if dma.buffer_object == dma.ring_object { dma.completion_offset + PAGE } else { 0 };
+        dma.buffer_offset = if dma.buffer_object == dma.ring_object {
+            dma.completion_offset + PAGE
+        } else {
+            0
+        };
         let request = Request::StartDma {
-            ring: Place { object: dma.ring_object, offset: dma.ring_offset },
+            ring: Place {
+                object: dma.ring_object,
+                offset: dma.ring_offset,
+            },
             entries: dma.entries,
-            completion: Place { object: dma.ring_object, offset: dma.completion_offset },
-            buffers: Place { object: dma.buffer_object, offset: dma.buffer_offset },
+            completion: Place {
+                object: dma.ring_object,
+                offset: dma.completion_offset,
+            },
+            buffers: Place {
+                object: dma.buffer_object,
+                offset: dma.buffer_offset,
+            },
             buffer_bytes: dma.buffer_bytes,
             free_run: dma.free_run,
             wild_addresses: dma.wild_addresses.clone(),
@@ -167,13 +217,18 @@ impl<'a> Run<'a> {
         started.ledger_length = 0;
         let starts = self.machine.ledger().events().iter().skip(enabled);
         started.time_ns = starts.map(|event| event.time).last().unwrap_or(started.time_ns);
-        self.evidence.dma.iter_mut().for_each(|dma| dma.started = Some(started));
+        self.evidence
+            .dma
+            .iter_mut()
+            .for_each(|dma| dma.started = Some(started));
         Ok(())
     }
 
     /// Lets time pass. A consumer that the engine would wait for takes turns meanwhile.
     fn pass(&mut self, ns: u64) -> Result<(), Break> {
-        let Some(dma) = &self.evidence.dma else { return self.pass_once(ns) };
+        let Some(dma) = &self.evidence.dma else {
+            return self.pass_once(ns);
+        };
         let turns = if dma.free_run { 1 } else { TURNS };
         for _ in 0..turns {
             self.pass_once(ns / turns)?;
@@ -203,7 +258,9 @@ impl<'a> Run<'a> {
     }
 
     fn retrieve_session(&mut self, name: &str) -> Result<(), Break> {
-        let answer = self.try_ask(&Request::RetrieveSession { name: name.to_owned() })?;
+        let answer = self.try_ask(&Request::RetrieveSession {
+            name: name.to_owned(),
+        })?;
         if answer.is_ok() {
             self.sessions.insert(name.to_owned());
         }
@@ -212,22 +269,43 @@ impl<'a> Run<'a> {
     }
 
     fn retrieve(&mut self, object: &ObjectPlan) -> Result<(), Break> {
-        let Some((session, token)) = object.preserve.clone() else { return Ok(()) };
+        let Some((session, token)) = object.preserve.clone() else {
+            return Ok(());
+        };
         if !self.sessions.contains(&session) {
             return Ok(());
         }
-        let answer = self.try_ask(&Request::RetrieveMemfd { session, token, object: object.id })?;
+        let answer = self.try_ask(&Request::RetrieveMemfd {
+            session,
+            token,
+            object: object.id,
+        })?;
         if answer.is_ok() {
             self.held.insert(object.id);
         }
-        self.retrieved(format!("memfd \"{}\"", object.name), Some(object.id), answer.err());
+        self.retrieved(
+            format!("memfd \"{}\"", object.name),
+            Some(object.id),
+            answer.err(),
+        );
         Ok(())
     }
 
     fn retrieved(&mut self, what: String, object: Option<u32>, failure: Option<usize>) {
-        let Moment { time_ns, ledger_length, generation } = self.now();
+        let Moment {
+            time_ns,
+            ledger_length,
+            generation,
+        } = self.now();
         self.lost |= failure.is_some();
-        self.evidence.retrievals.push(Retrieval { generation, what, object, time_ns, ledger_length, failure });
+        self.evidence.retrievals.push(Retrieval {
+            generation,
+            what,
+            object,
+            time_ns,
+            ledger_length,
+            failure,
+        });
     }
 
     fn digest(&mut self, object: u32) -> Result<(), Break> {
@@ -238,11 +316,23 @@ impl<'a> Run<'a> {
         for first_page in (0..total).step_by(PAGES_AT_ONCE as usize) {
             let pages = PAGES_AT_ONCE.min(total - first_page);
             let ledger_before = self.now().ledger_length;
-            let Reply::Digests(values) = self.ask(&Request::Digest { object, first_page, pages })? else {
+            let Reply::Digests(values) = self.ask(&Request::Digest {
+                object,
+                first_page,
+                pages,
+            })?
+            else {
                 return Err(nonsense("digests"));
             };
             let (generation, ledger_after) = (self.generation, self.now().ledger_length);
-            let record = DigestRecord { generation, object, first_page, values, ledger_before, ledger_after };
+            let record = DigestRecord {
+                generation,
+                object,
+                first_page,
+                values,
+                ledger_before,
+                ledger_after,
+            };
             self.evidence.captures.digests.push(record);
         }
         Ok(())
@@ -254,13 +344,21 @@ impl<'a> Run<'a> {
         }
         self.ask(&Request::Close { object })?;
         let now = self.now();
-        let known = self.evidence.objects.iter_mut().filter(|known| known.id == object);
+        let known = self
+            .evidence
+            .objects
+            .iter_mut()
+            .filter(|known| known.id == object);
         known.for_each(|known| known.closed = Some(now));
         Ok(())
     }
 
     fn memory(&mut self, at: MemoryPoint) -> Result<(), Break> {
-        let Reply::Memory { total_pages, free_pages } = self.ask(&Request::MemoryInfo)? else {
+        let Reply::Memory {
+            total_pages,
+            free_pages,
+        } = self.ask(&Request::MemoryInfo)?
+        else {
             return Err(nonsense("memory"));
         };
         let generation = self.generation;
@@ -268,13 +366,30 @@ impl<'a> Run<'a> {
             MemoryPoint::BeforeRetrieval => object.preserved_by.contains(&(generation - 1)),
             MemoryPoint::AfterClose => self.held.contains(&object.id),
         };
-        let held_pages = self.evidence.objects.iter().filter(held).map(|object| object.bytes / PAGE).sum();
-        self.evidence.memory.push(MemoryRecord { generation, at, total_pages, free_pages, held_pages });
+        let held_pages = self
+            .evidence
+            .objects
+            .iter()
+            .filter(held)
+            .map(|object| object.bytes / PAGE)
+            .sum();
+        self.evidence.memory.push(MemoryRecord {
+            generation,
+            at,
+            total_pages,
+            free_pages,
+            held_pages,
+        });
         Ok(())
     }
 
     fn planned(&self, object: u32) -> Result<&'a ObjectPlan, Break> {
-        let missing = || Break::new(OutcomeKind::MachineFailed, format!("the plan has no object {object}"));
+        let missing = || {
+            Break::new(
+                OutcomeKind::MachineFailed,
+                format!("the plan has no object {object}"),
+            )
+        };
         self.plan.object(object).ok_or_else(missing)
     }
 
@@ -294,5 +409,8 @@ impl<'a> Run<'a> {
 }
 
 fn nonsense(expected: &str) -> Break {
-    Break::new(OutcomeKind::AgentDied, format!("the agent gave another answer than {expected}"))
+    Break::new(
+        OutcomeKind::AgentDied,
+        format!("the agent gave another answer than {expected}"),
+    )
 }

@@ -13,8 +13,18 @@ const INIT_DIED: &str = "Attempted to kill init";
 impl Run<'_> {
     /// Waits for the agent of the current generation to come up.
     pub(super) fn await_hello(&mut self) -> Result<(), Break> {
-        let Reply::Hello { protocol, release, build_id, command_line, features } = self.next_message()? else {
-            return Err(Break::new(OutcomeKind::AgentDied, "the agent's first message is no greeting"));
+        let Reply::Hello {
+            protocol,
+            release,
+            build_id,
+            command_line,
+            features,
+        } = self.next_message()?
+        else {
+            return Err(Break::new(
+                OutcomeKind::AgentDied,
+                "the agent's first message is no greeting",
+            ));
         };
         if protocol != VERSION {
             let text = format!("the agent speaks protocol {protocol}, expected {VERSION}");
@@ -33,8 +43,16 @@ impl Run<'_> {
             Ok(reply) => return Ok(reply),
             Err(failure) => failure,
         };
-        let kind = if self.generation == 0 { OutcomeKind::SetupFailed } else { OutcomeKind::AgentFailed };
-        let text = self.evidence.failures.get(failure).map_or(String::new(), ToString::to_string);
+        let kind = if self.generation == 0 {
+            OutcomeKind::SetupFailed
+        } else {
+            OutcomeKind::AgentFailed
+        };
+        let text = self
+            .evidence
+            .failures
+            .get(failure)
+            .map_or(String::new(), ToString::to_string);
         Err(Break::new(kind, text))
     }
 
@@ -46,10 +64,20 @@ impl Run<'_> {
                 let phase = self.machine.moment().stamp.phase;
                 let (generation, request) = (self.generation, words(request));
                 let failures = &mut self.evidence.failures;
-                failures.push(AgentFailure { generation, phase, request, call, errno, detail });
+                failures.push(AgentFailure {
+                    generation,
+                    phase,
+                    request,
+                    call,
+                    errno,
+                    detail,
+                });
                 Ok(Err(failures.len() - 1))
             }
-            Reply::Hello { .. } => Err(Break::new(OutcomeKind::AgentDied, "the agent began anew amid its work")),
+            Reply::Hello { .. } => Err(Break::new(
+                OutcomeKind::AgentDied,
+                "the agent began anew amid its work",
+            )),
             reply => Ok(Ok(reply)),
         }
     }
@@ -68,7 +96,11 @@ impl Run<'_> {
                     return told.map_err(|e| Break::new(OutcomeKind::AgentDied, e.to_string()));
                 }
                 Event::Jump { .. } => self.tell_observer(),
-                Event::KernelEntry { time, boot_params, generation } => {
+                Event::KernelEntry {
+                    time,
+                    boot_params,
+                    generation,
+                } => {
                     self.take_blob(time, boot_params);
                     self.generation = generation.into();
                     self.held.clear();
@@ -101,7 +133,11 @@ impl Run<'_> {
     /// What a final event means.
     pub(super) fn broken_by(&self, event: &Event) -> Break {
         if let Some(line) = self.panic_line() {
-            let kind = if line.contains(INIT_DIED) { OutcomeKind::AgentDied } else { OutcomeKind::GuestPanic };
+            let kind = if line.contains(INIT_DIED) {
+                OutcomeKind::AgentDied
+            } else {
+                OutcomeKind::GuestPanic
+            };
             return Break::new(kind, line);
         }
         let kind = match event {
@@ -129,7 +165,9 @@ impl Run<'_> {
     /// Tells the observer which phases have passed and which one goes on.
     pub(super) fn tell_observer(&mut self) {
         let phases = self.phase_records();
-        let Some((current, passed)) = phases.split_last() else { return };
+        let Some((current, passed)) = phases.split_last() else {
+            return;
+        };
         for record in passed.iter().skip(self.reported) {
             self.observer.passed(record);
         }
@@ -150,7 +188,11 @@ fn words(request: &Request) -> String {
         Request::CreateSession { name } => format!("create session \"{name}\""),
         Request::CreateMemfd { object, bytes, .. } => format!("create memfd {object} of {bytes} bytes"),
         Request::CreateBuffer { object, bytes, .. } => format!("create buffer {object} of {bytes} bytes"),
-        Request::Preserve { session, object, token } => {
+        Request::Preserve {
+            session,
+            object,
+            token,
+        } => {
             format!("preserve memfd {object} in session \"{session}\" under token {token}")
         }
         Request::StartDma { entries, .. } => format!("start DMA with {entries} descriptors"),

@@ -98,7 +98,10 @@ fn a_lost_device_write_is_found_with_its_author_once_known() {
     else {
         panic!("{findings:#?}")
     };
-    assert_eq!((symbol.as_str(), *instructions), ("clear_page+0x7", Some(1_150_000)));
+    assert_eq!(
+        (symbol.as_str(), *instructions),
+        ("clear_page+0x7", Some(1_150_000))
+    );
     assert_eq!(findings[0].question, None);
 }
 

@@ -13,9 +13,9 @@ use guest_agent::protocol::Misbehaviour;
 
 /// What every guest kernel is told. Live update: `liveupdate=on kho=on`; `retain_initrd` keeps the initramfs readable, so that
 /// it can be handed to the next kernel. The rest keeps the guest from measuring time against hardware that does not
-/// matter here (`no_timer_check`, `lpj`), and makes a panic end the run at once (`panic=-1`).
-pub const COMMAND_LINE: &str =
-    "console=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1";
+/// matter here (`no_timer_check`, `lpj`), makes a panic end the run at once (`panic=-1`), and
+/// prints warnings and worse only, because each character costs guest time (`loglevel=5`; a scenario may append another).
+pub const COMMAND_LINE: &str = "console=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1 loglevel=5";
 
 /// Identity of the anonymous buffer; memfds are counted from 1.
 const ANONYMOUS_OBJECT: u32 = 1000;
@@ -148,10 +148,17 @@ pub fn plan(scenario: &Scenario, file: &str, text: &str, overrides: &Overrides) 
     let same = || (old.clone(), old_span.clone());
     let (new, new_span) = choose(&overrides.next_kernel, &kernel.new).unwrap_or_else(same);
     let resolve = |name: &str, span: &Option<std::ops::Range<usize>>| {
-        KernelImage::resolve(name).map_err(|source| PlanError { span: span.clone(), source })
+        KernelImage::resolve(name).map_err(|source| PlanError {
+            span: span.clone(),
+            source,
+        })
     };
     let old_kernel = resolve(&old, &old_span)?;
-    let new_kernel = if new == old { old_kernel.clone() } else { resolve(&new, &new_span)? };
+    let new_kernel = if new == old {
+        old_kernel.clone()
+    } else {
+        resolve(&new, &new_span)?
+    };
     let kexecs = *scenario.kexecs.get_ref();
     let mut objects: Vec<ObjectPlan> = (1..)
         .zip(&scenario.memfd)
@@ -231,7 +238,11 @@ fn choose(
     given: &Option<String>,
     named: &Option<toml::Spanned<String>>,
 ) -> Option<(String, Option<std::ops::Range<usize>>)> {
-    let named = || named.as_ref().map(|named| (named.get_ref().clone(), Some(named.span())));
+    let named = || {
+        named
+            .as_ref()
+            .map(|named| (named.get_ref().clone(), Some(named.span())))
+    };
     given.clone().map(|given| (given, None)).or_else(named)
 }
 

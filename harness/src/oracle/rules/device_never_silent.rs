@@ -47,7 +47,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         longest = longest.max(gap);
         if gap > allowed {
             let cause = silencer.map(|(position, event)| (event, cause_of(context, position)));
-            findings.add(|| finding(dma, last, gap, cause, matches!(point, Point::End)));
+            findings.add(|| finding(dma, last, gap, cause, !matches!(point, Point::Block)));
         }
         match point {
             Point::Block => {
@@ -137,7 +137,7 @@ fn finding(
         }
     };
     let rest = if for_good {
-        "until the end"
+        "until it was stopped or the run ended"
     } else {
         "and then went on"
     };

@@ -96,7 +96,7 @@ fn finding(context: &Context<'_>, frame: u64, stray: &Stray<'_>) -> Finding {
         ),
         last_writer: Writer::device(last),
         text: format!(
-            "the device wrote to page {frame:#x} of {owner} after the jump, first in {}",
+            "{count} device writes after the jump, first in {}, went to page {frame:#x}, which nobody preserved",
             first.stamp.phase
         ),
         owner,

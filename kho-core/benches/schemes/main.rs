@@ -10,9 +10,9 @@ use std::hint::black_box;
 
 use kho_core::build::{Abi, FreeRegions, build};
 use kho_core::map::order_size;
-use kho_core::page_set::{FreeLists, PageSet, Sink};
+use kho_core::page_set::Sink;
 use kho_core::schemes::{Encoded, MemProperty, Radix, Scheme, all, sort_mem_property};
-use kho_core::{Block, Blueprint, Handover, Region, SliceMemory};
+use kho_core::{Block, Blueprint, FreeLists, Handover, PageSet, Region, SliceMemory};
 use support::{Clock, bandwidth, bytes, time};
 use workloads::Workload;
 
@@ -206,32 +206,41 @@ fn fast(clock: &Clock, quick: bool) {
         "  merged extents of the blob                        {:>12}",
         time(extents)
     );
-    whole(clock, quick);
+    whole(clock);
 }
 
-/// A terabyte of which every page is preserved.
-fn whole(clock: &Clock, quick: bool) {
-    let size: u64 = if quick { 1 << 36 } else { 1 << 40 };
-    let span = Region::new(0, size);
-    for order in [0_u8, 10, 18] {
-        let blocks: Vec<Block> = (0..size / order_size(order))
-            .map(|i| Block::new(i * order_size(order), order))
-            .collect();
-        let (encoded, count) = (Radix::SHARED_KEY.encode(&blocks), blocks.len());
-        drop(blocks);
+/// A terabyte of which every page is preserved: in folios of 1 GiB, of 4 MiB, and page by page.
+fn whole(clock: &Clock) {
+    let span = Region::new(0, 1 << 40);
+    let count = |order: u8| span.size / order_size(order);
+    let line = |order: u8, work: &mut dyn FnMut(&mut PageSet)| {
         let taken = clock.median(|| {
             let mut set = PageSet::new(span);
-            Radix::SHARED_KEY
-                .decode(&encoded, &mut set)
-                .expect("a sound encoding");
-            black_box((set.len(), FreeLists::outside(&set)));
+            work(&mut set);
+            black_box((set.len(), set.contains(0x1000), FreeLists::outside(&set)));
         });
+        let count = count(order);
         println!(
-            "  {} fully preserved, {count} blocks of order {order:2}   {:>12}",
-            bytes(size),
+            "  1 TiB fully preserved, {count:>9} blocks of order {order:2}   {:>12}",
             time(taken)
         );
+    };
+    for order in [18_u8, 10] {
+        let blocks: Vec<Block> = (0..count(order))
+            .map(|index| Block::new(index * order_size(order), order))
+            .collect();
+        let encoded = Radix::SHARED_KEY.encode(&blocks);
+        line(order, &mut |set| {
+            Radix::SHARED_KEY.decode(&encoded, set).expect("a sound encoding")
+        });
     }
+    // Four gigabytes of block list would only measure the list: the leaves alone, 32 MiB of them.
+    let leaves = vec![u64::MAX; usize::try_from(count(0) / 64).expect("a size that fits memory")];
+    line(0, &mut |set| {
+        for (index, leaf) in leaves.chunks_exact(512).enumerate() {
+            set.bitmap((index as u64) << 27, 0, leaf);
+        }
+    });
 }
 
 /// Size of the image that holds the blob, in bytes.

@@ -74,11 +74,7 @@ impl Scheme for Instructions {
             let (bits, after) = after.split_at_checked(count).ok_or(DecodeError { address })?;
             rest = after;
             let order = (header >> 12).to_le_bytes()[0] & 63;
-            let mut start = header >> 18 << PAGE_SHIFT;
-            for word in bits {
-                sink.bits(start, order, *word);
-                start = start.saturating_add(order_size(order).saturating_mul(64));
-            }
+            sink.bitmap(header >> 18 << PAGE_SHIFT, order, bits);
         }
         Ok(())
     }

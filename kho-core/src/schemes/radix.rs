@@ -182,14 +182,7 @@ impl Scheme for Radix {
                 let Some(first) = self.key.decode(key) else {
                     return Err(DecodeError { address: at });
                 };
-                let step = order_size(first.order).saturating_mul(64);
-                let mut start = first.address;
-                for word in page {
-                    if *word != 0 {
-                        sink.bits(start, first.order, *word);
-                    }
-                    start = start.saturating_add(step);
-                }
+                sink.bitmap(first.address, first.order, page);
                 continue;
             }
             for (index, child) in page.iter().enumerate().rev().filter(|(_, child)| **child != 0) {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::Region;
-use crate::page_set::{FreeLists, PageSet};
+use crate::{FreeLists, PageSet};
 
 use proptest::prelude::*;
 

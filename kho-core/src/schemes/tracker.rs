@@ -106,15 +106,8 @@ impl Scheme for Tracker {
             let damaged = DecodeError { address: next };
             let order = u8::try_from(header & 0xffff_ffff).map_err(|_| damaged)?;
             next = *after;
-            let step = order_size(order).saturating_mul(64);
             for [start, bitmap] in elements.as_chunks::<2>().0.iter().take(clamp(header >> 32)) {
-                let mut start = *start;
-                for word in encoded.at(*bitmap, self.bitmap_words)? {
-                    if *word != 0 {
-                        sink.bits(start, order, *word);
-                    }
-                    start = start.saturating_add(step);
-                }
+                sink.bitmap(*start, order, encoded.at(*bitmap, self.bitmap_words)?);
             }
         }
         if next == 0 {

@@ -374,6 +374,30 @@ impl Core {
         self.write_slow(cx, va, value.zx(), T::BYTES)
     }
 
+    /// Reads what the instruction will write back: where it may not write, that is the fault, before anything else.
+    #[inline(always)]
+    pub fn read_modify<T: Word>(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<T, Faulted> {
+        let entry = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
+        let inside = va % PAGE_SIZE;
+        if entry.write == (va >> 12) | self.mode_tag && inside <= PAGE_SIZE - T::BYTES {
+            return Ok(cx.ram.load(entry.offset + inside));
+        }
+        self.check_write(cx, va, T::BYTES)?;
+        self.read(cx, va)
+    }
+
+    /// Faults as a write of `len` bytes would (one or two pages), without writing.
+    #[cold]
+    #[inline(never)]
+    pub fn check_write(&mut self, cx: &mut Ctx<'_>, va: u64, len: u64) -> Result<(), Faulted> {
+        self.locate(cx, va, Access::Write)?;
+        let last = va.wrapping_add(len - 1);
+        if last >> 12 != va >> 12 {
+            self.locate(cx, last & !(PAGE_SIZE - 1), Access::Write)?;
+        }
+        Ok(())
+    }
+
     #[cold]
     #[inline(never)]
     fn read_slow(&mut self, cx: &mut Ctx<'_>, va: u64, size: u64) -> Result<u64, Faulted> {

@@ -70,7 +70,6 @@ pub(super) fn no_operation(insn: &Instruction) -> bool {
     matches!(
         insn.mnemonic(),
         M::Nop
-            | M::Fnop
             | M::Reservednop
             | M::Pause
             | M::Endbr64
@@ -87,6 +86,5 @@ pub(super) fn no_operation(insn: &Instruction) -> bool {
             | M::Lfence
             | M::Mfence
             | M::Sfence
-            | M::Clflush
     )
 }

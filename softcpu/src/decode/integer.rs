@@ -229,7 +229,7 @@ fn single(insn: &Instruction, op: &mut Op) -> bool {
         M::Pop if !memory && insn.stack_pointer_increment() == 8 && insn.op_register(0).is_gpr() => {
             Some(C::PopR)
         }
-        M::Leave if insn.stack_pointer_increment() != 2 => Some(C::Leave),
+        M::Leave if insn.code() == iced_x86::Code::Leaveq => Some(C::Leave),
         _ if insn.is_cmov() => {
             op.imm = condition(insn).unwrap_or(0) as u64;
             match (bytes, memory) {
@@ -352,6 +352,7 @@ fn misc(insn: &Instruction, op: &mut Op) -> bool {
         M::Bsr => K::Bsr,
         M::Popcnt => K::Popcnt,
         M::Bswap => K::Bswap,
+        M::Movzx | M::Movsx if first == 1 && size(insn, 1) == 2 => K::MovsxdToWord,
         M::Movzx if first == 1 => K::MovzxToWord,
         M::Movsx if first == 1 => K::MovsxToWord,
         M::Movsxd if first == 1 => K::MovsxdToWord,
@@ -368,7 +369,9 @@ fn misc(insn: &Instruction, op: &mut Op) -> bool {
         M::Cmc => K::Cmc,
         M::Cld => K::Cld,
         M::Std => K::Std,
+        M::Xlatb if insn.memory_base() == iced_x86::Register::EBX => K::Xlat32,
         M::Xlatb => K::Xlat,
+        M::Clflush => K::Touch,
         M::Movnti => K::Movnti,
         M::Push if insn.stack_pointer_increment() == -2 && !insn.op_register(0).is_segment_register() => {
             if !matches!(insn.op_kind(0), OpKind::Register | OpKind::Memory) {
@@ -385,7 +388,18 @@ fn misc(insn: &Instruction, op: &mut Op) -> bool {
                 K::PopMemory
             }
         }
-        M::Enter if insn.stack_pointer_increment() % 8 == 0 => return false,
+        M::Enter => {
+            let size = if insn.code() == iced_x86::Code::Enterw_imm16_imm8 {
+                1
+            } else {
+                3
+            };
+            op.imm =
+                pack(K::Enter, size, false, insn.immediate8_2nd()) | (u64::from(insn.immediate16()) << 32);
+            op.code = OpCode::Misc;
+            return true;
+        }
+        M::Leave => K::LeaveWord,
         _ if insn.is_cmov() => {
             extra = u8::try_from(condition(insn).unwrap_or(0)).unwrap_or(0);
             K::Cmov
@@ -423,6 +437,12 @@ fn string(insn: &Instruction, op: &mut Op) -> bool {
         M::Cmpsw => (StringOp::Cmps, 1),
         M::Cmpsd if insn.is_string_instruction() => (StringOp::Cmps, 2),
         M::Cmpsq => (StringOp::Cmps, 3),
+        M::Insb => (StringOp::Ins, 0),
+        M::Insw => (StringOp::Ins, 1),
+        M::Insd => (StringOp::Ins, 2),
+        M::Outsb => (StringOp::Outs, 0),
+        M::Outsw => (StringOp::Outs, 1),
+        M::Outsd => (StringOp::Outs, 2),
         _ => return false,
     };
     let rep = match (insn.has_rep_prefix(), insn.has_repne_prefix(), kind) {

@@ -57,6 +57,11 @@ pub(super) fn memory(insn: &Instruction, op: &mut Op) -> Option<Op> {
     if !has_memory(insn) {
         return None;
     }
+    if insn.mnemonic() == Mnemonic::Xlatb {
+        // RBX + AL is no common form: the instruction adds them itself.
+        op.seg = segment(insn.memory_segment());
+        return None;
+    }
     let (base, index) = (insn.memory_base(), insn.memory_index());
     // LEA computes an offset: segments do not count.
     op.seg = if insn.mnemonic() == Mnemonic::Lea {
@@ -90,6 +95,10 @@ pub(super) fn memory(insn: &Instruction, op: &mut Op) -> Option<Op> {
     setup.seg = ZERO;
     if narrow {
         setup.disp = low_signed(displacement);
+        // POP addresses memory with the stack pointer it leaves behind, and this comes before it.
+        if insn.mnemonic() == Mnemonic::Pop && base == Register::ESP {
+            setup.disp = setup.disp.wrapping_add(insn.stack_pointer_increment());
+        }
     } else if let Ok(disp) = i32::try_from(displacement.cast_signed()) {
         op.disp = disp;
         return None;

@@ -52,12 +52,22 @@ pub(super) fn lower(insn: &Instruction, op: &mut Op) -> bool {
             extra = segment(first);
             K::PushSegment
         }
-        M::Pop if first.is_segment_register() && insn.stack_pointer_increment() == 8 => {
+        M::Push if first.is_segment_register() => {
             extra = segment(first);
-            K::PopSegment
+            K::PushSegmentWord
+        }
+        M::Pop if first.is_segment_register() => {
+            extra = segment(first);
+            if insn.stack_pointer_increment() == 8 {
+                K::PopSegment
+            } else {
+                K::PopSegmentWord
+            }
         }
         M::Pushfq => K::Pushf,
         M::Popfq => K::Popf,
+        M::Pushf => K::PushfWord,
+        M::Popf => K::PopfWord,
         M::Cli => K::Cli,
         M::Sti => K::Sti,
         M::Hlt => K::Hlt,

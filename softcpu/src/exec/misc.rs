@@ -15,7 +15,7 @@ use crate::core::{Core, Ctx, Faulted};
 use crate::exec::alu::Alu;
 use crate::flags;
 use crate::op::{HIGH_BYTE, Op};
-use crate::registers::{RAX, RBX, RCX, RDX, RSP};
+use crate::registers::{RAX, RBP, RBX, RCX, RDX, RSP};
 use crate::word::Word;
 
 macro_rules! kinds {
@@ -38,8 +38,8 @@ kinds! {
     Xchg, Cmpxchg, CmpxchgWide, Xadd,
     BtImm, BtReg, BtsImm, BtsReg, BtrImm, BtrReg, BtcImm, BtcReg,
     Bsf, Bsr, Popcnt, Bswap, MovzxToWord, MovsxToWord, MovsxdToWord,
-    Cbw, Cwde, Cdqe, Cwd, Cdq, Cqo, Lahf, Sahf, Clc, Stc, Cmc, Cld, Std, Xlat, Movnti,
-    PushWord, PushWordImm, PopWord, PopMemory, Cmov, Set, Loop, Loope, Loopne, Jrcxz,
+    Cbw, Cwde, Cdqe, Cwd, Cdq, Cqo, Lahf, Sahf, Clc, Stc, Cmc, Cld, Std, Xlat, Xlat32, Movnti, Touch,
+    PushWord, PushWordImm, PopWord, PopMemory, Enter, LeaveWord, Cmov, Set, Loop, Loope, Loopne, Jrcxz,
 }
 
 /// Packs an immediate word.
@@ -67,6 +67,14 @@ impl Place {
     fn load<T: Word>(&self, core: &mut Core, cx: &mut Ctx<'_>) -> Result<T, Faulted> {
         match self.memory {
             Some(va) => core.read(cx, va),
+            None => Ok(core.get(self.register)),
+        }
+    }
+
+    /// For an instruction that stores to the same place afterwards.
+    fn load_modify<T: Word>(&self, core: &mut Core, cx: &mut Ctx<'_>) -> Result<T, Faulted> {
+        match self.memory {
+            Some(va) => core.read_modify(cx, va),
             None => Ok(core.get(self.register)),
         }
     }
@@ -120,7 +128,7 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
                 K::ShlCl | K::ShrCl | K::SarCl | K::RolCl | K::RorCl | K::RclCl | K::RcrCl
             );
             let count = if by_cl { core.get::<u8>(RCX).zx() } else { extra } & mask::<T>();
-            let a = first.load::<T>(core, cx)?;
+            let a = first.load_modify::<T>(core, cx)?;
             let mut lazy = core.lazy;
             let r = match kind {
                 _ if count == 0 => a,
@@ -143,7 +151,7 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
             let by_cl = matches!(kind, K::ShldCl | K::ShrdCl);
             let count = if by_cl { core.get::<u8>(RCX).zx() } else { extra } & mask::<T>();
             let left = matches!(kind, K::ShldImm | K::ShldCl);
-            let a = first.load::<T>(core, cx)?;
+            let a = first.load_modify::<T>(core, cx)?;
             if count == 0 {
                 // A 32-bit register is zero-extended all the same.
                 return first.store(core, cx, a).map(|()| false);
@@ -153,7 +161,7 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
             core.lazy.result_with(r, cf, (r.sx() ^ a.sx()) >> 63 != 0);
         }
         K::Inc | K::Dec | K::Neg | K::Not => {
-            let a = first.load::<T>(core, cx)?;
+            let a = first.load_modify::<T>(core, cx)?;
             let mut lazy = core.lazy;
             let r = match kind {
                 K::Inc => alu::inc(&mut lazy, a),
@@ -195,18 +203,21 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
             } else {
                 (first, op.b)
             };
-            let a = place.load::<T>(core, cx)?;
+            let a = place.load_modify::<T>(core, cx)?;
             let b = core.get::<T>(register);
             place.store(core, cx, b)?;
             core.set(register, a);
         }
         K::Cmpxchg => {
-            let found = first.load::<T>(core, cx)?;
+            let found = first.load_modify::<T>(core, cx)?;
             let expected = core.get::<T>(RAX);
             let equal = found == expected;
-            // Memory is written either way, so a read-only page faults either way.
-            let value = if equal { core.get(op.b) } else { found };
-            first.store(core, cx, value)?;
+            // Memory is written either way; a register keeps even its upper half when the values differ.
+            if equal {
+                first.store(core, cx, core.get::<T>(op.b))?;
+            } else if memory.is_some() {
+                first.store(core, cx, found)?;
+            }
             Alu::cmp(&mut core.lazy, expected, found);
             if !equal {
                 core.set(RAX, found);
@@ -214,7 +225,7 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         }
         K::CmpxchgWide => compare_exchange_wide::<T>(core, cx, core.ea(op))?,
         K::Xadd => {
-            let a = first.load::<T>(core, cx)?;
+            let a = first.load_modify::<T>(core, cx)?;
             let b = core.get::<T>(op.b);
             let mut lazy = core.lazy;
             let sum = Alu::add(&mut lazy, a, b);
@@ -294,18 +305,18 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         K::Cmc => core.lazy.set_cf(!core.lazy.cf()),
         K::Cld => core.flags &= !flags::DF,
         K::Std => core.flags |= flags::DF,
-        K::Xlat => {
-            let at = core
-                .get::<u64>(RBX)
-                .wrapping_add(core.get::<u8>(RAX).zx())
-                .wrapping_add(core.ea(&Op {
-                    base: crate::op::ZERO,
-                    index: crate::op::ZERO,
-                    disp: 0,
-                    ..*op
-                }));
-            let value = core.read::<u8>(cx, at)?;
+        K::Xlat | K::Xlat32 => {
+            let offset = core.get::<u64>(RBX).wrapping_add(core.get::<u8>(RAX).zx());
+            let offset = if kind == K::Xlat {
+                offset
+            } else {
+                u32::cut(offset).zx()
+            };
+            let value = core.read::<u8>(cx, offset.wrapping_add(core.get(op.seg)))?;
             core.set(RAX, value);
+        }
+        K::Touch => {
+            core.read::<u8>(cx, core.ea(op))?;
         }
         K::Movnti => first.store(core, cx, core.get::<T>(op.b))?,
         K::PushWord => {
@@ -315,6 +326,13 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         K::PushWordImm => push(core, cx, u16::cut(wide))?,
         K::PopWord => pop::<u16>(core, cx, op, memory.is_some())?,
         K::PopMemory => pop::<u64>(core, cx, op, memory.is_some())?,
+        K::Enter => enter::<T>(core, cx, extra, wide)?,
+        K::LeaveWord => {
+            let frame = core.get::<u64>(RBP);
+            let value = core.read::<u16>(cx, frame)?;
+            core.set(RSP, frame.wrapping_add(2));
+            core.set(RBP, value);
+        }
         K::Cmov => {
             let value = second.load::<T>(core, cx)?;
             if branch::holds(core.lazy, extra) {
@@ -420,7 +438,7 @@ fn double_shift<T: Word>(a: T, b: T, count: u64, left: bool) -> (T, bool) {
         };
         let width = if bits == 16 { 48 } else { 2 * bits };
         let shifted = pair << count;
-        (low(shifted >> (width - bits)), shifted >> width & 1 != 0)
+        (low(shifted >> (width - bits)), pair >> (width - count) & 1 != 0)
     } else {
         let pair = if bits == 16 {
             a << 32 | b << 16 | a
@@ -507,6 +525,7 @@ fn compare_exchange_wide<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, va: u64) ->
     if T::BITS == 64 && !va.is_multiple_of(16) {
         return Err(core.protection());
     }
+    core.check_write(cx, va, 2 * T::BYTES)?;
     let high_at = va.wrapping_add(T::BYTES);
     let (low, high) = (core.read::<T>(cx, va)?, core.read::<T>(cx, high_at)?);
     let equal = low == core.get(RAX) && high == core.get(RDX);
@@ -542,7 +561,13 @@ fn bit_test<T: Word>(
 ) -> Result<(), Faulted> {
     use MiscOp as K;
     let bit = 1u64 << (number % u64::from(T::BITS));
-    let value = place.load::<T>(core, cx)?.zx();
+    let reads_only = matches!(kind, K::BtImm | K::BtReg);
+    let value = if reads_only {
+        place.load::<T>(core, cx)
+    } else {
+        place.load_modify(core, cx)
+    }?
+    .zx();
     let new = match kind {
         K::BtsImm | K::BtsReg => Some(value | bit),
         K::BtrImm | K::BtrReg => Some(value & !bit),
@@ -564,6 +589,30 @@ fn bit_test<T: Word>(
 fn push<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, value: T) -> Result<(), Faulted> {
     let top = core.get::<u64>(RSP).wrapping_sub(T::BYTES);
     core.write(cx, top, value)?;
+    core.set(RSP, top);
+    Ok(())
+}
+
+/// ENTER: a frame of `size` bytes with `level` (modulo 32) frame pointers of the enclosing ones.
+fn enter<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, level: u64, size: u64) -> Result<(), Faulted> {
+    let level = level % 32;
+    let (mut top, mut link) = (core.get::<u64>(RSP).wrapping_sub(T::BYTES), core.get::<u64>(RBP));
+    let frame = top;
+    core.write(cx, top, core.get::<T>(RBP))?;
+    for step in (0..level).rev() {
+        let value = if step == 0 {
+            T::cut(frame)
+        } else {
+            link = link.wrapping_sub(T::BYTES);
+            core.read::<T>(cx, link)?
+        };
+        top = top.wrapping_sub(T::BYTES);
+        core.write(cx, top, value)?;
+    }
+    let top = top.wrapping_sub(size);
+    // The far end of the frame must be writable; nothing is written there.
+    core.check_write(cx, top, T::BYTES)?;
+    core.set(RBP, T::cut(frame));
     core.set(RSP, top);
     Ok(())
 }

@@ -16,7 +16,7 @@ use alu::Alu;
 
 use crate::code::CodeCache;
 use crate::core::{CODE_TLB, Core, Ctx};
-use crate::mmu::slot;
+use crate::mmu::{self, slot};
 use crate::op::{Op, OpCode, PAGE, SCRATCH};
 use crate::registers::{RBP, RSP};
 use crate::word::Word;
@@ -85,6 +85,30 @@ pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave
                     continue 'enter;
                 }};
             }
+            macro_rules! canonical {
+                // An indirect branch faults itself when its target is no address; nothing of it has happened yet.
+                ($target:expr) => {{
+                    let target: u64 = $target;
+                    if !mmu::canonical(target) {
+                        core.protection();
+                        fault!();
+                    }
+                    target
+                }};
+            }
+            macro_rules! call_target {
+                // A call looks at the stack before it looks at the target.
+                ($target:expr) => {{
+                    let target: u64 = $target;
+                    if !mmu::canonical(target) {
+                        let top = core.get::<u64>(RSP).wrapping_sub(8);
+                        attempt!(core.check_write(cx, top, 8));
+                        core.protection();
+                        fault!();
+                    }
+                    target
+                }};
+            }
             macro_rules! near {
                 ($offset:expr) => {{
                     let target = $offset;
@@ -133,15 +157,16 @@ pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave
                 };
                 (memory $source:expr, $t:ty, $kind:ident) => {{
                     let va = core.ea(op);
-                    let a = attempt!(core.read::<$t>(cx, va));
                     let b = $source;
                     if Alu::writes_back(stringify!($kind)) {
                         core.writer = op.off;
+                        let a = attempt!(core.read_modify::<$t>(cx, va));
                         let mut lazy = core.lazy;
                         let r = Alu::$kind(&mut lazy, a, b);
                         attempt!(core.write::<$t>(cx, va, r));
                         core.lazy = lazy;
                     } else {
+                        let a = attempt!(core.read::<$t>(cx, va));
                         Alu::$kind(&mut core.lazy, a, b);
                     }
                 }};
@@ -542,27 +567,27 @@ pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave
                     push!(core.next_rip(op));
                     far!(op.imm);
                 }
-                C::JmpR => goto!(core.get(op.a)),
-                C::JmpM => goto!(attempt!(core.read::<u64>(cx, core.ea(op)))),
+                C::JmpR => goto!(canonical!(core.get(op.a))),
+                C::JmpM => goto!(canonical!(attempt!(core.read::<u64>(cx, core.ea(op))))),
                 C::CallR => {
-                    let target = core.get(op.a);
+                    let target = call_target!(core.get(op.a));
                     push!(core.next_rip(op));
                     goto!(target);
                 }
                 C::CallM => {
-                    let target = attempt!(core.read::<u64>(cx, core.ea(op)));
+                    let target = call_target!(attempt!(core.read::<u64>(cx, core.ea(op))));
                     push!(core.next_rip(op));
                     goto!(target);
                 }
                 C::Ret => {
                     let top = core.get::<u64>(RSP);
-                    let target = attempt!(core.read::<u64>(cx, top));
+                    let target = canonical!(attempt!(core.read::<u64>(cx, top)));
                     core.set(RSP, top.wrapping_add(8));
                     goto!(target);
                 }
                 C::RetImm => {
                     let top = core.get::<u64>(RSP);
-                    let target = attempt!(core.read::<u64>(cx, top));
+                    let target = canonical!(attempt!(core.read::<u64>(cx, top)));
                     core.set(RSP, top.wrapping_add(8).wrapping_add(op.imm));
                     goto!(target);
                 }

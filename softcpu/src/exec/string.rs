@@ -8,13 +8,13 @@
 //! immediate: bits 7:0 StringOp, 9:8 log2 of the element size, 11:10 Rep, 12 32-bit addresses
 //! ```
 
-use crate::core::{Core, Ctx, Faulted, Place, page_rest};
+use crate::core::{Core, Ctx, Faulted, Place, page_rest, stop};
 use crate::exec::alu::Alu;
 use crate::flags::DF;
 use crate::memory::PAGE_BYTES;
 use crate::mmu::Access;
 use crate::op::{Op, REGS};
-use crate::registers::{RAX, RCX, RDI, RSI};
+use crate::registers::{RAX, RCX, RDI, RDX, RSI};
 use crate::word::Word;
 
 /// Which string instruction.
@@ -26,6 +26,8 @@ pub(crate) enum StringOp {
     Lods,
     Scas,
     Cmps,
+    Ins,
+    Outs,
 }
 
 /// How often.
@@ -38,12 +40,14 @@ pub(crate) enum Rep {
     WhileNotEqual,
 }
 
-const OPS: [StringOp; 5] = [
+const OPS: [StringOp; 7] = [
     StringOp::Movs,
     StringOp::Stos,
     StringOp::Lods,
     StringOp::Scas,
     StringOp::Cmps,
+    StringOp::Ins,
+    StringOp::Outs,
 ];
 const REPS: [Rep; 4] = [Rep::Once, Rep::Count, Rep::WhileEqual, Rep::WhileNotEqual];
 
@@ -115,6 +119,9 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         },
         source_base: core.regs[usize::from(op.seg) & (REGS - 1)],
     };
+    if matches!(kind, StringOp::Ins | StringOp::Outs) {
+        super::system::check_iopl(core)?;
+    }
     if rep == Rep::Once {
         one::<T>(core, cx, kind, &pointers)?;
         return Ok(false);
@@ -174,6 +181,23 @@ fn one<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, kind: StringOp, p: &Pointers)
             Alu::cmp(&mut core.lazy, a, b);
             p.advance(core, RSI, 1);
             p.advance(core, RDI, 1);
+        }
+        StringOp::Ins => {
+            // A device's register is read only once it is sure that the value has a place.
+            core.check_write(cx, p.destination(core), T::BYTES)?;
+            let value = cx
+                .bus
+                .port_read(core.tick(), core.get(RDX), T::BYTES.to_le_bytes()[0]);
+            core.cut(stop::BUS);
+            core.write(cx, p.destination(core), T::cut(u64::from(value)))?;
+            p.advance(core, RDI, 1);
+        }
+        StringOp::Outs => {
+            let value = u32::cut(core.read::<T>(cx, p.source(core))?.zx());
+            cx.bus
+                .port_write(core.tick(), core.get(RDX), T::BYTES.to_le_bytes()[0], value);
+            core.cut(stop::BUS);
+            p.advance(core, RSI, 1);
         }
     }
     Ok(())

@@ -27,7 +27,8 @@ macro_rules! kinds {
 }
 
 kinds! {
-    LoadSegment, StoreSegment, PushSegment, PopSegment, ReadCr, WriteCr, ReadDr, WriteDr, Pushf, Popf, Cli, Sti, Hlt, Clts,
+    LoadSegment, StoreSegment, PushSegment, PushSegmentWord, PopSegment, PopSegmentWord, ReadCr, WriteCr, ReadDr, WriteDr,
+    Pushf, PushfWord, Popf, PopfWord, Cli, Sti, Hlt, Clts,
     Cpuid, Rdtsc, Rdtscp, Rdmsr, Wrmsr, Rdpmc, Lgdt, Lidt, Sgdt, Sidt, Lldt, Ltr, Sldt, Str, Lmsw, Smsw, Lar, Lsl, Verr,
     Verw, Invlpg, Wbinvd, Swapgs, Rdfsbase, Rdgsbase, Wrfsbase, Wrgsbase, Syscall, Sysret, Iret, Retf, Retfd, JmpFar, JmpFar32,
     Int3, Int1, Int, In, InImm, Out, OutImm,
@@ -72,11 +73,21 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
             core.write(cx, top, u64::from(selector))?;
             core.set(RSP, top);
         }
-        K::PopSegment => {
+        K::PushSegmentWord => {
+            let selector = core.segments[usize::from(extra) % 6].selector;
+            let top = core.get::<u64>(RSP).wrapping_sub(2);
+            core.write(cx, top, selector)?;
+            core.set(RSP, top);
+        }
+        K::PopSegment | K::PopSegmentWord => {
             let top = core.get::<u64>(RSP);
-            let selector = core.read::<u64>(cx, top)?;
-            descriptor::load_data_segment(core, cx, usize::from(extra), u16::cut(selector))?;
-            core.set(RSP, top.wrapping_add(8));
+            let (selector, bytes) = if kind == K::PopSegment {
+                (u16::cut(core.read::<u64>(cx, top)?), 8)
+            } else {
+                (core.read::<u16>(cx, top)?, 2)
+            };
+            descriptor::load_data_segment(core, cx, usize::from(extra), selector)?;
+            core.set(RSP, top.wrapping_add(bytes));
         }
         K::ReadCr => {
             let value = match extra {
@@ -120,6 +131,18 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
             let image = core.read::<u64>(cx, top)?;
             core.set(RSP, top.wrapping_add(8));
             load_flags(core, image & !RF, RF);
+        }
+        K::PushfWord => {
+            let top = core.get::<u64>(RSP).wrapping_sub(2);
+            core.write(cx, top, u16::cut(core.rflags()))?;
+            core.set(RSP, top);
+        }
+        K::PopfWord => {
+            let top = core.get::<u64>(RSP);
+            let image = core.read::<u16>(cx, top)?;
+            core.set(RSP, top.wrapping_add(2));
+            // The upper half stays as it is.
+            load_flags(core, image.zx(), !0xffff);
         }
         K::Cli => {
             check_iopl(core)?;
@@ -341,7 +364,7 @@ fn needs_supervisor(kind: SystemOp) -> bool {
 }
 
 /// CLI, STI and port I/O need a CPL of at most IOPL.
-fn check_iopl(core: &mut Core) -> Result<(), Faulted> {
+pub(super) fn check_iopl(core: &mut Core) -> Result<(), Faulted> {
     if u64::from(core.cpl()) > (core.flags & IOPL) >> 12 {
         Err(core.protection())
     } else {

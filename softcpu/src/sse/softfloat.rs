@@ -470,6 +470,8 @@ impl Context {
         let sign = x.sign != y.sign;
         match (x.kind, y.kind) {
             (Kind::Infinity, Kind::Infinity) | (Kind::Zero, Kind::Zero) => return self.invalid(format),
+            // A division by zero is told, a denormal dividend then is not.
+            (_, Kind::Zero) => {}
             _ => self.note_denormals(format, a, b),
         }
         match (x.kind, y.kind) {

@@ -108,7 +108,10 @@ pub(crate) fn execute(
         O::Fxch => core.fpu.exchange(i),
         O::Fchs => core.fpu.change_sign(|sign| !sign),
         O::Fabs => core.fpu.change_sign(|_| false),
-        O::Ffree => core.fpu.set_full(i, false),
+        O::Ffree => {
+            core.fpu.set_c1(false);
+            core.fpu.set_full(i, false);
+        }
         O::Fincstp => core.fpu.turn(1),
         O::Fdecstp => core.fpu.turn(7),
     }
@@ -184,7 +187,7 @@ impl X87 {
     fn push(&mut self, value: F80, from_empty: bool, flags: u16) {
         let overflow = self.is_full(7);
         let stack_fault = overflow || from_empty;
-        self.set_c1(overflow);
+        self.set_c1(overflow && !from_empty);
         let flags = if stack_fault {
             low16(flag::IE) | status::SF
         } else {

@@ -79,6 +79,9 @@ pub fn excluded(code: Code) -> Option<&'static str> {
         M::Int | M::Int1 | M::Syscall | M::Sysenter | M::Sysexit | M::Sysret | M::Sysretq => {
             Some("enters a kernel: directed tests")
         }
+        M::Movsxd if info.op0_kind() == OpCodeOperandKind::r16_reg => {
+            Some("MOVSXD to 16 bits: AMD reads four bytes of memory, Intel (and softcpu) two")
+        }
         M::Ud0 => Some("processors disagree on its length; always #UD"),
         M::Rsm => Some("system management mode does not exist here"),
         M::Reservednop => Some("the same bytes decode as the hint that they now are, or as NOP"),

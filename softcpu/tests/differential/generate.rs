@@ -2,7 +2,8 @@
 //! memory.
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, Encoder, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register,
+    Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic, OpCodeOperandKind, OpKind,
+    Register,
 };
 
 use crate::rng::Rng;
@@ -69,7 +70,11 @@ pub fn case(code: Code, rng: &mut Rng, fs_base: u64, gs_base: u64) -> Option<Cas
     encoder.encode(&insn, rip).ok()?;
     let mut bytes = encoder.take_buffer();
     if rng.one_in(12) {
-        bytes.insert(0, rng.pick(&STRAY_PREFIXES));
+        let prefix = rng.pick(&STRAY_PREFIXES);
+        if !stray_prefix_is_portable(code, prefix) {
+            return None;
+        }
+        bytes.insert(0, prefix);
         if bytes.len() > 15 {
             return None;
         }
@@ -97,6 +102,24 @@ pub fn case(code: Code, rng: &mut Rng, fs_base: u64, gs_base: u64) -> Option<Cas
     };
     crate::fixup::place_operands(&mut case, rng)?;
     Some(case)
+}
+
+/// Whether processors agree on what the prefix does to the instruction; these are left out:
+///
+/// - 0x66 on a near branch: AMD truncates RIP to 16 bits, Intel (and softcpu) ignores it;
+/// - 0xf2 and 0xf3 on LOOPE and LOOPNE: AMD takes the condition from the prefix;
+/// - LOCK on VERR and VERW (AMD ignores it) and on MOV CR (AMD reaches CR8 so);
+/// - 0xf3 on XCHG R8 to RAX, which the decoder takes for PAUSE.
+fn stray_prefix_is_portable(code: Code, prefix: u8) -> bool {
+    let branch = !matches!(code.flow_control(), FlowControl::Next | FlowControl::Exception);
+    let looping = matches!(code.mnemonic(), Mnemonic::Loope | Mnemonic::Loopne);
+    match prefix {
+        0x66 => !branch,
+        0xf2 | 0xf3 if looping => false,
+        0xf3 => !matches!(code, Code::Xchg_r64_RAX | Code::Xchg_r32_EAX | Code::Xchg_r16_AX),
+        0xf0 => !matches!(code.mnemonic(), Mnemonic::Verr | Mnemonic::Verw | Mnemonic::Mov),
+        _ => true,
+    }
 }
 
 /// Random registers.

@@ -41,7 +41,7 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 /// Differences told in full before only counting them.
-const SHOWN: u32 = 20;
+const SHOWN: u32 = 300;
 
 #[test]
 fn softcpu_computes_what_the_host_does() {

@@ -85,20 +85,21 @@ mod tests {
 
     #[test]
     fn the_content_is_fixed_for_ever() {
-        let mut block = [0; 32];
+        let mut block = [0; 40];
         block_content(0x0123_4567_89ab_cdef, 7, &mut block);
         let words: Vec<u64> = block
             .chunks_exact(8)
-            .map(|w| u64::from_le_bytes(w.try_into().unwrap()))
+            .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
             .collect();
-        assert_eq!(words[0], 7);
-        assert_eq!(words[1], mark(7));
-        let again = {
-            let mut block = [0; 32];
-            block_content(0x0123_4567_89ab_cdef, 7, &mut block);
-            block
-        };
-        assert_eq!(block, again);
+        // Saved ledgers are judged against this function: another one would need another ledger version.
+        let expected = [
+            7,
+            0xc0d3_4c24_35b9_b9c7,
+            0x1372_34b8_f45f_c0d2,
+            0xde88_f4b4_967c_b700,
+            0xe6cb_3665_bd6f_dc64,
+        ];
+        assert_eq!(words, expected);
     }
 
     #[test]

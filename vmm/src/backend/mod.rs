@@ -1,5 +1,7 @@
 //! What executes guest code. Nothing of a backend's own types leaves its file.
 
 mod soft;
+#[cfg(test)]
+mod tests;
 
 pub use soft::Soft;

@@ -1,6 +1,6 @@
 //! The machine: one processor, its devices, and what the host wants to know about them.
 
-mod config;
+pub(crate) mod config;
 mod event;
 mod idle;
 mod record;

@@ -1,0 +1,138 @@
+//! Guests of a few instructions on the software processor, from power-on to their end.
+
+use super::Soft;
+use crate::boot::bzimage::tests::image;
+use crate::devices::pci;
+use crate::machine::config::tests::config;
+use crate::machine::{Event, Machine, MachineConfig};
+use crate::phase::Phase;
+
+/// mov dx, port; mov al, value; out dx, al
+fn out(port: u16, value: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
+}
+
+/// mov dword [address], value
+fn store(address: u32, value: u32) -> Vec<u8> {
+    let mut code = vec![0xc7, 0x04, 0x25];
+    code.extend(address.to_le_bytes());
+    code.extend(value.to_le_bytes());
+    code
+}
+
+/// mov eax, address; mov dword [rax], value
+fn store_mmio(address: u32, value: u32) -> Vec<u8> {
+    let mut code = vec![0xb8];
+    code.extend(address.to_le_bytes());
+    code.extend([0xc7, 0x00]);
+    code.extend(value.to_le_bytes());
+    code
+}
+
+fn machine(parts: &[Vec<u8>]) -> Machine {
+    let mut kernel = image(4096);
+    let code = parts.concat();
+    kernel[1024 + 0x200..][..code.len()].copy_from_slice(&code);
+    Machine::new(&config(kernel), &Soft).unwrap()
+}
+
+const POWER_OFF: (u16, u8) = (crate::devices::power::SLEEP_CONTROL, 0x34);
+
+#[test]
+fn a_guest_prints_and_switches_off() {
+    let mut machine = machine(&[out(0x3f8, b'h'), out(0x3f8, b'i'), out(POWER_OFF.0, POWER_OFF.1)]);
+    let event = machine.run().unwrap();
+    assert!(
+        matches!(event, Event::PowerOff { at } if at.retired == 9),
+        "{event}"
+    );
+    assert_eq!(machine.console().text(), b"hi");
+}
+
+#[test]
+fn the_processors_writes_are_known() {
+    let mut machine = machine(&[store(0x50_0010, 7), out(POWER_OFF.0, POWER_OFF.1)]);
+    machine.watch([0x500]);
+    machine.run().unwrap();
+    let last = machine.last_write(0x50_0010).unwrap();
+    assert_eq!(
+        (last.write.rip, last.write.time, last.stamp.phase),
+        (0x100_0200, 0, Phase::BootOld)
+    );
+    assert_eq!(machine.last_write(0x50_0000), None);
+    machine.finish();
+    let first = machine.provenance().phases()[0]
+        .writes
+        .iter()
+        .find(|write| write.pfn() == 0x500)
+        .unwrap();
+    assert_eq!(
+        (first.address(), first.rip, first.by_user()),
+        (0x50_0010, 0x100_0200, false)
+    );
+    assert!(machine.ram().touched_pages().any(|pfn| pfn == 0x500));
+}
+
+#[test]
+fn equal_machines_have_equal_hashes() {
+    let hash = |value, seed| {
+        let mut kernel = image(4096);
+        let code = [store(0x50_0000, value), out(POWER_OFF.0, POWER_OFF.1)].concat();
+        kernel[1024 + 0x200..][..code.len()].copy_from_slice(&code);
+        let mut machine = Machine::new(
+            &MachineConfig {
+                seed,
+                ..config(kernel)
+            },
+            &Soft,
+        )
+        .unwrap();
+        machine.run().unwrap();
+        machine.state_hash()
+    };
+    assert_eq!(hash(1, 1), hash(1, 1));
+    assert_ne!(hash(1, 1), hash(2, 1));
+    assert_ne!(hash(1, 1), hash(1, 2), "the seed reaches the guest");
+}
+
+#[test]
+fn a_doorbell_stands_the_guest_until_the_answer() {
+    let doorbell = pci::WINDOW_START + u32::try_from(guest_agent::device::mailbox::DOORBELL).unwrap();
+    let mut machine = machine(&[store_mmio(doorbell, 3), out(POWER_OFF.0, POWER_OFF.1)]);
+    assert_eq!(machine.run().unwrap(), Event::Message(vec![0; 3]));
+    let before = machine.moment();
+    machine.reply(b"go on").unwrap();
+    assert_eq!(machine.moment(), before, "answering takes no time");
+    // After a greeting, kernel code in the lower half of the address space is taken for the kexec jump: this guest's all is.
+    assert_eq!(machine.run().unwrap(), Event::Jump { time: before.time });
+    assert_eq!(machine.moment().stamp.phase, Phase::Jump);
+    assert!(matches!(machine.run().unwrap(), Event::PowerOff { .. }));
+}
+
+#[test]
+fn deaths_are_told_apart() {
+    let end = |code: &[u8]| machine(&[code.to_vec()]).run().unwrap();
+    assert!(matches!(
+        end(&[0xfa, 0xf4]),
+        Event::DeadHalt {
+            interruptible: false,
+            ..
+        }
+    )); // cli; hlt
+    assert!(matches!(
+        end(&[0xfb, 0xf4]),
+        Event::DeadHalt {
+            interruptible: true,
+            ..
+        }
+    )); // sti; hlt
+    assert!(matches!(end(&[0xeb, 0xfe]), Event::NoProgress { .. })); // jmp .
+    let fault = end(&[0x0f, 0x0b]); // ud2 without an IDT
+    assert!(
+        matches!(&fault, Event::TripleFault { reason, .. } if reason.contains("exceptions 6")),
+        "{fault}"
+    );
+    let wild = end(&[0x48, 0x31, 0xc0, 0x48, 0xff, 0xc8, 0xff, 0xe0]); // xor rax,rax; dec rax; jmp rax
+    assert!(matches!(wild, Event::TripleFault { .. }), "{wild}");
+}

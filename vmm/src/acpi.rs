@@ -22,7 +22,8 @@ use crate::memory::{GuestRam, MemoryError};
 const OEM: [u8; 6] = *b"BATON ";
 const OEM_TABLE: [u8; 8] = *b"BATON   ";
 const OEM_REVISION: u32 = 1;
-/// IAPC_BOOT_ARCH: there is neither VGA (bit 2) nor a CMOS clock (bit 5), nor any legacy device or 8042 (bits 0 and 1).
+/// IAPC_BOOT_ARCH: there is no VGA (bit 2), no CMOS clock for a driver (bit 5; the one that there is serves kernels that read it
+/// all the same), no legacy device and no 8042 (bits 0 and 1 clear).
 const IAPC_BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 const SCI: u16 = 9;
 const TABLE_ALIGNMENT: u64 = 64;
@@ -87,9 +88,7 @@ fn madt(processors: u8) -> Vec<u8> {
 }
 
 fn dsdt() -> Vec<u8> {
-    let mut code = Vec::new();
-    pci_bridge().to_aml_bytes_into(&mut code);
-    com1().to_aml_bytes_into(&mut code);
+    let mut code = [pci_bridge(), com1()].concat();
     let s5 = power::SLEEP_TYPE_S5;
     Name::new(
         Path::new("_S5_"),
@@ -102,22 +101,14 @@ fn dsdt() -> Vec<u8> {
 }
 
 /// A device under \_SB as finished bytes: the builders of acpi_tables borrow their parts.
-struct SystemDevice(Vec<u8>);
-
-impl SystemDevice {
-    fn to_aml_bytes_into(&self, code: &mut Vec<u8>) {
-        code.extend_from_slice(&self.0);
-    }
-}
-
-fn system_device(name: &str, children: Vec<&dyn Aml>) -> SystemDevice {
-    SystemDevice(bytes(&Scope::new(
+fn system_device(name: &str, children: Vec<&dyn Aml>) -> Vec<u8> {
+    bytes(&Scope::new(
         Path::new("_SB_"),
         vec![&Device::new(Path::new(name), children)],
-    )))
+    ))
 }
 
-fn pci_bridge() -> SystemDevice {
+fn pci_bridge() -> Vec<u8> {
     system_device(
         "PCI0",
         vec![
@@ -142,7 +133,7 @@ fn pci_bridge() -> SystemDevice {
     )
 }
 
-fn com1() -> SystemDevice {
+fn com1() -> Vec<u8> {
     system_device(
         "COM1",
         vec![

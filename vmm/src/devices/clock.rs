@@ -9,7 +9,7 @@ use serde::Serialize;
 pub const INDEX: u16 = 0x70;
 /// I/O port of the selected register.
 pub const DATA: u16 = 0x71;
-/// Date that the clock shows at guest time 0: day and month (1 January, a Thursday) of [`EPOCH_YEAR`].
+/// What the clock shows at guest time 0, a Thursday.
 pub const EPOCH: &str = "2026-01-01 00:00:00";
 
 const EPOCH_YEAR: u8 = 26;

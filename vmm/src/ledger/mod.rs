@@ -14,7 +14,7 @@ pub use entry::{Counters, EngineEvent, EngineEventKind, Entry, FaultReason, Kind
 
 use crate::phase::Stamp;
 
-/// Entries that a ledger holds unless told otherwise: 16 MiB.
+/// Entries that a ledger holds unless told otherwise: 14 MiB.
 pub const DEFAULT_CAPACITY: usize = 262_144;
 /// Engine events that a ledger holds.
 pub const EVENT_CAPACITY: usize = 65_536;

@@ -61,21 +61,21 @@ pub(super) fn execute(
     let result = match operation {
         C::Cvtsi2ss => {
             let value = integer_source(core, cx, op, form)?;
-            old >> 32 << 32 | u128::from(context.from_integer(F32, value))
+            old >> 32 << 32 | u128::from(context.encode_integer(F32, value))
         }
         C::Cvtsi2sd => {
             let value = integer_source(core, cx, op, form)?;
-            old >> 64 << 64 | u128::from(context.from_integer(F64, value))
+            old >> 64 << 64 | u128::from(context.encode_integer(F64, value))
         }
         C::Cvtss2si | C::Cvttss2si | C::Cvtsd2si | C::Cvttsd2si => {
             let bits = if form.wide() { 64 } else { 32 };
             let truncate = matches!(operation, C::Cvttss2si | C::Cvttsd2si);
             let value = if matches!(operation, C::Cvtss2si | C::Cvttss2si) {
                 let source = core.source32(cx, op, form)?;
-                context.to_integer(F32, u64::from(source), bits, truncate)
+                context.integer(F32, u64::from(source), bits, truncate)
             } else {
                 let source = core.source64(cx, op, form)?;
-                context.to_integer(F64, source, bits, truncate)
+                context.integer(F64, source, bits, truncate)
             };
             core.simd_flags(&context)?;
             let value = value.cast_unsigned();
@@ -105,27 +105,27 @@ pub(super) fn execute(
         C::Cvtdq2ps => {
             let source = core.source128(cx, op, form)?;
             vector(4, 32, |i| {
-                u128::from(context.from_integer(F32, signed32(lane32(source, i))))
+                u128::from(context.encode_integer(F32, signed32(lane32(source, i))))
             })
         }
         C::Cvtdq2pd => {
             let source = u128::from(core.source64(cx, op, form)?);
             vector(2, 64, |i| {
-                u128::from(context.from_integer(F64, signed32(lane32(source, i))))
+                u128::from(context.encode_integer(F64, signed32(lane32(source, i))))
             })
         }
         C::Cvtps2dq | C::Cvttps2dq => {
             let source = core.source128(cx, op, form)?;
             let truncate = operation == C::Cvttps2dq;
             vector(4, 32, |i| {
-                lane_of(context.to_integer(F32, lane32(source, i), 32, truncate))
+                lane_of(context.integer(F32, lane32(source, i), 32, truncate))
             })
         }
         C::Cvtpd2dq | C::Cvttpd2dq => {
             let source = core.source128(cx, op, form)?;
             let truncate = operation == C::Cvttpd2dq;
             vector(2, 32, |i| {
-                lane_of(context.to_integer(F64, lane64(source, i), 32, truncate))
+                lane_of(context.integer(F64, lane64(source, i), 32, truncate))
             })
         }
     };

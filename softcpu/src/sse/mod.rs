@@ -217,7 +217,7 @@ impl Core {
     #[inline(always)]
     pub(crate) fn aligned_ea(&mut self, op: &Op) -> Result<u64, Faulted> {
         let va = self.ea(op);
-        if va % 16 != 0 {
+        if !va.is_multiple_of(16) {
             Err(self.protection())
         } else {
             Ok(va)

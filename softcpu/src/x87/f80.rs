@@ -142,7 +142,7 @@ impl F80 {
         match self.classify() {
             Class::Number(number) => context.number_to_integer(number, bits, false),
             // Any NaN gives the integer indefinite.
-            _ => context.to_integer(F64, F64.default_nan(), bits, false),
+            _ => context.integer(F64, F64.default_nan(), bits, false),
         }
     }
 }

@@ -160,15 +160,20 @@ fn store(core: &mut Core, cx: &mut Ctx<'_>, operation: X87Op, va: u64) -> Result
     if empty {
         flags = low16(flag::IE) | status::SF;
     }
-    // An unmasked inexact result is stored nevertheless; any other unmasked exception stores nothing.
+    // An unmasked inexact result is stored nevertheless; any other unmasked exception stores nothing, and then says nothing of
+    // precision. Memory that may not be written faults first in any case.
     let unmasked = flags & !core.fpu.control & 0x3f;
-    if unmasked & !low16(flag::PE) == 0 {
+    let stored = unmasked & !low16(flag::PE) == 0;
+    if stored {
         core.write_bytes(cx, va, &bytes.to_le_bytes()[..len])?;
+    } else {
+        core.check_write(cx, va, len as u64)?;
+        flags &= !low16(flag::PE);
     }
     core.fpu
         .set_c1(!empty && context.rounded_up && flags & low16(flag::PE) != 0);
     core.fpu.signal(flags);
-    if pop && unmasked & !low16(flag::PE) == 0 {
+    if pop && stored {
         core.fpu.pop();
     }
     Ok(())
@@ -193,7 +198,9 @@ impl X87 {
         } else {
             flags
         };
-        if self.signal(flags) {
+        self.signal(flags);
+        // An unmasked denormal operand is pushed nevertheless.
+        if flags & !self.control & low16(flag::IE) != 0 {
             return;
         }
         self.set_top(self.top().wrapping_sub(1));

@@ -301,7 +301,7 @@ fn contents(case: &mut Case, insn: &Instruction, rng: &mut Rng) {
         Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b => {
             let half = insn.memory_size().size() / 2;
             let address = linear(case, insn);
-            if insn.mnemonic() == Mnemonic::Cmpxchg16b && address % 16 != 0 && rng.below(8) != 0 {
+            if insn.mnemonic() == Mnemonic::Cmpxchg16b && !address.is_multiple_of(16) && rng.below(8) != 0 {
                 return;
             }
             if rng.below(3) != 0 {

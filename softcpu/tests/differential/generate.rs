@@ -134,10 +134,10 @@ fn state(rng: &mut Rng, rip: u64) -> State {
     state.rip = rip;
     // CF PF AF ZF SF OF, DF and ID at random; IF and bit 1 set.
     state.rflags = rng.next() & 0x0020_0cd5 | 0x202;
-    let control: u16 = if rng.one_in(4) {
-        0x007f | u16::try_from(rng.below(16) << 8).expect("4 bits")
-    } else {
-        0x037f
+    let control: u16 = match rng.below(8) {
+        0 => 0x0040 | u16::try_from(rng.next() & 0x1f3f).expect("13 bits"),
+        1 => 0x007f | u16::try_from(rng.below(16) << 8).expect("12 bits"),
+        _ => 0x037f,
     };
     state.fx[fx::FCW..fx::FCW + 2].copy_from_slice(&control.to_le_bytes());
     let status = u16::try_from(rng.next() & 0x7f7f).expect("15 bits");
@@ -146,7 +146,7 @@ fn state(rng: &mut Rng, rip: u64) -> State {
     for st in 0..8 {
         let at = fx::ST + 16 * st;
         let exponent = match rng.below(4) {
-            0 => rng.next() & 0x8000 | 0x3fff + rng.below(66),
+            0 => rng.next() & 0x8000 | (0x3fff + rng.below(66)),
             1 => rng.next() & 0x8000 | 0x7fff,
             2 => rng.next() & 0x8000,
             _ => rng.next() & 0xffff,

@@ -10,7 +10,9 @@ use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::generate::Case;
-use crate::state::{CODE, DATA, DATA_LEN, Fault, GS_BASE, Outcome, PAGE, READ_ONLY, State, read_only_page};
+use crate::state::{
+    CODE, DATA, DATA_LEN, Fault, GS_BASE, Outcome, PAGE_LEN, READ_ONLY, State, read_only_page,
+};
 
 /// What stub, handler and test hand each other. Only one thread ever runs natively (see [`Native::new`]).
 #[repr(C)]
@@ -216,16 +218,14 @@ impl Native {
     pub fn new() -> Self {
         map(
             CODE,
-            PAGE as usize,
+            PAGE_LEN,
             libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
         );
-        map(DATA, DATA_LEN + PAGE as usize, libc::PROT_READ | libc::PROT_WRITE);
+        map(DATA, DATA_LEN + PAGE_LEN, libc::PROT_READ | libc::PROT_WRITE);
         // SAFETY: the page was mapped just now and is nobody's yet.
-        unsafe {
-            std::ptr::copy_nonoverlapping(read_only_page().as_ptr(), READ_ONLY as *mut u8, PAGE as usize)
-        };
+        unsafe { std::ptr::copy_nonoverlapping(read_only_page().as_ptr(), READ_ONLY as *mut u8, PAGE_LEN) };
         // SAFETY: as above; from here on the page is only read.
-        let rc = unsafe { libc::mprotect(READ_ONLY as *mut libc::c_void, PAGE as usize, libc::PROT_READ) };
+        let rc = unsafe { libc::mprotect(READ_ONLY as *mut libc::c_void, PAGE_LEN, libc::PROT_READ) };
         assert_eq!(rc, 0, "mprotect");
         let mut stack = vec![0u8; 0x20000].into_boxed_slice();
         let alternate = libc::stack_t {

@@ -7,7 +7,9 @@ use softcpu::registers::{
 use softcpu::{Cpu, CpuModel, Exit, NoBus, Ram, Registers, X87};
 
 use crate::generate::Case;
-use crate::state::{CODE, DATA, DATA_LEN, DATA_PAGES, Fault, Outcome, PAGE, State, fx, read_only_page};
+use crate::state::{
+    CODE, DATA, DATA_LEN, DATA_PAGES, Fault, Outcome, PAGE, PAGE_LEN, State, fx, read_only_page,
+};
 
 // Guest physical layout.
 const PML4: u64 = 0x1000;
@@ -62,7 +64,7 @@ pub struct Soft {
 /// What the processor made of an instruction.
 pub enum Ran {
     /// It executed it or raised an exception.
-    Done(Outcome),
+    Done(Box<Outcome>),
     /// It said that it has not this instruction, or left the test's ground.
     Odd(String),
 }
@@ -83,7 +85,7 @@ impl Soft {
         let leaf = |address: u64| PT_LOW + 8 * (address >> 12 & 511);
         soft.put_u64(leaf(CODE), CODE_PHYSICAL | table);
         for page in 0..DATA_PAGES {
-            soft.put_u64(leaf(DATA + page * PAGE), DATA_PHYSICAL + page * PAGE | table);
+            soft.put_u64(leaf(DATA + page * PAGE), (DATA_PHYSICAL + page * PAGE) | table);
         }
         let read_only = DATA_PHYSICAL + DATA_PAGES * PAGE;
         soft.put_u64(leaf(DATA + DATA_PAGES * PAGE), read_only | PRESENT | USER);
@@ -91,7 +93,7 @@ impl Soft {
         for page in 0..4 {
             soft.put_u64(
                 PT_HIGH + 8 * page,
-                SYSTEM_PHYSICAL + page * PAGE | PRESENT | WRITE,
+                (SYSTEM_PHYSICAL + page * PAGE) | PRESENT | WRITE,
             );
         }
         for vector in 0..256 {
@@ -109,7 +111,7 @@ impl Soft {
         }
         // RSP0.
         soft.put_u64(SYSTEM_PHYSICAL + (TSS - SYSTEM) + 4, STACK_TOP);
-        assert!(soft.ram.write(SYSTEM_PHYSICAL + 2 * PAGE, &[0xf4; PAGE as usize]));
+        assert!(soft.ram.write(SYSTEM_PHYSICAL + 2 * PAGE, &[0xf4; PAGE_LEN]));
         soft
     }
 
@@ -174,7 +176,7 @@ impl Soft {
             self.ram.read(DATA_PHYSICAL, &mut data[..]),
             "scratch memory is in RAM"
         );
-        Ran::Done(Outcome { state, fault, data })
+        Ran::Done(Box::new(Outcome { state, fault, data }))
     }
 }
 

@@ -12,13 +12,16 @@ pub const READ_ONLY: u64 = DATA + DATA_PAGES * PAGE;
 pub const UNMAPPED: u64 = READ_ONLY + PAGE;
 /// Page size.
 pub const PAGE: u64 = 4096;
+/// The same, as a length.
+pub const PAGE_LEN: usize = 4096;
 /// Length of the writable scratch memory.
-pub const DATA_LEN: usize = (DATA_PAGES * PAGE) as usize;
+pub const DATA_LEN: usize = 2 * PAGE_LEN;
+const _: () = assert!(DATA_LEN as u64 == DATA_PAGES * PAGE);
 /// Base address that GS has on both sides.
 pub const GS_BASE: u64 = 0x1234_5000;
 
 /// What the read-only page holds: POPF may read it, and must not set TF or AC in the middle of the test.
-pub fn read_only_page() -> [u8; PAGE as usize] {
+pub fn read_only_page() -> [u8; PAGE_LEN] {
     std::array::from_fn(|i| u8::try_from(i % 31 * 8).expect("below 248"))
 }
 

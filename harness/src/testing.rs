@@ -130,6 +130,7 @@ fn memory(evidence: &Evidence, writes: usize) -> Vec<[u8; PAGE_BYTES]> {
         bytes[at..at + 8].copy_from_slice(&((MEMFD + 2 + entry) * PAGE).to_le_bytes());
         bytes[at + 8..at + 16].copy_from_slice(&4096u64.to_le_bytes());
     }
+    bytes[4096..4104].fill(0);
     for write in &evidence.ledger.entries[..writes] {
         let at = usize::try_from(write.address - MEMFD * PAGE).unwrap();
         let data = written_bytes(write, 42);

@@ -107,8 +107,17 @@ impl DmaEvidence {
         u64::from(self.buffer_bytes).saturating_mul(1_000_000_000) / self.rate.max(1)
     }
 
-    /// The descriptor ring as the agent writes it, given the page frames of the object with the buffers.
-    pub fn ring(&self, buffer_frames: &[u64]) -> Placed {
+    /// What the agent itself writes into the ring's object before it enables the engine: the descriptors, and a completion
+    /// count of 0. `buffer_frames` are the page frames of the object with the buffers.
+    pub fn placed(&self, buffer_frames: &[u64]) -> Vec<Placed> {
+        let count = Placed {
+            offset: self.completion_offset,
+            bytes: vec![0; 8],
+        };
+        vec![self.ring(buffer_frames), count]
+    }
+
+    fn ring(&self, buffer_frames: &[u64]) -> Placed {
         let mut bytes = Vec::new();
         for entry in 0..u64::from(self.entries) {
             let offset = self.buffer_offset + entry * u64::from(self.buffer_bytes);

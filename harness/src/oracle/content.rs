@@ -19,7 +19,7 @@ pub(super) struct Context<'a> {
     /// CPU writes by page frame, in order of time.
     cpu_writes: HashMap<u64, Vec<&'a CpuWrite>>,
     /// What the agent itself put into objects.
-    placed: BTreeMap<u32, Placed>,
+    placed: BTreeMap<u32, Vec<Placed>>,
 }
 
 /// What a page ought to hold at some moment.
@@ -70,7 +70,7 @@ impl<'a> Context<'a> {
             .filter_map(|dma| {
                 let buffers = evidence.object(dma.buffer_object)?;
                 let generation = dma.started.map_or(0, |started| started.generation);
-                Some((dma.ring_object, dma.ring(&buffers.frames(generation))))
+                Some((dma.ring_object, dma.placed(&buffers.frames(generation))))
             });
         Self {
             evidence,
@@ -121,17 +121,17 @@ impl<'a> Context<'a> {
             .device_writes(frame)
             .first()
             .is_some_and(|first| self.write(*first).index < ledger_length);
-        let placed = self
-            .placed
-            .get(&object.id)
-            .filter(|placed| overlap(placed, index).is_some());
-        if !touched && placed.is_none() {
+        let all = self.placed.get(&object.id).into_iter().flatten();
+        let placed: Vec<_> = all
+            .filter_map(|placed| Some((placed, overlap(placed, index)?)))
+            .collect();
+        if !touched && placed.is_empty() {
             return None;
         }
         let mut bytes = self
             .pattern(object.id)
             .map_or([0; PAGE_BYTES], |pattern| pattern.page(index));
-        if let Some((placed, (at, from))) = placed.and_then(|p| Some((p, overlap(p, index)?))) {
+        for (placed, (at, from)) in placed {
             let length = at.len();
             bytes[at].copy_from_slice(&placed.bytes[from..from + length]);
         }

@@ -21,6 +21,16 @@ enum Point<'a> {
     End,
 }
 
+impl Point<'_> {
+    /// Whether silence is over here: the device wrote, or is no longer expected to.
+    fn ends_silence(&self) -> bool {
+        match self {
+            Self::Block | Self::End => true,
+            Self::Event(_, event) => matches!(event.kind, EngineEventKind::WaitBegin | EngineEventKind::Stop),
+        }
+    }
+}
+
 /// Checks the rule.
 pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     let (evidence, mut findings) = (context.evidence, Findings::default());
@@ -43,7 +53,11 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     let (mut last, mut writing, mut blocks, mut longest) = (started.time_ns, true, 0u64, 0);
     let mut silencer = None;
     for (time, point) in points(context, started, end) {
-        let gap = if writing { time.saturating_sub(last) } else { 0 };
+        let gap = if writing && point.ends_silence() {
+            time.saturating_sub(last)
+        } else {
+            0
+        };
         longest = longest.max(gap);
         if gap > allowed {
             let cause = silencer.map(|(position, event)| (event, cause_of(context, position)));

@@ -1,0 +1,100 @@
+//! The `baton` command where no guest is started: usage, bad scenarios, bad kernels, bad evidence.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs baton with an agent that is never started.
+fn baton(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_baton"));
+    command.args(arguments).output().expect("baton starts")
+}
+
+/// Asserts the exit status and gives what was said on standard error.
+fn complaint(output: &Output, status: i32) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    said
+}
+
+fn scenario(directory: &Path, text: &str) -> String {
+    let path = directory.join("s.toml");
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn bad_usage_is_status_2() {
+    complaint(&baton(&["run"]), 2);
+    complaint(&baton(&["fly"]), 2);
+    complaint(&baton(&["run", "s.toml", "--seed", "many"]), 2);
+}
+
+#[test]
+fn a_bad_scenario_is_one_line_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    for (text, place, word) in [
+        ("name = \"s\"\nramm = \"1 GiB\"\n", ":2:1: ", "ramm"),
+        ("name = \"s\"\nram = \"64 MEGS\"\n", ":2:7: ", "MEGS"),
+        ("name = \"s\"\n[kernel]\nold = \"9.9.9\"\n", ":3:7: ", "9.9.9"),
+        (
+            "name = \"s\"\n[kernel]\nnew = \"no/such/bzImage\"\n",
+            ":3:7: ",
+            "no/such/bzImage",
+        ),
+    ] {
+        let file = scenario(directory.path(), text);
+        let said = complaint(&baton(&["run", &file]), 2);
+        assert!(
+            said.contains(&format!("{file}{place}")) && said.contains(word),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let said = complaint(&baton(&["run", "no/such/file.toml"]), 2);
+    assert!(said.contains("no/such/file.toml"), "{said}");
+}
+
+#[test]
+fn one_bad_scenario_keeps_the_others_from_starting() {
+    let directory = tempfile::tempdir().unwrap();
+    let bad = scenario(directory.path(), "name = 1\n");
+    let good = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/scenarios/memfd-under-dma.toml");
+    let output = baton(&["run", &good.display().to_string(), &bad]);
+    complaint(&output, 2);
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_kernel_that_is_none_is_status_2() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = scenario(directory.path(), "name = \"s\"\n");
+    let kernel = directory.path().join("bzImage");
+    // All zeroes; cut in the header; a header that claims more than there is.
+    let mut header = vec![0; 0x1000];
+    header[0x1f1] = 4;
+    header[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    header[0x202..0x206].copy_from_slice(b"HdrS");
+    for bytes in [vec![0; 0x1000], header[..0x204].to_vec(), header] {
+        std::fs::write(&kernel, bytes).unwrap();
+        let said = complaint(
+            &baton(&["run", &file, "--kernel", &kernel.display().to_string()]),
+            2,
+        );
+        assert!(said.contains("bzImage"), "{said}");
+    }
+}
+
+#[test]
+fn kvm_is_refused_with_status_3() {
+    let said = complaint(&baton(&["run", "s.toml", "--backend", "kvm"]), 3);
+    assert!(said.contains("kvm") && said.contains("soft"), "{said}");
+}
+
+#[test]
+fn evidence_that_is_none_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    complaint(&baton(&["judge", &directory.path().display().to_string()]), 2);
+    std::fs::write(directory.path().join("evidence.json"), "{}").unwrap();
+    let said = complaint(&baton(&["judge", &directory.path().display().to_string()]), 3);
+    assert!(said.contains("evidence.json"), "{said}");
+}

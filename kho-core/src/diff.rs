@@ -107,15 +107,24 @@ impl Diff {
         name: impl Fn(&K) -> String,
         mut both: impl FnMut(&mut Self, String, &'a T, &'a T),
     ) {
-        let mut others: BTreeMap<K, &'a T> = after.iter().map(|item| (key(item), item)).collect();
-        for item in before {
-            let key = key(item);
+        // Names that occur more than once, which the verifier reports, are matched in order.
+        let numbered = |items: &'a [T]| {
+            let mut seen: BTreeMap<K, usize> = BTreeMap::new();
+            let number = |item: &'a T| {
+                let times = seen.entry(key(item)).or_default();
+                *times = times.saturating_add(1);
+                ((key(item), *times), item)
+            };
+            items.iter().map(number).collect::<Vec<_>>()
+        };
+        let mut others: BTreeMap<(K, usize), &'a T> = numbered(after).into_iter().collect();
+        for (key, item) in numbered(before) {
             match others.remove(&key) {
-                Some(other) => both(self, name(&key), item, other),
-                None => self.push(name(&key), Kind::Vanished),
+                Some(other) => both(self, name(&key.0), item, other),
+                None => self.push(name(&key.0), Kind::Vanished),
             }
         }
-        for key in others.keys() {
+        for (key, _) in others.keys() {
             self.push(name(key), Kind::Appeared);
         }
     }

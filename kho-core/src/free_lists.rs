@@ -47,7 +47,9 @@ impl FreeLists {
                         let last = end.saturating_sub(start).min(CHUNK_PAGES);
                         fill_bits(&mut used, last, CHUNK_PAGES.saturating_sub(last));
                     }
-                    parts.push((start, Part::Bitmaps(Box::new(fold(&used)))));
+                    let mut all = Box::new([0; PART_WORDS]);
+                    fold(&used, &mut all);
+                    parts.push((start, Part::Bitmaps(all)));
                 }
             }
         }
@@ -120,31 +122,33 @@ fn of_order(words: &[u64; PART_WORDS], order: u8) -> &[u64] {
 }
 
 /// Makes the bitmaps of all orders out of the pages in use: a pair of free buddies moves up an order.
-fn fold(used: &Bits) -> [u64; PART_WORDS] {
+fn fold(used: &Bits, all: &mut [u64; PART_WORDS]) {
     const EVEN: u64 = 0x5555_5555_5555_5555;
-    let mut all = [0; PART_WORDS];
-    let mut free = used.map(|word| !word);
-    let mut length = CHUNK_WORDS;
-    let mut start = 0_usize;
-    for _ in 0..MAX_PAGE_ORDER {
-        let level = all
-            .get_mut(start..start.saturating_add(length))
-            .unwrap_or_default();
-        start = start.saturating_add(length);
-        let mut paired = [0; CHUNK_WORDS];
-        for (index, (word, left)) in free.iter().zip(level).enumerate() {
-            let pairs = word & (word >> 1) & EVEN;
-            *left = word & !(pairs | pairs << 1);
-            if let Some(above) = paired.get_mut(index / 2) {
-                *above |= compress(pairs) << if index % 2 == 0 { 0 } else { 32 };
-            }
-        }
-        free = paired;
-        length = (length / 2).max(1);
+    for (free, used) in all.iter_mut().zip(used) {
+        *free = !used;
     }
-    let ([.., last], [top, ..]) = (&mut all, free);
-    *last = top;
-    all
+    // Takes the pairs out of a word and returns them.
+    let take = |word: &mut u64| {
+        let pairs = *word & (*word >> 1) & EVEN;
+        *word &= !(pairs | pairs << 1);
+        pairs
+    };
+    let mut rest = all.as_mut_slice();
+    let mut length = CHUNK_WORDS;
+    while let Some((level, above)) = rest.split_at_mut_checked(length) {
+        if let [last] = level {
+            // The one word of order 9 has the pairs of order 10 in it.
+            if let Some(top) = above.first_mut() {
+                *top = compress(take(last));
+            }
+            return;
+        }
+        for ([low, high], pairs) in level.as_chunks_mut::<2>().0.iter_mut().zip(above.iter_mut()) {
+            *pairs = compress(take(low)) | compress(take(high)) << 32;
+        }
+        rest = above;
+        length /= 2;
+    }
 }
 
 /// Moves the even bits of a word into its lower half.

@@ -52,6 +52,21 @@ impl Encoded {
     /// Address of the first word. It is not 0, because 0 means "none" in every format.
     pub const BASE: u64 = PAGE_SIZE as u64;
 
+    /// Encoded data from elsewhere; decoders check it.
+    pub fn from_words(words: Vec<u64>, root: u64) -> Self {
+        Self { words, root }
+    }
+
+    /// All of it.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Address at which decoding starts; 0 when the format has none or nothing is encoded.
+    pub fn root(&self) -> u64 {
+        self.root
+    }
+
     /// Exact size in bytes.
     pub fn bytes(&self) -> u64 {
         len64(self.words.len()).saturating_mul(8)

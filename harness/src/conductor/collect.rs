@@ -200,10 +200,11 @@ impl Run<'_> {
         // Wherever a run breaks off, memory can be looked at.
         let captured = self.evidence.captures.checkpoints.last();
         let at_the_end = captured.is_some_and(|last| last.kind == CheckpointKind::End);
-        if self.generation > 0 && !at_the_end {
-            if let Err(more) = self.capture(CheckpointKind::End) {
-                text = format!("{text}; {}", more.text);
-            }
+        if self.generation > 0
+            && !at_the_end
+            && let Err(more) = self.capture(CheckpointKind::End)
+        {
+            text = format!("{text}; {}", more.text);
         }
         self.machine.finish();
         self.evidence.phases = self.phase_records();

@@ -136,8 +136,7 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let (pages, mut runs) = (self.pages_of(object), Vec::<PageRun>::new());
-        for first_page in (0..pages).step_by(PAGES_AT_ONCE as usize) {
-            let pages = PAGES_AT_ONCE.min(pages - first_page);
+        for (first_page, pages) in portions(pages) {
             let Reply::Pages(more) = self.ask(&Request::ResolveRange {
                 object,
                 first_page,
@@ -215,8 +214,8 @@ impl<'a> Run<'a> {
         // The engine runs from the moment that the driver enabled it, which the agent's answer comes after.
         let mut started = self.now();
         started.ledger_length = 0;
-        let starts = self.machine.ledger().events().iter().skip(enabled);
-        started.time_ns = starts.map(|event| event.time).last().unwrap_or(started.time_ns);
+        let last = self.machine.ledger().events()[enabled..].last();
+        started.time_ns = last.map_or(started.time_ns, |event| event.time);
         self.evidence
             .dma
             .iter_mut()
@@ -313,8 +312,7 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let total = self.pages_of(object);
-        for first_page in (0..total).step_by(PAGES_AT_ONCE as usize) {
-            let pages = PAGES_AT_ONCE.min(total - first_page);
+        for (first_page, pages) in portions(total) {
             let ledger_before = self.now().ledger_length;
             let Reply::Digests(values) = self.ask(&Request::Digest {
                 object,
@@ -406,6 +404,12 @@ impl<'a> Run<'a> {
             ledger_length: self.machine.ledger().made(),
         }
     }
+}
+
+/// First page and number of pages of each portion that the agent is asked about.
+fn portions(pages: u64) -> impl Iterator<Item = (u64, u64)> {
+    let first_pages = (0..pages.div_ceil(PAGES_AT_ONCE)).map(|portion| portion * PAGES_AT_ONCE);
+    first_pages.map(move |first| (first, PAGES_AT_ONCE.min(pages - first)))
 }
 
 fn nonsense(expected: &str) -> Break {

@@ -94,14 +94,12 @@ fn newest(version: &str) -> Option<PathBuf> {
 fn images_directory() -> Option<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let here = std::env::current_dir().unwrap_or_default();
-    let above = program
+    let mut above = program
         .ancestors()
         .skip(1)
         .chain(here.ancestors())
         .map(|directory| directory.join("images"));
-    above
-        .filter(|images| images.join("build").is_file() && images.join("kernels.toml").is_file())
-        .next()
+    above.find(|images| images.join("build").is_file() && images.join("kernels.toml").is_file())
 }
 
 /// Versions in `images/kernels.toml`.

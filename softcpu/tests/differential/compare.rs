@@ -144,7 +144,7 @@ pub fn differences(case: &Case, native: &Outcome, soft: &Outcome) -> String {
         );
     }
     extended_state(case, native, soft, &mut text);
-    if !skip_result {
+    if !skip_result && native.data != soft.data {
         memory(case, native, soft, &mut text);
     }
     text

@@ -183,9 +183,13 @@ fn data(rng: &mut Rng) -> Box<[u8; DATA_LEN]> {
                 data[at] = pattern ^ 1;
             }
         }
-        1 => data
-            .chunks_exact_mut(16)
-            .for_each(|chunk| chunk.copy_from_slice(&rng.vector().to_le_bytes())),
+        1 => {
+            // Making vectors is dear: few of them, again and again.
+            let vectors: [u128; 31] = std::array::from_fn(|_| rng.vector());
+            for (place, vector) in data.chunks_exact_mut(16).zip(vectors.iter().cycle()) {
+                place.copy_from_slice(&vector.to_le_bytes());
+            }
+        }
         _ => data
             .chunks_exact_mut(8)
             .for_each(|chunk| chunk.copy_from_slice(&rng.next().to_le_bytes())),

@@ -2,7 +2,11 @@
 //!
 //! Each case is one random instruction with random registers and memory, run natively in this process and on softcpu in user mode.
 //! General registers, RFLAGS, XMM, MXCSR, x87 state, scratch memory, RIP and the exception (vector, error code, CR2) must be the
-//! same. What the architecture leaves undefined is listed in [`compare`], what is not run in [`catalog`].
+//! same. What the architecture leaves undefined is listed in [`compare`], what is not run in [`catalog`]. Instructions that softcpu
+//! does not have must say so: see [`unoffered`] and the last test.
+//!
+//! Where processors are free and programs could see it, softcpu does what the AMD EPYC (family 25) does that it was first
+//! compared with: BSF and BSR of zero keep the destination, CMPXCHG keeps a register that it does not exchange.
 //!
 //! ```text
 //! generate -> fixup -> Case -> native ---\
@@ -21,6 +25,7 @@ mod native;
 mod rng;
 mod soft;
 mod state;
+mod unoffered;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -101,6 +106,39 @@ fn softcpu_computes_what_the_host_does() {
         different.is_empty(),
         "{total} cases differ, seed {seed:#x}, by form: {different:#?}"
     );
+}
+
+#[test]
+fn what_cpuid_does_not_offer_is_undefined() {
+    let seed = setting("BATON_DIFF_SEED").unwrap_or(0x6261_746f_6e00_0002);
+    let (seen, wrong) = unoffered::run(seed, if cfg!(debug_assertions) { 50_000 } else { 300_000 });
+    println!("seed {seed:#x}: {seen} instruction forms of extensions that are not offered");
+    assert!(seen > 500, "only {seen} forms were reached");
+    assert!(wrong.is_empty(), "seed {seed:#x}: not #UD: {wrong:#?}");
+}
+
+#[test]
+fn what_is_not_implemented_is_said_and_not_guessed() {
+    let mut soft = soft::Soft::new();
+    let mut forms = 0;
+    for (number, code) in
+        (0..).zip(Code::values().filter(|code| catalog::offered(*code) && catalog::is_x87_arithmetic(*code)))
+    {
+        let mut rng = Rng::for_case(1, number);
+        let Some(case) = (0..64).find_map(|_| generate::case(code, &mut rng, 0, 0)) else {
+            continue;
+        };
+        // LOCK makes it #UD before it is anything.
+        if case.insn.code() != code || case.insn.has_lock_prefix() {
+            continue;
+        }
+        forms += 1;
+        match soft.run(&case) {
+            Ran::Odd(what) => assert!(what.contains("Unknown"), "{code:?}: {what}"),
+            Ran::Done(outcome) => panic!("{code:?} did something: fault {:?}", outcome.fault),
+        }
+    }
+    assert!(forms > 60, "only {forms} forms were tried");
 }
 
 /// A case whose instruction is one of those that may be run.

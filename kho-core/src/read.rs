@@ -1,6 +1,6 @@
 //! Reading a handover out of physical memory.
 //!
-//! The reader goes on past whatever it cannot follow, notes it as a [`Finding`], and decodes the rest: a damaged
+//! The reader goes on past whatever it cannot follow, notes it as a [`Finding`](crate::Finding), and decodes the rest: a damaged
 //! handover is when its contents matter most. Only a root that cannot be read at all is an error.
 //!
 //! Nothing is read twice. Each record claims the memory that it occupies, and a record on memory that was claimed

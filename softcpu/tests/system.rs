@@ -28,7 +28,7 @@ fn vector(guest: &mut Guest) -> u64 {
 #[test]
 fn a_page_fault_from_user_mode_switches_stacks_and_tells_where() {
     let mut guest = Guest::new(|a| a.mov(rax, qword_ptr(KERNEL_ONLY + 8)).unwrap());
-    guest.to_user();
+    guest.enter_user();
     assert_eq!(vector(&mut guest), 14);
     let state = guest.cpu.registers();
     assert_eq!(state.cr2, KERNEL_ONLY + 8);
@@ -55,7 +55,7 @@ fn paging_rights_have_their_error_codes() {
         });
         guest.put(PT + KERNEL_ONLY / 512, entry);
         if user {
-            guest.to_user();
+            guest.enter_user();
         }
         let expected = if code == 0 { 3 } else { 14 };
         assert_eq!(vector(&mut guest), expected, "entry {entry:#x}");
@@ -90,7 +90,7 @@ fn user_mode_may_not_do_what_the_kernel_may() {
     ];
     for program in programs {
         let mut guest = Guest::new(program);
-        guest.to_user();
+        guest.enter_user();
         assert_eq!(vector(&mut guest), 13);
     }
 }
@@ -179,7 +179,7 @@ fn syscall_and_sysret_go_there_and_back() {
     let mut state = setup.cpu.registers();
     state.rflags |= CF;
     guest.cpu.set_registers(&state);
-    guest.to_user();
+    guest.enter_user();
     assert_eq!(vector(&mut guest), 3);
     let state = guest.cpu.registers();
     assert_eq!(state.gpr[0], CODE + 2);
@@ -297,7 +297,7 @@ fn the_trap_flag_traps_after_each_instruction() {
 #[test]
 fn ss_is_null_after_an_entry_from_user_mode() {
     let mut guest = Guest::new(|a| a.int3().unwrap());
-    guest.to_user();
+    guest.enter_user();
     vector(&mut guest);
     assert_eq!(guest.cpu.registers().segments[SS].selector, 0);
 }

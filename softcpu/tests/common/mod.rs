@@ -3,7 +3,9 @@
 #![allow(dead_code)] // not every test uses every helper
 
 use iced_x86::code_asm::CodeAssembler;
-use softcpu::registers::{CODE64, CS, DATA, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, SS, Segment, TableRegister};
+use softcpu::registers::{
+    CODE64, CS, DATA, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, SS, Segment, TableRegister,
+};
 use softcpu::{Cpu, CpuModel, Ram, Registers};
 
 /// Where the program begins (virtual = physical).
@@ -53,7 +55,7 @@ impl Guest {
         put(0x3000, PT | 7);
         for page in 0..512 {
             let user = if page * 0x1000 == KERNEL_ONLY { 3 } else { 7 };
-            put(PT + page * 8, page * 0x1000 | user);
+            put(PT + page * 8, (page * 0x1000) | user);
         }
         for (selector, descriptor) in [
             (KERNEL_CS, 0x00af_9b00_0000_ffff_u64),
@@ -81,13 +83,27 @@ impl Guest {
             put(handler, 0xf4);
         }
         assert!(ram.write(CODE, &code));
-        let mut guest = Self { cpu: Cpu::new(CpuModel::default()), ram };
+        let mut guest = Self {
+            cpu: Cpu::new(CpuModel::default()),
+            ram,
+        };
         let mut state = Registers {
             cr3: PML4,
             rip: CODE,
-            gdtr: TableRegister { base: GDT, limit: 0x4f },
-            idtr: TableRegister { base: IDT, limit: 0xfff },
-            tr: Segment { selector: TSS_SELECTOR, base: TSS, limit: 0x67, attributes: 0x8b },
+            gdtr: TableRegister {
+                base: GDT,
+                limit: 0x4f,
+            },
+            idtr: TableRegister {
+                base: IDT,
+                limit: 0xfff,
+            },
+            tr: Segment {
+                selector: TSS_SELECTOR,
+                base: TSS,
+                limit: 0x67,
+                attributes: 0x8b,
+            },
             efer: EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE,
             ..Registers::default()
         };
@@ -98,10 +114,20 @@ impl Guest {
     }
 
     /// Continues at `rip` in user mode.
-    pub fn to_user(&mut self) {
+    pub fn enter_user(&mut self) {
         let mut state = self.cpu.registers();
-        state.segments[CS] = Segment { selector: USER_CS, base: 0, limit: u32::MAX, attributes: CODE64 | 0x60 };
-        state.segments[SS] = Segment { selector: USER_SS, base: 0, limit: u32::MAX, attributes: DATA | 0x60 };
+        state.segments[CS] = Segment {
+            selector: USER_CS,
+            base: 0,
+            limit: u32::MAX,
+            attributes: CODE64 | 0x60,
+        };
+        state.segments[SS] = Segment {
+            selector: USER_SS,
+            base: 0,
+            limit: u32::MAX,
+            attributes: DATA | 0x60,
+        };
         self.cpu.set_registers(&state);
     }
 
@@ -128,6 +154,8 @@ impl Guest {
     /// The vector whose handler has just halted.
     pub fn halted_in(&self) -> Option<u64> {
         let rip = self.cpu.registers().rip - 1;
-        (rip >= HANDLERS && rip < HANDLERS + 0x1000).then(|| (rip - HANDLERS) / 16)
+        (HANDLERS..HANDLERS + 0x1000)
+            .contains(&rip)
+            .then(|| (rip - HANDLERS) / 16)
     }
 }

@@ -19,6 +19,7 @@ mod host;
 mod qemu;
 mod report;
 mod samples;
+mod table;
 
 use clap::Parser;
 use harness::plan::{Overrides, Plan, plan};
@@ -78,8 +79,8 @@ fn bench(arguments: &Arguments) -> Result<Report, Box<dyn Error>> {
     let load_before = host::load_average();
     // The first run of each only warms the page cache.
     let mut samples: (Vec<Sample>, Vec<Sample>) = Default::default();
+    let progress = indicatif::ProgressBar::new(u64::from(arguments.runs) + 1).with_message("runs of each");
     for run in 0..=arguments.runs {
-        eprint!("\rrun {run} of {} (0 warms up) ", arguments.runs);
         // Each goes first every other time.
         let (on_baton, on_qemu) = if run % 2 == 0 {
             let first = baton.run()?;
@@ -92,8 +93,9 @@ fn bench(arguments: &Arguments) -> Result<Report, Box<dyn Error>> {
             samples.0.push(on_baton);
             samples.1.push(on_qemu);
         }
+        progress.inc(1);
     }
-    eprintln!();
+    progress.finish_and_clear();
     let report = Report {
         machine: host::machine(),
         load_average: [load_before, host::load_average()],

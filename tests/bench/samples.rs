@@ -32,10 +32,15 @@ pub struct Executed {
 }
 
 impl Executed {
+    /// Instructions in millions.
+    #[allow(clippy::cast_precision_loss)] // for people
+    pub fn millions(self) -> f64 {
+        self.instructions as f64 / 1e6
+    }
+
     /// Million instructions per second.
-    #[allow(clippy::cast_precision_loss)] // a rate for people
     pub fn mips(self) -> f64 {
-        self.instructions as f64 / self.wall_ms / 1000.0
+        self.millions() / (self.wall_ms / 1000.0)
     }
 }
 

@@ -47,7 +47,11 @@ pub(crate) fn stretch(page: &[u8; 4096], start: u64, known: impl Fn(u64) -> bool
             return;
         }
         count += 1;
-        lower(&insn, at, true, out);
+        if mistaken(&insn, bytes.get(index(at - start)..).unwrap_or(&[])) {
+            out.push(Op::new(OpCode::Unknown, offset(at), insn.len().to_le_bytes()[0]));
+        } else {
+            lower(&insn, at, true, out);
+        }
         if ends_stretch(&insn) {
             return;
         }
@@ -59,8 +63,24 @@ pub(crate) fn stretch(page: &[u8; 4096], start: u64, known: impl Fn(u64) -> bool
 pub(crate) fn crossing(bytes: &[u8], start: u64, out: &mut Vec<Op>) {
     let mut decoder = Decoder::with_ip(64, bytes, start, OPTIONS);
     let insn = decoder.decode();
-    lower(&insn, start, false, out);
+    if mistaken(&insn, bytes) {
+        out.push(Op::new(
+            OpCode::Unknown,
+            offset(start),
+            insn.len().to_le_bytes()[0],
+        ));
+    } else {
+        lower(&insn, start, false, out);
+    }
     out.push(link(OpCode::LinkFar, decoder.ip()));
+}
+
+/// Whether the decoder takes the instruction for another than processors do: F3 REX.B 90 exchanges RAX with R8, and is no PAUSE.
+fn mistaken(insn: &Instruction, bytes: &[u8]) -> bool {
+    insn.code() == Code::Pause
+        && bytes
+            .get(insn.len() - 2)
+            .is_some_and(|before| before & 0xf1 == 0x41)
 }
 
 fn link(code: OpCode, target: u64) -> Op {

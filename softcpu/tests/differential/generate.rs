@@ -109,7 +109,7 @@ pub fn case(code: Code, rng: &mut Rng, fs_base: u64, gs_base: u64) -> Option<Cas
 /// - 0x66 on a near branch: AMD truncates RIP to 16 bits, Intel (and softcpu) ignores it;
 /// - 0xf2 and 0xf3 on LOOPE and LOOPNE: AMD takes the condition from the prefix;
 /// - LOCK on VERR and VERW (AMD ignores it) and on MOV CR (AMD reaches CR8 so);
-/// - 0xf3 on XCHG R8 to RAX, which the decoder takes for PAUSE.
+/// - 0xf3 on XCHG R8 to RAX, which the decoder takes for PAUSE (and softcpu refuses).
 fn stray_prefix_is_portable(code: Code, prefix: u8) -> bool {
     let branch = !matches!(code.flow_control(), FlowControl::Next | FlowControl::Exception);
     let looping = matches!(code.mnemonic(), Mnemonic::Loope | Mnemonic::Loopne);

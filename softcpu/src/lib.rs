@@ -1,6 +1,6 @@
 //! A deterministic x86-64 processor as a library.
 //!
-//! [`Cpu`] executes 64-bit guest code (long mode only: no real mode, no 16-bit or 32-bit segments) on [`Ram`](memory::Ram), reaching
+//! [`Cpu`] executes 64-bit guest code (long mode only: no real mode, no 16-bit or 32-bit segments) on [`Ram`], reaching
 //! everything else through a [`Bus`]. A run is a pure function of the initial state and of what the bus answers: time is the number
 //! of instructions retired, and nothing depends on the host.
 //!

@@ -40,7 +40,8 @@ bench: build images ## set up with QEMU, then compare one live update on baton a
 check: toolchain setup ## formatting, lints and documentation
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps $(CARGO_FLAGS)
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
+	    cargo doc --workspace --no-deps --document-private-items $(CARGO_FLAGS)
 
 build: toolchain setup agent ## target/release/baton and the agent that it puts into guests
 	cargo build --release -p harness $(CARGO_FLAGS)

@@ -2,7 +2,9 @@
 
 use crate::evidence::{BlobEvidence, KhoPointers, PAGE};
 use guest_agent::pattern::PAGE_BYTES;
-use kho_core::{Handover, MemoryError, Owner, Owners, PhysicalMemory, ReadError, Region, SparseMemory};
+use kho_core::{
+    Handover, MemoryError, Owner, Owners, PhysicalMemory, ReadError, Region, Severity, SparseMemory,
+};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +20,7 @@ pub struct Handed {
     pub preserved: BTreeSet<u64>,
     /// Of those, the ones that belong to the handover itself or to another subsystem, with what they are.
     pub own: BTreeMap<u64, String>,
-    /// What the decoder stumbled over.
+    /// What is wrong with it, as far as a kernel would mind.
     pub problems: Vec<String>,
 }
 
@@ -124,7 +126,8 @@ pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
         problems: handover
             .findings
             .iter()
-            .map(|finding| finding.to_string())
+            .filter(|finding| finding.severity() >= Severity::Warning)
+            .map(ToString::to_string)
             .collect(),
     };
     for extent in handover.map.extents() {

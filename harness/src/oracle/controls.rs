@@ -214,7 +214,29 @@ fn a_hole_in_the_map_and_a_page_too_many_are_found() {
         (Some(MEMFD + PAGES), "nobody")
     );
     evidence.blobs[0].kho = None;
-    only(&evidence, &[RuleName::MapCoversPreserved]);
+    only(
+        &evidence,
+        &[RuleName::MapCoversPreserved, RuleName::BlobWellFormed],
+    );
+}
+
+#[test]
+fn a_damaged_blob_is_found() {
+    let mut evidence = good();
+    // The root table of the map points outside RAM, at the place that leads to all pages.
+    let root = evidence.blobs[0].pages.get_mut(&(OWN + 1)).unwrap();
+    let used = root
+        .as_chunks_mut::<8>()
+        .0
+        .iter_mut()
+        .find(|entry| **entry != [0; 8])
+        .unwrap();
+    *used = (testing::RAM * 2).to_le_bytes();
+    let findings = only(
+        &evidence,
+        &[RuleName::BlobWellFormed, RuleName::MapCoversPreserved],
+    );
+    assert!(findings[0].text.contains("unsound"), "{}", findings[0].text);
 }
 
 #[test]

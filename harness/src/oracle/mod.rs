@@ -28,6 +28,8 @@ pub enum RuleName {
     NoCpuWriteBeforeRetrieval,
     /// See [`rules::dma_only_to_preserved`].
     DmaOnlyToPreserved,
+    /// See [`rules::blob_well_formed`].
+    BlobWellFormed,
     /// See [`rules::map_covers_preserved`].
     MapCoversPreserved,
     /// See [`rules::device_never_silent`].
@@ -40,11 +42,12 @@ pub enum RuleName {
 
 impl RuleName {
     /// All rules, in the order of reports.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PreservedContent,
         Self::DeviceWritesLanded,
         Self::NoCpuWriteBeforeRetrieval,
         Self::DmaOnlyToPreserved,
+        Self::BlobWellFormed,
         Self::MapCoversPreserved,
         Self::DeviceNeverSilent,
         Self::SessionRetrieved,
@@ -58,6 +61,7 @@ impl RuleName {
             Self::DeviceWritesLanded => "device-writes-landed",
             Self::NoCpuWriteBeforeRetrieval => "no-cpu-write-before-retrieval",
             Self::DmaOnlyToPreserved => "dma-only-to-preserved",
+            Self::BlobWellFormed => "blob-well-formed",
             Self::MapCoversPreserved => "map-covers-preserved",
             Self::DeviceNeverSilent => "device-never-silent",
             Self::SessionRetrieved => "session-retrieved",
@@ -76,6 +80,7 @@ impl RuleName {
                 "no CPU writes preserved memory between the jump and its retrieval"
             }
             Self::DmaOnlyToPreserved => "after the jump the device writes to preserved memory only",
+            Self::BlobWellFormed => "each handover blob can be decoded, and nothing in it is amiss",
             Self::MapCoversPreserved => {
                 "the handover map covers what was preserved and the handover's own pages, nothing else"
             }
@@ -91,6 +96,7 @@ impl RuleName {
             Self::DeviceWritesLanded => rules::device_writes_landed::check(context),
             Self::NoCpuWriteBeforeRetrieval => rules::no_cpu_write_before_retrieval::check(context),
             Self::DmaOnlyToPreserved => rules::dma_only_to_preserved::check(context),
+            Self::BlobWellFormed => rules::blob_well_formed::check(context),
             Self::MapCoversPreserved => rules::map_covers_preserved::check(context),
             Self::DeviceNeverSilent => rules::device_never_silent::check(context),
             Self::SessionRetrieved => rules::session_retrieved::check(context),

@@ -16,7 +16,7 @@ impl Progress {
     /// For the scenario of that name.
     pub fn new(name: &str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {prefix}: {msg}");
+            let style = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg}");
             let bar = ProgressBar::new_spinner().with_prefix(name.to_owned());
             if let Ok(style) = style {
                 bar.set_style(style);

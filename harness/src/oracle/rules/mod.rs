@@ -1,5 +1,6 @@
 //! One rule per file. Each is a function from evidence (with indexes) to a result.
 
+pub mod blob_well_formed;
 pub mod device_never_silent;
 pub mod device_writes_landed;
 pub mod dma_only_to_preserved;

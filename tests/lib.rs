@@ -1,1 +1,157 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests share: the program, scenarios made on the spot, its report.
+//!
+//! The tests run `target/release/baton` as its users do, and need a guest kernel in the cache (`make test` sees to both). Where
+//! something is missing they say so and pass, but not in CI, where nothing may be left out.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+pub mod image;
+
+/// The program as `make build` leaves it, or what `BATON_PROGRAM` names.
+#[must_use]
+pub fn program() -> PathBuf {
+    std::env::var_os("BATON_PROGRAM").map_or_else(|| workspace().join("target/release/baton"), PathBuf::from)
+}
+
+/// The folder that holds the scenario files.
+#[must_use]
+pub fn scenarios() -> PathBuf {
+    workspace().join("tests/scenarios")
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate lies in a workspace")
+}
+
+/// Whether `test` can run here. Says why it cannot, and fails instead in CI.
+#[must_use]
+pub fn ready(test: &str) -> bool {
+    let missing = if program().exists() {
+        let doctor = Command::new(program())
+            .arg("doctor")
+            .output()
+            .expect("baton doctor starts");
+        let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        (!said.contains("kernel 7.3.4: built")).then(|| "guest kernel 7.3.4 (run `make images`)".to_owned())
+    } else {
+        Some(format!("{} (run `make build`)", program().display()))
+    };
+    let Some(missing) = missing else { return true };
+    assert!(std::env::var_os("CI").is_none(), "{test} needs {missing}");
+    eprintln!("SKIPPED {test}: needs {missing}");
+    false
+}
+
+/// A finished `baton` and its report.
+#[derive(Debug)]
+pub struct Finished {
+    /// Exit status.
+    pub status: i32,
+    /// Standard output and error.
+    pub text: String,
+    /// The JSON report; null when none was written.
+    pub report: Value,
+}
+
+impl Finished {
+    /// The report of the only scenario.
+    ///
+    /// # Panics
+    /// When there is no report.
+    #[must_use]
+    pub fn scenario(&self) -> &Value {
+        let list = self.report["scenarios"].as_array();
+        list.and_then(|list| list.first())
+            .unwrap_or_else(|| panic!("no report; baton said:\n{}", self.text))
+    }
+
+    /// The findings of a rule.
+    #[must_use]
+    pub fn findings(&self, rule: &str) -> Vec<&Value> {
+        let all = self.scenario()["findings"].as_array();
+        all.into_iter()
+            .flatten()
+            .filter(|finding| finding["rule"] == rule)
+            .collect()
+    }
+
+    /// What the report says of a rule.
+    ///
+    /// # Panics
+    /// When it says nothing.
+    #[must_use]
+    pub fn rule(&self, name: &str) -> &Value {
+        let rules = self.scenario()["rules"].as_array();
+        let found = rules.into_iter().flatten().find(|rule| rule["name"] == name);
+        found.unwrap_or_else(|| panic!("no rule {name}; baton said:\n{}", self.text))
+    }
+}
+
+/// Runs `baton` with these arguments and `--json`.
+///
+/// # Panics
+/// When it cannot be started.
+#[must_use]
+pub fn baton<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Finished {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("report.json");
+    let output = Command::new(program())
+        .args(arguments)
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .expect("baton starts");
+    finished(&output, &json)
+}
+
+fn finished(output: &Output, json: &Path) -> Finished {
+    let report = std::fs::read(json)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or(Value::Null);
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    Finished {
+        status: output.status.code().unwrap_or(-1),
+        text: String::from_utf8_lossy(&text).into_owned(),
+        report,
+    }
+}
+
+/// Writes `text` as a scenario file and runs it with further arguments.
+///
+/// # Panics
+/// When the file cannot be written.
+#[must_use]
+pub fn run_text(text: &str, further: &[&str]) -> Finished {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("scenario.toml");
+    std::fs::write(&file, text).expect("the scenario is written");
+    let mut arguments = vec!["run", file.to_str().expect("a plain path")];
+    arguments.extend(further);
+    baton(arguments)
+}
+
+/// A small scenario that goes through in about a second, to be varied.
+#[must_use]
+pub fn small(further: &str) -> String {
+    format!(
+        r#"name = "small"
+ram = "256 MiB"
+
+[[memfd]]
+name = "memory"
+size = "4 MiB"
+session = "vm"
+token = 1
+
+[dma]
+rate = "100 MB/s"
+ring = 64
+{further}"#
+    )
+}

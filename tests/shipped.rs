@@ -1,0 +1,221 @@
+//! The scenarios that baton ships, and what a run must give again.
+
+use serde_json::Value;
+use tests::{Finished, baton, ready, run_text, scenarios, small};
+
+fn shipped(name: &str, further: &[&str]) -> Finished {
+    let file = scenarios().join(format!("{name}.toml"));
+    let mut arguments = vec!["run".to_owned(), file.to_str().unwrap().to_owned()];
+    arguments.extend(further.iter().map(|argument| (*argument).to_owned()));
+    baton(arguments)
+}
+
+fn passed(name: &str) -> Option<Finished> {
+    if !ready(name) {
+        return None;
+    }
+    let run = shipped(name, &[]);
+    assert_eq!(run.status, 0, "{}", run.text);
+    assert_eq!(run.scenario()["verdict"], "pass");
+    Some(run)
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("not a number: {value}"))
+}
+
+#[test]
+fn memfd_under_dma_is_intact() {
+    let Some(run) = passed("memfd-under-dma") else {
+        return;
+    };
+    let scenario = run.scenario();
+    assert_eq!(number(&scenario["preserved_pages"]), 16384);
+    for phase in ["jump", "boot-new", "restore"] {
+        assert!(
+            number(&scenario["device_writes"][phase]) > 0,
+            "the device wrote during {phase}"
+        );
+    }
+    for rule in scenario["rules"].as_array().unwrap() {
+        assert_eq!(rule["held"], true, "{rule}");
+        assert!(number(&rule["looked_at"]) > 0, "{rule}");
+    }
+    assert_eq!(scenario["findings"].as_array().unwrap().len(), 0);
+    assert!(number(&scenario["blackout_ns"]) > 1_000_000);
+    let kernels = scenario["kernels"].as_array().unwrap();
+    assert_eq!(kernels.len(), 2);
+    assert!(
+        kernels
+            .iter()
+            .all(|k| k["build_id"].as_str().is_some_and(|id| id.len() == 40)),
+        "{kernels:?}"
+    );
+}
+
+#[test]
+fn unpreserved_target_names_device_writes_and_the_cpu_that_overwrote_them() {
+    let Some(run) = passed("unpreserved-target") else {
+        return;
+    };
+    let stray = run.findings("dma-only-to-preserved");
+    assert!(!stray.is_empty());
+    assert!(
+        stray.iter().all(|f| f["last_writer"]["who"] == "device"),
+        "{stray:?}"
+    );
+    assert!(
+        stray
+            .iter()
+            .any(|f| f["owner"].as_str().unwrap().contains("kernel of generation 1")),
+        "a page that the new kernel owns: {stray:?}"
+    );
+    let lost = run.findings("device-writes-landed");
+    assert!(!lost.is_empty());
+    let author = &lost[0]["last_writer"];
+    assert_eq!(author["who"], "cpu", "{author}");
+    assert_eq!(author["generation"], 1, "{author}");
+    assert!(
+        author["symbol"].as_str().unwrap().contains("+0x"),
+        "a symbol: {author}"
+    );
+    assert!(number(&author["instructions"]) > 0);
+    assert_ne!(lost[0]["expected"], lost[0]["actual"]);
+}
+
+#[test]
+fn receiver_kho_off_says_what_was_kept() {
+    let Some(run) = passed("receiver-kho-off") else {
+        return;
+    };
+    assert_eq!(run.scenario()["outcome"]["kind"], "session-lost");
+    let lost = run.findings("session-retrieved");
+    assert!(!lost.is_empty());
+    assert!(
+        lost.iter()
+            .any(|f| f["text"].as_str().unwrap().contains("4096 of 4096 pages intact")),
+        "7.3.4 still revives the memory: {lost:?}"
+    );
+    assert_eq!(run.rule("preserved-content")["held"], true);
+}
+
+#[test]
+fn bus_master_honoured_says_when_and_by_whom() {
+    let Some(run) = passed("bus-master-honoured") else {
+        return;
+    };
+    let silent = run.findings("device-never-silent");
+    let writer = &silent[0]["last_writer"];
+    assert_eq!(
+        (&writer["who"], &writer["phase"]),
+        (&"cpu".into(), &"handover".into()),
+        "{writer}"
+    );
+    assert!(writer["symbol"].as_str().unwrap().starts_with("pci_"), "{writer}");
+    assert_eq!(
+        run.scenario()["device_writes"]["boot-new"].as_u64().unwrap_or(0),
+        0
+    );
+}
+
+#[test]
+fn chain_of_three_holds_in_each_generation() {
+    let Some(run) = passed("chain-of-three") else {
+        return;
+    };
+    assert_eq!(run.scenario()["kernels"].as_array().unwrap().len(), 4);
+    assert_eq!(run.scenario()["blackouts_ns"].as_array().unwrap().len(), 3);
+    assert_eq!(run.rule("nothing-leaked")["held"], true);
+    assert!(number(&run.rule("nothing-leaked")["looked_at"]) > 0);
+}
+
+/// The report without what the host's speed decides.
+fn timeless(report: &Value) -> Value {
+    let mut report = report.clone();
+    for scenario in report["scenarios"].as_array_mut().into_iter().flatten() {
+        for phase in scenario["phases"].as_array_mut().into_iter().flatten() {
+            phase["wall_ms"] = Value::Null;
+        }
+        scenario["scenario_file"] = Value::Null;
+        scenario["reproduce"] = Value::Null;
+    }
+    report
+}
+
+#[test]
+fn a_run_can_be_had_again_and_judged_again_and_another_seed_is_another_run() {
+    if !ready("determinism") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("evidence");
+    let out = out.to_str().unwrap();
+    let text = small("");
+    let first = run_text(&text, &["--out", out]);
+    let second = run_text(&text, &[]);
+    assert_eq!(first.status, 0, "{}", first.text);
+    assert_eq!(timeless(&first.report), timeless(&second.report));
+    let judged = baton(["judge", out]);
+    assert_eq!(judged.status, 0, "{}", judged.text);
+    assert_eq!(timeless(&first.report), timeless(&judged.report));
+    let other = run_text(&text, &["--seed", "2"]);
+    assert_eq!(other.scenario()["verdict"], "pass", "{}", other.text);
+    assert_ne!(
+        other.scenario()["ledger_digest"],
+        first.scenario()["ledger_digest"]
+    );
+    assert_ne!(other.scenario()["state_hash"], first.scenario()["state_hash"]);
+}
+
+#[test]
+fn tampered_evidence_is_found_out() {
+    if !ready("tampered evidence") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("evidence");
+    let run = run_text(&small(""), &["--out", out.to_str().unwrap()]);
+    assert_eq!(run.status, 0, "{}", run.text);
+    for entry in std::fs::read_dir(&out).unwrap() {
+        let path = entry.unwrap().path();
+        let whole = std::fs::read(&path).unwrap();
+        if path.is_dir() || whole.len() < 16 || path.ends_with("console.txt") {
+            continue;
+        }
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let judged = baton(["judge", out.to_str().unwrap()]);
+        assert_eq!(judged.status, 3, "{} cut short: {}", path.display(), judged.text);
+        std::fs::write(&path, whole).unwrap();
+    }
+}
+
+#[test]
+fn a_run_that_must_fail_does_fail() {
+    if !ready("negative control") {
+        return;
+    }
+    // Expecting a violation where there is none, and none where there is one.
+    let intact = run_text(&small("\n[expect]\npreserved-content = \"violated\"\n"), &[]);
+    assert_eq!(
+        (intact.status, &intact.scenario()["verdict"]),
+        (1, &"fail".into()),
+        "{}",
+        intact.text
+    );
+    let silent = run_text(&small("bus_master = \"honoured\"\n"), &[]);
+    assert_eq!(silent.status, 1, "{}", silent.text);
+    assert_eq!(silent.rule("device-never-silent")["met"], false);
+    // A rule with nothing to look at.
+    let nothing = r#"
+name = "no-device"
+ram = "256 MiB"
+
+[[memfd]]
+name = "memory"
+size = "1 MiB"
+token = 1
+"#;
+    let unjudged = run_text(nothing, &[]);
+    assert_eq!(unjudged.status, 1, "{}", unjudged.text);
+    assert_eq!(unjudged.rule("device-never-silent")["looked_at"], 0);
+}

@@ -1,19 +1,20 @@
-//! Finds the handovers in an image of RAM that begins at physical address 0: `find IMAGE`.
+//! Finds and verifies the handovers in an image of RAM that begins at physical address 0: `find IMAGE`.
 
 use kho_core::SliceMemory;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let image = std::env::args().nth(1).ok_or("expected an image")?;
-    for found in kho_core::find::find(&SliceMemory::new(0, std::fs::read(image)?)) {
+    let memory = SliceMemory::new(0, std::fs::read(image)?);
+    for found in kho_core::find::find(&memory) {
         let by = found
             .setup_data
             .map_or("by its magic".into(), |at| format!("by setup_data at {at:#x}"));
-        println!(
-            "{} at {}, found {by}, {} findings",
-            found.handover.version,
-            found.entry.fdt,
-            found.handover.findings.count()
-        );
+        println!("{} at {}, found {by}", found.handover.version, found.entry.fdt);
+        let verdict = kho_core::verify(&found.handover, &memory);
+        for finding in &verdict.findings {
+            println!("  {} {finding}", finding.severity());
+        }
+        println!("  {}", if verdict.is_sound() { "sound" } else { "not sound" });
     }
     Ok(())
 }

@@ -2,11 +2,10 @@
 //! [`Handover`] when its own bookkeeping is taken away.
 
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::map::Block;
-use crate::memory::{MemoryError, PhysicalMemory, Region, clamp};
+use crate::memory::{MemoryError, PhysicalMemory, Region, clamp, read_pieces};
 use crate::model::{Content, File, FileContent, Handover, Luo, Memfd};
 use crate::owners::Owners;
 
@@ -203,8 +202,7 @@ impl Handover {
                             size: region.size,
                         });
                     }
-                    let mut bytes = vec![0; clamp(region.size)];
-                    memory.read(region.start, &mut bytes)?;
+                    let bytes = read_pieces(memory, region.start, clamp(region.size))?;
                     plan.blobs.push(Blob {
                         name: blob.name.clone(),
                         bytes,

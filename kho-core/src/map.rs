@@ -259,6 +259,22 @@ impl PreservedMap {
     }
 }
 
+/// The map without its bits: format, pages, and what it preserves, merged.
+#[cfg(feature = "serde")]
+impl serde::Serialize for PreservedMap {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut map = serializer.serialize_struct("PreservedMap", 6)?;
+        map.serialize_field("format", &self.format)?;
+        map.serialize_field("root", &self.root)?;
+        map.serialize_field("nodes", &self.nodes)?;
+        map.serialize_field("blocks", &self.count())?;
+        map.serialize_field("pages", &self.pages())?;
+        map.serialize_field("extents", &self.extents())?;
+        map.end()
+    }
+}
+
 /// Sorts and merges regions; those that touch or overlap become one.
 pub fn merge(regions: impl IntoIterator<Item = Region>) -> Vec<Region> {
     let mut merged: Vec<Region> = Vec::new();

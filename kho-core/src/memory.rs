@@ -260,6 +260,24 @@ impl PhysicalMemoryMut for SparseMemory {
     }
 }
 
+/// Reads bytes into a buffer that grows as they come, so that a size from a handover asks for no more memory than there
+/// was something to read for.
+pub(crate) fn read_pieces(
+    memory: &dyn PhysicalMemory,
+    address: u64,
+    size: usize,
+) -> Result<Vec<u8>, MemoryError> {
+    const PIECE: usize = 16 * PAGE_SIZE;
+    let mut bytes = Vec::new();
+    while bytes.len() < size {
+        let start = bytes.len();
+        bytes.resize(size.min(start.saturating_add(PIECE)), 0);
+        let at = address.saturating_add(len64(start));
+        memory.read(at, bytes.get_mut(start..).unwrap_or_default())?;
+    }
+    Ok(bytes)
+}
+
 const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 
 /// Calls `visit(address, range of the buffer, offset in the page)` for each page that the bytes touch.

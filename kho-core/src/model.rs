@@ -60,6 +60,7 @@ impl fmt::Display for KhoVersion {
 
 /// A decoded handover.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Handover {
     /// Version of the KHO root.
     pub version: KhoVersion,
@@ -75,11 +76,13 @@ pub struct Handover {
     pub sub_blobs: Vec<SubBlob>,
     /// What the reader stumbled over. It reads on past anything but a broken root.
     pub findings: Findings,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) records: Vec<crate::owners::Record>,
 }
 
 /// A scratch area: memory that the new kernel may allocate from before it has read the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ScratchArea {
     /// Address of its entry in the array.
     pub at: u64,
@@ -89,6 +92,7 @@ pub struct ScratchArea {
 
 /// What one subsystem hands over.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SubBlob {
     /// Address of its node in the KHO FDT.
     pub at: u64,
@@ -104,6 +108,7 @@ pub struct SubBlob {
 
 /// What a sub-blob holds.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum Content {
     /// LUO's sessions and FLBs.
     Luo(Luo),
@@ -152,6 +157,7 @@ impl fmt::Display for LuoVersion {
 
 /// What the Live Update Orchestrator hands over.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Luo {
     /// Address of `struct luo_ser`, or of the FDT of luo-v1.
     pub at: u64,
@@ -167,6 +173,7 @@ pub struct Luo {
 
 /// A session of LUO.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Session {
     /// Address of its record.
     pub at: u64,
@@ -178,6 +185,7 @@ pub struct Session {
 
 /// A file that a session keeps.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct File {
     /// Address of its record.
     pub at: u64,
@@ -193,6 +201,7 @@ pub struct File {
 
 /// What a file handler keeps.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum FileContent {
     /// A memfd.
     Memfd(Memfd),
@@ -202,6 +211,7 @@ pub enum FileContent {
 
 /// A file-lifecycle-bound object.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Flb {
     /// Address of its record.
     pub at: u64,
@@ -244,6 +254,7 @@ impl MemfdVersion {
 
 /// A memfd.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Memfd {
     /// Address of its record.
     pub at: u64,
@@ -298,6 +309,7 @@ impl Folio {
 
 /// Memory that is contiguous only in the kernel's address space.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Vmalloc {
     /// Address of the descriptor.
     pub at: u64,
@@ -331,6 +343,7 @@ impl Vmalloc {
 
 /// What memblock hands over.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Memblock {
     /// The regions, in the order of their nodes.
     pub regions: Vec<ReserveMem>,
@@ -338,6 +351,7 @@ pub struct Memblock {
 
 /// A region of the `reserve_mem=` command line option.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ReserveMem {
     /// Address of its node.
     pub at: u64,
@@ -349,6 +363,7 @@ pub struct ReserveMem {
 
 /// Where the kernel came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct KexecMetadata {
     /// Version of the record.
     pub version: u32,
@@ -360,6 +375,7 @@ pub struct KexecMetadata {
 
 /// The folios of the kernel's own test of KHO.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct TestKho {
     /// Number of folios stated.
     pub count: u32,

@@ -2,9 +2,12 @@
 
 mod support;
 
+use kho_core::blueprint::FileContentPlan;
 use kho_core::map::MapFormat;
 use kho_core::model::{Content, KhoVersion, LuoVersion, MemfdVersion};
-use kho_core::{Owner, Owners, Rule};
+use kho_core::{
+    Abi, FreeRegions, Handover, Owner, Owners, PhysicalMemory, Region, Rule, SparseMemory, build, verify,
+};
 use support::{Capture, VERSIONS, directory};
 
 /// The decoded model as text, reviewed by hand. `BLESS=1` writes what is decoded now; a missing golden fails.
@@ -60,7 +63,7 @@ fn versions_are_told_apart() {
     assert_eq!(oldest.luo(), None);
     assert_eq!(middle.luo().unwrap().version, LuoVersion::V1);
     assert_eq!(newest.luo().unwrap().version, LuoVersion::V5);
-    let memfd = |handover: &kho_core::Handover| handover.sessions()[0].files[0].memfd().unwrap().version;
+    let memfd = |handover: &Handover| handover.sessions()[0].files[0].memfd().unwrap().version;
     assert_eq!(
         (memfd(&middle), memfd(&newest)),
         (MemfdVersion::V1, MemfdVersion::V2)
@@ -138,11 +141,75 @@ fn a_handover_is_found_without_being_told_where() {
 fn what_kernels_hand_over_is_sound() {
     for version in VERSIONS {
         let capture = Capture::load(version);
-        let verdict = kho_core::verify(&capture.read(), &capture.memory);
+        let verdict = verify(&capture.read(), &capture.memory);
         assert!(verdict.findings.is_empty(), "{version}: {:?}", verdict.findings);
         assert!(
             verdict.judged(Rule::BlockInRam) > 20 && verdict.judged(Rule::RecordPreserved) > 2,
             "{version}"
         );
     }
+}
+
+#[test]
+fn a_captured_handover_can_be_rebuilt_in_every_abi() {
+    let capture = Capture::load("7.3.4");
+    let mut plan = capture.read().blueprint(&capture.memory).unwrap();
+    // The test's own FDT holds addresses of memory that the copy does not have, and memfd-v1 has no seals.
+    plan.blobs.clear();
+    plan.kexec_metadata = None;
+    for file in plan
+        .luo
+        .iter_mut()
+        .flat_map(|luo| &mut luo.sessions)
+        .flat_map(|session| &mut session.files)
+    {
+        if let FileContentPlan::Memfd(memfd) = &mut file.content {
+            assert_eq!((memfd.seals, memfd.folios.len()), (1, 2048));
+            memfd.seals = 0;
+        }
+    }
+    for abi in [Abi::KhoV1, Abi::KhoV2, Abi::KhoV3, Abi::KhoV4] {
+        let mut memory = SparseMemory::new(capture.memory.ranges());
+        let used = plan
+            .blocks
+            .iter()
+            .map(|block| block.region())
+            .chain(capture.read().map.extents());
+        let mut allocator = FreeRegions::outside(&memory.ranges(), used.chain(plan.scratch.iter().copied()));
+        let entry = build(&plan, abi, &mut memory, &mut allocator).unwrap();
+        let handover = Handover::read(&memory, entry.fdt, entry.scratch).unwrap();
+        assert_eq!(handover.blueprint(&memory).unwrap(), plan, "{abi}");
+        let verdict = verify(&handover, &memory);
+        assert!(verdict.is_sound(), "{abi}: {:?}", verdict.findings);
+    }
+}
+
+#[test]
+fn owners_are_found_by_address_and_by_region() {
+    let handover = Capture::load("7.3.4").read();
+    let owners = Owners::of(&handover);
+    let memfd = handover.sessions()[0].files[0].memfd().unwrap();
+    let data = Owner::FileData { session: 0, file: 0 };
+    assert_eq!(owners.at(memfd.folios[7].address + 5), Some(data));
+    assert_eq!(
+        owners.at(memfd.at),
+        Some(Owner::FileRecord { session: 0, file: 0 })
+    );
+    assert_eq!(owners.at(handover.map.root()), Some(Owner::KhoMap));
+    assert_eq!(owners.at(handover.sessions()[0].at), Some(Owner::LuoTable));
+    assert_eq!(
+        owners.at(handover.reserve_mem()[0].region.start),
+        Some(Owner::ReserveMem(0))
+    );
+    assert_eq!(owners.at(0x1000), None);
+    let around = Region::new(memfd.at - 4096, 3 * 4096);
+    let within: Vec<_> = owners.within(around).map(|record| record.owner).collect();
+    assert_eq!(
+        within,
+        [Owner::LuoTable, Owner::FileRecord { session: 0, file: 0 }, data]
+    );
+    assert_eq!(
+        data.describe(&handover).to_string(),
+        "data of token 0x4242 in session \"kmx\""
+    );
 }

@@ -2,7 +2,6 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::abi::{PAGE_BYTES, PAGE_SIZE};
@@ -99,7 +98,6 @@ impl<'m> Context<'m> {
 
     /// Reads bytes. The caller has claimed them or knows that they are few.
     pub(crate) fn bytes(&mut self, address: u64, size: usize, what: &str) -> Option<Vec<u8>> {
-        // RAM that can be read bounds the buffer, so that a size from the handover cannot ask for more.
         if !self.is_ram(&Region::new(address, len64(size))) {
             self.finding(
                 Rule::RecordReadable,
@@ -110,9 +108,8 @@ impl<'m> Context<'m> {
             );
             return None;
         }
-        let mut bytes = vec![0; size];
-        match self.memory.read(address, &mut bytes) {
-            Ok(()) => Some(bytes),
+        match crate::memory::read_pieces(self.memory, address, size) {
+            Ok(bytes) => Some(bytes),
             Err(error) => {
                 self.finding(
                     Rule::RecordReadable,

@@ -80,7 +80,7 @@ rules! {
     /// Bits of the map stand for blocks that can exist.
     MapKey = "map-key", Error;
     /// The size of the bitmaps of a kho-v1 map shows from the map itself.
-    BitmapSizeCertain = "bitmap-size-certain", Warning;
+    BitmapSizeCertain = "bitmap-size-certain", Note;
     /// Preserved blocks lie in RAM.
     BlockInRam = "block-in-ram", Error;
     /// The physical address of a preserved block is a multiple of its size.

@@ -19,8 +19,9 @@ struct Element {
     bitmap: u64,
 }
 
-/// Reads the map whose first chunk is at an address; 0 is an empty map.
-pub(super) fn read(context: &mut Context<'_>, first: u64) -> PreservedMap {
+/// Reads the map whose first chunk is at an address; 0 is an empty map. `after_6_17`: something else in the handover
+/// is younger than 6.17.
+pub(super) fn read(context: &mut Context<'_>, first: u64, after_6_17: bool) -> PreservedMap {
     let what = "chunk of the preserved-memory map";
     let mut nodes = Vec::new();
     let mut elements = Vec::new();
@@ -47,7 +48,7 @@ pub(super) fn read(context: &mut Context<'_>, first: u64) -> PreservedMap {
             elements.push(Element { order, start, bitmap });
         }
     }
-    let format = bitmap_size(context, first, &elements);
+    let format = bitmap_size(context, first, &elements, after_6_17);
     let bitmaps = elements
         .iter()
         .filter_map(|element| bitmap(context, element, format))
@@ -61,7 +62,7 @@ pub(super) fn read(context: &mut Context<'_>, first: u64) -> PreservedMap {
 /// bits can. Windows of a page of bits begin at multiples of eight times the span, so that a map with any but the
 /// lowest addresses preserved gives itself away. Without proof, a page it is, and that is a finding unless the map
 /// is so regular that chance cannot make it.
-fn bitmap_size(context: &mut Context<'_>, at: u64, elements: &[Element]) -> MapFormat {
+fn bitmap_size(context: &mut Context<'_>, at: u64, elements: &[Element], after_6_17: bool) -> MapFormat {
     let span = |order: u8| {
         len64(BITMAP_SIZE_6_18)
             .saturating_mul(8)
@@ -80,7 +81,7 @@ fn bitmap_size(context: &mut Context<'_>, at: u64, elements: &[Element]) -> MapF
         return MapFormat::ChunksOf512;
     }
     // A 512-byte bitmap lands on a page boundary one time in eight, so four of them do once in 4,096.
-    if !elements.is_empty() && elements.len() < 4 {
+    if !elements.is_empty() && elements.len() < 4 && !after_6_17 {
         let found = alloc::format!(
             "{} bitmaps that fit 512 bytes and 4,096 alike; taken as 4,096",
             elements.len()

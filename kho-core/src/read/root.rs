@@ -121,7 +121,12 @@ fn preserved_map(
 ) -> PreservedMap {
     let address = number(context, root, abi::PROP_MEMORY_MAP, fdt);
     match version {
-        KhoVersion::V1 => chunks::read(context, address.unwrap_or(0)),
+        // 6.17 has no LUO, which settles the size of the bitmaps.
+        KhoVersion::V1 => chunks::read(
+            context,
+            address.unwrap_or(0),
+            root.child(luo::NODE_NAME).is_some(),
+        ),
         KhoVersion::V2 | KhoVersion::V3 | KhoVersion::V4 => match address {
             Some(address) => radix::read(context, address),
             None => PreservedMap::new(MapFormat::Radix, 0, Vec::new(), Vec::new()),

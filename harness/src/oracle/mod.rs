@@ -8,7 +8,7 @@ mod content;
 #[cfg(test)]
 mod controls;
 mod finding;
-mod rules;
+pub mod rules;
 
 pub use finding::{Finding, Findings, MAX_KEPT, Question, Writer};
 

@@ -1,7 +1,7 @@
 //! Scenario files: what a run is to do and what must come of it. `docs/scenarios.md` describes every key.
 //!
 //! The types here mirror the file; defaults stand where a field is declared. What serde cannot check (relations between
-//! keys) is checked in [`check`]; [`load()`] turns any failure into one message with file, line and column.
+//! keys) is checked after that; [`load()`] turns any failure into one message with file, line and column.
 
 mod check;
 mod expect;

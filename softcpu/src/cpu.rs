@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use crate::access::{Place, page_rest};
 use crate::bus::Bus;
 use crate::code::{CodeCache, CrossingCode};
-use crate::core::{CODE_TLB, CodeEntry, Core, Ctx, Faulted, Place, stop};
+use crate::core::{CODE_TLB, CodeEntry, Core, Ctx, Faulted, stop};
 use crate::decode;
 use crate::exec::{self, Leave, event};
 use crate::flags::{IF, TF};
@@ -381,7 +382,7 @@ impl Cpu {
             return Ok(());
         };
         let mut bytes = [0; 30];
-        let first = crate::core::page_rest(rip).min(15);
+        let first = page_rest(rip).min(15);
         cx.ram.load_bytes(page + rip % PAGE_SIZE, &mut bytes[..first]);
         cx.ram.load_bytes(next_page, &mut bytes[first..first + 15]);
         self.scratch.clear();

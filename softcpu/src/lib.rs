@@ -10,7 +10,8 @@
 //!   |    `- sse, x87
 //!   |- decode   iced-x86 instruction -> Op (24 bytes, position-independent)
 //!   |- code     decoded pages, dropped when their bytes are written
-//!   |- core     registers, TLB, memory access
+//!   |- core     registers and the state of a run
+//!   |- access   memory through the TLB
 //!   |- mmu      page-table walks
 //!   `- hooks    what the harness watches
 //!  memory   guest RAM: the only module with unsafe code
@@ -22,6 +23,7 @@
 
 #![deny(unsafe_code)]
 
+mod access;
 mod bus;
 mod code;
 mod core;

@@ -5,10 +5,12 @@
 //! those and calls again.
 
 pub(crate) mod alu;
+mod arith;
 pub(crate) mod branch;
 pub(crate) mod descriptor;
 pub(crate) mod event;
 pub(crate) mod misc;
+mod stack;
 pub(crate) mod string;
 pub(crate) mod system;
 

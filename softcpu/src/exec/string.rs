@@ -8,7 +8,8 @@
 //! immediate: bits 7:0 StringOp, 9:8 log2 of the element size, 11:10 Rep, 12 32-bit addresses
 //! ```
 
-use crate::core::{Core, Ctx, Faulted, Place, page_rest, stop};
+use crate::access::{Place, page_rest};
+use crate::core::{Core, Ctx, Faulted, stop};
 use crate::exec::alu::Alu;
 use crate::flags::DF;
 use crate::memory::PAGE_BYTES;

@@ -1,0 +1,308 @@
+//! How instructions reach memory: the TLB's fast path, the slow path behind it, and the upkeep of both.
+
+use crate::core::{CODE_TLB, CodeEntry, Core, Ctx, Faulted, stop};
+use crate::memory::{PAGE_SIZE, Ram};
+use crate::mmu::{self, Access, NONE, TLB_ENTRIES, TlbEntry, WalkMode, slot};
+use crate::op::PAGE;
+use crate::registers::EFER_NXE;
+use crate::word::Word;
+
+impl Core {
+    #[inline(always)]
+    pub fn read<T: Word>(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<T, Faulted> {
+        let entry = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
+        let inside = va % PAGE_SIZE;
+        if entry.read == (va >> 12) | self.mode_tag && inside <= PAGE_SIZE - T::BYTES {
+            return Ok(cx.ram.load(entry.offset + inside));
+        }
+        self.read_slow(cx, va, T::BYTES).map(T::cut)
+    }
+
+    #[inline(always)]
+    pub fn write<T: Word>(&mut self, cx: &mut Ctx<'_>, va: u64, value: T) -> Result<(), Faulted> {
+        let entry = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
+        let inside = va % PAGE_SIZE;
+        if entry.write == (va >> 12) | self.mode_tag && inside <= PAGE_SIZE - T::BYTES {
+            cx.ram.store(entry.offset + inside, value);
+            return Ok(());
+        }
+        self.write_slow(cx, va, value.zx(), T::BYTES)
+    }
+
+    /// Reads what the instruction will write back: where it may not write, that is the fault, before anything else.
+    #[inline(always)]
+    pub fn read_modify<T: Word>(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<T, Faulted> {
+        let entry = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
+        let inside = va % PAGE_SIZE;
+        if entry.write == (va >> 12) | self.mode_tag && inside <= PAGE_SIZE - T::BYTES {
+            return Ok(cx.ram.load(entry.offset + inside));
+        }
+        self.check_write(cx, va, T::BYTES)?;
+        self.read(cx, va)
+    }
+
+    /// Faults as a write of `len` bytes would (one or two pages), without writing.
+    #[cold]
+    #[inline(never)]
+    pub fn check_write(&mut self, cx: &mut Ctx<'_>, va: u64, len: u64) -> Result<(), Faulted> {
+        self.locate(cx, va, Access::Write)?;
+        let last = va.wrapping_add(len - 1);
+        if last >> 12 != va >> 12 {
+            self.locate(cx, last & !(PAGE_SIZE - 1), Access::Write)?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_slow(&mut self, cx: &mut Ctx<'_>, va: u64, size: u64) -> Result<u64, Faulted> {
+        if va % PAGE_SIZE + size > PAGE_SIZE {
+            let mut bytes = [0; 8];
+            let len = usize::from(size.to_le_bytes()[0]);
+            self.read_bytes(cx, va, &mut bytes[..len])?;
+            return Ok(u64::from_le_bytes(bytes));
+        }
+        match self.locate(cx, va, Access::Read)? {
+            Place::Ram(offset) => Ok(match size {
+                1 => cx.ram.load::<u8>(offset).zx(),
+                2 => cx.ram.load::<u16>(offset).zx(),
+                4 => cx.ram.load::<u32>(offset).zx(),
+                _ => cx.ram.load(offset),
+            }),
+            Place::Outside(gpa) => {
+                let value = cx.bus.mmio_read(self.tick(), gpa, size.to_le_bytes()[0]);
+                self.cut(stop::BUS);
+                Ok(value)
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_slow(&mut self, cx: &mut Ctx<'_>, va: u64, value: u64, size: u64) -> Result<(), Faulted> {
+        let len = usize::from(size.to_le_bytes()[0]);
+        if va % PAGE_SIZE + size > PAGE_SIZE {
+            return self.write_bytes(cx, va, &value.to_le_bytes()[..len]);
+        }
+        match self.locate(cx, va, Access::Write)? {
+            Place::Ram(offset) => {
+                self.written(cx.ram, offset, size);
+                cx.ram.store_bytes(offset, &value.to_le_bytes()[..len]);
+            }
+            Place::Outside(gpa) => {
+                cx.bus.mmio_write(self.tick(), gpa, size.to_le_bytes()[0], value);
+                self.cut(stop::BUS);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads bytes that may lie across pages. MMIO is read byte by byte.
+    pub fn read_bytes(&mut self, cx: &mut Ctx<'_>, va: u64, bytes: &mut [u8]) -> Result<(), Faulted> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = va.wrapping_add(done as u64);
+            let len = page_rest(at).min(bytes.len() - done);
+            match self.locate(cx, at, Access::Read)? {
+                Place::Ram(offset) => cx.ram.load_bytes(offset, &mut bytes[done..done + len]),
+                Place::Outside(gpa) => {
+                    for (i, byte) in bytes[done..done + len].iter_mut().enumerate() {
+                        *byte = cx.bus.mmio_read(self.tick(), gpa + i as u64, 1).to_le_bytes()[0];
+                    }
+                    self.cut(stop::BUS);
+                }
+            }
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes that may lie across two pages; both are checked before either is written.
+    pub fn write_bytes(&mut self, cx: &mut Ctx<'_>, va: u64, bytes: &[u8]) -> Result<(), Faulted> {
+        let first = page_rest(va).min(bytes.len());
+        let (low, high) = bytes.split_at(first);
+        let places = [
+            (self.locate(cx, va, Access::Write)?, low),
+            if high.is_empty() {
+                (Place::Outside(0), high)
+            } else {
+                (
+                    self.locate(cx, va.wrapping_add(first as u64), Access::Write)?,
+                    high,
+                )
+            },
+        ];
+        for (place, part) in places {
+            match place {
+                _ if part.is_empty() => {}
+                Place::Ram(offset) => {
+                    self.written(cx.ram, offset, part.len() as u64);
+                    cx.ram.store_bytes(offset, part);
+                }
+                Place::Outside(gpa) => {
+                    for (i, byte) in part.iter().enumerate() {
+                        cx.bus
+                            .mmio_write(self.tick(), gpa + i as u64, 1, u64::from(*byte));
+                    }
+                    self.cut(stop::BUS);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn read128(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<u128, Faulted> {
+        if va % PAGE_SIZE <= PAGE_SIZE - 16 {
+            let low: u64 = self.read(cx, va)?;
+            let high: u64 = self.read(cx, va + 8)?;
+            return Ok(u128::from(low) | u128::from(high) << 64);
+        }
+        let mut bytes = [0; 16];
+        self.read_bytes(cx, va, &mut bytes)?;
+        Ok(u128::from_le_bytes(bytes))
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // halves of a u128
+    pub fn write128(&mut self, cx: &mut Ctx<'_>, va: u64, value: u128) -> Result<(), Faulted> {
+        if va % PAGE_SIZE <= PAGE_SIZE - 16 {
+            self.write(cx, va, value as u64)?;
+            return self.write(cx, va + 8, (value >> 64) as u64);
+        }
+        self.write_bytes(cx, va, &value.to_le_bytes())
+    }
+
+    /// Finds where a linear address lies and fills the TLB; a page fault is recorded.
+    pub fn locate(&mut self, cx: &mut Ctx<'_>, va: u64, access: Access) -> Result<Place, Faulted> {
+        let cached = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
+        let tag = if access == Access::Write {
+            cached.write
+        } else {
+            cached.read
+        };
+        if tag == (va >> 12) | self.mode_tag && access != Access::Fetch {
+            return Ok(Place::Ram(cached.offset + va % PAGE_SIZE));
+        }
+        if !mmu::canonical(va) {
+            return Err(self.protection());
+        }
+        let mode = self.walk_mode();
+        let found = match mmu::walk(cx.ram, mode, va, access) {
+            Ok(found) => found,
+            Err(code) => {
+                self.cr2 = va;
+                return Err(self.raise(14, Some(code)));
+            }
+        };
+        let Some(offset) = cx.ram.page_offset(found.physical) else {
+            return Ok(Place::Outside(found.physical));
+        };
+        if found.size != PAGE_SIZE {
+            self.note_large(va, found.size);
+        }
+        let page = va >> 12;
+        let tag = page | self.mode_tag;
+        let entry = &mut self.tlb[slot::<TLB_ENTRIES>(page)];
+        if entry.read != tag {
+            *entry = TlbEntry::EMPTY;
+        }
+        entry.read = tag;
+        entry.offset = offset;
+        // For writes the tag waits until `written` has seen one.
+        if found.writable && access == Access::Write && self.hooks.fast_writes(offset) {
+            entry.write = tag;
+        }
+        Ok(Place::Ram(offset + va % PAGE_SIZE))
+    }
+
+    /// Notes a write to RAM that did not go through the TLB's write tag.
+    pub fn written(&mut self, ram: &Ram, offset: u64, len: u64) {
+        if self.hooks.code_overlaps(offset, len) {
+            let page = offset & !(PAGE_SIZE - 1);
+            if self.stale_code.last() != Some(&page) {
+                self.stale_code.push(page);
+            }
+            self.cut(stop::CODE);
+        }
+        if self.hooks.wants_write(offset) {
+            let record = crate::hooks::WriteRecord {
+                gpa: ram.address_of(offset),
+                len: u16::try_from(len).unwrap_or(u16::MAX),
+                rip: self.current_rip(),
+                time: self.tick(),
+                user: self.mode_tag != 0,
+            };
+            self.hooks.record_write(offset, record);
+        }
+    }
+
+    /// The instruction that is writing to memory.
+    fn current_rip(&self) -> u64 {
+        self.regs[usize::from(PAGE)].wrapping_add(u64::from(self.writer))
+    }
+
+    pub fn walk_mode(&self) -> WalkMode {
+        WalkMode {
+            cr0: self.cr0,
+            cr3: self.cr3,
+            efer: self.msrs.efer & EFER_NXE,
+            user: self.mode_tag != 0,
+        }
+    }
+
+    // TLB upkeep.
+
+    pub fn flush_tlb(&mut self) {
+        self.tlb.fill(TlbEntry::EMPTY);
+        self.code_tlb.fill(CodeEntry { tag: NONE, page: 0 });
+        self.large_regions.fill(0);
+    }
+
+    /// Remembers that the TLB holds a piece of a large page.
+    pub fn note_large(&mut self, va: u64, size: u64) {
+        if size == mmu::SIZE_1G {
+            self.large_regions.fill(u64::MAX);
+        } else {
+            let region = va >> 21;
+            self.large_regions[slot::<64>(region >> 6)] |= 1 << (region % 64);
+        }
+    }
+
+    pub fn flush_page(&mut self, va: u64) {
+        let region = va >> 21;
+        if self.large_regions[slot::<64>(region >> 6)] >> (region % 64) & 1 != 0 {
+            return self.flush_tlb();
+        }
+        let page = va >> 12;
+        let entry = &mut self.tlb[slot::<TLB_ENTRIES>(page)];
+        *entry = TlbEntry::EMPTY;
+        self.code_tlb[slot::<CODE_TLB>(page)].tag = NONE;
+    }
+
+    /// Makes every next write to the page at `offset` go the slow way once more.
+    pub fn revoke_writes(&mut self, offset: u64) {
+        for entry in self.tlb.iter_mut().filter(|e| e.offset == offset) {
+            entry.write = NONE;
+        }
+    }
+
+    pub fn revoke_all_writes(&mut self) {
+        for entry in self.tlb.iter_mut() {
+            entry.write = NONE;
+        }
+    }
+}
+
+/// Where a linear address turned out to lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In RAM, at this offset.
+    Ram(u64),
+    /// Not in RAM; the guest physical address.
+    Outside(u64),
+}
+
+/// Bytes from `va` to the end of its page.
+#[allow(clippy::cast_possible_truncation)] // at most PAGE_SIZE
+pub(crate) fn page_rest(va: u64) -> usize {
+    (PAGE_SIZE - va % PAGE_SIZE) as usize
+}

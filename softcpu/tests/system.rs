@@ -435,3 +435,17 @@ fn overlapping_instructions_that_cross_the_same_page_edge_are_kept_apart() {
     let gpr = guest.cpu.registers().gpr;
     assert_eq!([gpr[3], gpr[6], gpr[7]], [0x01b8_04b8, 0x9001_b804, 0x01b8_04b8]);
 }
+
+#[test]
+fn a_far_return_can_leave_for_user_mode() {
+    let mut guest = Guest::new(|a| {
+        for value in [i32::from(USER_SS), 0x7800, i32::from(USER_CS), 0x9000] {
+            a.push(value).unwrap();
+        }
+        a.db(&[0x48, 0xcb]).unwrap(); // retfq
+    });
+    assert!(guest.ram.write(0x9000, &[0xcc]));
+    assert_eq!(vector(&mut guest), 3);
+    assert_eq!(guest.word(RSP0 - 16), 0x7800);
+    assert_eq!(guest.word(RSP0 - 32), u64::from(USER_CS));
+}

@@ -281,16 +281,7 @@ pub(super) fn iret(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Faulted> {
     let target_cs = std::mem::replace(&mut core.segments[CS], old.0);
     load_flags(core, image, 0);
     core.segments[CS] = target_cs;
-    let loaded = if stack_selector & !3 == 0 {
-        core.segments[SS] = Segment {
-            selector: stack_selector,
-            ..Segment::default()
-        };
-        Ok(())
-    } else {
-        super::descriptor::load_data_segment(core, cx, SS, stack_selector)
-    };
-    core.shadow_until = 0;
+    let loaded = load_outer_stack_segment(core, cx, stack_selector);
     if let Err(faulted) = loaded {
         (core.segments[CS], core.flags, core.lazy) = old;
         return Err(faulted);
@@ -301,23 +292,54 @@ pub(super) fn iret(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Faulted> {
     Ok(())
 }
 
-/// RETF (`T` = u64 with REX.W, u32 without) to the same privilege level.
+/// RETF (`T` = u64 with REX.W, u32 without), to the same privilege level or an outer one.
 pub(super) fn far_return<T: Word>(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Faulted> {
     let top = core.get::<u64>(RSP);
-    let target = core.read::<T>(cx, top)?.zx();
-    let selector = u16::cut(core.read::<T>(cx, top.wrapping_add(T::BYTES))?.zx());
+    let mut word = |core: &mut Core, index: u64| {
+        core.read::<T>(cx, top.wrapping_add(T::BYTES * index))
+            .map(Word::zx)
+    };
+    let target = word(core, 0)?;
+    let selector = u16::cut(word(core, 1)?);
     let cpl = core.cpl();
-    if selector & 3 < u16::from(cpl) {
+    let level = (selector & 3).to_le_bytes()[0];
+    if level < cpl {
         return Err(core.raise(13, Some(u32::from(selector & !3))));
-    }
-    if selector & 3 != u16::from(cpl) {
-        return Err(core.unknown("a far return to an outer privilege level"));
     }
     if !canonical(target) {
         return Err(core.protection());
     }
-    load_code_segment(core, cx, selector, cpl)?;
-    core.set(RSP, top.wrapping_add(2 * T::BYTES));
+    if level == cpl {
+        load_code_segment(core, cx, selector, cpl)?;
+        core.set(RSP, top.wrapping_add(2 * T::BYTES));
+        core.rip = target;
+        return Ok(());
+    }
+    let stack = word(core, 2)?;
+    let stack_selector = u16::cut(word(core, 3)?);
+    if stack_selector & !3 == 0 && (level == 3 || stack_selector & 3 != u16::from(level)) {
+        return Err(core.protection());
+    }
+    let old = core.segments[CS];
+    load_code_segment(core, cx, selector, level)?;
+    load_outer_stack_segment(core, cx, stack_selector).inspect_err(|_| core.segments[CS] = old)?;
+    core.set(RSP, stack);
     core.rip = target;
+    set_privilege(core, level);
     Ok(())
+}
+
+/// SS of a return: null is fine below user level (the caller has checked), anything else is loaded as MOV SS would.
+fn load_outer_stack_segment(core: &mut Core, cx: &mut Ctx<'_>, selector: u16) -> Result<(), Faulted> {
+    let loaded = if selector & !3 == 0 {
+        core.segments[SS] = Segment {
+            selector,
+            ..Segment::default()
+        };
+        Ok(())
+    } else {
+        super::descriptor::load_data_segment(core, cx, SS, selector)
+    };
+    core.shadow_until = 0;
+    loaded
 }

@@ -1,5 +1,6 @@
 //! The `baton` command.
 
+mod blob;
 mod boot;
 mod doctor;
 mod judge;
@@ -47,6 +48,8 @@ enum Command {
     Judge(JudgeArgs),
     /// Boot a kernel with its serial console on this terminal.
     Boot(BootArgs),
+    /// Look at the handover in an image of RAM, or build one.
+    Blob(blob::BlobArgs),
     /// Say what this host offers.
     Doctor,
 }
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Judge(args) => judge::judge(&args),
         Command::Boot(args) => boot::boot(&args),
+        Command::Blob(args) => blob::blob(&args),
         Command::Doctor => doctor::doctor(),
     };
     exit.into()

@@ -1,0 +1,202 @@
+//! `baton blob build`: a handover from a model file into an image of RAM.
+
+use super::image::{Image, ImageError, PAGE};
+use super::locate::Located;
+use super::model::Model;
+use super::{Exit, complain, json, print, text, wrong};
+use crate::scenario::{Bytes, wrong_at};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use kho_core::find::{Found, find};
+use kho_core::{
+    Abi, FreeRegions, Handover, KhoData, PageAllocator, PhysicalMemory, PhysicalMemoryMut, Region, Severity,
+};
+use std::path::{Path, PathBuf};
+
+/// Size of the payload of a KHO `setup_data` node, as the node states it.
+pub(super) const PAYLOAD_SIZE: u32 = 32;
+const _: () = assert!(KhoData::SIZE == PAYLOAD_SIZE as usize);
+
+/// Largest model file, in bytes.
+const MAX_MODEL: u64 = 64 << 20;
+/// Below this the firmware, the boot loader and the real-mode kernel have their things.
+const LOW_MEMORY: Region = Region::new(0, 1 << 20);
+
+#[derive(Debug, Args)]
+pub(super) struct BuildArgs {
+    /// What is to be handed over; docs/blob.md describes the form.
+    #[arg(value_name = "MODEL.toml")]
+    model: PathBuf,
+    /// Version of the records.
+    #[arg(long, value_parser = abis())]
+    abi: Abi,
+    /// Raw image of RAM to write the handover into. Only zeroed pages are written to, unless the model names free memory.
+    #[arg(long, value_name = "RAM.img")]
+    into: PathBuf,
+    /// Make the image, of this size, all zeroes; it must not exist yet.
+    #[arg(long, value_name = "SIZE")]
+    ram: Option<Bytes>,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+fn abis() -> impl TypedValueParser<Value = Abi> {
+    // The parser lets only these names through.
+    PossibleValuesParser::new(Abi::ALL.map(Abi::name))
+        .try_map(|name| Abi::from_name(&name).ok_or("no such ABI"))
+}
+
+/// Gives free blocks in which there are only zeroes, so that nothing in the image is lost.
+struct Zeroed {
+    regions: FreeRegions,
+    image: Image,
+    /// Whether the model says that this memory is free, whatever is in it.
+    trusted: bool,
+}
+
+impl PageAllocator for Zeroed {
+    fn allocate(&mut self, order: u8) -> Option<u64> {
+        loop {
+            let address = self.regions.allocate(order)?;
+            if self.trusted || is_zero(&self.image, address, (PAGE as u64) << order) {
+                return Some(address);
+            }
+        }
+    }
+}
+
+fn is_zero(image: &Image, address: u64, size: u64) -> bool {
+    let mut page = [0; PAGE];
+    (0..size / PAGE as u64).all(|index| {
+        image.read(address + index * PAGE as u64, &mut page).is_ok() && page.iter().all(|byte| *byte == 0)
+    })
+}
+
+/// Builds, reads back and verifies. An image made for a handover that cannot be built is taken away again.
+pub(super) fn build(args: &BuildArgs) -> Result<Exit, Exit> {
+    let model = load(&args.model)?;
+    let image = target(args)?;
+    let result = build_into(args, &model, image);
+    if result.is_err()
+        && args.ram.is_some()
+        && let Err(error) = std::fs::remove_file(&args.into)
+    {
+        complain(format!("{}: cannot be removed: {error}", args.into.display()));
+    }
+    result
+}
+
+fn build_into(args: &BuildArgs, model: &Model, mut image: Image) -> Result<Exit, Exit> {
+    let before = find(&image);
+    let mut free = allocator(model, &image).map_err(|error| failed(&args.into, error))?;
+    let plan = model
+        .blueprint(image.size(), &mut free)
+        .map_err(|error| wrong(&args.model, error))?;
+    let entry = kho_core::build(&plan, args.abi, &mut image, &mut free)
+        .map_err(|error| wrong(&args.model, crate::conductor::chain(&error)))?;
+    let setup_data = announce(entry, &mut image, &mut free).map_err(|error| failed(&args.into, error))?;
+    let handover = Handover::read(&image, entry.fdt, entry.scratch)
+        .map_err(|error| failed(&args.into, crate::conductor::chain(&error)))?;
+    let located = Located {
+        image,
+        found: Found {
+            entry,
+            setup_data: Some(setup_data),
+            handover,
+        },
+        others: before.iter().map(|found| found.handover.fdt.start).collect(),
+    };
+    let verdict = kho_core::verify(&located.found.handover, &located.image);
+    let broken = verdict.findings.worst() == Some(Severity::Error);
+    let shown = match (args.json, broken) {
+        (true, _) => json::build(&args.into, &located, &verdict),
+        (false, true) => text::verify(&args.into, &located, &verdict),
+        (false, false) => format!(
+            "{}\n{}",
+            text::head(&args.into, &located),
+            text::summary(&located.found.handover)
+        ),
+    };
+    print(&shown)?;
+    Ok(if broken { Exit::Unmet } else { Exit::Met })
+}
+
+fn load(path: &Path) -> Result<Model, Exit> {
+    let size = std::fs::metadata(path)
+        .map_err(|error| failed(path, error))?
+        .len();
+    if size > MAX_MODEL {
+        return Err(wrong(
+            path,
+            format!("{}, a model has at most {}", Bytes(size), Bytes(MAX_MODEL)),
+        ));
+    }
+    let bytes = std::fs::read(path).map_err(|error| failed(path, error))?;
+    let text = String::from_utf8(bytes).map_err(|_| wrong(path, "is no text in UTF-8"))?;
+    toml::from_str(&text).map_err(|error| {
+        let file = path.display().to_string();
+        let span = error.span().unwrap_or(0..0);
+        complain(wrong_at(&file, &text, span, error.message().replace('\n', "; ")));
+        Exit::Usage
+    })
+}
+
+/// The image to write into, made first when a size is given.
+fn target(args: &BuildArgs) -> Result<Image, Exit> {
+    if let Some(size) = args.ram {
+        let made = std::fs::File::create_new(&args.into).and_then(|file| file.set_len(size.0));
+        made.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                wrong(&args.into, "exists already, but --ram makes a new image")
+            }
+            _ => failed(&args.into, error),
+        })?;
+    }
+    Image::open_writable(&args.into).map_err(|error| match error {
+        ImageError::Unreadable(error) => failed(&args.into, error),
+        ImageError::Wrong(error) => wrong(&args.into, error),
+    })
+}
+
+fn allocator(model: &Model, image: &Image) -> Result<Zeroed, ImageError> {
+    let ram = image.ranges();
+    let placed = model.placed();
+    let trusted = !model.free.is_empty();
+    let regions = if trusted {
+        let inside = model.free.iter().map(super::model::Area::region);
+        let inside: Vec<Region> = inside.filter(|region| image.is_ram(region)).collect();
+        FreeRegions::outside(&inside, placed)
+    } else {
+        FreeRegions::outside(&ram, placed.into_iter().chain([LOW_MEMORY]))
+    };
+    Ok(Zeroed {
+        regions,
+        image: image.again()?,
+        trusted,
+    })
+}
+
+/// Writes the `setup_data` node that tells a kernel, and everybody else, where the handover is.
+fn announce(entry: KhoData, image: &mut Image, free: &mut Zeroed) -> Result<u64, String> {
+    let at = free.allocate(0).ok_or("no free page for setup_data")?;
+    let mut node = vec![0; PAGE];
+    let fields = [
+        0,
+        u64::from(PAYLOAD_SIZE) << 32 | u64::from(KhoData::SETUP_TYPE),
+        entry.fdt.start,
+        entry.fdt.size,
+        entry.scratch.start,
+        entry.scratch.size,
+    ];
+    for (field, slot) in fields.iter().zip(node.chunks_exact_mut(8)) {
+        slot.copy_from_slice(&field.to_le_bytes());
+    }
+    image.write(at, &node).map_err(|error| error.to_string())?;
+    Ok(at)
+}
+
+fn failed(path: &Path, error: impl std::fmt::Display) -> Exit {
+    complain(format!("{}: {error}", path.display()));
+    Exit::Failed
+}

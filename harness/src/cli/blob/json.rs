@@ -1,0 +1,142 @@
+//! What `baton blob --json` prints; docs/blob.md describes it.
+
+use super::classes::{self, Extent};
+use super::locate::Located;
+use kho_core::diff::Diff;
+use kho_core::tree::Line;
+use kho_core::verify::Verdict;
+use kho_core::{Handover, Rule};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Version of the form; counts up when a field goes or changes its meaning.
+const VERSION: u32 = 1;
+
+/// Joins the fields that every command prints and those of this one.
+fn document(command: &str, fields: Value) -> String {
+    let mut all = Map::new();
+    all.insert("schema".into(), json!("baton-blob"));
+    all.insert("version".into(), json!(VERSION));
+    all.insert("baton".into(), json!(env!("CARGO_PKG_VERSION")));
+    all.insert("command".into(), json!(command));
+    if let Value::Object(fields) = fields {
+        all.extend(fields);
+    }
+    format!("{:#}", Value::Object(all))
+}
+
+/// Where a handover was found.
+fn source(file: &Path, located: &Located) -> Value {
+    let found = &located.found;
+    json!({
+        "file": file.display().to_string(),
+        "ram_bytes": located.image.size(),
+        "setup_data": found.setup_data,
+        "fdt": found.entry.fdt,
+        "scratch_array": found.entry.scratch,
+        "other_fdts": located.others,
+    })
+}
+
+fn owners(handover: &Handover) -> Vec<Value> {
+    classes::totals(&classes::extents(handover))
+        .into_iter()
+        .map(|(owner, bytes)| {
+            json!({"kind": classes::kind(owner), "owner": classes::name(owner, handover), "bytes": bytes})
+        })
+        .collect()
+}
+
+/// `show` of an image.
+pub(super) fn show(file: &Path, located: &Located) -> String {
+    let handover = &located.found.handover;
+    document(
+        "show",
+        json!({
+            "source": source(file, located),
+            "handover": handover,
+            "owners": owners(handover),
+        }),
+    )
+}
+
+/// `show` of an FDT alone.
+pub(super) fn fdt(file: &Path, tree: &Line) -> String {
+    document("show", json!({"file": file.display().to_string(), "fdt": tree}))
+}
+
+/// `verify`.
+pub(super) fn verify(file: &Path, located: &Located, verdict: &Verdict) -> String {
+    let rules: Vec<Value> = Rule::ALL
+        .iter()
+        .map(|rule| {
+            json!({
+                "rule": rule.name(),
+                "severity": rule.severity(),
+                "explanation": rule.explanation().trim(),
+                "judged": verdict.judged(*rule),
+                "findings": verdict.findings.of(*rule).count(),
+            })
+        })
+        .collect();
+    document(
+        "verify",
+        json!({
+            "source": source(file, located),
+            "sound": verdict.is_sound(),
+            "worst": verdict.findings.worst(),
+            "findings": verdict.findings.iter().collect::<Vec<_>>(),
+            "dropped": verdict.findings.dropped(),
+            "rules": rules,
+        }),
+    )
+}
+
+/// `diff`.
+pub(super) fn diff(
+    (file, one): (&Path, &Located),
+    (other_file, other): (&Path, &Located),
+    diff: &Diff,
+) -> String {
+    document(
+        "diff",
+        json!({
+            "before": source(file, one),
+            "after": source(other_file, other),
+            "differences": diff.differences,
+            "dropped": diff.dropped,
+        }),
+    )
+}
+
+/// `extents`.
+pub(super) fn extents(file: &Path, located: &Located, extents: &[Extent]) -> String {
+    let handover = &located.found.handover;
+    let list: Vec<Value> = extents
+        .iter()
+        .map(|extent| {
+            json!({
+                "start": extent.region.start,
+                "size": extent.region.size,
+                "kind": classes::kind(extent.owner),
+                "owner": classes::name(extent.owner, handover),
+            })
+        })
+        .collect();
+    document(
+        "extents",
+        json!({"source": source(file, located), "extents": list, "owners": owners(handover)}),
+    )
+}
+
+/// `build`.
+pub(super) fn build(file: &Path, located: &Located, verdict: &Verdict) -> String {
+    document(
+        "build",
+        json!({
+            "source": source(file, located),
+            "sound": verdict.is_sound(),
+            "findings": verdict.findings.iter().collect::<Vec<_>>(),
+        }),
+    )
+}

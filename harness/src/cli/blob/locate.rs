@@ -1,0 +1,116 @@
+//! From a file to the handover in it.
+
+use super::image::{Image, ImageError};
+use kho_core::find::{Found, find};
+use kho_core::{Handover, KhoData, PhysicalMemory, Region};
+use std::path::Path;
+
+/// A RAM image and the handover that was looked for.
+pub(super) struct Located {
+    /// The image.
+    pub image: Image,
+    /// The handover.
+    pub found: Found,
+    /// FDTs of the other handovers in the image, when it was searched.
+    pub others: Vec<u64>,
+}
+
+/// What a file is.
+pub(super) enum Input {
+    /// RAM with a handover.
+    Ram(Box<Located>),
+    /// An FDT alone, by value.
+    Fdt(Vec<u8>),
+}
+
+/// Why there is no handover to look at.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LocateError {
+    /// The file itself.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Nothing was found.
+    #[error("holds no handover: no page of its {size} bytes is a KHO FDT that can be read")]
+    Nothing {
+        /// Size of the image in bytes.
+        size: u64,
+    },
+    /// What is at the address given is no handover.
+    #[error("holds no handover at {at:#x}: {reason}")]
+    NotThere {
+        /// The address given.
+        at: u64,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// Opens a file and finds the handover in it: at the address of a KHO FDT or a `setup_data` node, or by searching.
+pub(super) fn open(path: &Path, at: Option<u64>) -> Result<Input, LocateError> {
+    let image = Image::open(path)?;
+    if at.is_none()
+        && let Some(bytes) = bare_fdt(&image)
+    {
+        return Ok(Input::Fdt(bytes));
+    }
+    let (found, others) = match at {
+        Some(at) => (at_address(&image, at)?, Vec::new()),
+        None => {
+            let mut all = find(&image).into_iter();
+            let first = all.next().ok_or(LocateError::Nothing { size: image.size() })?;
+            (first, all.map(|other| other.handover.fdt.start).collect())
+        }
+    };
+    Ok(Input::Ram(Box::new(Located { image, found, others })))
+}
+
+/// The file's contents when it is an FDT and nothing else; an image of RAM is larger than the FDT at its start.
+fn bare_fdt(image: &Image) -> Option<Vec<u8>> {
+    let bytes = image.small(kho_core::read::MAX_FDT_SIZE)?;
+    let stated = kho_core::fdt::total_size(&bytes).ok()?;
+    // Saved pages are padded to whole pages.
+    let padded = u64::from(stated).next_multiple_of(super::image::PAGE as u64);
+    (image.size() <= padded).then_some(bytes)
+}
+
+fn at_address(image: &Image, at: u64) -> Result<Found, LocateError> {
+    let not_there = |reason: String| LocateError::NotThere { at, reason };
+    if let Some(entry) = setup_data(image, at) {
+        let handover = Handover::read(image, entry.fdt, entry.scratch)
+            .map_err(|error| not_there(crate::conductor::chain(&error)))?;
+        return Ok(Found {
+            entry,
+            setup_data: Some(at),
+            handover,
+        });
+    }
+    let room = kho_core::read::MAX_FDT_SIZE.min(image.size().saturating_sub(at));
+    let entry = KhoData {
+        fdt: Region::new(at, room),
+        scratch: Region::new(0, 0),
+    };
+    let handover = Handover::read(image, entry.fdt, entry.scratch)
+        .map_err(|error| not_there(crate::conductor::chain(&error)))?;
+    // Only setup_data says where the scratch array is; without it scratch stays unknown.
+    let told = find(image).into_iter().find(|found| found.entry.fdt.start == at);
+    Ok(told.unwrap_or(Found {
+        entry,
+        setup_data: None,
+        handover,
+    }))
+}
+
+/// The payload of the KHO `setup_data` node at an address, when there is one: {next, type, length, payload}.
+fn setup_data(image: &Image, at: u64) -> Option<KhoData> {
+    let mut node = [0; 16 + KhoData::SIZE];
+    image.read(at, &mut node).ok()?;
+    let (header, payload) = node.split_at(16);
+    let word = |from: usize| {
+        header
+            .get(from..from + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u32::from_le_bytes)
+    };
+    let is_kho = word(8) == Some(KhoData::SETUP_TYPE) && word(12) == Some(super::build::PAYLOAD_SIZE);
+    is_kho.then(|| KhoData::from_bytes(payload)).flatten()
+}

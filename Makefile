@@ -31,7 +31,7 @@ demo: build images ## set up, then run the scenarios: five live updates, each wi
 
 test: build images ## set up, then run every test
 	images/check
-	cargo test --workspace $(CARGO_FLAGS)
+	cargo test --workspace --no-fail-fast $(CARGO_FLAGS)
 
 bench: build images ## set up with QEMU, then compare one live update on baton and on QEMU's TCG
 	images/setup bench

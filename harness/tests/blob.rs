@@ -176,6 +176,26 @@ fn an_address_of_the_fdt_or_of_setup_data_is_enough() {
 }
 
 #[test]
+fn an_unknown_version_is_named_and_cannot_steer_the_terminal() {
+    let place = Place::new();
+    let image = built(&place, "kho-v4");
+    let at = json(&["show", &image], 0)["source"]["fdt"]["start"]
+        .as_u64()
+        .unwrap();
+    let file = File::options().read(true).write(true).open(&image).unwrap();
+    let mut page = [0; 4096];
+    file.read_exact_at(&mut page, at).unwrap();
+    let version = page.windows(6).position(|window| window == b"kho-v4").unwrap();
+    file.write_all_at(b"\x1b[2J", at + version as u64).unwrap();
+    let complaint = refused(&["show", &image, "--at", &at.to_string()], 2);
+    assert!(
+        complaint.contains("\\u{1b}[2J") && !complaint.contains('\x1b'),
+        "{complaint}"
+    );
+    assert!(refused(&["show", &image], 2).contains("no handover"));
+}
+
+#[test]
 fn a_packed_image_is_the_same_image() {
     let place = Place::new();
     let image = built(&place, "kho-v4");

@@ -139,6 +139,10 @@ fn classes(located: &Located) -> Vec<Class> {
     ));
     let map = Owners::of(handover).regions(|owner| owner == Owner::KhoMap);
     list.push(class("preserved-memory map (not itself preserved)", MAP, map));
+    for class in &mut list {
+        // Kernels write scratch areas of no bytes too.
+        class.regions.retain(|region| region.size != 0);
+    }
     list.retain(|class| !class.regions.is_empty());
     list
 }

@@ -87,7 +87,7 @@ struct DiffArgs {
     json: bool,
 }
 
-/// Runs the command. `Err` is its exit status once it has complained.
+/// Runs the command. Each command's `Err` is the exit status after a complaint.
 pub(super) fn blob(args: &BlobArgs) -> Exit {
     let result = match &args.command {
         BlobCommand::Show(args) => show(args),
@@ -199,7 +199,8 @@ fn open(path: &Path, at: Option<u64>) -> Result<Input, Exit> {
             LocateError::Image(image::ImageError::Unreadable(_)) => Exit::Failed,
             _ => Exit::Usage,
         };
-        complain(format!("{}: {error}", path.display()));
+        // The message may quote the image.
+        complain(text::clean(&format!("{}: {error}", path.display())));
         exit
     })
 }

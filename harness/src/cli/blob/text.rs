@@ -258,7 +258,7 @@ fn plural(count: usize, what: &str) -> String {
 }
 
 /// Names in a handover are whatever the guest chose: what would steer a terminal is shown as an escape.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() && c != '\n' {

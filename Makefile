@@ -33,9 +33,10 @@ test: build images ## set up, then run every test
 	images/check
 	cargo test --workspace --no-fail-fast $(CARGO_FLAGS)
 
-bench: build images ## set up with QEMU, then compare one live update on baton and on QEMU's TCG
+bench: build images ## a live update on baton and on QEMU's TCG; preservation schemes side by side
 	images/setup bench
 	cargo run --release -p tests --bin bench $(CARGO_FLAGS) -- --baton $(BATON) $(BENCH_FLAGS)
+	cargo bench -p kho-core --bench schemes $(CARGO_FLAGS)
 
 check: toolchain setup ## formatting, lints and documentation
 	cargo fmt --all --check

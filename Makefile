@@ -18,7 +18,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The program is always target/release/baton, whatever this variable is elsewhere.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-AGENT_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static -C link-arg=-nostartfiles
+# Panic messages name source files: without this machine's folders in them, every checkout builds the same bytes.
+AGENT_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static -C link-arg=-nostartfiles \
+    --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo
 BATON := $(CARGO_TARGET_DIR)/release/baton
 
 .PHONY: help demo test bench check build agent images setup toolchain clean

@@ -103,7 +103,7 @@ pub(crate) struct Core {
     pub model: CpuModel,
     /// RAM offsets of pages whose decoded code was written to.
     pub stale_code: Vec<u64>,
-    /// An MMIO read hit while fetching or walking is not possible; remembers where a fetch left RAM.
+    /// What is missing, while [`Core::fault`] is an instruction that the CPU should know.
     pub unknown: Option<String>,
 }
 

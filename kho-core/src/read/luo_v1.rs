@@ -10,7 +10,7 @@ use crate::abi::luo::{
     SESSION_NODE_NAME, SESSION_PAGES, SESSION_SIZE,
 };
 use crate::bytes::Fields;
-use crate::fdt::{Fdt, Node};
+use crate::fdt::Node;
 use crate::finding::Rule;
 use crate::memory::{clamp, len64};
 use crate::model::{Content, Luo, LuoVersion, Session, SubBlob};
@@ -21,26 +21,13 @@ pub(super) fn read(context: &mut Context<'_>, blob: &mut SubBlob, owner: Owner) 
     let Some(bytes) = root::sub_fdt(context, blob, owner) else {
         return Content::Opaque;
     };
-    let fdt = match Fdt::parse(&bytes) {
-        Ok(fdt) => fdt,
-        Err(error) => {
-            context.finding(Rule::FdtStructure, blob.address, what, "an FDT", error);
-            return Content::Opaque;
-        }
+    let Some(fdt) = root::parse_fdt(context, blob, what, &bytes) else {
+        return Content::Opaque;
     };
     let top = fdt.root();
     let compatible = top.compatible();
     if compatible != Some(COMPATIBLE_V1) {
-        context.finding(
-            Rule::VersionKnown,
-            blob.address,
-            what,
-            COMPATIBLE_V1,
-            compatible.unwrap_or("none"),
-        );
-        return Content::Fdt {
-            compatible: compatible.map(Into::into),
-        };
+        return root::other_version(context, blob, what, COMPATIBLE_V1, compatible);
     }
     let liveupdate_number = root::number(context, &top, PROP_LIVEUPDATE_NUMBER, blob.address).unwrap_or(0);
     let sessions = match part(

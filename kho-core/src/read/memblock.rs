@@ -1,11 +1,9 @@
 //! The memblock sub-blob: `reserve_mem=` regions.
 
-use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use super::{Context, root};
 use crate::abi::memblock::{COMPATIBLE_V1, PROP_SIZE, PROP_START, RESERVE_MEM_COMPATIBLE_V1};
-use crate::fdt::Fdt;
 use crate::finding::Rule;
 use crate::memory::{Region, len64};
 use crate::model::{Content, Memblock, ReserveMem, SubBlob};
@@ -16,25 +14,12 @@ pub(super) fn read(context: &mut Context<'_>, blob: &mut SubBlob, owner: Owner) 
     let Some(bytes) = root::sub_fdt(context, blob, owner) else {
         return Content::Opaque;
     };
-    let fdt = match Fdt::parse(&bytes) {
-        Ok(fdt) => fdt,
-        Err(error) => {
-            context.finding(Rule::FdtStructure, blob.address, what, "an FDT", error);
-            return Content::Opaque;
-        }
+    let Some(fdt) = root::parse_fdt(context, blob, what, &bytes) else {
+        return Content::Opaque;
     };
     let compatible = fdt.root().compatible();
     if compatible != Some(COMPATIBLE_V1) {
-        context.finding(
-            Rule::VersionKnown,
-            blob.address,
-            what,
-            COMPATIBLE_V1,
-            compatible.unwrap_or("none"),
-        );
-        return Content::Fdt {
-            compatible: compatible.map(ToString::to_string),
-        };
+        return root::other_version(context, blob, what, COMPATIBLE_V1, compatible);
     }
     let mut regions = Vec::new();
     for node in fdt.root().children() {

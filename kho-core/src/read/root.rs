@@ -222,6 +222,38 @@ pub(super) fn sub_fdt(context: &mut Context<'_>, blob: &mut SubBlob, owner: Owne
     Some(bytes)
 }
 
+/// Parses the bytes of a sub-blob's FDT; damage is a finding.
+pub(super) fn parse_fdt<'a>(
+    context: &mut Context<'_>,
+    blob: &SubBlob,
+    what: &str,
+    bytes: &'a [u8],
+) -> Option<Fdt<'a>> {
+    Fdt::parse(bytes)
+        .map_err(|error| context.finding(Rule::FdtStructure, blob.address, what, "an FDT", error))
+        .ok()
+}
+
+/// A sub-blob whose FDT is of another version than `expected`: a finding, and only its version is kept.
+pub(super) fn other_version(
+    context: &mut Context<'_>,
+    blob: &SubBlob,
+    what: &str,
+    expected: &str,
+    found: Option<&str>,
+) -> Content {
+    context.finding(
+        Rule::VersionKnown,
+        blob.address,
+        what,
+        expected,
+        found.unwrap_or("none"),
+    );
+    Content::Fdt {
+        compatible: found.map(Into::into),
+    }
+}
+
 /// A property of eight bytes, native order.
 pub(super) fn number(context: &mut Context<'_>, node: &Node<'_, '_>, name: &str, fdt: u64) -> Option<u64> {
     let property = node.property(name);

@@ -6,7 +6,7 @@ use super::{Context, root, vmalloc};
 use crate::abi::test_kho::{COMPATIBLE_V1, DATA_NODE_NAME, PROP_COUNT, PROP_FOLIOS};
 use crate::abi::{PAGE_BYTES, vmalloc::DESCRIPTOR_SIZE};
 use crate::bytes::{Fields, word};
-use crate::fdt::{Fdt, Property};
+use crate::fdt::Property;
 use crate::finding::Rule;
 use crate::map::Block;
 use crate::memory::len64;
@@ -18,28 +18,15 @@ pub(super) fn read(context: &mut Context<'_>, blob: &mut SubBlob, owner: Owner, 
     let Some(bytes) = root::sub_fdt(context, blob, owner) else {
         return Content::Opaque;
     };
-    let fdt = match Fdt::parse(&bytes) {
-        Ok(fdt) => fdt,
-        Err(error) => {
-            context.finding(Rule::FdtStructure, blob.address, what, "an FDT", error);
-            return Content::Opaque;
-        }
+    let Some(fdt) = root::parse_fdt(context, blob, what, &bytes) else {
+        return Content::Opaque;
     };
     let compatible = fdt.root().compatible();
     let data = fdt.root().child(DATA_NODE_NAME);
     let count = data.and_then(|node| node.property(PROP_COUNT)?.as_u32());
     let list = data.and_then(|node| node.property(PROP_FOLIOS));
     let (Some(count), Some(list), Some(COMPATIBLE_V1)) = (count, list, compatible) else {
-        context.finding(
-            Rule::VersionKnown,
-            blob.address,
-            what,
-            COMPATIBLE_V1,
-            compatible.unwrap_or("none"),
-        );
-        return Content::Fdt {
-            compatible: compatible.map(Into::into),
-        };
+        return root::other_version(context, blob, what, COMPATIBLE_V1, compatible);
     };
     let size = u64::from(count).saturating_mul(8);
     let mut test = TestKho {

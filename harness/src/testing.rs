@@ -262,7 +262,7 @@ pub fn good() -> Evidence {
         phase,
         begin_ns,
         guest_ns: end_ns - begin_ns,
-        instructions: (end_ns - begin_ns) / 2,
+        instructions: Some((end_ns - begin_ns) / 2),
         wall_us: 10,
     };
     let retrieval = |object| Retrieval {

@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     };
     let seconds = start.elapsed().as_secs_f64();
-    let retired = machine.moment().retired;
+    let retired = machine.moment().retired.unwrap_or_default();
     eprintln!("\n{event}");
     eprintln!(
         "{:.1} million instructions in {seconds:.2} s, {:.1} MIPS",

@@ -4,10 +4,12 @@
 //!  machine      the run loop, phases, kexec detection, state hash        Machine, Event
 //!   |- boot     bzImage -> RAM; boot parameters back at the next kernel's entry
 //!   |- acpi     the tables that a vanilla kernel wants
-//!   |- vcpu     what the machine needs of a processor: traits Vcpu, Backend, Bus
-//!   |   `- backend/soft   the same on softcpu
-//!   `- devices  state machines over a clock, and the bus that routes to them
-//!       `- dma  the stream engine -> dma_view -> ledger
+//!   |- processors  what the machine needs of all processors together: traits Processors, Backend
+//!   |   |- stepped    processors and devices in turn, on one thread    vcpu (trait) <- backend/soft (softcpu)
+//!   |   `- kvm        processors and devices on threads of their own, in real time
+//!   `- platform    all but the processors
+//!       `- devices     state machines over a clock, and the bus that routes to them
+//!           `- dma     the stream engine -> dma_view -> ledger
 //!  memory       guest RAM; knows the pages that anybody wrote
 //!  provenance   first write of the processor to each page in each phase
 //! ```
@@ -28,5 +30,8 @@ pub mod ledger;
 pub mod machine;
 pub mod memory;
 pub mod phase;
+pub mod platform;
+pub mod processors;
 pub mod provenance;
+pub mod stepped;
 pub mod vcpu;

@@ -4,9 +4,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::memory::GuestRam;
-use std::sync::Arc;
-
 /// A segment register.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Segment {
@@ -171,20 +168,12 @@ pub trait Vcpu {
     fn hash_state(&self, hash: &mut Xxh3);
 }
 
-/// A backend could not make a processor.
+/// A backend could not do what a machine needs.
 #[derive(Debug, Error)]
-#[error("the {backend} backend cannot make a processor: {reason}")]
+#[error("the {backend} backend: {reason}")]
 pub struct BackendError {
     /// The backend's name.
     pub backend: &'static str,
     /// What went wrong.
     pub reason: String,
-}
-
-/// What executes guest code.
-pub trait Backend {
-    /// The name in options and reports: `soft` or `kvm`.
-    fn name(&self) -> &'static str;
-    /// Makes the processor with this local APIC identity.
-    fn create_vcpu(&self, ram: Arc<GuestRam>, apic_id: u8) -> Result<Box<dyn Vcpu>, BackendError>;
 }

@@ -206,7 +206,12 @@ impl Run<'_> {
         {
             text = format!("{text}; {}", more.text);
         }
-        self.machine.finish();
+        if let Err(error) = self.machine.finish() {
+            (kind, text) = (
+                OutcomeKind::MachineFailed,
+                format!("{text}; {}", super::chain(&error)),
+            );
+        }
         self.evidence.phases = self.phase_records();
         if let Some(last) = self.evidence.phases.last() {
             self.observer.passed(last);
@@ -238,7 +243,15 @@ impl Run<'_> {
             text = format!("the ledger had to drop {compacted} entries: raise ledger in [limits]");
         }
         self.evidence.console = String::from_utf8_lossy(&self.machine.console().text()).into_owned();
-        self.evidence.state_hash = format!("{:032x}", self.machine.state_hash());
+        match self.machine.state_hash() {
+            Ok(hash) => self.evidence.state_hash = format!("{hash:032x}"),
+            Err(error) => {
+                (kind, text) = (
+                    OutcomeKind::MachineFailed,
+                    format!("{text}; {}", super::chain(&error)),
+                );
+            }
+        }
         let phase = moment.stamp.phase;
         self.evidence.outcome = Outcome {
             kind,

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use vmm::backend::Soft;
 use vmm::devices::dma::{BusMaster, DmaConfig};
 use vmm::machine::{Machine, MachineConfig, MachineError};
-use vmm::vcpu::Backend;
+use vmm::processors::Backend;
 
 /// Rate of a DMA engine that is never started.
 const IDLE_RATE: u64 = 1_000_000;

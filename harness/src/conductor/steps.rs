@@ -47,7 +47,7 @@ impl<'a> Run<'a> {
 
     fn step(&mut self, step: &Step) -> Result<(), Break> {
         match step {
-            Step::Phase(phase) => self.enter_phase(*phase),
+            Step::Phase(phase) => self.enter_phase(*phase)?,
             Step::Create(object) => self.create(self.planned(*object)?)?,
             Step::CreateSession(name) => {
                 self.ask(&Request::CreateSession { name: name.clone() })?;
@@ -245,7 +245,9 @@ impl<'a> Run<'a> {
 
     fn kexec(&mut self) -> Result<(), Break> {
         self.ask(&Request::Kexec)?;
-        self.enter_phase(Phase::Handover);
+        self.enter_phase(Phase::Handover)?;
+        let running = self.plan.kernel(self.generation);
+        self.machine.expect_kexec(&|| running.address_of("machine_kexec"));
         Ok(self.machine.reply(&[])?)
     }
 

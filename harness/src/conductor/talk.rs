@@ -176,9 +176,10 @@ impl Run<'_> {
     }
 
     /// A phase begins.
-    pub(super) fn enter_phase(&mut self, phase: Phase) {
-        self.machine.enter_phase(phase);
+    pub(super) fn enter_phase(&mut self, phase: Phase) -> Result<(), Break> {
+        self.machine.enter_phase(phase)?;
         self.tell_observer();
+        Ok(())
     }
 }
 

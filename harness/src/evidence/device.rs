@@ -53,8 +53,8 @@ pub struct EventCause {
     pub rip: u64,
     /// Symbol and offset of it, where known.
     pub symbol: Option<String>,
-    /// Instructions retired since power-on.
-    pub instructions: u64,
+    /// Instructions retired since power-on, where the backend counts them.
+    pub instructions: Option<u64>,
     /// Privilege level: 0 kernel, 3 user.
     pub cpl: u8,
 }

@@ -159,8 +159,8 @@ pub struct PhaseRecord {
     pub begin_ns: u64,
     /// How long it took in guest time.
     pub guest_ns: u64,
-    /// Instructions that the guest retired in it.
-    pub instructions: u64,
+    /// Instructions that the guest retired in it, where the backend counts them.
+    pub instructions: Option<u64>,
     /// How long it took on the host, in microseconds. Not part of any verdict.
     pub wall_us: u64,
 }

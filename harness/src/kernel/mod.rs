@@ -98,8 +98,17 @@ impl KernelImage {
     /// Symbol and offset of a kernel address, such as `clear_page_erms+0x7`, where a System.map is at hand. It is read when
     /// it is first needed.
     pub fn symbol(&self, address: u64) -> Option<String> {
+        self.symbols()?.lookup(address)
+    }
+
+    /// Address of a kernel symbol, where a System.map is at hand.
+    pub fn address_of(&self, name: &str) -> Option<u64> {
+        self.symbols()?.address(name)
+    }
+
+    fn symbols(&self) -> Option<&Symbols> {
         let load = || Symbols::load(self.map_path.as_deref()?, MAX_MAP_BYTES);
-        self.symbols.get_or_init(load).as_ref()?.lookup(address)
+        self.symbols.get_or_init(load).as_ref()
     }
 }
 

@@ -262,7 +262,7 @@ fn silence_is_found_with_who_caused_it() {
         event: 0,
         rip: 0x1234,
         symbol,
-        instructions: 475_000,
+        instructions: Some(475_000),
         cpl: 0,
     });
     let findings = result(&evidence, RuleName::DeviceNeverSilent).findings.kept;

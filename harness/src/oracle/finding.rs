@@ -123,7 +123,7 @@ impl Writer {
                 rip: cause.rip,
                 phase: event.stamp.phase,
                 time_ns: event.time,
-                instructions: Some(cause.instructions),
+                instructions: cause.instructions,
                 cpl: cause.cpl,
             },
             None => Self::Unknown {

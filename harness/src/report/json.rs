@@ -74,7 +74,7 @@ struct Phase {
     name: String,
     generation: u32,
     guest_ns: u64,
-    instructions: u64,
+    instructions: Option<u64>,
     wall_ms: f64,
     device_writes: u64,
     device_bytes: u64,

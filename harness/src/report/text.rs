@@ -41,7 +41,9 @@ fn write_all(judged: &Judged, out: &mut String) -> std::fmt::Result {
             record.phase.name(),
             record.generation,
             thousandths(record.guest_ns / 1000),
-            record.instructions,
+            record
+                .instructions
+                .map_or("-".to_owned(), |count| count.to_string()),
             thousandths(record.wall_us),
             line.device_writes,
             line.device_bytes

@@ -9,7 +9,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::devices::bus::CRYSTAL_HZ;
 use crate::memory::{GuestRam, PAGE_SIZE};
-use crate::vcpu::{Backend, BackendError, Bus, CpuWrite, DescriptorTable, Registers, Segment, Stop, Vcpu};
+use crate::platform::Platform;
+use crate::processors::{Backend, PowerOn, Processors};
+use crate::stepped::Stepped;
+use crate::vcpu::{BackendError, Bus, CpuWrite, DescriptorTable, Registers, Segment, Stop, Vcpu};
 
 /// The software processor as a backend.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,18 +23,39 @@ impl Backend for Soft {
         "soft"
     }
 
-    fn create_vcpu(&self, ram: Arc<GuestRam>, apic_id: u8) -> Result<Box<dyn Vcpu>, BackendError> {
+    fn power_on(
+        &self,
+        ram: Arc<GuestRam>,
+        _: &mut Platform,
+        request: &PowerOn,
+    ) -> Result<Box<dyn Processors>, BackendError> {
+        if request.count != 1 {
+            return Err(BackendError {
+                backend: "soft",
+                reason: format!("{} processors: expected 1, there are no more yet", request.count),
+            });
+        }
+        let mut vcpu = SoftVcpu::new(ram, 0)?;
+        vcpu.set_registers(&request.registers);
+        vcpu.begin_write_epoch();
+        Ok(Box::new(Stepped::new(Box::new(vcpu))))
+    }
+}
+
+impl SoftVcpu {
+    /// A processor with this local APIC identity.
+    fn new(ram: Arc<GuestRam>, apic_id: u8) -> Result<Self, BackendError> {
         let view = ram_view(&ram)?;
         let model = CpuModel {
             apic_id: apic_id.into(),
             crystal_hz: CRYSTAL_HZ,
             ..CpuModel::default()
         };
-        Ok(Box::new(SoftVcpu {
+        Ok(Self {
             cpu: Cpu::new(model),
             ram: view,
             _owner: ram,
-        }))
+        })
     }
 }
 

@@ -13,6 +13,9 @@ pub const MIN_RATE: u64 = 1;
 /// Fastest rate of the DMA engine, in bytes per second.
 pub const MAX_RATE: u64 = 20_000_000_000;
 
+/// Most processors of a machine: the guest kernels are configured for as many.
+pub const MAX_VCPUS: u8 = 8;
+
 /// A machine to be.
 #[derive(Debug, Clone)]
 pub struct MachineConfig {
@@ -50,7 +53,7 @@ impl MachineConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), MachineError> {
-        if self.vcpus != 1 {
+        if !(1..=MAX_VCPUS).contains(&self.vcpus) {
             return Err(MachineError::VcpuCount { found: self.vcpus });
         }
         if !(MIN_RATE..=MAX_RATE).contains(&self.dma.rate) {
@@ -66,8 +69,8 @@ impl MachineConfig {
 /// Why a machine cannot be made or used so.
 #[derive(Debug, Error)]
 pub enum MachineError {
-    /// More than one processor.
-    #[error("{found} processors: expected 1, the machine has no more yet")]
+    /// None, or more than the machine takes.
+    #[error("{found} processors: expected 1 to {MAX_VCPUS}")]
     VcpuCount {
         /// Number asked for.
         found: u8,
@@ -142,9 +145,9 @@ pub(crate) mod tests {
         };
         assert_eq!(check(&|_| {}), None);
         assert!(
-            check(&|config| config.vcpus = 2)
+            check(&|config| config.vcpus = 0)
                 .unwrap()
-                .contains("2 processors")
+                .contains("0 processors")
         );
         assert!(
             check(&|config| config.dma.rate = 0)

@@ -9,8 +9,8 @@ use crate::phase::{Generation, Stamp};
 pub struct Moment {
     /// Guest time in nanoseconds.
     pub time: u64,
-    /// Instructions retired.
-    pub retired: u64,
+    /// Instructions retired, where the backend counts them.
+    pub retired: Option<u64>,
     /// Instruction pointer.
     pub rip: u64,
     /// Generation and phase.
@@ -19,11 +19,9 @@ pub struct Moment {
 
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} ns in {}, rip {:#x}, {} instructions",
-            self.time, self.stamp, self.rip, self.retired
-        )
+        write!(f, "{} ns in {}, rip {:#x}", self.time, self.stamp, self.rip)?;
+        self.retired
+            .map_or(Ok(()), |count| write!(f, ", {count} instructions"))
     }
 }
 
@@ -34,8 +32,8 @@ pub struct Cause {
     pub event: usize,
     /// Address of the instruction after the one that made the access.
     pub rip: u64,
-    /// Instructions retired, that one included.
-    pub retired: u64,
+    /// Instructions retired, that one included, where the backend counts them.
+    pub retired: Option<u64>,
     /// Privilege level, 0 or 3.
     pub privilege: u8,
 }

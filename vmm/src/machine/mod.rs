@@ -2,7 +2,6 @@
 
 pub(crate) mod config;
 mod event;
-mod idle;
 mod record;
 mod run;
 #[cfg(test)]
@@ -13,7 +12,7 @@ use std::sync::Arc;
 use guest_agent::device::mailbox::WINDOW_SIZE;
 use xxhash_rust::xxh3::Xxh3;
 
-pub use config::{MAX_RATE, MIN_RATE, MachineConfig, MachineError};
+pub use config::{MAX_RATE, MAX_VCPUS, MIN_RATE, MachineConfig, MachineError};
 pub use event::{Cause, Event, Moment};
 pub use record::{Blackout, PhaseRecord};
 
@@ -25,11 +24,12 @@ use crate::dma_view::DmaView;
 use crate::ledger::Ledger;
 use crate::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE};
 use crate::phase::{Phase, Stamp};
+use crate::platform::{Platform, Progress};
+use crate::processors::{Backend, PowerOn, Processors};
 use crate::provenance::Provenance;
-use crate::vcpu::{Backend, CpuWrite, Registers, Vcpu};
-use idle::Idle;
+use crate::vcpu::{CpuWrite, Registers};
 use record::Phases;
-use run::{Kexec, Progress};
+use run::Kexec;
 
 /// A write of the processor, with the phase it was made in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,18 +42,13 @@ pub struct StampedWrite {
 
 /// A machine with a kernel in it.
 pub struct Machine {
-    ram: Arc<GuestRam>,
-    bus: SystemBus,
-    vcpu: Box<dyn Vcpu>,
+    platform: Platform,
+    processors: Box<dyn Processors>,
     stamp: Stamp,
     phases: Phases,
     provenance: Provenance,
     blackouts: Vec<Blackout>,
-    causes: Vec<Cause>,
-    idle: Idle,
     kexec: Kexec,
-    progress: Progress,
-    halted: bool,
     reply_owed: bool,
     ended: Option<Event>,
 }
@@ -72,25 +67,28 @@ impl Machine {
             rsdp,
         };
         let registers = load(&ram, &request)?;
-        let mut vcpu = backend.create_vcpu(Arc::clone(&ram), 0)?;
-        vcpu.set_registers(&registers);
-        vcpu.begin_write_epoch();
         let view = DmaView::new(Arc::clone(&ram), Ledger::new(config.ledger_entries));
+        let mut platform = Platform {
+            ram: Arc::clone(&ram),
+            bus: SystemBus::new(config.dma, view),
+            causes: Vec::new(),
+            progress: Progress::new(config.progress_limit_ns),
+        };
+        let power_on = PowerOn {
+            count: config.vcpus,
+            registers,
+        };
+        let processors = backend.power_on(ram, &mut platform, &power_on)?;
         let mut provenance = Provenance::default();
         provenance.begin(Stamp::START);
         Ok(Self {
-            ram,
-            bus: SystemBus::new(config.dma, view),
-            vcpu,
+            platform,
+            processors,
             stamp: Stamp::START,
             phases: Phases::new(Stamp::START),
             provenance,
             blackouts: Vec::new(),
-            causes: Vec::new(),
-            idle: Idle::default(),
             kexec: Kexec::BeforeGreeting,
-            progress: Progress::new(config.progress_limit_ns),
-            halted: false,
             reply_owed: false,
             ended: None,
         })
@@ -106,52 +104,61 @@ impl Machine {
             length,
             window: WINDOW_SIZE,
         };
-        self.bus.mailbox.reply(message).map_err(|_| too_long)?;
+        self.platform.bus.mailbox.reply(message).map_err(|_| too_long)?;
         self.reply_owed = false;
         Ok(())
     }
 
     /// Begins a phase. The machine itself begins [`Phase::Jump`] and [`Phase::BootNew`].
-    pub fn enter_phase(&mut self, phase: Phase) {
-        self.change_stamp(Stamp { phase, ..self.stamp });
+    pub fn enter_phase(&mut self, phase: Phase) -> Result<(), MachineError> {
+        self.change_stamp(Stamp { phase, ..self.stamp })
+    }
+
+    /// The next kernel is loaded and the agent's answer will make it jump. `machine_kexec` is the address of that function in
+    /// the running kernel, where symbols are at hand: a backend that cannot see the jump itself finds it by that.
+    pub fn expect_kexec(&mut self, machine_kexec: &dyn Fn() -> Option<u64>) {
+        self.processors.expect_kexec(&self.platform.ram, machine_kexec);
     }
 
     /// Ends the run: the current phase is closed, so that all that was recorded in it is there to be read.
-    pub fn finish(&mut self) {
-        let now = self.vcpu.now();
-        self.bus.dma.end_phase(now, &mut self.bus.view);
-        self.collect_page_writes();
+    pub fn finish(&mut self) -> Result<(), MachineError> {
+        let now = self.processors.now();
+        self.platform.bus.dma.end_phase(now, &mut self.platform.bus.view);
+        self.collect_page_writes()?;
         self.close_blackout();
+        Ok(())
     }
 
-    fn change_stamp(&mut self, stamp: Stamp) {
-        let now = self.vcpu.now();
-        self.bus.dma.end_phase(now, &mut self.bus.view);
-        self.collect_page_writes();
+    fn change_stamp(&mut self, stamp: Stamp) -> Result<(), MachineError> {
+        let now = self.processors.now();
+        let bus = &mut self.platform.bus;
+        bus.dma.end_phase(now, &mut bus.view);
+        bus.view.set_stamp(stamp);
+        self.collect_page_writes()?;
         self.stamp = stamp;
-        self.bus.view.set_stamp(stamp);
-        self.phases.change(stamp, now, self.vcpu.retired());
+        self.phases.change(stamp, now, self.processors.retired());
         self.provenance.begin(stamp);
-        self.progress.mark(now);
+        self.platform.progress.mark(now);
+        Ok(())
     }
 
-    /// Moves the processor's log of first writes into the provenance of the phase that made them.
-    fn collect_page_writes(&mut self) {
-        let (provenance, ram) = (&mut self.provenance, &self.ram);
-        self.vcpu.epoch_writes(&mut |write| {
+    /// Moves the processors' log of first writes into the provenance of the phase that made them.
+    fn collect_page_writes(&mut self) -> Result<(), MachineError> {
+        let (provenance, ram) = (&mut self.provenance, &self.platform.ram);
+        self.processors.epoch_writes(&mut |write| {
             ram.mark(write.address, write.length.into());
             provenance.add(write);
-        });
-        self.vcpu.begin_write_epoch();
+        })?;
+        Ok(self.processors.begin_write_epoch()?)
     }
 
     /// Here and now.
     #[must_use]
     pub fn moment(&self) -> Moment {
         Moment {
-            time: self.vcpu.now(),
-            retired: self.vcpu.retired(),
-            rip: self.vcpu.registers().rip,
+            time: self.processors.now(),
+            retired: self.processors.retired(),
+            rip: self.processors.registers().rip,
             stamp: self.stamp,
         }
     }
@@ -159,47 +166,53 @@ impl Machine {
     /// Guest RAM.
     #[must_use]
     pub fn ram(&self) -> &Arc<GuestRam> {
-        &self.ram
+        &self.platform.ram
     }
 
     /// The processor's registers.
     #[must_use]
     pub fn registers(&self) -> Registers {
-        self.vcpu.registers()
+        self.processors.registers()
     }
 
     /// The ledger of device writes.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
-        &self.bus.view.ledger
+        &self.platform.bus.view.ledger
     }
 
     /// Engine events in the ledger that the processor made happen by an access, in order.
     #[must_use]
     pub fn causes(&self) -> &[Cause] {
-        &self.causes
+        &self.platform.causes
     }
 
     /// What the guest printed.
     #[must_use]
     pub fn console(&self) -> &Console {
-        &self.bus.uart.console
+        &self.platform.bus.uart.console
     }
 
     /// Hands what the guest prints to `sink`, too.
     pub fn set_console_sink(&mut self, sink: Sink) {
-        self.bus.uart.console.set_sink(sink);
+        self.platform.bus.uart.console.set_sink(sink);
     }
 
     /// Types for the guest; returns how many bytes were taken.
     pub fn type_in(&mut self, bytes: &[u8]) -> usize {
-        self.bus.type_in(bytes)
+        self.platform.bus.type_in(bytes)
+    }
+
+    /// Instructions retired when the one at guest time `time` was executed, where the backend counts them.
+    #[must_use]
+    pub fn instructions_at(&self, time: u64) -> Option<u64> {
+        self.processors.instructions_at(time)
     }
 
     /// The phases so far, the current one as if it ended now.
     #[must_use]
     pub fn phases(&self) -> Vec<PhaseRecord> {
-        self.phases.all(self.vcpu.now(), self.vcpu.retired())
+        self.phases.all(self.processors.now(), self.processors.retired())
     }
 
     /// The pages that the processor wrote in each phase that has ended.
@@ -213,20 +226,20 @@ impl Machine {
     pub fn blackouts(&self) -> Vec<Blackout> {
         let mut blackouts = self.blackouts.clone();
         if let Some(last) = blackouts.last_mut() {
-            last.entered_user_at = last.entered_user_at.or(self.vcpu.entered_user_at());
+            last.entered_user_at = last.entered_user_at.or(self.processors.entered_user_at());
         }
         blackouts
     }
 
     /// Keeps, from now on, the last write of the processor to each byte of these page frames.
     pub fn watch(&mut self, pfns: impl IntoIterator<Item = u64>) {
-        pfns.into_iter().for_each(|pfn| self.vcpu.watch_writes(pfn));
+        pfns.into_iter().for_each(|pfn| self.processors.watch_writes(pfn));
     }
 
     /// The processor's last write to the byte at `address`, if its page is watched and it wrote there.
     #[must_use]
     pub fn last_write(&self, address: u64) -> Option<StampedWrite> {
-        let write = self.vcpu.last_write(address)?;
+        let write = self.processors.last_write(address)?;
         Some(StampedWrite {
             write,
             stamp: self.phases.stamp_at(write.time),
@@ -235,10 +248,10 @@ impl Machine {
 
     /// XXH3-128 over the whole state: every page that is not all zero with its number, processor, devices. Equal states have
     /// equal hashes whatever led to them.
-    pub fn state_hash(&mut self) -> u128 {
-        let ram = &self.ram;
-        self.vcpu
-            .epoch_writes(&mut |write| ram.mark(write.address, write.length.into()));
+    pub fn state_hash(&mut self) -> Result<u128, MachineError> {
+        let ram = &self.platform.ram;
+        self.processors
+            .epoch_writes(&mut |write| ram.mark(write.address, write.length.into()))?;
         let mut hash = Xxh3::new();
         let mut page = [0; PAGE_BYTES];
         for pfn in ram.touched_pages() {
@@ -247,9 +260,9 @@ impl Machine {
                 hash.update(&page);
             }
         }
-        self.vcpu.hash_state(&mut hash);
-        self.bus.hash_state(&mut hash);
-        hash.digest128()
+        self.processors.hash_state(&mut hash);
+        self.platform.bus.hash_state(&mut hash);
+        Ok(hash.digest128())
     }
 }
 
@@ -257,7 +270,7 @@ impl std::fmt::Debug for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Machine")
             .field("moment", &self.moment())
-            .field("bus", &self.bus)
+            .field("platform", &self.platform)
             .finish_non_exhaustive()
     }
 }

@@ -15,8 +15,8 @@ pub struct PhaseRecord {
     pub start_ns: u64,
     /// Guest time at its end, in nanoseconds; not part of the phase.
     pub end_ns: u64,
-    /// Instructions retired in it.
-    pub instructions: u64,
+    /// Instructions retired in it, where the backend counts them.
+    pub instructions: Option<u64>,
     /// Host time spent in it, in milliseconds. The only number here that differs from run to run.
     pub wall_ms: f64,
 }
@@ -27,7 +27,7 @@ pub(super) struct Phases {
     closed: Vec<PhaseRecord>,
     stamp: Stamp,
     start_ns: u64,
-    retired: u64,
+    retired: Option<u64>,
     wall: Instant,
 }
 
@@ -37,23 +37,23 @@ impl Phases {
             closed: Vec::new(),
             stamp,
             start_ns: 0,
-            retired: 0,
+            retired: Some(0),
             wall: Instant::now(),
         }
     }
 
     /// The phase going on, as it would be if it ended now.
-    pub fn current(&self, now: u64, retired: u64) -> PhaseRecord {
+    pub fn current(&self, now: u64, retired: Option<u64>) -> PhaseRecord {
         PhaseRecord {
             stamp: self.stamp,
             start_ns: self.start_ns,
             end_ns: now,
-            instructions: retired - self.retired,
+            instructions: retired.zip(self.retired).map(|(now, before)| now - before),
             wall_ms: self.wall.elapsed().as_secs_f64() * 1e3,
         }
     }
 
-    pub fn change(&mut self, stamp: Stamp, now: u64, retired: u64) {
+    pub fn change(&mut self, stamp: Stamp, now: u64, retired: Option<u64>) {
         self.closed.push(self.current(now, retired));
         *self = Self {
             closed: std::mem::take(&mut self.closed),
@@ -64,7 +64,7 @@ impl Phases {
         };
     }
 
-    pub fn all(&self, now: u64, retired: u64) -> Vec<PhaseRecord> {
+    pub fn all(&self, now: u64, retired: Option<u64>) -> Vec<PhaseRecord> {
         let mut all = self.closed.clone();
         all.push(self.current(now, retired));
         all
@@ -86,6 +86,9 @@ pub struct Blackout {
     pub left_user_at: Option<u64>,
     /// When the new kernel's user code ran first, in guest nanoseconds.
     pub entered_user_at: Option<u64>,
+    /// When the old kernel was surely still running, where the backend noticed the jump late; `None` when it saw the very
+    /// instruction.
+    pub jump_not_before: Option<u64>,
 }
 
 impl Blackout {
@@ -105,17 +108,17 @@ mod tests {
     fn a_time_belongs_to_the_phase_that_had_begun() {
         let stamp = |phase| Stamp { generation: 0, phase };
         let mut phases = Phases::new(stamp(Phase::BootOld));
-        phases.change(stamp(Phase::Prepare), 100, 90);
-        phases.change(stamp(Phase::Armed), 100, 90);
-        phases.change(stamp(Phase::Handover), 150, 120);
+        phases.change(stamp(Phase::Prepare), 100, Some(90));
+        phases.change(stamp(Phase::Armed), 100, Some(90));
+        phases.change(stamp(Phase::Handover), 150, Some(120));
         let at = |time| phases.stamp_at(time).phase;
         assert_eq!(
             (at(0), at(99), at(100), at(149)),
             (Phase::BootOld, Phase::BootOld, Phase::Armed, Phase::Armed)
         );
         assert_eq!((at(150), at(u64::MAX)), (Phase::Handover, Phase::Handover));
-        let all = phases.all(200, 160);
-        let instructions: Vec<u64> = all.iter().map(|phase| phase.instructions).collect();
+        let all = phases.all(200, Some(160));
+        let instructions: Vec<u64> = all.iter().filter_map(|phase| phase.instructions).collect();
         assert_eq!(instructions, [90, 0, 30, 40]);
         assert_eq!((all[3].start_ns, all[3].end_ns), (150, 200));
     }
@@ -126,6 +129,7 @@ mod tests {
             generation: 1,
             left_user_at: Some(10),
             entered_user_at: None,
+            jump_not_before: None,
         };
         assert_eq!(blackout.nanoseconds(), None);
         blackout.entered_user_at = Some(25);

@@ -1,14 +1,12 @@
-//! The run loop: devices, interrupts, processor, in turn.
+//! Running: what happens to the processors becomes events, and the kexec is followed.
 
-use super::{Blackout, Cause, Event, Machine, MachineError};
+use super::{Blackout, Event, Machine, MachineError};
 use crate::boot::BootParams;
 use crate::boot::layout::ENTRY_64;
 use crate::devices::power::PowerRequest;
 use crate::phase::{Phase, Stamp};
-use crate::vcpu::{RSI, Stop};
-
-/// Index of CS in [`crate::vcpu::Registers::segments`].
-const CS: usize = 1;
+use crate::processors::{Happening, News};
+use crate::vcpu::RSI;
 
 /// How far the current kernel is on its way to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,39 +17,6 @@ pub(super) enum Kexec {
     Watching,
     /// The old kernel has jumped; the next kernel's entry point comes.
     Jumped,
-}
-
-/// Signs of life.
-#[derive(Debug)]
-pub(super) struct Progress {
-    since: u64,
-    printed: u64,
-    limit: u64,
-}
-
-impl Progress {
-    pub fn new(limit: u64) -> Self {
-        Self {
-            since: 0,
-            printed: 0,
-            limit,
-        }
-    }
-
-    pub fn mark(&mut self, now: u64) {
-        self.since = now;
-    }
-
-    fn printed(&mut self, now: u64, total: u64) {
-        if total != self.printed {
-            self.printed = total;
-            self.since = now;
-        }
-    }
-
-    fn deadline(&self) -> u64 {
-        self.since.saturating_add(self.limit)
-    }
 }
 
 impl Machine {
@@ -75,184 +40,116 @@ impl Machine {
             return Err(MachineError::ReplyOwed);
         }
         loop {
-            let now = self.vcpu.now();
-            self.bus.advance(now);
-            for (address, length) in self.bus.view.take_stale() {
-                self.vcpu.memory_written(address, length);
-            }
-            self.progress.printed(now, self.bus.uart.console.total());
-            if let Some(event) = self.device_event(now) {
-                return Ok(Some(self.report(event)));
-            }
-            if now >= limit {
-                return Ok(None);
-            }
-            if let Some(event) = self.step(now, limit) {
+            let event = match self.processors.run(&mut self.platform, limit)? {
+                Happening::Limit => return Ok(None),
+                Happening::LowSupervisorFetch { rip, not_before } => {
+                    self.low_supervisor_fetch(rip, not_before)?
+                }
+                Happening::News(news) => Some(self.news(news)),
+                other => Some(self.death(other)),
+            };
+            if let Some(event) = event {
                 return Ok(Some(self.report(event)));
             }
         }
     }
 
-    /// Engine events from `first` on were made by the access after which the processor stopped.
-    fn note_causes(&mut self, first: usize) {
-        let events = first..self.bus.view.ledger.events().len();
-        if events.is_empty() {
-            return;
+    /// Lets `ns` nanoseconds of guest time pass while the processors stand, as they do while a message is not answered:
+    /// devices go on. An event is one that ends the run.
+    pub fn pass(&mut self, ns: u64) -> Result<Option<Event>, MachineError> {
+        if let Some(event) = &self.ended {
+            return Ok(Some(event.clone()));
         }
-        let (registers, retired) = (self.vcpu.registers(), self.vcpu.retired());
-        let privilege = (registers.segments[CS].selector & 3) as u8;
-        let cause = |event| Cause {
-            event,
-            rip: registers.rip,
-            retired,
-            privilege,
-        };
-        self.causes.extend(events.map(cause));
+        let end = self.processors.now().saturating_add(ns);
+        self.processors.stand(&mut self.platform, end)?;
+        if self.platform.bus.dma.stopped_by_ledger() {
+            let event = Event::LedgerFull { at: self.moment() };
+            return Ok(Some(self.report(event)));
+        }
+        self.platform.progress.mark(self.processors.now());
+        Ok(None)
     }
 
-    pub(super) fn report(&mut self, event: Event) -> Event {
+    fn report(&mut self, event: Event) -> Event {
         if event.is_final() {
             self.ended = Some(event.clone());
         }
         event
     }
 
-    /// What the devices have to say after an access or a deadline.
-    fn device_event(&mut self, now: u64) -> Option<Event> {
-        if self.bus.dma.stopped_by_ledger() {
-            return Some(Event::LedgerFull { at: self.moment() });
-        }
-        match self.bus.mailbox.take_message() {
-            Some(Ok(message)) => {
+    fn news(&mut self, news: News) -> Event {
+        match news {
+            News::LedgerFull => Event::LedgerFull { at: self.moment() },
+            News::Message(Ok(message)) => {
                 self.reply_owed = true;
-                self.progress.mark(now);
                 if self.kexec == Kexec::BeforeGreeting {
                     self.kexec = Kexec::Watching;
-                    self.vcpu.stop_on_low_supervisor_fetch(true);
+                    self.processors.watch_for_kexec(true);
                 }
-                return Some(Event::Message(message));
+                Event::Message(message)
             }
-            Some(Err(too_long)) => {
-                return Some(Event::MessageTooLong {
-                    at: self.moment(),
-                    length: too_long.length,
-                });
+            News::Message(Err(too_long)) => Event::MessageTooLong {
+                at: self.moment(),
+                length: too_long.length,
+            },
+            News::Power(PowerRequest::Off) => Event::PowerOff { at: self.moment() },
+            News::Power(PowerRequest::Reset) => Event::Reset { at: self.moment() },
+        }
+    }
+
+    /// What ends a run without a device's doing.
+    fn death(&self, happening: Happening) -> Event {
+        let at = self.moment();
+        match happening {
+            Happening::DeadHalt { interruptible } => Event::DeadHalt { at, interruptible },
+            Happening::TripleFault { reason } => Event::TripleFault { at, reason },
+            Happening::UnknownInstruction { bytes, what } => Event::UnknownInstruction { at, bytes, what },
+            // The others have been dealt with before.
+            _ => {
+                let (since, limit) = self.platform.progress.since_and_limit();
+                Event::NoProgress { at, since, limit }
             }
-            None => {}
-        }
-        match self.bus.power.requested()? {
-            PowerRequest::Off => Some(Event::PowerOff { at: self.moment() }),
-            PowerRequest::Reset => Some(Event::Reset { at: self.moment() }),
         }
     }
 
-    /// Delivers an interrupt if there is one, then executes or sleeps to the next deadline.
-    fn step(&mut self, now: u64, limit: u64) -> Option<Event> {
-        if let Err(stop) = self.offer_interrupt() {
-            return self.stopped(stop);
-        }
-        let patience = self.progress.deadline();
-        if now >= patience {
-            let Progress { since, limit, .. } = self.progress;
-            return Some(Event::NoProgress {
-                at: self.moment(),
-                since,
-                limit,
-            });
-        }
-        let next = self.bus.next_event();
-        if self.halted {
-            let Some(next) = next else {
-                return Some(Event::DeadHalt {
-                    at: self.moment(),
-                    interruptible: true,
-                });
-            };
-            self.sleep_to(next.min(patience).min(limit));
-            return None;
-        }
-        let until = next.unwrap_or(u64::MAX).min(patience).min(limit);
-        let events = self.bus.view.ledger.events().len();
-        let stop = self.vcpu.run(&mut self.bus, until);
-        self.note_causes(events);
-        self.stopped(stop)
-    }
-
-    fn offer_interrupt(&mut self) -> Result<(), Stop> {
-        // Asking for CR8 costs more than looking at the local APIC, which is mostly idle.
-        let pending = self.bus.lapic.deliverable(0);
-        let vector = pending.and_then(|_| self.bus.lapic.deliverable(self.vcpu.task_priority()));
-        let Some(vector) = vector else {
-            self.vcpu.request_interrupt_window(false);
-            return Ok(());
-        };
-        if !self.vcpu.can_take_interrupt() {
-            self.vcpu.request_interrupt_window(true);
-            return Ok(());
-        }
-        self.bus.lapic.acknowledge(vector);
-        self.halted = false;
-        // Whether another one waits behind it is looked at after the first instruction of its handler has run.
-        self.vcpu
-            .request_interrupt_window(self.bus.lapic.deliverable(0).is_some());
-        self.vcpu.inject_interrupt(&mut self.bus, vector)
-    }
-
-    fn stopped(&mut self, stop: Stop) -> Option<Event> {
-        match stop {
-            Stop::Deadline | Stop::Bus | Stop::InterruptWindow => None,
-            Stop::Halted { interruptible: true } => {
-                self.halted = true;
-                None
-            }
-            Stop::Halted { interruptible: false } => Some(Event::DeadHalt {
-                at: self.moment(),
-                interruptible: false,
-            }),
-            Stop::LowSupervisorFetch { rip } => self.low_supervisor_fetch(rip),
-            Stop::TripleFault { reason } => Some(Event::TripleFault {
-                at: self.moment(),
-                reason,
-            }),
-            Stop::UnknownInstruction { bytes, what, .. } => Some(Event::UnknownInstruction {
-                at: self.moment(),
-                bytes,
-                what,
-            }),
-        }
-    }
-
-    fn low_supervisor_fetch(&mut self, rip: u64) -> Option<Event> {
-        let time = self.vcpu.now();
+    fn low_supervisor_fetch(
+        &mut self,
+        rip: u64,
+        not_before: Option<u64>,
+    ) -> Result<Option<Event>, MachineError> {
+        let time = self.processors.now();
         match self.kexec {
-            Kexec::BeforeGreeting => None,
+            Kexec::BeforeGreeting => Ok(None),
             Kexec::Watching => {
                 self.kexec = Kexec::Jumped;
                 self.close_blackout();
                 self.blackouts.push(Blackout {
                     generation: self.stamp.generation + 1,
-                    left_user_at: self.vcpu.left_user_at(),
+                    left_user_at: self.processors.left_user_at(),
                     entered_user_at: None,
+                    jump_not_before: not_before,
                 });
-                self.vcpu.reset_user_marks();
-                self.enter_phase(Phase::Jump);
-                Some(Event::Jump { time })
+                self.processors.reset_user_marks();
+                self.enter_phase(Phase::Jump)?;
+                Ok(Some(Event::Jump { time }))
             }
             Kexec::Jumped => {
-                let boot_params = self.kernel_entry(rip)?;
+                let Some(boot_params) = self.kernel_entry(rip) else {
+                    return Ok(None);
+                };
                 self.kexec = Kexec::BeforeGreeting;
-                self.vcpu.stop_on_low_supervisor_fetch(false);
+                self.processors.watch_for_kexec(false);
                 let generation = self.stamp.generation + 1;
-                self.bus.uart.console.mark(generation);
+                self.platform.bus.uart.console.mark(generation);
                 self.change_stamp(Stamp {
                     generation,
                     phase: Phase::BootNew,
-                });
-                Some(Event::KernelEntry {
+                })?;
+                Ok(Some(Event::KernelEntry {
                     time,
                     boot_params,
                     generation,
-                })
+                }))
             }
         }
     }
@@ -261,8 +158,8 @@ impl Machine {
     /// after a load address of the alignment that the boot parameters in RSI name. Both conditions are needed, because on the way
     /// there purgatory may hold a pointer to the boot parameters in RSI, too.
     fn kernel_entry(&self, rip: u64) -> Option<u64> {
-        let address = self.vcpu.registers().gpr[RSI];
-        let params = BootParams::read(&self.ram, address).ok()?;
+        let address = self.processors.registers().gpr[RSI];
+        let params = BootParams::read(&self.platform.ram, address).ok()?;
         let load_address = rip.checked_sub(ENTRY_64)?;
         let alignment = u64::from(params.kernel_alignment.max(4096));
         load_address.is_multiple_of(alignment).then_some(address)
@@ -270,7 +167,7 @@ impl Machine {
 
     /// The new kernel's first user instruction is fixed once another jump begins.
     pub(super) fn close_blackout(&mut self) {
-        let entered = self.vcpu.entered_user_at();
+        let entered = self.processors.entered_user_at();
         if let Some(last) = self.blackouts.last_mut() {
             last.entered_user_at = last.entered_user_at.or(entered);
         }

@@ -1,0 +1,112 @@
+//! Everything of a machine but its processors: RAM, devices, and what is recorded while they run.
+
+use std::sync::Arc;
+
+use crate::devices::SystemBus;
+use crate::machine::Cause;
+use crate::memory::GuestRam;
+use crate::processors::News;
+use crate::vcpu::Registers;
+
+/// Index of CS in [`Registers::segments`].
+const CS: usize = 1;
+
+/// RAM, devices and records. Whoever runs processors has it for as long as they run.
+#[derive(Debug)]
+pub struct Platform {
+    /// Guest RAM.
+    pub ram: Arc<GuestRam>,
+    /// The devices.
+    pub bus: SystemBus,
+    /// Which accesses made engine events happen.
+    pub causes: Vec<Cause>,
+    /// Signs of life.
+    pub progress: Progress,
+}
+
+impl Platform {
+    /// Lets every device do what is due, and looks whether the guest prints.
+    pub fn advance(&mut self, now: u64) {
+        self.bus.advance(now);
+        self.progress.printed(now, self.bus.uart.console.total());
+    }
+
+    /// What a device has to say to the host after an access or a deadline.
+    pub fn take_news(&mut self, now: u64) -> Option<News> {
+        if self.bus.dma.stopped_by_ledger() {
+            return Some(News::LedgerFull);
+        }
+        if let Some(message) = self.bus.mailbox.take_message() {
+            self.progress.mark(now);
+            return Some(News::Message(message));
+        }
+        self.bus.power.requested().map(News::Power)
+    }
+
+    /// Number of engine events so far, to be given to [`Platform::note_causes`] after an access.
+    #[must_use]
+    pub fn engine_events(&self) -> usize {
+        self.bus.view.ledger.events().len()
+    }
+
+    /// Engine events from `first` on were made by the access after which a processor stopped with these registers.
+    pub fn note_causes(&mut self, first: usize, retired: Option<u64>, registers: impl FnOnce() -> Registers) {
+        let events = first..self.engine_events();
+        if events.is_empty() {
+            return;
+        }
+        let registers = registers();
+        let privilege = (registers.segments[CS].selector & 3) as u8;
+        let cause = |event| Cause {
+            event,
+            rip: registers.rip,
+            retired,
+            privilege,
+        };
+        self.causes.extend(events.map(cause));
+    }
+}
+
+/// Signs of life: messages, console output, phase changes.
+#[derive(Debug)]
+pub struct Progress {
+    since: u64,
+    printed: u64,
+    limit: u64,
+}
+
+impl Progress {
+    /// `limit` is the guest time without a sign after which the guest counts as stuck, in nanoseconds.
+    #[must_use]
+    pub fn new(limit: u64) -> Self {
+        Self {
+            since: 0,
+            printed: 0,
+            limit,
+        }
+    }
+
+    /// There was a sign.
+    pub fn mark(&mut self, now: u64) {
+        self.since = now;
+    }
+
+    fn printed(&mut self, now: u64, total: u64) {
+        if total != self.printed {
+            self.printed = total;
+            self.since = now;
+        }
+    }
+
+    /// When the guest will count as stuck.
+    #[must_use]
+    pub fn deadline(&self) -> u64 {
+        self.since.saturating_add(self.limit)
+    }
+
+    /// When the last sign was, and how long one may be waited for, in guest nanoseconds.
+    #[must_use]
+    pub fn since_and_limit(&self) -> (u64, u64) {
+        (self.since, self.limit)
+    }
+}

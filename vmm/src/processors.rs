@@ -1,0 +1,120 @@
+//! What the machine needs of its processors taken together: how they run, share time with the devices, and what they can tell.
+//!
+//! Two kinds exist. [`crate::stepped`] runs processors and devices in turn on one thread and is a pure function of its inputs;
+//! [`crate::kvm`] runs each processor and the devices on threads of their own, in real time.
+
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::devices::mailbox::TooLong;
+use crate::devices::power::PowerRequest;
+use crate::memory::GuestRam;
+use crate::platform::Platform;
+use crate::vcpu::{BackendError, CpuWrite, Registers};
+
+/// What a device has to say to the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// The ledger is full and the DMA engine stands.
+    LedgerFull,
+    /// The agent rang the doorbell.
+    Message(Result<Vec<u8>, TooLong>),
+    /// The guest asked to be switched off or reset.
+    Power(PowerRequest),
+}
+
+/// Why processors came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// The time that was given is over.
+    Limit,
+    /// A device has something to say.
+    News(News),
+    /// There was no sign of progress for too long.
+    Stuck,
+    /// No processor can go on, and nothing can wake one.
+    DeadHalt {
+        /// Whether interrupts are enabled; nothing would raise one.
+        interruptible: bool,
+    },
+    /// A processor is about to execute at privilege level 0 in the lower half of the address space.
+    LowSupervisorFetch {
+        /// Address of the instruction, not yet executed.
+        rip: u64,
+        /// Guest time at which the old kernel was surely still running, where the backend could not see the very moment.
+        not_before: Option<u64>,
+    },
+    /// A processor shut down.
+    TripleFault {
+        /// What the backend knows about it.
+        reason: String,
+    },
+    /// The backend cannot execute an instruction.
+    UnknownInstruction {
+        /// The instruction's bytes.
+        bytes: Vec<u8>,
+        /// What was made of it.
+        what: String,
+    },
+}
+
+/// All processors of a machine.
+pub trait Processors {
+    /// Runs until something happens or until guest time `limit`.
+    fn run(&mut self, platform: &mut Platform, limit: u64) -> Result<Happening, BackendError>;
+    /// Lets time pass up to `until` while the processors stand and the devices go on. Ends early when the ledger is full.
+    fn stand(&mut self, platform: &mut Platform, until: u64) -> Result<(), BackendError>;
+    /// Guest time in nanoseconds.
+    fn now(&self) -> u64;
+    /// Instructions retired by all processors so far; `None` where they are not counted.
+    fn retired(&self) -> Option<u64>;
+    /// Instructions retired when the one at guest time `time` was executed, where that is known.
+    fn instructions_at(&self, time: u64) -> Option<u64>;
+    /// Registers of the processor that had to do with what happened last.
+    fn registers(&self) -> Registers;
+    /// Whether to come back with [`Happening::LowSupervisorFetch`]. A booting kernel may execute in the lower half, so it is
+    /// wanted only once the agent has spoken.
+    fn watch_for_kexec(&mut self, wanted: bool);
+    /// The next kernel is loaded and the agent is about to jump into it. `machine_kexec` is the address of that function, if
+    /// symbols are at hand.
+    fn expect_kexec(&mut self, ram: &GuestRam, machine_kexec: &dyn Fn() -> Option<u64>);
+    /// Records every processor write to this page frame from now on, where the backend can.
+    fn watch_writes(&mut self, pfn: u64);
+    /// The last write to the byte at `address`, if its page is watched and was written.
+    fn last_write(&self, address: u64) -> Option<CpuWrite>;
+    /// Hands each page's first write since the last [`Processors::begin_write_epoch`] to `each`.
+    fn epoch_writes(&mut self, each: &mut dyn FnMut(CpuWrite)) -> Result<(), BackendError>;
+    /// Forgets first writes, so that each page's next write is a first one again.
+    fn begin_write_epoch(&mut self) -> Result<(), BackendError>;
+    /// When user code last entered the kernel.
+    fn left_user_at(&self) -> Option<u64>;
+    /// When user code was first entered since [`Processors::reset_user_marks`].
+    fn entered_user_at(&self) -> Option<u64>;
+    /// Forgets both marks.
+    fn reset_user_marks(&mut self);
+    /// Feeds the whole architectural state to a hash.
+    fn hash_state(&self, hash: &mut Xxh3);
+}
+
+/// What processors are to begin with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PowerOn {
+    /// Number of processors; the first has local APIC identity 0, the others follow.
+    pub count: u8,
+    /// Registers of the first one; the others wait to be started.
+    pub registers: Registers,
+}
+
+/// What executes guest code.
+pub trait Backend {
+    /// The name in options and reports: `soft` or `kvm`.
+    fn name(&self) -> &'static str;
+    /// Makes the processors of a machine with this memory. The platform's interrupt controllers are made for them.
+    fn power_on(
+        &self,
+        ram: Arc<GuestRam>,
+        platform: &mut Platform,
+        request: &PowerOn,
+    ) -> Result<Box<dyn Processors>, BackendError>;
+}

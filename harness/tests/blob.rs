@@ -182,17 +182,55 @@ fn an_unknown_version_is_named_and_cannot_steer_the_terminal() {
     let at = json(&["show", &image], 0)["source"]["fdt"]["start"]
         .as_u64()
         .unwrap();
-    let file = File::options().read(true).write(true).open(&image).unwrap();
-    let mut page = [0; 4096];
-    file.read_exact_at(&mut page, at).unwrap();
-    let version = page.windows(6).position(|window| window == b"kho-v4").unwrap();
-    file.write_all_at(b"\x1b[2J", at + version as u64).unwrap();
-    let complaint = refused(&["show", &image, "--at", &at.to_string()], 2);
+    set_version(&image, at, b"\x1b[2J");
+    for arguments in [&["show", &image, "--at", &at.to_string()][..], &["show", &image]] {
+        let complaint = refused(arguments, 2);
+        assert!(
+            complaint.contains("\\u{1b}[2J") && !complaint.contains('\x1b'),
+            "{complaint}"
+        );
+        assert!(complaint.contains(&format!("{at:#x}")), "{complaint}");
+    }
+}
+
+#[test]
+fn a_search_names_the_unknown_versions_that_it_meets() {
+    let place = Place::new();
+    let image = built(&place, "kho-v4");
+    let source = |image: &str| json(&["show", image], 0)["source"].take();
+    let at = |source: &Value| source["fdt"]["start"].as_u64().unwrap();
+    let first = source(&image);
+    // A second handover, of a version that is still to come, beside the first.
+    let model = place.write("second.toml", "blocks = [{ address = 0xa00000, order = 0 }]\n");
+    let second = json(&["build", &model, "--abi", "kho-v4", "--into", &image], 0)["source"].take();
+    set_version(&image, at(&second), b"kho-v9");
+    let named = format!("the KHO FDT at {:#x} is \"kho-v9\"", at(&second));
+    let told = format!(
+        "setup_data at {:#x} points to it",
+        second["setup_data"].as_u64().unwrap()
+    );
+    let shown = said(&["show", &image], 0);
+    assert!(shown.contains(&named) && shown.contains(&told), "{shown}");
+    let both = source(&image);
+    assert_eq!(at(&both), at(&first));
+    assert_eq!(both["unread_fdts"][0]["fdt"], second["fdt"]["start"]);
+    assert_eq!(both["unread_fdts"][0]["setup_data"], second["setup_data"]);
+    // And when there is no other.
+    set_version(&image, at(&first), b"kho-v8");
+    let complaint = refused(&["show", &image], 2);
     assert!(
-        complaint.contains("\\u{1b}[2J") && !complaint.contains('\x1b'),
+        complaint.contains("\"kho-v8\"") && complaint.contains("\"kho-v9\""),
         "{complaint}"
     );
-    assert!(refused(&["show", &image], 2).contains("no handover"));
+}
+
+/// Overwrites the beginning of the version of the KHO FDT at an address.
+fn set_version(image: &str, fdt: u64, version: &[u8]) {
+    let file = File::options().read(true).write(true).open(image).unwrap();
+    let mut page = [0; 4096];
+    file.read_exact_at(&mut page, fdt).unwrap();
+    let old = page.windows(6).position(|window| window == b"kho-v4").unwrap();
+    file.write_all_at(version, fdt + old as u64).unwrap();
 }
 
 #[test]

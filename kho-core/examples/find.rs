@@ -5,7 +5,11 @@ use kho_core::SliceMemory;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let image = std::env::args().nth(1).ok_or("expected an image")?;
     let memory = SliceMemory::new(0, std::fs::read(image)?);
-    for found in kho_core::find::find(&memory) {
+    let search = kho_core::find::find(&memory);
+    for unread in search.unread {
+        println!("unreadable: {}", unread.error);
+    }
+    for found in search.found {
         let by = found
             .setup_data
             .map_or("by its magic".into(), |at| format!("by setup_data at {at:#x}"));

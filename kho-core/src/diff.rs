@@ -154,11 +154,7 @@ pub fn diff(before: Side<'_>, after: Side<'_>) -> Diff {
     let mut diff = Diff::default();
     let (one, other) = (before.handover, after.handover);
     diff.changed("KHO version", one.version, other.version);
-    diff.changed(
-        "map format",
-        format!("{:?}", one.map.format()),
-        format!("{:?}", other.map.format()),
-    );
+    diff.changed("map format", one.map.format(), other.map.format());
     diff.moved("KHO FDT", one.fdt.start, other.fdt.start);
     scratch(&mut diff, one, other);
     preserved(&mut diff, one, other);

@@ -1,7 +1,7 @@
 //! Finding the handover in an image of RAM when nobody tells where it is.
 //!
 //! The kernel was told by a `setup_data` node of type 10, and that node lies in RAM too. Where it is gone, any page
-//! that begins with an FDT of a known KHO version will do; RAM holds several of those after a chain of live updates
+//! that begins with an FDT of a KHO version will do; RAM holds several of those after a chain of live updates
 //! (what the old kernel had received, what it handed on), so that they are ranked.
 
 use alloc::vec;
@@ -12,7 +12,7 @@ use crate::bytes::word;
 use crate::fdt;
 use crate::memory::{PhysicalMemory, Region, len64};
 use crate::model::Handover;
-use crate::read::KhoData;
+use crate::read::{KhoData, MAX_FDT_SIZE, ReadError};
 
 /// Candidates that are looked at; RAM made to mislead holds any number of FDTs.
 pub const MAX_CANDIDATES: usize = 256;
@@ -40,29 +40,70 @@ impl Found {
     }
 }
 
-/// Finds every handover in memory, the most certain first.
-pub fn find(memory: &dyn PhysicalMemory) -> Vec<Found> {
+/// A KHO FDT that is there and cannot be read: of a version that nobody here knows, or damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Physical address of the FDT.
+    pub fdt: u64,
+    /// Address of the `setup_data` node that points to it, when one does.
+    pub setup_data: Option<u64>,
+    /// What is wrong with it; an unknown version is named.
+    pub error: ReadError,
+}
+
+/// What a search came upon.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Search {
+    /// The handovers, the most certain first.
+    pub found: Vec<Found>,
+    /// KHO FDTs without a handover that can be read, those that `setup_data` points to first.
+    pub unread: Vec<Unread>,
+}
+
+/// Finds every handover in memory, and every KHO FDT that cannot be read as one.
+pub fn find(memory: &dyn PhysicalMemory) -> Search {
     let candidates = scan(memory);
-    let mut found = Vec::new();
-    for fdt in candidates.fdts {
-        let setup = candidates.setups.iter().find(|(_, data)| data.fdt.start == fdt);
-        let entry = match setup {
-            Some((_, data)) => *data,
-            None => KhoData {
-                fdt: Region::new(fdt, PAGE_BYTES),
-                scratch: Region::new(0, 0),
-            },
-        };
-        if let Ok(handover) = Handover::read(memory, entry.fdt, entry.scratch) {
-            found.push(Found {
+    let mut search = Search::default();
+    for (entry, setup_data) in candidates.entries() {
+        match Handover::read(memory, entry.fdt, entry.scratch) {
+            Ok(handover) => search.found.push(Found {
                 entry,
-                setup_data: setup.map(|(at, _)| *at),
+                setup_data,
                 handover,
-            });
+            }),
+            Err(error) if is_kho(&error, &entry, setup_data) => search.unread.push(Unread {
+                fdt: entry.fdt.start,
+                setup_data,
+                error,
+            }),
+            Err(_) => {}
         }
     }
-    found.sort_by_key(|found| core::cmp::Reverse(found.confidence()));
-    found
+    search
+        .found
+        .sort_by_key(|found| core::cmp::Reverse(found.confidence()));
+    search.unread.sort_by_key(|unread| unread.setup_data.is_none());
+    search
+}
+
+/// Whether what cannot be read was meant to be a handover. RAM is full of numbers that look like a `setup_data` node, and
+/// of device trees that happen to have the letters of a version somewhere.
+fn is_kho(error: &ReadError, entry: &KhoData, setup_data: Option<u64>) -> bool {
+    match error {
+        ReadError::UnknownVersion { found, .. } => found.starts_with("kho-") || setup_data.is_some(),
+        _ => setup_data.is_some() && is_kho_data(entry),
+    }
+}
+
+/// Whether the fields are such as a kernel writes: whole pages for the FDT, and at least one scratch area.
+fn is_kho_data(data: &KhoData) -> bool {
+    const ENTRY: u64 = crate::abi::kexec_handover::SCRATCH_ENTRY_SIZE as u64;
+    let (fdt, scratch) = (data.fdt, data.scratch);
+    fdt.start.is_multiple_of(PAGE_BYTES)
+        && (1..=MAX_FDT_SIZE).contains(&fdt.size)
+        && scratch.start != 0
+        && scratch.size != 0
+        && scratch.size.is_multiple_of(ENTRY)
 }
 
 #[derive(Default)]
@@ -71,6 +112,24 @@ struct Candidates {
     fdts: Vec<u64>,
     /// `setup_data` nodes of the right type and length.
     setups: Vec<(u64, KhoData)>,
+}
+
+impl Candidates {
+    /// Where handovers may begin, each with the node that says so. Every FDT comes once, whoever points to it.
+    fn entries(&self) -> impl Iterator<Item = (KhoData, Option<u64>)> {
+        let mut told = self.setups.clone();
+        told.sort_by_key(|(_, data)| (data.fdt.start, !is_kho_data(data)));
+        told.dedup_by_key(|(_, data)| data.fdt.start);
+        let untold = |fdt: &&u64| !self.setups.iter().any(|(_, data)| data.fdt.start == **fdt);
+        let alone = |fdt: &u64| KhoData {
+            fdt: Region::new(*fdt, PAGE_BYTES),
+            scratch: Region::new(0, 0),
+        };
+        let alone = self.fdts.iter().filter(untold).map(alone);
+        told.into_iter()
+            .map(|(at, data)| (data, Some(at)))
+            .chain(alone.map(|data| (data, None)))
+    }
 }
 
 fn scan(memory: &dyn PhysicalMemory) -> Candidates {
@@ -112,3 +171,115 @@ fn look(at: u64, page: &[u8], candidates: &mut Candidates) {
 }
 
 const _: () = assert!(PAGE_SIZE.is_multiple_of(8));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Abi, Block, Blueprint, FreeRegions, PhysicalMemoryMut, SliceMemory, build};
+
+    /// 1 MiB of RAM with a handover, and where that begins.
+    fn ram() -> (SliceMemory<Vec<u8>>, KhoData) {
+        let mut memory = SliceMemory::new(0, vec![0; 1 << 20]);
+        let plan = Blueprint {
+            scratch: vec![Region::new(0x8_0000, 0x1_0000)],
+            blocks: vec![Block::new(0x4_0000, 0)],
+            ..Blueprint::default()
+        };
+        let mut free = FreeRegions::new(vec![Region::new(0x1000, 0x2_0000)]);
+        let entry = build(&plan, Abi::KhoV4, &mut memory, &mut free).unwrap();
+        (memory, entry)
+    }
+
+    /// Writes a `setup_data` node.
+    fn tell(memory: &mut SliceMemory<Vec<u8>>, at: u64, data: KhoData) {
+        let header = u64::from(KhoData::SETUP_TYPE) | (KhoData::SIZE as u64) << 32;
+        let words = [
+            0,
+            header,
+            data.fdt.start,
+            data.fdt.size,
+            data.scratch.start,
+            data.scratch.size,
+        ];
+        memory.write(at, &words.map(u64::to_le_bytes).concat()).unwrap();
+    }
+
+    /// Makes a version of the next decade of the FDT.
+    fn age(memory: &mut SliceMemory<Vec<u8>>, fdt: u64) {
+        let mut page = [0; PAGE_SIZE];
+        memory.read(fdt, &mut page).unwrap();
+        let version = page.windows(6).position(|window| window == b"kho-v4").unwrap();
+        memory.write(fdt + len64(version) + 5, b"9").unwrap();
+    }
+
+    #[test]
+    fn the_node_that_told_the_kernel_is_found() {
+        let (mut memory, entry) = ram();
+        let search = find(&memory);
+        assert_eq!((search.found.len(), search.found[0].setup_data), (1, None));
+        tell(&mut memory, 0x208, entry);
+        let search = find(&memory);
+        assert_eq!((search.found.len(), search.found[0].setup_data), (1, Some(0x208)));
+        assert_eq!(search.found[0].handover.scratch.len(), 1);
+        assert!(search.unread.is_empty());
+    }
+
+    #[test]
+    fn an_unknown_version_is_named_with_its_address() {
+        let (mut memory, entry) = ram();
+        age(&mut memory, entry.fdt.start);
+        let unread = |setup_data| Unread {
+            fdt: entry.fdt.start,
+            setup_data,
+            error: ReadError::UnknownVersion {
+                address: entry.fdt.start,
+                found: "kho-v9".into(),
+            },
+        };
+        let search = find(&memory);
+        assert_eq!((search.found.len(), search.unread), (0, vec![unread(None)]));
+        tell(&mut memory, 0x100, entry);
+        let search = find(&memory);
+        assert_eq!(
+            (search.found.len(), search.unread),
+            (0, vec![unread(Some(0x100))])
+        );
+    }
+
+    #[test]
+    fn what_setup_data_points_to_is_judged_even_when_it_is_no_fdt() {
+        let (mut memory, entry) = ram();
+        let fdt = Region::new(0xf_0000, PAGE_BYTES);
+        tell(&mut memory, 0x100, KhoData { fdt, ..entry });
+        let search = find(&memory);
+        assert_eq!(search.found.len(), 1);
+        let [unread] = search.unread.as_slice() else {
+            panic!("{:?}", search.unread)
+        };
+        assert_eq!((unread.fdt, unread.setup_data), (0xf_0000, Some(0x100)));
+        assert!(matches!(unread.error, ReadError::Fdt { .. }));
+    }
+
+    #[test]
+    fn numbers_that_look_like_a_node_are_not_reported() {
+        let (mut memory, _) = ram();
+        let nonsense = KhoData {
+            fdt: Region::new(0xf_0123, 7),
+            scratch: Region::new(3, 5),
+        };
+        tell(&mut memory, 0x100, nonsense);
+        let search = find(&memory);
+        assert_eq!((search.found.len(), search.unread.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_device_tree_that_only_mentions_a_version_is_not_reported() {
+        let (mut memory, entry) = ram();
+        age(&mut memory, entry.fdt.start);
+        let mut page = [0; PAGE_SIZE];
+        memory.read(entry.fdt.start, &mut page).unwrap();
+        let version = page.windows(6).position(|window| window == b"kho-v9").unwrap();
+        memory.write(entry.fdt.start + len64(version), b"xkho-v").unwrap();
+        assert_eq!(find(&memory), Search::default());
+    }
+}

@@ -135,6 +135,16 @@ pub enum MapFormat {
     Radix,
 }
 
+impl fmt::Display for MapFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::ChunksOf512 => "list of chunks, bitmaps of 512 bytes",
+            Self::ChunksOfPages => "list of chunks, bitmaps of a page",
+            Self::Radix => "radix tree",
+        })
+    }
+}
+
 /// A page of the map that is not a bitmap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

@@ -64,6 +64,23 @@ impl Owner {
     }
 }
 
+/// The owner in words, with the numbers of things whose names only the handover knows.
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KhoFdt => f.write_str("KHO FDT"),
+            Self::KhoMap => f.write_str("preserved-memory map"),
+            Self::ScratchArray => f.write_str("scratch array"),
+            Self::SubBlob(index) => write!(f, "sub-blob {index}"),
+            Self::LuoTable => f.write_str("LUO table"),
+            Self::FileRecord { session, file } => write!(f, "record of file {file} of session {session}"),
+            Self::FileData { session, file } => write!(f, "data of file {file} of session {session}"),
+            Self::ReserveMem(index) => write!(f, "reserve_mem {index}"),
+            Self::SubBlobData(index) => write!(f, "data of sub-blob {index}"),
+        }
+    }
+}
+
 /// An owner in words.
 #[derive(Debug, Clone, Copy)]
 pub struct OwnerName<'h> {
@@ -91,12 +108,9 @@ impl fmt::Display for OwnerName<'_> {
             )
         };
         match self.owner {
-            Owner::KhoFdt => f.write_str("KHO FDT"),
-            Owner::KhoMap => f.write_str("preserved-memory map"),
-            Owner::ScratchArray => f.write_str("scratch array"),
+            Owner::KhoFdt | Owner::KhoMap | Owner::ScratchArray | Owner::LuoTable => self.owner.fmt(f),
             Owner::SubBlob(index) => write!(f, "sub-blob \"{}\"", blob(index)),
             Owner::SubBlobData(index) => write!(f, "data of sub-blob \"{}\"", blob(index)),
-            Owner::LuoTable => f.write_str("LUO table"),
             Owner::FileRecord { session, file } => file_of("record", session, file),
             Owner::FileData { session, file } => file_of("data", session, file),
             Owner::ReserveMem(index) => {

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::abi::PAGE_SHIFT;
-use crate::map::{MapFormat, order_size};
+use crate::map::order_size;
 use crate::memory::len64;
 use crate::model::{Content, File, FileContent, Flb, Handover, Luo, Memfd, Session, SubBlob, Vmalloc};
 use crate::owners::Owners;
@@ -94,18 +94,36 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// How many there are of something that is spoken of in regular plurals: `1 session`, `2 sessions`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted<'a>(pub u64, pub &'a str);
+
+impl<'a> Counted<'a> {
+    /// As many as a list has.
+    pub fn of(length: usize, what: &'a str) -> Self {
+        Self(len64(length), what)
+    }
+}
+
+impl fmt::Display for Counted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.0 == 1 { "" } else { "s" };
+        f.pad(&format!("{} {}{plural}", self.0, self.1))
+    }
+}
+
 /// Builds the tree of a handover; no node lists more than `limit` folios, extents and the like.
 pub fn tree(handover: &Handover, limit: usize) -> Line {
     let tree = Builder { handover, limit };
     let owners = Owners::of(handover);
     let summary = format!(
-        "{} of {} preserved in {} blocks, {} sub-blobs, {} sessions, {} findings",
+        "{} of {} preserved in {}, {}, {}, {}",
         handover.version,
         Bytes(handover.map.pages() << PAGE_SHIFT),
-        handover.map.count(),
-        handover.sub_blobs.len(),
-        handover.sessions().len(),
-        handover.findings.count(),
+        Counted(handover.map.count(), "block"),
+        Counted::of(handover.sub_blobs.len(), "sub-blob"),
+        Counted::of(handover.sessions().len(), "session"),
+        Counted(handover.findings.count(), "finding"),
     );
     Line::new(handover.fdt.start, "KHO FDT", summary).with(
         [scratch(handover), tree.map()]
@@ -130,21 +148,17 @@ fn scratch(handover: &Handover) -> Line {
         )
     });
     let at = (handover.scratch_array.size != 0).then_some(handover.scratch_array.start);
-    Line::new(at, "scratch", format!("{} areas", handover.scratch.len())).with(areas)
+    Line::new(at, "scratch", Counted::of(handover.scratch.len(), "area")).with(areas)
 }
 
 impl Builder<'_> {
     fn map(&self) -> Line {
         let map = &self.handover.map;
-        let format = match map.format() {
-            MapFormat::ChunksOf512 => "list of chunks, bitmaps of 512 bytes",
-            MapFormat::ChunksOfPages => "list of chunks, bitmaps of a page",
-            MapFormat::Radix => "radix tree",
-        };
         let text = format!(
-            "{format}: {} tables, {} bitmaps",
-            map.nodes().len(),
-            map.bitmaps().len()
+            "{}: {}, {}",
+            map.format(),
+            Counted::of(map.nodes().len(), "table"),
+            Counted::of(map.bitmaps().len(), "bitmap")
         );
         let by_order = map.bitmaps().chunk_by(|one, other| one.order == other.order);
         let orders = by_order.filter_map(|bitmaps| {
@@ -157,7 +171,7 @@ impl Builder<'_> {
             Some(Line::new(
                 None,
                 format!("order {order}"),
-                format!("{count} blocks, {bytes}"),
+                format!("{}, {bytes}", Counted(count, "block")),
             ))
         });
         let extents = map.extents();
@@ -185,25 +199,26 @@ impl Builder<'_> {
                 heading(text).with(self.luo_lines(luo))
             }
             Content::Memblock(memblock) => {
-                heading(format!("memblock-v1, {} regions", memblock.regions.len())).with(
-                    memblock.regions.iter().map(|region| {
-                        let text = format!("{} {}", region.region, Bytes(region.region.size));
-                        Line::new(region.at, format!("reserve_mem \"{}\"", region.name), text)
-                    }),
-                )
+                let regions = Counted::of(memblock.regions.len(), "region");
+                heading(format!("memblock-v1, {regions}")).with(memblock.regions.iter().map(|region| {
+                    let text = format!("{} {}", region.region, Bytes(region.region.size));
+                    Line::new(region.at, format!("reserve_mem \"{}\"", region.name), text)
+                }))
             }
             Content::KexecMetadata(metadata) => heading(format!(
                 "version {}, kexec {} from \"{}\"",
                 metadata.version, metadata.kexec_count, metadata.previous_release
             )),
-            Content::TestKho(test) => heading(format!("kho-test-v1, {} folios", test.count)).with(
-                test.list
-                    .iter()
-                    .map(|list| self.vmalloc(list))
-                    .chain(self.limited(&test.folios, |folio| {
-                        Line::new(folio.address, "folio", format!("order {}", folio.order))
-                    })),
-            ),
+            Content::TestKho(test) => {
+                let folios = Counted(test.count.into(), "folio");
+                heading(format!("kho-test-v1, {folios}")).with(
+                    test.list.iter().map(|list| self.vmalloc(list)).chain(
+                        self.limited(&test.folios, |folio| {
+                            Line::new(folio.address, "folio", format!("order {}", folio.order))
+                        }),
+                    ),
+                )
+            }
             Content::Fdt { compatible } => {
                 heading(format!("unknown FDT \"{}\"", compatible.as_deref().unwrap_or("")))
             }
@@ -220,7 +235,7 @@ impl Builder<'_> {
         Line::new(
             session.at,
             format!("session \"{}\"", session.name),
-            format!("{} files", session.files.len()),
+            Counted::of(session.files.len(), "file"),
         )
         .with(session.files.iter().map(|file| self.file_line(file)))
     }
@@ -239,12 +254,12 @@ impl Builder<'_> {
 
     fn memfd_line(&self, memfd: &Memfd) -> Line {
         let text = format!(
-            "{}, position {}, seals {:#x}, flags {:#x}, {} folios",
+            "{}, position {}, seals {:#x}, flags {:#x}, {}",
             Bytes(memfd.size),
             memfd.position,
             memfd.seals,
             memfd.flags,
-            memfd.folios.len()
+            Counted::of(memfd.folios.len(), "folio")
         );
         let folios = self.limited(&memfd.folios, |folio| {
             let region = self.handover.folio_region(folio);
@@ -258,11 +273,11 @@ impl Builder<'_> {
 
     fn vmalloc(&self, area: &Vmalloc) -> Line {
         let text = format!(
-            "{} pages in {} runs of order {}, {} chunks",
-            area.total_pages,
-            area.runs.len(),
+            "{} in {} of order {}, {}",
+            Counted(area.total_pages.into(), "page"),
+            Counted::of(area.runs.len(), "run"),
             area.order,
-            area.chunks.len()
+            Counted::of(area.chunks.len(), "chunk")
         );
         let chunks = self.limited(&area.chunks, |chunk| Line::new(*chunk, "chunk", ""));
         let runs = self.limited(&area.runs, |run| Line::new(*run, "run", ""));
@@ -318,7 +333,7 @@ impl Builder<'_> {
 }
 
 fn flb(flb: &Flb) -> Line {
-    let text = format!("data {:#x}, {} files", flb.data, flb.count);
+    let text = format!("data {:#x}, {}", flb.data, Counted(flb.count, "file"));
     Line::new(flb.at, format!("FLB \"{}\"", flb.compatible), text)
 }
 
@@ -334,6 +349,12 @@ mod tests {
         assert_eq!(shown(8 << 20), "8 MiB");
         assert_eq!(shown((1 << 20) + 1024), "1025 KiB");
         assert_eq!(shown(u64::MAX), "18446744073709551615 B");
+    }
+
+    #[test]
+    fn one_of_something_is_not_many() {
+        let shown = |count| Counted(count, "page").to_string();
+        assert_eq!([0, 1, 2].map(shown), ["0 pages", "1 page", "2 pages"]);
     }
 
     #[test]

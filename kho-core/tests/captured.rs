@@ -124,10 +124,11 @@ fn the_kernels_own_test_data_has_its_blocks() {
 fn a_handover_is_found_without_being_told_where() {
     for version in VERSIONS {
         let capture = Capture::load(version);
-        let found = kho_core::find::find(&capture.memory);
+        let search = kho_core::find::find(&capture.memory);
+        assert!(search.unread.is_empty(), "{version}: {:?}", search.unread);
         // The node that told the kernel is not among the pages of the fixture, so that scratch stays unknown.
-        let [found] = found.as_slice() else {
-            panic!("{version}: {} found", found.len())
+        let [found] = search.found.as_slice() else {
+            panic!("{version}: {} found", search.found.len())
         };
         assert_eq!(
             (found.entry.fdt.start, found.setup_data),

@@ -10,6 +10,7 @@ use crate::finding::Rule;
 use crate::map::{Bitmap, MapFormat, MapNode, PreservedMap, order_size};
 use crate::memory::{Region, clamp, len64};
 use crate::owners::Owner;
+use crate::tree::Counted;
 
 /// What an element of a chunk says.
 #[derive(Debug, Clone, Copy)]
@@ -83,8 +84,8 @@ fn bitmap_size(context: &mut Context<'_>, at: u64, elements: &[Element], after_6
     // A 512-byte bitmap lands on a page boundary one time in eight, so four of them do once in 4,096.
     if !elements.is_empty() && elements.len() < 4 && !after_6_17 {
         let found = alloc::format!(
-            "{} bitmaps that fit 512 bytes and 4,096 alike; taken as 4,096",
-            elements.len()
+            "{} that may have 512 bytes or 4,096; taken as 4,096",
+            Counted::of(elements.len(), "bitmap")
         );
         context.finding(
             Rule::BitmapSizeCertain,

@@ -63,7 +63,7 @@ impl<'m> Context<'m> {
         }
         let before = self.claims.range(..region.end()).next_back();
         if let Some((_, other)) = before.filter(|(_, other)| other.region.overlaps(&region)) {
-            let found = alloc::format!("{region} in use by {:?} at {}", other.owner, other.region);
+            let found = alloc::format!("{region} in use by {} at {}", other.owner, other.region);
             self.finding(Rule::RecordShared, region.start, what, "memory of its own", found);
             return false;
         }

@@ -15,6 +15,7 @@ use crate::finding::Rule;
 use crate::memory::{clamp, len64};
 use crate::model::{Content, Luo, LuoVersion, Session, SubBlob};
 use crate::owners::Owner;
+use crate::tree::Counted;
 
 pub(super) fn read(context: &mut Context<'_>, blob: &mut SubBlob, owner: Owner) -> Content {
     let what = "LUO FDT";
@@ -104,7 +105,7 @@ fn sessions(context: &mut Context<'_>, address: u64) -> Vec<Session> {
         .unwrap_or_default()
         .chunks_exact(SESSION_SIZE);
     if count > len64(records.len()) {
-        let expected = alloc::format!("at most {} sessions", records.len());
+        let expected = alloc::format!("at most {}", Counted::of(records.len(), "session"));
         context.finding(Rule::CountFits, address, what, expected, count);
     }
     let mut sessions = Vec::new();
@@ -128,7 +129,7 @@ fn files(context: &mut Context<'_>, record: &mut luo::SessionRecord, session: us
     };
     let records = bytes.chunks_exact(FILE_SIZE);
     if record.count > len64(records.len()) {
-        let expected = alloc::format!("at most {} files", records.len());
+        let expected = alloc::format!("at most {}", Counted::of(records.len(), "file"));
         context.finding(Rule::CountFits, record.session.at, &what, expected, record.count);
     }
     for (index, bytes) in records.take(clamp(record.count)).enumerate() {

@@ -12,6 +12,7 @@ use crate::map::Block;
 use crate::memory::len64;
 use crate::model::{Content, SubBlob, TestKho};
 use crate::owners::Owner;
+use crate::tree::Counted;
 
 pub(super) fn read(context: &mut Context<'_>, blob: &mut SubBlob, owner: Owner, index: usize) -> Content {
     let what = "kho_test FDT";
@@ -54,7 +55,7 @@ pub(super) fn read(context: &mut Context<'_>, blob: &mut SubBlob, owner: Owner, 
             Rule::CountAgrees,
             at,
             what,
-            alloc::format!("{count} folios"),
+            Counted(count.into(), "folio"),
             len64(list.value.len()) / 8,
         );
     }

@@ -11,6 +11,7 @@ use crate::memory::{Region, clamp, len64};
 use crate::model::Vmalloc;
 use crate::owners::Owner;
 use crate::read::context::Hex;
+use crate::tree::Counted;
 
 /// Reads the area that a descriptor describes, and claims its chunks and its pages.
 ///
@@ -58,8 +59,8 @@ pub(super) fn read(
             Rule::CountAgrees,
             at,
             what,
-            alloc::format!("{} pages", area.total_pages),
-            alloc::format!("{found} pages listed"),
+            Counted(area.total_pages.into(), "page"),
+            alloc::format!("{} listed", Counted(found, "page")),
         );
     }
     area

@@ -8,6 +8,7 @@ use crate::abi::{PAGE_BYTES, PAGE_SHIFT, PHYSICAL_BITS, memfd, vmalloc};
 use crate::finding::Rule;
 use crate::map::MapFormat;
 use crate::model::{Content, File, KhoVersion, LuoVersion, Memfd, MemfdVersion};
+use crate::tree::Counted;
 
 /// Versions that never shipped in one kernel.
 pub(super) fn versions(verifier: &mut Verifier<'_>) {
@@ -188,7 +189,7 @@ fn folios(verifier: &mut Verifier<'_>, file: &File, memfd: &Memfd) {
             rule,
             memfd.at,
             &what,
-            alloc::format!("folios for {pages} pages"),
+            alloc::format!("folios for {}", Counted(pages, "page")),
             expected,
         );
     }

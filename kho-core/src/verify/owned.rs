@@ -7,6 +7,7 @@ use crate::abi::PAGE_BYTES;
 use crate::finding::Rule;
 use crate::memory::Region;
 use crate::owners::{Owner, Owners, Record, data_claims};
+use crate::tree::Counted;
 
 /// Records that the ABI preserves are in the map, and out of scratch.
 pub(super) fn records(verifier: &mut Verifier<'_>) {
@@ -119,8 +120,8 @@ pub(super) fn nobody(verifier: &mut Verifier<'_>) {
     for region in owners.unowned() {
         let expected = "memory that a record of the handover names";
         let found = alloc::format!(
-            "{} pages that none does",
-            region.size.checked_div(PAGE_BYTES).unwrap_or(0)
+            "{} that none does",
+            Counted(region.size.checked_div(PAGE_BYTES).unwrap_or(0), "page")
         );
         verifier.finding(
             Rule::PageOwned,

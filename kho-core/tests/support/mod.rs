@@ -84,6 +84,11 @@ impl<M: PhysicalMemory> Recorder<M> {
         }
     }
 
+    /// The memory itself.
+    pub fn inner(&self) -> &M {
+        &self.inner
+    }
+
     /// The pages read so far, as a fixture.
     pub fn fixture(&self, entry: KhoData) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();

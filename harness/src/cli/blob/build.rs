@@ -105,7 +105,12 @@ fn build_into(args: &BuildArgs, model: &Model, mut image: Image) -> Result<Exit,
             setup_data: Some(setup_data),
             handover,
         },
-        others: before.iter().map(|found| found.handover.fdt.start).collect(),
+        others: before
+            .found
+            .iter()
+            .map(|found| found.handover.fdt.start)
+            .collect(),
+        unread: before.unread,
     };
     let verdict = kho_core::verify(&located.found.handover, &located.image);
     let broken = verdict.findings.worst() == Some(Severity::Error);

@@ -3,6 +3,7 @@
 use super::classes::{self, Extent};
 use super::locate::Located;
 use kho_core::diff::Diff;
+use kho_core::find::Unread;
 use kho_core::tree::Line;
 use kho_core::verify::Verdict;
 use kho_core::{Handover, Rule};
@@ -35,6 +36,15 @@ fn source(file: &Path, located: &Located) -> Value {
         "fdt": found.entry.fdt,
         "scratch_array": found.entry.scratch,
         "other_fdts": located.others,
+        "unread_fdts": located.unread.iter().map(unread).collect::<Vec<_>>(),
+    })
+}
+
+fn unread(unread: &Unread) -> Value {
+    json!({
+        "fdt": unread.fdt,
+        "setup_data": unread.setup_data,
+        "reason": crate::conductor::chain(&unread.error),
     })
 }
 

@@ -1,9 +1,12 @@
 //! From a file to the handover in it.
 
 use super::image::{Image, ImageError};
-use kho_core::find::{Found, find};
+use kho_core::find::{Found, Unread, find};
 use kho_core::{Handover, KhoData, PhysicalMemory, Region};
 use std::path::Path;
+
+/// KHO FDTs that cannot be read of which a message says why.
+pub(super) const MAX_REASONS: usize = 8;
 
 /// A RAM image and the handover that was looked for.
 pub(super) struct Located {
@@ -13,6 +16,8 @@ pub(super) struct Located {
     pub found: Found,
     /// FDTs of the other handovers in the image, when it was searched.
     pub others: Vec<u64>,
+    /// KHO FDTs in the image that cannot be read, when it was searched.
+    pub unread: Vec<Unread>,
 }
 
 /// What a file is.
@@ -35,6 +40,9 @@ pub(super) enum LocateError {
         /// Size of the image in bytes.
         size: u64,
     },
+    /// What was found cannot be read: it is of an unknown version, or damaged.
+    #[error("holds no handover that can be read: {}", reasons(.0))]
+    Unread(Vec<Unread>),
     /// What is at the address given is no handover.
     #[error("holds no handover at {at:#x}: {reason}")]
     NotThere {
@@ -53,15 +61,52 @@ pub(super) fn open(path: &Path, at: Option<u64>) -> Result<Input, LocateError> {
     {
         return Ok(Input::Fdt(bytes));
     }
-    let (found, others) = match at {
-        Some(at) => (at_address(&image, at)?, Vec::new()),
+    let (found, others, unread) = match at {
+        Some(at) => (at_address(&image, at)?, Vec::new(), Vec::new()),
         None => {
-            let mut all = find(&image).into_iter();
-            let first = all.next().ok_or(LocateError::Nothing { size: image.size() })?;
-            (first, all.map(|other| other.handover.fdt.start).collect())
+            let search = find(&image);
+            let mut all = search.found.into_iter();
+            let Some(first) = all.next() else {
+                return Err(nothing(&image, search.unread));
+            };
+            let others = all.map(|other| other.handover.fdt.start).collect();
+            (first, others, search.unread)
         }
     };
-    Ok(Input::Ram(Box::new(Located { image, found, others })))
+    Ok(Input::Ram(Box::new(Located {
+        image,
+        found,
+        others,
+        unread,
+    })))
+}
+
+/// Why a search found no handover.
+fn nothing(image: &Image, unread: Vec<Unread>) -> LocateError {
+    if unread.is_empty() {
+        LocateError::Nothing { size: image.size() }
+    } else {
+        LocateError::Unread(unread)
+    }
+}
+
+/// What is wrong with a KHO FDT that cannot be read, where it is, and who points to it.
+pub(super) fn reason(unread: &Unread) -> String {
+    let told = match unread.setup_data {
+        Some(at) => format!(" (setup_data at {at:#x} points to it)"),
+        None => String::new(),
+    };
+    format!("{}{told}", crate::conductor::chain(&unread.error))
+}
+
+/// What is wrong with some of them, as a line; RAM made to mislead holds hundreds.
+fn reasons(unread: &[Unread]) -> String {
+    let (some, others) = unread.split_at(unread.len().min(MAX_REASONS));
+    let mut reasons: Vec<String> = some.iter().map(reason).collect();
+    if !others.is_empty() {
+        reasons.push(format!("and {} more", others.len()));
+    }
+    reasons.join("; ")
 }
 
 /// The file's contents when it is an FDT and nothing else; an image of RAM is larger than the FDT at its start.
@@ -92,7 +137,10 @@ fn at_address(image: &Image, at: u64) -> Result<Found, LocateError> {
     let handover = Handover::read(image, entry.fdt, entry.scratch)
         .map_err(|error| not_there(crate::conductor::chain(&error)))?;
     // Only setup_data says where the scratch array is; without it scratch stays unknown.
-    let told = find(image).into_iter().find(|found| found.entry.fdt.start == at);
+    let told = find(image)
+        .found
+        .into_iter()
+        .find(|found| found.entry.fdt.start == at);
     Ok(told.unwrap_or(Found {
         entry,
         setup_data: None,

@@ -3,7 +3,7 @@
 use super::classes::{self, Extent};
 use super::locate::Located;
 use kho_core::diff::{Diff, Difference, Kind};
-use kho_core::tree::{Bytes, Line, tree};
+use kho_core::tree::{Bytes, Counted, Line, tree};
 use kho_core::verify::Verdict;
 use kho_core::{Handover, Rule, Severity};
 use std::collections::BTreeMap;
@@ -58,8 +58,13 @@ pub(super) fn verify(file: &Path, located: &Located, verdict: &Verdict) -> Strin
     if verdict.findings.dropped() > 0 {
         let _ = writeln!(
             out,
-            "{} more findings were only counted\n",
-            verdict.findings.dropped()
+            "{} more that {} only counted\n",
+            Counted(verdict.findings.dropped(), "finding"),
+            if verdict.findings.dropped() == 1 {
+                "was"
+            } else {
+                "were"
+            }
         );
     }
     let count = |severity| counts.get(&severity).copied().unwrap_or(0);
@@ -71,9 +76,9 @@ pub(super) fn verify(file: &Path, located: &Located, verdict: &Verdict) -> Strin
     let _ = write!(
         out,
         "{judged}: {}, {}, {} under {} rules",
-        plural(count(Severity::Error), "error"),
-        plural(count(Severity::Warning), "warning"),
-        plural(count(Severity::Note), "note"),
+        Counted::of(count(Severity::Error), "error"),
+        Counted::of(count(Severity::Warning), "warning"),
+        Counted::of(count(Severity::Note), "note"),
         Rule::ALL.len()
     );
     clean(&out)
@@ -99,7 +104,7 @@ pub(super) fn diff(
                     "{} {name} / pages {number} to {}: {}{aspect}",
                     sign(first),
                     number + run as u64,
-                    plural(run + 1, "page"),
+                    Counted::of(run + 1, "page"),
                 );
             }
         }
@@ -112,7 +117,7 @@ pub(super) fn diff(
     let _ = write!(
         out,
         "\n{}: {} appeared (+), {} vanished (-), {} moved (>), {} changed (~)",
-        plural(diff.differences.len(), "difference"),
+        Counted::of(diff.differences.len(), "difference"),
         count('+'),
         count('-'),
         count('>'),
@@ -165,6 +170,13 @@ pub(super) fn head(file: &Path, located: &Located) -> String {
         let others: Vec<String> = located.others.iter().map(|at| format!("{at:#x}")).collect();
         let _ = write!(out, "\n  other KHO FDTs, for --at: {}", others.join(", "));
     }
+    for unread in located.unread.iter().take(super::locate::MAX_REASONS) {
+        let _ = write!(out, "\n  not read: {}", clean(&super::locate::reason(unread)));
+    }
+    let others = located.unread.len().saturating_sub(super::locate::MAX_REASONS);
+    if others > 0 {
+        let _ = write!(out, "\n  not read: {others} more");
+    }
     out
 }
 
@@ -188,8 +200,7 @@ pub(super) fn summary(handover: &Handover) -> String {
         .fold(0_u64, |sum, area| sum.saturating_add(area.region.size));
     let findings = match handover.findings.count() {
         0 => "read without findings".into(),
-        1 => "1 finding while reading, see verify".into(),
-        count => format!("{count} findings while reading, see verify"),
+        count => format!("{} while reading, see verify", Counted(count, "finding")),
     };
     let parts = if parts.is_empty() {
         "nothing".into()
@@ -197,9 +208,9 @@ pub(super) fn summary(handover: &Handover) -> String {
         parts.join(", ")
     };
     format!(
-        "{} preserved in {} blocks: {parts}; {} of scratch; {findings}",
+        "{} preserved in {}: {parts}; {} of scratch; {findings}",
         Bytes(total),
-        handover.map.count(),
+        Counted(handover.map.count(), "block"),
         Bytes(scratch)
     )
 }
@@ -251,10 +262,6 @@ fn sign(difference: &Difference) -> char {
         Kind::Moved { .. } => '>',
         Kind::Changed { .. } => '~',
     }
-}
-
-fn plural(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Names in a handover are whatever the guest chose: what would steer a terminal is shown as an escape.

@@ -1,9 +1,4 @@
-//! The search for handovers in memory.
+//! See `targets::find`.
 #![no_main]
 
-use kho_core::SliceMemory;
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|input: &[u8]| {
-    let _ = kho_core::find::find(&SliceMemory::new(0, input));
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| kho_core_fuzz::run(kho_core_fuzz::targets::find, input));

@@ -1,41 +1,15 @@
-//! Inputs as memory: a capture, read leniently.
+//! What the fuzz targets share. The crate's own tests use the same files, on a stable compiler: see
+//! `../tests/corpus.rs`.
 
-use kho_core::{KhoData, Region, SparseMemory};
+pub mod budget;
+pub mod targets;
 
-/// First bytes of a capture.
-const MAGIC: &[u8] = b"KHOPAGES";
-
-/// Largest RAM that an input may claim, in bytes: what walks over RAM has to come to an end.
-const RAM: u64 = 4 << 30;
-
-/// Makes memory of an input. Anything that is missing is left out.
-pub fn capture(input: &[u8]) -> Option<(SparseMemory, KhoData)> {
-    let mut rest = input.strip_prefix(MAGIC)?;
-    let entry = KhoData {
-        fdt: region(&mut rest)?,
-        scratch: region(&mut rest)?,
-    };
-    let mut ram = Vec::new();
-    for _ in 0..number(&mut rest)?.min(16) {
-        let range = region(&mut rest)?;
-        let start = range.start.min(RAM);
-        ram.push(Region::new(start, range.size.min(RAM - start)));
-    }
-    let mut memory = SparseMemory::new(ram);
-    number(&mut rest)?;
-    while let (Some(address), Some((page, after))) = (number(&mut rest), rest.split_first_chunk()) {
-        memory.insert(address, *page);
-        rest = after;
-    }
-    Some((memory, entry))
-}
-
-fn region(rest: &mut &[u8]) -> Option<Region> {
-    Some(Region::new(number(rest)?, number(rest)?))
-}
-
-fn number(rest: &mut &[u8]) -> Option<u64> {
-    let (number, after) = rest.split_first_chunk()?;
-    *rest = after;
-    Some(u64::from_le_bytes(*number))
+/// Runs one target on one input, within its budget of memory.
+pub fn run(target: fn(&[u8]), input: &[u8]) {
+    let peak = budget::peak_of(|| target(input));
+    assert!(
+        peak <= budget::limit(input),
+        "{peak} bytes of memory for an input of {} bytes",
+        input.len()
+    );
 }

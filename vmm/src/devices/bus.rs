@@ -8,6 +8,7 @@ use super::dma::{DmaConfig, DmaEngine};
 use super::ioapic::{self, IoApic, Message};
 use super::lapic::{self, LocalApic};
 use super::mailbox::Mailbox;
+use super::msix::Msi;
 use super::pci::{
     ADDRESS_PORT, CLASS_HOST_BRIDGE, ConfigAddress, ConfigSpace, DATA_PORT, HOST_BRIDGE_DEVICE_ID,
     WINDOW_LAST, WINDOW_START,
@@ -42,6 +43,8 @@ pub struct SystemBus {
     pub power: Power,
     /// The wall clock.
     pub clock: Clock,
+    /// Interrupts on their way to local APICs that are not ours but the host kernel's; `None` when ours are used.
+    pub outbox: Option<Vec<Msi>>,
     bridge: ConfigSpace,
     address: ConfigAddress,
 }
@@ -61,6 +64,7 @@ impl SystemBus {
             view,
             power: Power::default(),
             clock: Clock::default(),
+            outbox: None,
             bridge: ConfigSpace::new(VENDOR_ID, HOST_BRIDGE_DEVICE_ID, CLASS_HOST_BRIDGE),
             address: ConfigAddress::default(),
         }
@@ -108,6 +112,10 @@ impl SystemBus {
     }
 
     fn interrupt(&mut self, message: Message) {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.push(message.into());
+            return;
+        }
         // Lowest priority (mode 1) is fixed delivery on a machine with one processor; the others have no use here.
         if message.mode <= 1 && self.lapic.matches(message.destination, message.logical) {
             self.lapic.raise(message.vector, message.level);
@@ -118,12 +126,12 @@ impl SystemBus {
         if self.view.is_idle() {
             return;
         }
-        for message in self
-            .view
-            .take_messages()
-            .into_iter()
-            .filter_map(super::msix::Msi::message)
-        {
+        let messages = self.view.take_messages();
+        if let Some(outbox) = &mut self.outbox {
+            outbox.extend(messages);
+            return;
+        }
+        for message in messages.into_iter().filter_map(Msi::message) {
             self.interrupt(message);
         }
     }

@@ -38,6 +38,24 @@ impl Msi {
     }
 }
 
+/// An I/O APIC's message in the form of an MSI, for local APICs that take nothing else.
+impl From<Message> for Msi {
+    fn from(message: Message) -> Self {
+        const LOGICAL: u64 = 1 << 2;
+        const LOWEST_PRIORITY_HINT: u64 = 1 << 3;
+        const ASSERT: u32 = 1 << 14;
+        let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+        let level = if message.level { 1 << 15 | ASSERT } else { 0 };
+        Self {
+            address: MESSAGE_BASE
+                | u64::from(message.destination) << 12
+                | flag(message.logical, LOGICAL)
+                | flag(message.mode == 1, LOWEST_PRIORITY_HINT),
+            data: u32::from(message.vector) | u32::from(message.mode) << 8 | level,
+        }
+    }
+}
+
 /// MSI-X table and pending bits.
 #[derive(Debug, Clone, Serialize)]
 pub struct Msix {
@@ -132,6 +150,20 @@ impl Msix {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_io_apics_message_survives_as_msi() {
+        for (logical, mode, level) in [(false, 0, false), (true, 1, false), (true, 0, true)] {
+            let message = Message {
+                vector: 0x31,
+                destination: 3,
+                logical,
+                mode,
+                level,
+            };
+            assert_eq!(Msi::from(message).message(), Some(message));
+        }
+    }
 
     fn enabled(control: u32) -> ConfigSpace {
         let mut config = ConfigSpace::new(1, 2, 0)

@@ -1,6 +1,6 @@
 //! What executes guest code. Nothing of a backend's own types leaves its file.
 
-mod soft;
+pub(crate) mod soft;
 #[cfg(test)]
 mod tests;
 

@@ -59,9 +59,10 @@ impl SoftVcpu {
     }
 }
 
-/// softcpu's view of guest RAM.
+/// softcpu's view of guest RAM. Whoever uses it keeps `ram` alive as long, and sees to it that no other thread of this process
+/// accesses guest RAM while a method of softcpu runs.
 #[allow(unsafe_code)]
-fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
+pub(crate) fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
     let regions: Vec<RamRegion> = ram
         .host_regions()
         .map(|(guest_physical, host, len)| RamRegion {
@@ -89,7 +90,7 @@ struct SoftVcpu {
 }
 
 /// The machine's bus under softcpu's name.
-struct SoftBus<'a>(&'a mut dyn Bus);
+pub(crate) struct SoftBus<'a>(pub &'a mut dyn Bus);
 
 impl softcpu::Bus for SoftBus<'_> {
     fn mmio_read(&mut self, now: u64, gpa: u64, size: u8) -> u64 {
@@ -114,51 +115,11 @@ impl softcpu::Bus for SoftBus<'_> {
 
 impl Vcpu for SoftVcpu {
     fn registers(&self) -> Registers {
-        let state = self.cpu.registers();
-        Registers {
-            gpr: state.gpr,
-            rip: state.rip,
-            rflags: state.rflags,
-            segments: state.segments.map(segment_out),
-            tr: segment_out(state.tr),
-            gdtr: DescriptorTable {
-                base: state.gdtr.base,
-                limit: state.gdtr.limit,
-            },
-            idtr: DescriptorTable {
-                base: state.idtr.base,
-                limit: state.idtr.limit,
-            },
-            cr0: state.cr0,
-            cr2: state.cr2,
-            cr3: state.cr3,
-            cr4: state.cr4,
-            efer: state.efer,
-        }
+        registers_out(&self.cpu.registers())
     }
 
     fn set_registers(&mut self, registers: &Registers) {
-        let state = soft::Registers {
-            gpr: registers.gpr,
-            rip: registers.rip,
-            rflags: registers.rflags,
-            segments: registers.segments.map(segment_in),
-            tr: segment_in(registers.tr),
-            gdtr: soft::TableRegister {
-                base: registers.gdtr.base,
-                limit: registers.gdtr.limit,
-            },
-            idtr: soft::TableRegister {
-                base: registers.idtr.base,
-                limit: registers.idtr.limit,
-            },
-            cr0: registers.cr0,
-            cr2: registers.cr2,
-            cr3: registers.cr3,
-            cr4: registers.cr4,
-            efer: registers.efer,
-            ..self.cpu.registers()
-        };
+        let state = registers_in(registers, self.cpu.registers());
         self.cpu.set_registers(&state);
     }
 
@@ -296,6 +257,55 @@ fn triple_fault(shutdown: &softcpu::Shutdown) -> Stop {
     }
 }
 
+/// Our registers from softcpu's.
+pub(crate) fn registers_out(state: &soft::Registers) -> Registers {
+    Registers {
+        gpr: state.gpr,
+        rip: state.rip,
+        rflags: state.rflags,
+        segments: state.segments.map(segment_out),
+        tr: segment_out(state.tr),
+        gdtr: DescriptorTable {
+            base: state.gdtr.base,
+            limit: state.gdtr.limit,
+        },
+        idtr: DescriptorTable {
+            base: state.idtr.base,
+            limit: state.idtr.limit,
+        },
+        cr0: state.cr0,
+        cr2: state.cr2,
+        cr3: state.cr3,
+        cr4: state.cr4,
+        efer: state.efer,
+    }
+}
+
+/// softcpu's registers from ours; what ours do not have stays as in `rest`.
+pub(crate) fn registers_in(registers: &Registers, rest: soft::Registers) -> soft::Registers {
+    soft::Registers {
+        gpr: registers.gpr,
+        rip: registers.rip,
+        rflags: registers.rflags,
+        segments: registers.segments.map(segment_in),
+        tr: segment_in(registers.tr),
+        gdtr: soft::TableRegister {
+            base: registers.gdtr.base,
+            limit: registers.gdtr.limit,
+        },
+        idtr: soft::TableRegister {
+            base: registers.idtr.base,
+            limit: registers.idtr.limit,
+        },
+        cr0: registers.cr0,
+        cr2: registers.cr2,
+        cr3: registers.cr3,
+        cr4: registers.cr4,
+        efer: registers.efer,
+        ..rest
+    }
+}
+
 fn segment_out(segment: soft::Segment) -> Segment {
     let soft::Segment {
         selector,
@@ -326,7 +336,7 @@ fn segment_in(segment: Segment) -> soft::Segment {
     }
 }
 
-fn write_out(record: softcpu::WriteRecord) -> CpuWrite {
+pub(crate) fn write_out(record: softcpu::WriteRecord) -> CpuWrite {
     CpuWrite {
         address: record.gpa,
         length: record.len.into(),

@@ -43,10 +43,10 @@ impl Backend for Script {
         &self,
         ram: Arc<GuestRam>,
         _: &mut Platform,
-        _: &PowerOn,
+        request: &PowerOn,
     ) -> Result<Box<dyn Processors>, BackendError> {
         let steps = self.0.lock().unwrap().take().unwrap_or_default().into();
-        let registers = Registers::default();
+        let registers = request.registers.clone();
         Ok(Box::new(Stepped::new(Box::new(Player {
             ram,
             steps,

@@ -97,6 +97,23 @@ impl Chunk {
         }
     }
 
+    /// Number of runs of pages, a run that goes on in the next chunk included.
+    fn runs(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::Full => 1,
+            Self::Some(bits) => {
+                let mut before = 0;
+                let starts = bits.iter().map(|word| {
+                    let starts = word & !(word << 1 | before);
+                    before = word >> 63;
+                    u64::from(starts.count_ones())
+                });
+                clamp(starts.fold(0, u64::wrapping_add))
+            }
+        }
+    }
+
     fn count(&self) -> u64 {
         match self {
             Self::Empty => 0,
@@ -178,7 +195,9 @@ impl PageSet {
 
     /// The pages of the set as merged extents, ascending.
     pub fn extents(&self) -> Vec<Region> {
-        let mut extents: Vec<Region> = Vec::new();
+        // The bits are there already, so that their runs can be counted; growing would write everything twice.
+        let runs = self.chunks.iter().map(Chunk::runs).fold(0, usize::saturating_add);
+        let mut extents: Vec<Region> = Vec::with_capacity(runs);
         let mut push = |frame: u64, pages: u64| {
             let (address, size) = (
                 frame.wrapping_shl(PAGE_SHIFT),
@@ -316,6 +335,7 @@ impl Sink for PageSet {
             (Some(chunk), Ok(leaf)) if order == 0 && inside && frame.is_multiple_of(CHUNK_PAGES) => {
                 match chunk {
                     Chunk::Full => {}
+                    Chunk::Empty if leaf.iter().all(|word| *word == 0) => {}
                     Chunk::Empty if leaf.iter().all(|word| *word == u64::MAX) => *chunk = Chunk::Full,
                     Chunk::Empty => *chunk = Chunk::Some(Box::new(*leaf)),
                     Chunk::Some(bits) => bits.iter_mut().zip(leaf).for_each(|(bits, word)| *bits |= word),

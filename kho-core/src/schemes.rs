@@ -34,7 +34,7 @@ use crate::memory::{clamp, len64};
 use crate::page_set::Sink;
 
 pub use instructions::Instructions;
-pub use mem_property::{MemProperty, sort as sort_mem_property};
+pub use mem_property::{MemProperty, pages as pages_of_mem_property, sort as sort_mem_property};
 pub use packed::PackedRanges;
 pub use radix::{Key, LevelUse, Radix};
 pub use range_tree::RangeTree;

@@ -5,23 +5,35 @@ use std::time::{Duration, Instant};
 
 /// How often things are run.
 pub struct Clock {
-    /// Runs of which the median counts.
+    /// Runs of which the median counts, at least.
     pub runs: usize,
+    /// How long to go on with runs that are short, so that a moment of other load does not decide.
+    pub at_least: Duration,
 }
+
+/// Runs that are enough, however short they are.
+const MAX_RUNS: usize = 1000;
 
 impl Clock {
     /// Median time of some runs.
     pub fn median(&self, mut work: impl FnMut()) -> Duration {
-        let mut times: Vec<Duration> = (0..self.runs)
-            .map(|_| {
-                let start = Instant::now();
-                work();
-                start.elapsed()
-            })
-            .collect();
+        let mut times: Vec<Duration> = Vec::new();
+        let begin = Instant::now();
+        while times.len() < self.runs || (begin.elapsed() < self.at_least && times.len() < MAX_RUNS) {
+            let start = Instant::now();
+            work();
+            times.push(start.elapsed());
+        }
         times.sort_unstable();
         times[times.len() / 2]
     }
+}
+
+/// Makes the allocator keep what is freed. How fast the system hands out pages would otherwise be most of the shorter
+/// times, and differ with what ran before: glibc returns memory to the system until it has seen that large blocks come
+/// and go.
+pub fn keep_memory() {
+    drop(black_box(vec![0_u8; 24 << 20]));
 }
 
 /// Bytes per second at which this machine reads memory that is in no cache.

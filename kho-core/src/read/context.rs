@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::abi::{PAGE_BYTES, PAGE_SIZE};
 use crate::bytes::Text;
 use crate::finding::{Finding, Findings, Rule};
-use crate::memory::{PhysicalMemory, Region, clamp, len64};
+use crate::memory::{Page, PhysicalMemory, Region, clamp, len64};
 use crate::owners::{Owner, Record};
 
 /// State of one reading.
@@ -129,6 +129,24 @@ impl<'m> Context<'m> {
             return None;
         }
         self.bytes(address, PAGE_SIZE, what)
+    }
+
+    /// Claims a page and reads it into a buffer; false, with a finding, when that cannot be.
+    pub(crate) fn page_into(&mut self, page: &mut Page, address: u64, owner: Owner, what: &str) -> bool {
+        if !self.claim_pages(address, PAGE_BYTES, owner, what) {
+            return false;
+        }
+        let read = self.memory.read(address, page);
+        if let Err(error) = read {
+            self.finding(
+                Rule::RecordReadable,
+                address,
+                what,
+                "memory that can be read",
+                error,
+            );
+        }
+        read.is_ok()
     }
 
     /// Claims a struct in pages of its own and reads it.

@@ -1,17 +1,17 @@
 //! The radix map of kho-v2 and later.
 
-use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Context;
+use crate::abi::PAGE_SIZE;
 use crate::abi::kexec_handover::{
     RADIX_DEPTH, RADIX_KEY_WIDTH, RADIX_LEAF_BITS, RADIX_TABLE_BITS, RADIX_TABLE_ENTRIES,
 };
 use crate::bytes::word;
 use crate::finding::Rule;
 use crate::map::{Bitmap, MapFormat, MapNode, PreservedMap};
-use crate::memory::len64;
+use crate::memory::{Page, len64};
 use crate::owners::Owner;
 use crate::radix_key::decode_key;
 use crate::read::context::Hex;
@@ -23,12 +23,16 @@ pub(super) fn read(context: &mut Context<'_>, root: u64) -> PreservedMap {
     let top = RADIX_DEPTH.saturating_sub(1);
     // (address, level, key bits above). Depth first with siblings in order; at most one table's entries per level
     // wait here.
+    let mut page = [0; PAGE_SIZE];
     let mut pending = vec![(root, top, 0_u64)];
     while let Some((at, level, key)) = pending.pop() {
-        let what: String = alloc::format!("level {level} of the preserved-memory map");
-        let Some(page) = context.page(at, Owner::KhoMap, &what) else {
+        let what = usize::try_from(level)
+            .ok()
+            .and_then(|level| LEVELS.get(level))
+            .unwrap_or(&"");
+        if !context.page_into(&mut page, at, Owner::KhoMap, what) {
             continue;
-        };
+        }
         if level == 0 {
             bitmaps.extend(leaf(context, at, key, &page));
             continue;
@@ -48,17 +52,32 @@ pub(super) fn read(context: &mut Context<'_>, root: u64) -> PreservedMap {
                 pending.push((child, level.saturating_sub(1), key));
             } else {
                 let entry = at.saturating_add(len64(index).saturating_mul(8));
-                context.finding(Rule::MapKey, entry, &what, "keys of at most 53 bits", Hex(key));
+                context.finding(Rule::MapKey, entry, what, "keys of at most 53 bits", Hex(key));
             }
         }
     }
     PreservedMap::new(MapFormat::Radix, root, nodes, bitmaps)
 }
 
+/// What the pages of each level are, in words.
+const LEVELS: [&str; RADIX_DEPTH as usize] = [
+    "level 0 of the preserved-memory map",
+    "level 1 of the preserved-memory map",
+    "level 2 of the preserved-memory map",
+    "level 3 of the preserved-memory map",
+    "level 4 of the preserved-memory map",
+    "level 5 of the preserved-memory map",
+];
+
 /// A leaf holds blocks of one order, unless its keys are so small that the order bit is among the leaf's own bits.
 /// Those orders are larger than any memory: such bits are findings.
-fn leaf(context: &mut Context<'_>, at: u64, key: u64, page: &[u8]) -> Option<Bitmap> {
-    let words: Vec<u64> = page.chunks_exact(8).map(|chunk| word(chunk, 0)).collect();
+fn leaf(context: &mut Context<'_>, at: u64, key: u64, page: &Page) -> Option<Bitmap> {
+    let words: Vec<u64> = page
+        .as_chunks()
+        .0
+        .iter()
+        .map(|word| u64::from_le_bytes(*word))
+        .collect();
     match decode_key(key) {
         Some(first) => Some(Bitmap {
             at,

@@ -1,11 +1,13 @@
 //! The `mem` property: {address, size} of everything, in the order in which it was preserved.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use super::{DecodeError, Encoded, Scheme};
-use crate::abi::PAGE_SHIFT;
+use crate::abi::{PAGE_BYTES, PAGE_SHIFT};
 use crate::map::Block;
-use crate::page_set::Sink;
+use crate::memory::{Region, clamp, len64};
+use crate::page_set::{CHUNK_PAGES, CHUNK_WORDS, PageSet, Sink};
 
 /// `mem` of version 4 of the KHO patches: 16 bytes for each preserved block.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +39,27 @@ impl Scheme for MemProperty {
         }
         Ok(())
     }
+}
+
+/// The pages of the entries inside a span. A set of pages needs no order, so that nothing is sorted; single pages, of
+/// which the property is made up at its worst, go into one flat bitmap without a detour.
+pub fn pages(encoded: &Encoded, span: Region) -> PageSet {
+    let mut set = PageSet::new(span);
+    let base = (span.start >> PAGE_SHIFT) & !CHUNK_PAGES.wrapping_sub(1);
+    let words = (span.end() >> PAGE_SHIFT).saturating_sub(base).div_ceil(64);
+    let mut bits = vec![0_u64; clamp(words)];
+    for [address, size] in encoded.words.as_chunks::<2>().0 {
+        let frame = (address >> PAGE_SHIFT).wrapping_sub(base);
+        match bits.get_mut(clamp(frame >> 6)) {
+            Some(word) if *size == PAGE_BYTES => *word |= 1 << (frame & 63),
+            _ => set.pages(*address, size >> PAGE_SHIFT),
+        }
+    }
+    for (index, leaf) in bits.chunks(CHUNK_WORDS).enumerate() {
+        let chunk = base.saturating_add(len64(index).saturating_mul(CHUNK_PAGES));
+        set.bitmap(chunk.wrapping_shl(PAGE_SHIFT), 0, leaf);
+    }
+    set
 }
 
 /// The entries sorted by address: what whoever needs them in order has to do first.

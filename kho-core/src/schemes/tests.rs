@@ -51,6 +51,12 @@ proptest! {
             scheme.decode(&encoded, &mut set).unwrap();
             prop_assert_eq!(&set, &expected, "{}", scheme.name());
         }
+        let property = MemProperty.encode(&blocks);
+        for span in [Region::new(0, SPAN), Region::new(0x765_4000, 0x6543_2100)] {
+            let mut expected = PageSet::new(span);
+            blocks.iter().for_each(|block| expected.block(*block));
+            prop_assert_eq!(pages_of_mem_property(&property, span), expected);
+        }
         let tree = RangeTree.encode(&blocks);
         for block in &blocks {
             for address in [block.address, block.address.wrapping_sub(4096), block.region().end()] {

@@ -7,7 +7,9 @@ use std::time::Instant;
 use clap::Parser;
 use vmm::backend::Soft;
 use vmm::devices::dma::{BusMaster, DmaConfig};
+use vmm::kvm::Kvm;
 use vmm::machine::{Event, Machine, MachineConfig};
+use vmm::processors::Backend;
 
 /// Boots a kernel with its console on this terminal.
 #[derive(Parser)]
@@ -25,6 +27,9 @@ struct Options {
     /// Guest RAM in MiB.
     #[arg(long, default_value_t = 256)]
     memory: u64,
+    /// On KVM instead of softcpu.
+    #[arg(long)]
+    kvm: bool,
     /// Seconds of guest time without output after which to give up.
     #[arg(long, default_value_t = 5)]
     patience: u64,
@@ -32,6 +37,12 @@ struct Options {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();
+    let kvm = options.kvm.then(Kvm::open).transpose()?;
+    if let Some(kvm) = &kvm {
+        eprintln!("{:?}, {:?}", kvm.measured(), kvm.workarounds());
+    }
+    let more = kvm.as_ref().map_or("", |kvm| kvm.workarounds().command_line());
+    let backend: &dyn Backend = kvm.as_ref().map_or(&Soft, |kvm| kvm);
     let config = MachineConfig {
         ram_bytes: options.memory << 20,
         kernel: std::fs::read(&options.kernel)?,
@@ -40,7 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .map(std::fs::read)
             .transpose()?
             .unwrap_or_default(),
-        command_line: options.cmdline,
+        command_line: format!("{} {more}", options.cmdline),
         seed: 1,
         dma: DmaConfig {
             rate: 100_000_000,
@@ -51,7 +62,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         vcpus: 1,
         ledger_entries: vmm::ledger::DEFAULT_CAPACITY,
     };
-    let mut machine = Machine::new(&config, &Soft)?;
+    let mut machine = Machine::new(&config, backend)?;
     machine.set_console_sink(Box::new(|bytes| {
         // Nothing sensible is left to do when the terminal is gone.
         let _ = std::io::stdout()

@@ -26,6 +26,7 @@ pub mod console;
 pub mod content;
 pub mod devices;
 pub mod dma_view;
+pub mod kvm;
 pub mod ledger;
 pub mod machine;
 pub mod memory;

@@ -1,5 +1,6 @@
 //! Everything of a machine but its processors: RAM, devices, and what is recorded while they run.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::devices::SystemBus;
@@ -28,7 +29,7 @@ impl Platform {
     /// Lets every device do what is due, and looks whether the guest prints.
     pub fn advance(&mut self, now: u64) {
         self.bus.advance(now);
-        self.progress.printed(now, self.bus.uart.console.total());
+        self.note_output(now);
     }
 
     /// What a device has to say to the host after an access or a deadline.
@@ -43,15 +44,24 @@ impl Platform {
         self.bus.power.requested().map(News::Power)
     }
 
-    /// Number of engine events so far, to be given to [`Platform::note_causes`] after an access.
+    /// Looks whether the guest prints, which is a sign of life.
+    pub fn note_output(&mut self, now: u64) {
+        self.progress.printed(now, self.bus.uart.console.total());
+    }
+
+    /// Number of engine events so far: those that an access adds are told to [`Platform::note_causes`].
     #[must_use]
     pub fn engine_events(&self) -> usize {
         self.bus.view.ledger.events().len()
     }
 
-    /// Engine events from `first` on were made by the access after which a processor stopped with these registers.
-    pub fn note_causes(&mut self, first: usize, retired: Option<u64>, registers: impl FnOnce() -> Registers) {
-        let events = first..self.engine_events();
+    /// These engine events were made by the access after which a processor stopped with these registers.
+    pub fn note_causes(
+        &mut self,
+        events: Range<usize>,
+        retired: Option<u64>,
+        registers: impl FnOnce() -> Registers,
+    ) {
         if events.is_empty() {
             return;
         }

@@ -110,6 +110,8 @@ pub struct PowerOn {
 pub trait Backend {
     /// The name in options and reports: `soft` or `kvm`.
     fn name(&self) -> &'static str;
+    /// Whether its processors have 1 GiB pages.
+    fn gigabyte_pages(&self) -> bool;
     /// Makes the processors of a machine with this memory. The platform's interrupt controllers are made for them.
     fn power_on(
         &self,

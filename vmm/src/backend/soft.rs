@@ -23,6 +23,10 @@ impl Backend for Soft {
         "soft"
     }
 
+    fn gigabyte_pages(&self) -> bool {
+        true
+    }
+
     fn power_on(
         &self,
         ram: Arc<GuestRam>,

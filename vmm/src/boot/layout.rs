@@ -6,8 +6,12 @@ pub const GDT: u64 = 0x500;
 pub const BOOT_PARAMS: u64 = 0x7000;
 /// Top-level page table.
 pub const PML4: u64 = 0x9000;
-/// The one page-directory-pointer table: 512 GiB in 1 GiB pages.
+/// The one page-directory-pointer table: 512 GiB in 1 GiB pages, or the page directories at [`PD`].
 pub const PDPT: u64 = 0xa000;
+/// Page directories for a processor without 1 GiB pages: [`PD_COUNT`] of them, 1 GiB in 2 MiB pages each.
+pub const PD: u64 = 0x1_0000;
+/// How many there are: what a loader places, the kernel, its parameters and its initramfs, is below 4 GiB.
+pub const PD_COUNT: u64 = 4;
 /// The setup_data node with the guest's random seed.
 pub const RNG_SEED: u64 = 0xb000;
 /// Command line.

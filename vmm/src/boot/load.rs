@@ -10,7 +10,7 @@ use vm_memory::GuestAddress;
 use super::bzimage::{BzImage, ImageError};
 use super::layout::{
     ACPI_TABLES, BOOT_PARAMS, BOOT_PARAMS_SIZE, COMMAND_LINE, COMMAND_LINE_ROOM, CONVENTIONAL_END, E820_ACPI,
-    E820_ENTRY_BYTES, E820_RAM, E820_RESERVED, ENTRY_64, EXTENDED_START, GDT, KERNEL_MIN, PDPT, PML4,
+    E820_ENTRY_BYTES, E820_RAM, E820_RESERVED, ENTRY_64, EXTENDED_START, GDT, KERNEL_MIN, PD, PD_COUNT, PDPT, PML4,
     RNG_SEED, SETUP_DATA_HEADER, SETUP_RNG_SEED, offset,
 };
 use crate::memory::{GuestRam, HIGH_RAM_START, MemoryError, PAGE_SIZE};
@@ -29,6 +29,8 @@ pub struct BootRequest<'a> {
     pub rng_seed: [u8; 32],
     /// Guest physical address of the ACPI RSDP.
     pub rsdp: u64,
+    /// Whether the processor has 1 GiB pages.
+    pub gigabyte_pages: bool,
 }
 
 /// Why a kernel cannot be booted.
@@ -96,7 +98,7 @@ pub fn load(ram: &GuestRam, request: &BootRequest<'_>) -> Result<Registers, Boot
     write_command_line(ram, &image, request.command_line)?;
     write_rng_seed(ram, &request.rng_seed)?;
     write_boot_params(ram, &image, request, initramfs)?;
-    write_page_tables(ram)?;
+    write_page_tables(ram, request.gigabyte_pages)?;
     let mut registers = entry_state(ram)?;
     registers.rip = address + ENTRY_64;
     Ok(registers)
@@ -225,11 +227,23 @@ fn e820(ram: &GuestRam) -> Vec<(u64, u64, u32)> {
     map
 }
 
-/// Identity mapping of the first 512 GiB in 1 GiB pages: two pages of tables for any size of RAM.
-fn write_page_tables(ram: &GuestRam) -> Result<(), MemoryError> {
+/// Identity mapping of the first 512 GiB in 1 GiB pages: two pages of tables for any size of RAM. Without such pages, of the first
+/// 4 GiB in 2 MiB pages.
+fn write_page_tables(ram: &GuestRam, gigabyte_pages: bool) -> Result<(), MemoryError> {
     const TABLE: u64 = 0b11; // present, writable
     const LEAF: u64 = 0b1000_0011; // present, writable, page size
     ram.write(PML4, &(PDPT | TABLE).to_le_bytes())?;
+    if !gigabyte_pages {
+        for number in 0..PD_COUNT {
+            let directory = PD + number * PAGE_SIZE;
+            ram.write(PDPT + number * 8, &(directory | TABLE).to_le_bytes())?;
+            let leaves: Vec<u8> = (0..512_u64)
+                .flat_map(|page| (number << 30 | page << 21 | LEAF).to_le_bytes())
+                .collect();
+            ram.write(directory, &leaves)?;
+        }
+        return Ok(());
+    }
     let pdpt: Vec<u8> = (0..512_u64)
         .flat_map(|gigabyte| (gigabyte << 30 | LEAF).to_le_bytes())
         .collect();
@@ -237,7 +251,7 @@ fn write_page_tables(ram: &GuestRam) -> Result<(), MemoryError> {
 }
 
 /// Writes the GDT and returns the registers that the protocol asks for, all but RIP.
-fn entry_state(ram: &GuestRam) -> Result<Registers, MemoryError> {
+pub(crate) fn entry_state(ram: &GuestRam) -> Result<Registers, MemoryError> {
     const CODE: u64 = 0x00af_9b00_0000_ffff;
     const DATA: u64 = 0x00cf_9300_0000_ffff;
     let gdt: Vec<u8> = [0, 0, CODE, DATA]
@@ -291,6 +305,7 @@ mod tests {
             command_line,
             rng_seed: [7; 32],
             rsdp: ACPI_TABLES,
+            gigabyte_pages: true,
         }
     }
 

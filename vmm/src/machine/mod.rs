@@ -65,6 +65,7 @@ impl Machine {
             command_line: &config.command_line,
             rng_seed: config.rng_seed(),
             rsdp,
+            gigabyte_pages: backend.gigabyte_pages(),
         };
         let registers = load(&ram, &request)?;
         let view = DmaView::new(Arc::clone(&ram), Ledger::new(config.ledger_entries));

@@ -39,6 +39,10 @@ impl Backend for Script {
         "script"
     }
 
+    fn gigabyte_pages(&self) -> bool {
+        true
+    }
+
     fn power_on(
         &self,
         ram: Arc<GuestRam>,

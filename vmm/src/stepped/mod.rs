@@ -54,8 +54,9 @@ impl Stepped {
             return None;
         }
         let until = next.unwrap_or(u64::MAX).min(patience).min(limit);
-        let events = platform.engine_events();
+        let before = platform.engine_events();
         let stop = self.vcpu.run(&mut platform.bus, until);
+        let events = before..platform.engine_events();
         platform.note_causes(events, Some(self.vcpu.retired()), || self.vcpu.registers());
         self.stopped(stop)
     }

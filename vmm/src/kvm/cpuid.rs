@@ -1,0 +1,168 @@
+//! What CPUID says in a guest on KVM.
+//!
+//! The baseline is what softcpu implements, so that guests make the same choices on both backends and softcpu can execute whatever
+//! KVM cannot: x86-64 with SSE2, plus CMPXCHG16B, POPCNT, the TSC deadline timer, FSGSBASE, ERMS and FSRM, LAHF in 64-bit mode,
+//! 1 GiB pages, RDTSCP, invariant TSC. A feature must be offered by the host, too. Beyond softcpu's, leaf 0x40000000 says KVM and
+//! offers the kvm-clock, from which a guest learns the frequency of its TSC.
+
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+
+const fn bits(numbers: &[u32]) -> u32 {
+    let mut value = 0;
+    let mut i = 0;
+    while i < numbers.len() {
+        value |= 1 << numbers[i];
+        i += 1;
+    }
+    value
+}
+
+/// Leaf 1, ECX: CMPXCHG16B, POPCNT, TSC deadline timer, hypervisor present.
+const FEATURES_1C: u32 = bits(&[13, 23, 24, 31]);
+/// Features of leaf 1, ECX, that KVM itself provides and so need not be the host processor's: TSC deadline, hypervisor.
+const PROVIDED_1C: u32 = bits(&[24, 31]);
+/// Leaf 1, EDX: FPU, DE, PSE, TSC, MSR, PAE, CX8, APIC, PGE, CMOV, PAT, PSE36, CLFSH, FXSR, SSE, SSE2.
+const FEATURES_1D: u32 = bits(&[0, 2, 3, 4, 5, 6, 8, 9, 13, 15, 16, 17, 19, 24, 25, 26]);
+/// Leaf 7, EBX: FSGSBASE, ERMS.
+const FEATURES_7B: u32 = bits(&[0, 9]);
+/// Leaf 7, EDX: FSRM.
+const FEATURES_7D: u32 = bits(&[4]);
+/// Leaf 0x80000001, ECX: LAHF and SAHF in 64-bit mode.
+const FEATURES_EXT_C: u32 = bits(&[0]);
+/// Leaf 0x80000001, EDX: SYSCALL, NX, 1 GiB pages, RDTSCP, long mode.
+const FEATURES_EXT_D: u32 = bits(&[11, 20, 26, 27, 29]);
+/// Leaf 0x80000007, EDX: invariant TSC.
+const FEATURES_POWER_D: u32 = bits(&[8]);
+/// Leaf 6, EAX: the APIC timer never stops.
+const FEATURES_THERMAL_A: u32 = bits(&[2]);
+/// Leaf 0x40000001, EAX (Documentation/virt/kvm/x86/cpuid.rst): the second kvm-clock, and that it is stable.
+const FEATURES_KVM: u32 = bits(&[3, 24]);
+/// KVM_CPUID_FLAG_SIGNIFCANT_INDEX.
+const INDEXED: u32 = 1;
+
+/// The leaves for the processor with this local APIC identity, from what the host supports. `hide_leaf_7` leaves out the
+/// features of leaf 7 altogether.
+pub(super) fn filter(host: &CpuId, apic_id: u8, processors: u8, hide_leaf_7: bool) -> Vec<kvm_cpuid_entry2> {
+    let mut leaves: Vec<kvm_cpuid_entry2> = Vec::new();
+    for entry in host.as_slice() {
+        let mut leaf = *entry;
+        match leaf.function {
+            0 if hide_leaf_7 => leaf.eax = leaf.eax.min(6),
+            0 => {}
+            1 => {
+                leaf.ebx = u32::from(apic_id) << 24 | u32::from(processors) << 16 | 8 << 8;
+                leaf.ecx = leaf.ecx & FEATURES_1C | PROVIDED_1C;
+                leaf.edx &= FEATURES_1D;
+            }
+            6 => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (FEATURES_THERMAL_A, 0, 0, 0),
+            7 if leaf.index == 0 && !hide_leaf_7 => {
+                (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) =
+                    (0, leaf.ebx & FEATURES_7B, 0, leaf.edx & FEATURES_7D);
+            }
+            0x4000_0000 => leaf.eax = 0x4000_0001,
+            0x4000_0001 => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (leaf.eax & FEATURES_KVM, 0, 0, 0),
+            0x8000_0000 => leaf.eax = leaf.eax.min(0x8000_0008),
+            0x8000_0001 => {
+                leaf.ecx &= FEATURES_EXT_C;
+                leaf.edx &= FEATURES_EXT_D;
+            }
+            0x8000_0002..=0x8000_0006 => {}
+            0x8000_0007 => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, leaf.edx & FEATURES_POWER_D),
+            0x8000_0008 => (leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0),
+            _ => continue,
+        }
+        leaves.push(leaf);
+    }
+    leaves.extend((0..2).map(|level| topology(level, apic_id, processors)));
+    leaves
+}
+
+/// Whether the host offers 1 GiB pages.
+pub(super) fn has_gigabyte_pages(host: &CpuId) -> bool {
+    let mut leaves = host.as_slice().iter();
+    leaves.any(|leaf| leaf.function == 0x8000_0001 && leaf.edx & bits(&[26]) != 0)
+}
+
+/// Leaf 0xb: one thread a core; the core level spans all processors.
+fn topology(level: u32, apic_id: u8, processors: u8) -> kvm_cpuid_entry2 {
+    let shift = u32::BITS - u32::from(processors.saturating_sub(1)).leading_zeros();
+    let (eax, ebx, kind) = if level == 0 {
+        (0, 1, 0x100)
+    } else {
+        (shift, processors.into(), 0x201)
+    };
+    kvm_cpuid_entry2 {
+        function: 0xb,
+        index: level,
+        flags: INDEXED,
+        eax,
+        ebx,
+        ecx: kind,
+        edx: apic_id.into(),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> CpuId {
+        let leaf = |function, index| kvm_cpuid_entry2 {
+            function,
+            index,
+            eax: u32::MAX,
+            ebx: u32::MAX,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+            ..Default::default()
+        };
+        let all = [
+            leaf(0, 0),
+            leaf(1, 0),
+            leaf(7, 0),
+            leaf(7, 1),
+            leaf(0xd, 0),
+            leaf(0x4000_0001, 0),
+            leaf(0x8000_0001, 0),
+        ];
+        CpuId::from_entries(&all).unwrap()
+    }
+
+    fn find(leaves: &[kvm_cpuid_entry2], function: u32, index: u32) -> Option<&kvm_cpuid_entry2> {
+        leaves
+            .iter()
+            .find(|leaf| (leaf.function, leaf.index) == (function, index))
+    }
+
+    #[test]
+    fn no_more_than_the_baseline_is_offered() {
+        let leaves = filter(&host(), 3, 4, false);
+        let one = find(&leaves, 1, 0).unwrap();
+        assert_eq!(one.ecx & bits(&[0, 9, 19, 26, 27, 28, 30]), 0, "no SSE3 and up");
+        assert_eq!((one.ebx >> 24, one.ebx >> 16 & 0xff), (3, 4));
+        assert_eq!(find(&leaves, 7, 0).unwrap().ebx, FEATURES_7B);
+        assert!(find(&leaves, 7, 1).is_none() && find(&leaves, 0xd, 0).is_none());
+        let cores = find(&leaves, 0xb, 1).unwrap();
+        assert_eq!((cores.eax, cores.ebx, cores.edx), (2, 4, 3));
+    }
+
+    #[test]
+    fn leaf_seven_can_be_hidden() {
+        let leaves = filter(&host(), 0, 1, true);
+        assert!(find(&leaves, 7, 0).is_none());
+        assert_eq!(find(&leaves, 0, 0).unwrap().eax, 6);
+    }
+
+    #[test]
+    fn nothing_is_made_up() {
+        let poor = CpuId::from_entries(&[kvm_cpuid_entry2 {
+            function: 1,
+            ..Default::default()
+        }])
+        .unwrap();
+        let leaves = filter(&poor, 0, 1, false);
+        let one = find(&leaves, 1, 0).unwrap();
+        assert_eq!((one.ecx, one.edx), (PROVIDED_1C, 0));
+    }
+}

@@ -1,0 +1,148 @@
+//! What KVM on this host is: how fast guest kernel code runs, and whether SYSCALL does what it should.
+//!
+//! Two guests of a few instructions tell: a loop at privilege level 0, and user code that executes SYSCALL.
+
+use std::time::{Duration, Instant};
+
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+
+use super::emulating::Workarounds;
+use super::{Refused, vm};
+use crate::boot::layout::{PD, PDPT};
+use crate::boot::load::entry_state;
+use crate::memory::{GuestRam, MIN_RAM};
+
+/// Where the guests' code is; everything is below 1 MiB but for the boot page tables' own place.
+const CODE: u64 = 0x3_0000;
+const KERNEL_ENTRY: u64 = 0x3_1000;
+const STACK: u64 = 0x3_8000;
+/// A port that nobody has: writing it ends a guest.
+const PORT: u16 = 0xe0;
+/// Iterations of the loop: two instructions each. A sound host takes microseconds, an emulating one a few milliseconds.
+const ITERATIONS: u32 = 2000;
+/// Descriptors of flat data and 64-bit code at privilege level 3.
+const USER_DESCRIPTORS: [u64; 2] = [0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff];
+/// RFLAGS with nothing but the fixed bit.
+const PLAIN: u64 = 2;
+
+/// What was found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Instructions per second at privilege level 0.
+    pub kernel_speed: f64,
+    /// Whether SYSCALL at user level arrives at privilege level 0.
+    pub syscall_works: bool,
+}
+
+/// Measures.
+pub(super) fn measure(kvm: &Kvm) -> Result<Measured, Refused> {
+    Ok(Measured {
+        kernel_speed: kernel_speed(kvm)?,
+        syscall_works: syscall_works(kvm)?,
+    })
+}
+
+/// A guest with one vCPU at privilege level 0. The fields are dropped in this order.
+struct Guest {
+    vcpu: VcpuFd,
+    _vm: VmFd,
+    _ram: std::sync::Arc<GuestRam>,
+}
+
+fn guest(kvm: &Kvm, code: &[(u64, &[u8])]) -> Result<Guest, Refused> {
+    let memory = |error: crate::memory::MemoryError| Refused::text("guest RAM", &error.to_string());
+    let ram = GuestRam::new(MIN_RAM).map_err(memory)?;
+    for (address, bytes) in code {
+        ram.write(*address, bytes).map_err(memory)?;
+    }
+    let mut registers = entry_state(&ram).map_err(memory)?;
+    let tables = USER_DESCRIPTORS.iter().flat_map(|word| word.to_le_bytes());
+    let at = registers.gdtr.base + u64::from(registers.gdtr.limit) + 1;
+    ram.write(at, &tables.collect::<Vec<u8>>()).map_err(memory)?;
+    registers.gdtr.limit += 16;
+    // The first 2 MiB, for user code too: present, writable, user; the leaf of page size 2 MiB.
+    for (table, entry) in [(registers.cr3, PDPT | 0b111), (PDPT, PD | 0b111), (PD, 0b1000_0111)] {
+        ram.write(table, &entry.to_le_bytes()).map_err(memory)?;
+    }
+    registers.rip = CODE;
+    registers.gpr[4] = STACK;
+    registers.rflags = PLAIN;
+    let vm = vm::create(kvm, &Workarounds::default())?;
+    vm::add_memory(&vm, &ram)?;
+    let vcpu = vm::add_vcpu(kvm, &vm, 0, 1, Some(&registers), &Workarounds::default())?;
+    Ok(Guest {
+        vcpu,
+        _vm: vm,
+        _ram: ram,
+    })
+}
+
+fn kernel_speed(kvm: &Kvm) -> Result<f64, Refused> {
+    let [a, b, c, d] = ITERATIONS.to_le_bytes();
+    // mov ecx, ITERATIONS; 1: dec ecx; jnz 1b; out PORT, al
+    let code = [0xb9, a, b, c, d, 0xff, 0xc9, 0x75, 0xfc, 0xe6, PORT as u8];
+    let mut guest = guest(kvm, &[(CODE, &code)])?;
+    let start = Instant::now();
+    match guest.vcpu.run().map_err(Refused::at("KVM_RUN"))? {
+        VcpuExit::IoOut(PORT, _) => {}
+        other => {
+            let what = format!("{other:?}");
+            eprintln!("{:x?} {:x?} {:x?}", guest.vcpu.get_regs(), guest.vcpu.get_sregs(), guest.vcpu.get_vcpu_events());
+            return Err(Refused::text(
+                "KVM_RUN",
+                &format!("a loop of kernel code ended with {what}"),
+            ));
+        }
+    }
+    let seconds = start.elapsed().max(Duration::from_nanos(1)).as_secs_f64();
+    Ok(f64::from(2 * ITERATIONS) / seconds)
+}
+
+/// The guest goes to user level by IRETQ and executes SYSCALL there. The page tables let user code reach everything, so that a
+/// SYSCALL that arrives at user level goes on there, and says so by the privilege level in its CS.
+fn syscall_works(kvm: &Kvm) -> Result<bool, Refused> {
+    const USER_SS: u16 = 0x23;
+    const USER_CS: u16 = 0x2b;
+    const USER: u64 = CODE + 0x800;
+    // push SS; push RSP; push RFLAGS; push CS; push RIP; iretq
+    let mut kernel = Vec::new();
+    for value in [u64::from(USER_SS), STACK - 0x1000, PLAIN, u64::from(USER_CS), USER] {
+        // mov rax, value; push rax
+        kernel.extend([0x48, 0xb8]);
+        kernel.extend(value.to_le_bytes());
+        kernel.push(0x50);
+    }
+    kernel.extend([0x48, 0xcf]);
+    let user = [0x0f, 0x05];
+    // mov eax, cs; out PORT, al: at user level the latter is a fault without a handler, and so a shutdown.
+    let entry = [0x8c, 0xc8, 0xe6, PORT as u8];
+    let mut guest = guest(kvm, &[(CODE, &kernel), (USER, &user), (KERNEL_ENTRY, &entry)])?;
+    // STAR: SYSCALL loads CS with 0x10; LSTAR.
+    let entries = [(0xc000_0081_u32, 0x10 << 32), (0xc000_0082, KERNEL_ENTRY)]
+    .map(|(index, data)| kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    });
+    let msrs =
+        Msrs::from_entries(&entries).map_err(|error| Refused::text("MSR list", &format!("{error:?}")))?;
+    guest
+        .vcpu
+        .set_msrs(&msrs)
+        .map_err(Refused::at("KVM_SET_MSRS"))?;
+    let mut sregs = guest
+        .vcpu
+        .get_sregs()
+        .map_err(Refused::at("KVM_GET_SREGS"))?;
+    // IA32_EFER.SCE
+    sregs.efer |= 1;
+    guest
+        .vcpu
+        .set_sregs(&sregs)
+        .map_err(Refused::at("KVM_SET_SREGS"))?;
+    Ok(match guest.vcpu.run().map_err(Refused::at("KVM_RUN"))? {
+        VcpuExit::IoOut(PORT, data) => data[0] & 3 == 0,
+        _ => false,
+    })
+}

@@ -1,0 +1,168 @@
+//! KVM's register structures and ours.
+
+use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
+
+use crate::vcpu::{DescriptorTable, Registers, Segment};
+
+/// RFLAGS.IF.
+pub(super) const IF: u64 = 1 << 9;
+
+/// General registers in the processor's own order.
+pub(super) fn gpr(regs: &kvm_regs) -> [u64; 16] {
+    [
+        regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8, regs.r9,
+        regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+    ]
+}
+
+/// The structure of KVM_SET_REGS.
+pub(super) fn regs(gpr: &[u64; 16], rip: u64, rflags: u64) -> kvm_regs {
+    let [
+        rax,
+        rcx,
+        rdx,
+        rbx,
+        rsp,
+        rbp,
+        rsi,
+        rdi,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+    ] = *gpr;
+    kvm_regs {
+        rax,
+        rbx,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        rsp,
+        rbp,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+        rip,
+        rflags,
+    }
+}
+
+/// A segment register of ours from KVM's.
+pub(super) fn segment_out(segment: &kvm_segment) -> Segment {
+    let bit = |value: u8, at: u32| u16::from(value & 1) << at;
+    Segment {
+        selector: segment.selector,
+        base: segment.base,
+        limit: segment.limit,
+        attributes: u16::from(segment.type_ & 0xf)
+            | bit(segment.s, 4)
+            | u16::from(segment.dpl & 3) << 5
+            | bit(segment.present, 7)
+            | bit(segment.avl, 12)
+            | bit(segment.l, 13)
+            | bit(segment.db, 14)
+            | bit(segment.g, 15),
+    }
+}
+
+/// A segment register of KVM's from ours.
+pub(super) fn segment_in(segment: &Segment) -> kvm_segment {
+    let bit = |at: u32| (segment.attributes >> at & 1) as u8;
+    kvm_segment {
+        base: segment.base,
+        limit: segment.limit,
+        selector: segment.selector,
+        type_: (segment.attributes & 0xf) as u8,
+        present: bit(7),
+        dpl: (segment.attributes >> 5 & 3) as u8,
+        db: bit(14),
+        s: bit(4),
+        l: bit(13),
+        g: bit(15),
+        avl: bit(12),
+        unusable: 1 - bit(7),
+        padding: 0,
+    }
+}
+
+fn table_out(table: &kvm_dtable) -> DescriptorTable {
+    DescriptorTable {
+        base: table.base,
+        limit: table.limit,
+    }
+}
+
+fn table_in(table: &DescriptorTable) -> kvm_dtable {
+    kvm_dtable {
+        base: table.base,
+        limit: table.limit,
+        padding: [0; 3],
+    }
+}
+
+/// Our registers from KVM's.
+pub(super) fn out(regs: &kvm_regs, sregs: &kvm_sregs) -> Registers {
+    Registers {
+        gpr: gpr(regs),
+        rip: regs.rip,
+        rflags: regs.rflags,
+        segments: [
+            &sregs.es, &sregs.cs, &sregs.ss, &sregs.ds, &sregs.fs, &sregs.gs,
+        ]
+        .map(segment_out),
+        tr: segment_out(&sregs.tr),
+        gdtr: table_out(&sregs.gdt),
+        idtr: table_out(&sregs.idt),
+        cr0: sregs.cr0,
+        cr2: sregs.cr2,
+        cr3: sregs.cr3,
+        cr4: sregs.cr4,
+        efer: sregs.efer,
+    }
+}
+
+/// Puts our registers into what KVM_GET_SREGS gave; what ours do not have stays.
+pub(super) fn put_special(registers: &Registers, sregs: &mut kvm_sregs) {
+    let [es, cs, ss, ds, fs, gs] = registers.segments.each_ref().map(segment_in);
+    (sregs.es, sregs.cs, sregs.ss) = (es, cs, ss);
+    (sregs.ds, sregs.fs, sregs.gs) = (ds, fs, gs);
+    sregs.tr = segment_in(&registers.tr);
+    sregs.gdt = table_in(&registers.gdtr);
+    sregs.idt = table_in(&registers.idtr);
+    (sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4) =
+        (registers.cr0, registers.cr2, registers.cr3, registers.cr4);
+    sregs.efer = registers.efer;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn registers_survive_the_way_to_kvm_and_back(
+            gpr_in in any::<[u64; 16]>(), rip in any::<u64>(), attributes in any::<u16>(), base in any::<u64>(), limit in any::<u16>()
+        ) {
+            let segment = Segment { selector: 0x10, base, limit: 0xffff, attributes: attributes & 0xf0ff };
+            let table = DescriptorTable { base, limit };
+            let registers = Registers {
+                gpr: gpr_in, rip, rflags: 2, segments: [segment; 6], tr: segment, gdtr: table, idtr: table,
+                cr0: 1, cr2: 2, cr3: 3, cr4: 4, efer: 5,
+            };
+            let mut sregs = kvm_sregs::default();
+            put_special(&registers, &mut sregs);
+            prop_assert_eq!(out(&regs(&gpr_in, rip, 2), &sregs), registers);
+        }
+    }
+}

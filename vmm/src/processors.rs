@@ -85,6 +85,12 @@ pub trait Processors {
     fn last_write(&self, address: u64) -> Option<CpuWrite>;
     /// Hands each page's first write since the last [`Processors::begin_write_epoch`] to `each`.
     fn epoch_writes(&mut self, each: &mut dyn FnMut(CpuWrite)) -> Result<(), BackendError>;
+    /// How often each instruction was executed by softcpu in the backend's place, by mnemonic.
+    fn emulated(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+    /// Whether page writes are known by instruction and time, and not only by page and epoch.
+    fn writes_are_exact(&self) -> bool;
     /// Forgets first writes, so that each page's next write is a first one again.
     fn begin_write_epoch(&mut self) -> Result<(), BackendError>;
     /// When user code last entered the kernel.
@@ -112,6 +118,12 @@ pub trait Backend {
     fn name(&self) -> &'static str;
     /// Whether its processors have 1 GiB pages.
     fn gigabyte_pages(&self) -> bool;
+    /// Whether a run is a function of its inputs, so that it can be had again.
+    fn is_repeatable(&self) -> bool;
+    /// What guest kernels have to be told on this host, for their command line.
+    fn command_line(&self) -> &str {
+        ""
+    }
     /// Makes the processors of a machine with this memory. The platform's interrupt controllers are made for them.
     fn power_on(
         &self,

@@ -116,7 +116,7 @@ pub struct CpuWrite {
     pub address: u64,
     /// Length in bytes.
     pub length: u32,
-    /// Address of the writing instruction.
+    /// Address of the writing instruction; 0 where a backend knows the page only. `time` is then when its record began.
     pub rip: u64,
     /// Guest time in nanoseconds.
     pub time: u64,

@@ -27,6 +27,10 @@ impl Backend for Soft {
         true
     }
 
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn power_on(
         &self,
         ram: Arc<GuestRam>,

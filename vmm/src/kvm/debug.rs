@@ -78,11 +78,6 @@ impl Debug {
         }
     }
 
-    /// Whether a kexec is watched for.
-    pub fn expects_kexec(&self) -> bool {
-        self.kexec.is_some()
-    }
-
     /// The jump was concluded from something else.
     pub fn set_jumped(&mut self) {
         self.jumped = true;

@@ -1,5 +1,6 @@
 //! The processors of a machine on KVM: a thread for each while the machine runs, none while it stands.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -195,6 +196,18 @@ impl Processors for Live {
 
     fn epoch_writes(&mut self, each: &mut dyn FnMut(CpuWrite)) -> Result<(), BackendError> {
         Ok(self.dirty.writes(&self.vm, each)?)
+    }
+
+    fn emulated(&self) -> Vec<(String, u64)> {
+        let mut sum = BTreeMap::new();
+        for (mnemonic, count) in self.cpus.iter().flat_map(|cpu| cpu.emulator.counts()) {
+            *sum.entry(mnemonic.clone()).or_default() += count;
+        }
+        sum.into_iter().collect()
+    }
+
+    fn writes_are_exact(&self) -> bool {
+        false
     }
 
     fn begin_write_epoch(&mut self) -> Result<(), BackendError> {

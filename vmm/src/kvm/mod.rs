@@ -173,6 +173,14 @@ impl Backend for Kvm {
         cpuid::has_gigabyte_pages(&self.supported)
     }
 
+    fn is_repeatable(&self) -> bool {
+        false
+    }
+
+    fn command_line(&self) -> &str {
+        self.workarounds.command_line()
+    }
+
     fn power_on(
         &self,
         ram: Arc<GuestRam>,

@@ -121,6 +121,21 @@ impl Machine {
         self.processors.expect_kexec(&self.platform.ram, machine_kexec);
     }
 
+    /// Something happened in mid-phase that page writes have to be told apart by. Where the backend knows when each was made there is
+    /// nothing to do; elsewhere what was written so far is put on record now.
+    pub fn part_page_writes(&mut self) -> Result<(), MachineError> {
+        if self.processors.writes_are_exact() {
+            return Ok(());
+        }
+        self.collect_page_writes()
+    }
+
+    /// How often each instruction was executed by softcpu because KVM could not, by mnemonic.
+    #[must_use]
+    pub fn emulated(&self) -> Vec<(String, u64)> {
+        self.processors.emulated()
+    }
+
     /// Ends the run: the current phase is closed, so that all that was recorded in it is there to be read.
     pub fn finish(&mut self) -> Result<(), MachineError> {
         let now = self.processors.now();

@@ -43,6 +43,10 @@ impl Backend for Script {
         true
     }
 
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
     fn power_on(
         &self,
         ram: Arc<GuestRam>,

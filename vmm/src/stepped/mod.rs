@@ -173,6 +173,10 @@ impl Processors for Stepped {
         Ok(())
     }
 
+    fn writes_are_exact(&self) -> bool {
+        true
+    }
+
     fn begin_write_epoch(&mut self) -> Result<(), BackendError> {
         self.vcpu.begin_write_epoch();
         Ok(())

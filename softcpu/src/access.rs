@@ -223,6 +223,9 @@ impl Core {
             }
             self.cut(stop::CODE);
         }
+        if self.hooks.is_guarded(offset) {
+            self.hooks.note_guarded_write(offset, len);
+        }
         if self.hooks.wants_write(offset) {
             let record = crate::hooks::WriteRecord {
                 gpa: ram.address_of(offset),

@@ -43,6 +43,8 @@ pub(crate) mod stop {
     pub const WINDOW: u32 = 1 << 3;
     /// Privilege, paging mode or trap flag changed.
     pub const MODE: u32 = 1 << 4;
+    /// PAUSE, and somebody wants to know.
+    pub const PAUSE: u32 = 1 << 5;
 }
 
 /// Entries of the code TLB; a power of two.
@@ -82,6 +84,10 @@ pub(crate) struct Core {
     /// Until this time, interrupts are held off by the instruction before (STI, MOV SS).
     pub shadow_until: u64,
     pub window_wanted: bool,
+    /// PAUSE leaves the loop.
+    pub pause_wanted: bool,
+    /// A non-maskable interrupt was taken and no IRET has been executed since.
+    pub nmi_blocked: bool,
     /// Guest time that passed in HLT, not in instructions.
     pub skipped: u64,
     pub segments: [Segment; 6],
@@ -126,6 +132,8 @@ impl Core {
             fault: Exception::default(),
             shadow_until: 0,
             window_wanted: false,
+            pause_wanted: false,
+            nmi_blocked: false,
             skipped: 0,
             segments: [Segment::default(); 6],
             tr: Segment::default(),

@@ -32,6 +32,11 @@ pub enum Exit {
     },
     /// An interrupt can be taken now (see [`Cpu::request_interrupt_window`]).
     InterruptWindow,
+    /// PAUSE: the guest waits for another processor (see [`Cpu::stop_on_pause`]).
+    Pause {
+        /// Virtual address of the instruction after it.
+        rip: u64,
+    },
     /// A fault while delivering a double fault.
     Shutdown(Shutdown),
     /// Kernel code in the lower half of the address space is about to run (see [`Cpu::stop_on_low_supervisor_fetch`]).
@@ -78,7 +83,7 @@ impl fmt::Display for UnknownInstruction {
 
 /// One processor, with its TLB, its decoded code and its watches.
 pub struct Cpu {
-    core: Core,
+    pub(crate) core: Core,
     cache: CodeCache,
     scratch: Vec<Op>,
 }
@@ -129,6 +134,7 @@ impl Cpu {
         let fpu = &self.core.fpu;
         words.extend(fpu.registers.iter().flat_map(|r| [*r as u64, (*r >> 64) as u64]));
         words.extend([u64::from(fpu.control), u64::from(fpu.status), u64::from(fpu.full)]);
+        words.extend(self.core.nmi_blocked.then_some(1));
         words
     }
 
@@ -162,6 +168,22 @@ impl Cpu {
         self.core.window_wanted = wanted;
     }
 
+    /// Whether a non-maskable interrupt could be taken before the next instruction.
+    #[must_use]
+    pub fn can_take_nmi(&self) -> bool {
+        !self.core.nmi_blocked && self.core.now() >= self.core.shadow_until
+    }
+
+    /// Takes a non-maskable interrupt, and no other before the next IRET. Only when [`Cpu::can_take_nmi`].
+    ///
+    /// # Errors
+    /// When delivery ends in shutdown.
+    pub fn inject_nmi(&mut self, ram: &mut Ram, bus: &mut dyn Bus) -> Result<(), Shutdown> {
+        const NMI: u8 = 2;
+        self.core.nmi_blocked = true;
+        self.inject_interrupt(ram, bus, NMI)
+    }
+
     /// Takes an external interrupt. Only when [`Cpu::can_take_interrupt`].
     ///
     /// # Errors
@@ -174,6 +196,11 @@ impl Cpu {
         self.drop_stale_code();
         self.settle();
         delivered
+    }
+
+    /// Makes [`Cpu::run`] return [`Exit::Pause`] after each PAUSE: what spins then need not spin for long.
+    pub fn stop_on_pause(&mut self, wanted: bool) {
+        self.core.pause_wanted = wanted;
     }
 
     /// Executes until guest time `until` or until something needs attention.
@@ -203,6 +230,7 @@ impl Cpu {
                     };
                 }
                 Ok(()) if stops & stop::BUS != 0 => return Exit::Bus,
+                Ok(()) if stops & stop::PAUSE != 0 && !single => return Exit::Pause { rip: self.core.rip },
                 Ok(()) => {}
             }
             if single
@@ -411,7 +439,7 @@ impl Cpu {
         }
     }
 
-    fn forget(&mut self, page: u64) {
+    pub(crate) fn forget(&mut self, page: u64) {
         self.core.hooks.clear_code(page);
         if let Some(number) = self.cache.forget(page) {
             for entry in self.core.code_tlb.iter_mut().filter(|entry| entry.page == number) {

@@ -26,6 +26,7 @@ const CODE: u8 = 1 << 0;
 const WATCHED: u8 = 1 << 1;
 const LOGGED: u8 = 1 << 2;
 const EXECUTION: u8 = 1 << 3;
+const GUARDED: u8 = 1 << 4;
 
 /// Bytes per bit of a page's code map.
 const GRANULE: u64 = PAGE_SIZE / 64;
@@ -42,6 +43,12 @@ pub(crate) struct Hooks {
     epoch: Vec<WriteRecord>,
     /// Last writer of each unit of the watched pages, by page number in RAM.
     watched: HashMap<usize, Vec<Option<WriteRecord>>>,
+    /// Whether `new_code` is kept.
+    pub share_code: bool,
+    /// RAM offsets of pages that code was decoded from and had not been before, since somebody last asked.
+    pub new_code: Vec<u64>,
+    /// Writes to guarded pages since somebody last asked: RAM offset and length.
+    pub guarded_writes: Vec<(u64, u64)>,
     pub low_supervisor_fetch: bool,
     /// The stop at this instruction has been reported; go on past it.
     pub pass: Option<u64>,
@@ -77,7 +84,7 @@ impl Hooks {
 
     /// Whether writes to the page may bypass [`Self::record_write`].
     pub fn fast_writes(&self, offset: u64) -> bool {
-        self.flags(offset) & (CODE | WATCHED | LOGGED) == LOGGED
+        self.flags(offset) & (CODE | WATCHED | LOGGED | GUARDED) == LOGGED
     }
 
     pub fn wants_write(&self, offset: u64) -> bool {
@@ -104,6 +111,9 @@ impl Hooks {
     pub fn mark_code(&mut self, page: u64, from: u64, len: u64) -> bool {
         let fresh = self.flags(page) & CODE == 0;
         self.set(page, CODE, true);
+        if fresh && self.share_code {
+            self.new_code.push(page);
+        }
         if let Some(map) = self.code.get_mut(number(page)) {
             *map |= granules(from, len);
         }
@@ -117,12 +127,39 @@ impl Hooks {
         }
     }
 
+    pub fn has_code(&self, page: u64) -> bool {
+        self.flags(page) & CODE != 0
+    }
+
     pub fn code_overlaps(&self, offset: u64, len: u64) -> bool {
         self.flags(offset) & CODE != 0
             && self
                 .code
                 .get(number(offset))
                 .is_some_and(|map| map & granules(offset % PAGE_SIZE, len) != 0)
+    }
+
+    // Code that other processors have decoded.
+
+    pub fn guard(&mut self, page: u64, on: bool) {
+        self.set(page, GUARDED, on);
+    }
+
+    pub fn is_guarded(&self, offset: u64) -> bool {
+        self.flags(offset) & GUARDED != 0
+    }
+
+    pub fn note_guarded_write(&mut self, offset: u64, len: u64) {
+        // What writes to a page once mostly goes on there: one entry then covers all.
+        if let Some((first, length)) = self.guarded_writes.last_mut()
+            && *first / PAGE_SIZE == offset / PAGE_SIZE
+        {
+            let end = (*first + *length).max(offset + len);
+            *first = offset.min(*first);
+            *length = end - *first;
+        } else {
+            self.guarded_writes.push((offset, len));
+        }
     }
 
     // Epochs.

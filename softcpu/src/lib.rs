@@ -38,6 +38,7 @@ mod model;
 mod msr;
 mod op;
 pub mod registers;
+mod share;
 mod sse;
 mod word;
 mod x87;

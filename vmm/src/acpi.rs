@@ -16,6 +16,7 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
 
 use crate::boot::layout::ACPI_TABLES;
+use crate::boot::wakeup;
 use crate::devices::{ioapic, lapic, pci, power, uart};
 use crate::memory::{GuestRam, MemoryError};
 
@@ -28,8 +29,9 @@ const IAPC_BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 const SCI: u16 = 9;
 const TABLE_ALIGNMENT: u64 = 64;
 
-/// Writes all tables and returns the address of the RSDP.
-pub fn write(ram: &GuestRam, processors: u8) -> Result<u64, MemoryError> {
+/// Writes all tables and returns the address of the RSDP. With `mailbox` the processors beyond the first are started through
+/// the multiprocessor wakeup mailbox of [`wakeup`], without it by INIT and start-up interrupts.
+pub fn write(ram: &GuestRam, processors: u8, mailbox: bool) -> Result<u64, MemoryError> {
     let rsdp_address = ACPI_TABLES;
     let mut next = rsdp_address + TABLE_ALIGNMENT;
     let mut place = |bytes: Vec<u8>| -> Result<u64, MemoryError> {
@@ -40,7 +42,7 @@ pub fn write(ram: &GuestRam, processors: u8) -> Result<u64, MemoryError> {
     };
     let dsdt = place(dsdt())?;
     let fadt = place(fadt(dsdt))?;
-    let madt = place(madt(processors))?;
+    let madt = place(madt(processors, mailbox))?;
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
@@ -77,14 +79,41 @@ fn fadt(dsdt: u64) -> Vec<u8> {
 }
 
 /// Local APICs and the I/O APIC. The flags say that there is no pair of 8259s.
-fn madt(processors: u8) -> Vec<u8> {
+fn madt(processors: u8, mailbox: bool) -> Vec<u8> {
     let address = LocalInterruptController::Address(lapic::BASE_32);
     let mut madt = MADT::new(OEM, OEM_TABLE, OEM_REVISION, address);
     for id in 0..processors {
         madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }
     madt.add_structure(IoApic::new(ioapic::ID, ioapic::BASE_32, 0));
-    bytes(&madt)
+    let mut bytes = bytes(&madt);
+    if mailbox {
+        append(&mut bytes, &multiprocessor_wakeup());
+    }
+    bytes
+}
+
+/// Multiprocessor wakeup structure, version 1 (ACPI 6.6, section 5.2.12.19): the version with a reset vector, without which a
+/// kernel neither gives a processor back nor lets the next kernel start one.
+fn multiprocessor_wakeup() -> Vec<u8> {
+    const TYPE: u8 = 0x10;
+    const LENGTH: u8 = 24;
+    const VERSION: u16 = 1;
+    let mut structure = vec![TYPE, LENGTH];
+    structure.extend(VERSION.to_le_bytes());
+    structure.extend(0_u32.to_le_bytes());
+    structure.extend(wakeup::MAILBOX.to_le_bytes());
+    structure.extend(wakeup::RESET_VECTOR.to_le_bytes());
+    structure
+}
+
+/// Appends to a finished table, whose length and checksum change.
+fn append(table: &mut Vec<u8>, more: &[u8]) {
+    table.extend(more);
+    let length = u32::try_from(table.len()).unwrap_or(u32::MAX);
+    table[4..8].copy_from_slice(&length.to_le_bytes());
+    table[9] = 0;
+    table[9] = table.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte));
 }
 
 fn dsdt() -> Vec<u8> {
@@ -176,7 +205,7 @@ mod tests {
     #[test]
     fn every_table_is_reached_from_the_rsdp() {
         let ram = GuestRam::new(MIN_RAM).unwrap();
-        let rsdp = write(&ram, 2).unwrap();
+        let rsdp = write(&ram, 2, false).unwrap();
         let mut root = [0; 36];
         ram.read(rsdp, &mut root).unwrap();
         assert_eq!(&root[..8], b"RSD PTR ");
@@ -201,5 +230,13 @@ mod tests {
             (&b"APIC"[..], 0)
         );
         assert_eq!(madt.len(), 44 + 2 * 8 + 12);
+        write(&ram, 2, true).unwrap();
+        let madt = table(&ram, u64_at(&xsdt, 44));
+        let wakeup = &madt[44 + 2 * 8 + 12..];
+        assert_eq!((wakeup[..4].to_vec(), wakeup.len()), (vec![0x10, 24, 1, 0], 24));
+        assert_eq!(
+            (u64_at(wakeup, 8), u64_at(wakeup, 16)),
+            (wakeup::MAILBOX, wakeup::RESET_VECTOR)
+        );
     }
 }

@@ -118,6 +118,11 @@ pub trait Backend {
     fn name(&self) -> &'static str;
     /// Whether its processors have 1 GiB pages.
     fn gigabyte_pages(&self) -> bool;
+    /// Whether processors beyond the first wait in firmware for the ACPI wakeup mailbox ([`crate::boot::wakeup`]), which takes
+    /// 1 GiB pages; if not, they wait for INIT and start-up interrupts.
+    fn starts_by_mailbox(&self) -> bool {
+        false
+    }
     /// Whether a run is a function of its inputs, so that it can be had again.
     fn is_repeatable(&self) -> bool;
     /// What guest kernels have to be told on this host, for their command line.

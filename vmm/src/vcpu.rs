@@ -88,6 +88,11 @@ pub enum Stop {
     },
     /// An interrupt can be taken now.
     InterruptWindow,
+    /// PAUSE: the guest waits for another processor.
+    Paused {
+        /// Address of the instruction after it.
+        rip: u64,
+    },
     /// About to execute at privilege level 0 in the lower half of the address space, in a page not reported before.
     LowSupervisorFetch {
         /// Address of the instruction, not yet executed.
@@ -146,6 +151,21 @@ pub trait Vcpu {
     fn inject_interrupt(&mut self, bus: &mut dyn Bus, vector: u8) -> Result<(), Stop>;
     /// Whether [`Vcpu::run`] is to stop as soon as an interrupt can be taken.
     fn request_interrupt_window(&mut self, wanted: bool);
+    /// Whether [`Vcpu::run`] is to stop with [`Stop::Paused`].
+    fn stop_on_pause(&mut self, wanted: bool);
+    /// Whether a non-maskable interrupt would be taken before the next instruction.
+    fn can_take_nmi(&self) -> bool;
+    /// Delivers a non-maskable interrupt; allowed only when [`Vcpu::can_take_nmi`].
+    fn inject_nmi(&mut self, bus: &mut dyn Bus) -> Result<(), Stop>;
+    /// Page frames whose content this processor has come to remember as code since the last time. A processor that is
+    /// alone need not tell.
+    fn take_new_code(&mut self) -> Vec<u64>;
+    /// Whether it remembers code of this page frame.
+    fn has_code(&self, pfn: u64) -> bool;
+    /// Whether writes to this page frame are to be kept for [`Vcpu::take_guarded_writes`].
+    fn guard(&mut self, pfn: u64, on: bool);
+    /// Writes of this processor to guarded pages since the last time: guest physical address and length in bytes.
+    fn take_guarded_writes(&mut self) -> Vec<(u64, u64)>;
     /// Someone else wrote RAM.
     fn memory_written(&mut self, address: u64, length: u64);
     /// Whether to stop with [`Stop::LowSupervisorFetch`].

@@ -22,7 +22,7 @@ const MAX_RAM: u64 = 64 << 30;
 /// Most kexecs in a chain.
 const MAX_KEXECS: u32 = 64;
 /// Most vCPUs: this version of the machine has one.
-const MAX_VCPUS: u32 = 1;
+const MAX_VCPUS: u32 = vmm::machine::MAX_VCPUS as u32;
 /// Most memfds: keeps the report readable and object names apart.
 const MAX_MEMFDS: usize = 64;
 /// Most entries the ledger may be given: 64 bytes each, within the memory that a run may take.
@@ -65,7 +65,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
     )?;
     let vcpus = *scenario.vcpus.get_ref();
     require((1..=MAX_VCPUS).contains(&vcpus), &scenario.vcpus, || {
-        format!("found {vcpus} vcpus, this version runs {MAX_VCPUS}")
+        format!("found {vcpus} vcpus, expected 1 to {MAX_VCPUS}")
     })?;
     let kexecs = *scenario.kexecs.get_ref();
     require((1..=MAX_KEXECS).contains(&kexecs), &scenario.kexecs, || {

@@ -71,7 +71,6 @@ pub(super) fn no_operation(insn: &Instruction) -> bool {
         insn.mnemonic(),
         M::Nop
             | M::Reservednop
-            | M::Pause
             | M::Endbr64
             | M::Endbr32
             | M::Rdsspd

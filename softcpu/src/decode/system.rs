@@ -71,6 +71,7 @@ pub(super) fn lower(insn: &Instruction, op: &mut Op) -> bool {
         M::Cli => K::Cli,
         M::Sti => K::Sti,
         M::Hlt => K::Hlt,
+        M::Pause => K::Pause,
         M::Clts => K::Clts,
         M::Cpuid => K::Cpuid,
         M::Rdtsc => K::Rdtsc,

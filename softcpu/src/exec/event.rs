@@ -289,6 +289,7 @@ pub(super) fn iret(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Faulted> {
     core.set(RSP, stack);
     core.rip = target;
     set_privilege(core, new);
+    core.nmi_blocked = false;
     Ok(())
 }
 

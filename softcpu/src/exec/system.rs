@@ -28,7 +28,7 @@ macro_rules! kinds {
 
 kinds! {
     LoadSegment, StoreSegment, PushSegment, PushSegmentWord, PopSegment, PopSegmentWord, ReadCr, WriteCr, ReadDr, WriteDr,
-    Pushf, PushfWord, Popf, PopfWord, Cli, Sti, Hlt, Clts,
+    Pushf, PushfWord, Popf, PopfWord, Cli, Sti, Hlt, Pause, Clts,
     Cpuid, Rdtsc, Rdtscp, Rdmsr, Wrmsr, Rdpmc, Lgdt, Lidt, Sgdt, Sidt, Lldt, Ltr, Sldt, Str, Lmsw, Smsw, Lar, Lsl, Verr,
     Verw, Invlpg, Wbinvd, Swapgs, Rdfsbase, Rdgsbase, Wrfsbase, Wrgsbase, Syscall, Sysret, Iret, Retf, Retfd, JmpFar, JmpFar32,
     Int3, Int1, Int, In, InImm, Out, OutImm,
@@ -158,6 +158,8 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
             }
         }
         K::Hlt => core.cut(stop::HALT),
+        K::Pause if core.pause_wanted => core.cut(stop::PAUSE),
+        K::Pause => {}
         K::Clts => core.cr0 &= !CR0_TS,
         K::Cpuid => {
             let leaf = core.model.cpuid(core.get(RAX), core.get(RCX));

@@ -7,7 +7,9 @@ use softcpu::registers as soft;
 use softcpu::{Cpu, CpuModel, Exit};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::boot::wakeup;
 use crate::devices::bus::CRYSTAL_HZ;
+use crate::devices::lapic::LocalApics;
 use crate::memory::{GuestRam, PAGE_SIZE};
 use crate::platform::Platform;
 use crate::processors::{Backend, PowerOn, Processors};
@@ -34,33 +36,45 @@ impl Backend for Soft {
     fn power_on(
         &self,
         ram: Arc<GuestRam>,
-        _: &mut Platform,
+        platform: &mut Platform,
         request: &PowerOn,
     ) -> Result<Box<dyn Processors>, BackendError> {
-        if request.count != 1 {
-            return Err(BackendError {
-                backend: "soft",
-                reason: format!("{} processors: expected 1, there are no more yet", request.count),
-            });
+        platform.bus.lapics = LocalApics::new(request.count, CRYSTAL_HZ);
+        let mut vcpus: Vec<Box<dyn Vcpu>> = Vec::new();
+        for id in 0..request.count {
+            let mut vcpu = SoftVcpu::new(Arc::clone(&ram), id, request.count)?;
+            if id == 0 {
+                vcpu.set_registers(&request.registers);
+            } else {
+                vcpu.set_registers(&wakeup::registers());
+            }
+            vcpu.begin_write_epoch();
+            vcpus.push(Box::new(vcpu));
         }
-        let mut vcpu = SoftVcpu::new(ram, 0)?;
-        vcpu.set_registers(&request.registers);
-        vcpu.begin_write_epoch();
-        Ok(Box::new(Stepped::new(Box::new(vcpu))))
+        Ok(Box::new(Stepped::new(vcpus)))
+    }
+
+    fn starts_by_mailbox(&self) -> bool {
+        true
     }
 }
 
 impl SoftVcpu {
-    /// A processor with this local APIC identity.
-    fn new(ram: Arc<GuestRam>, apic_id: u8) -> Result<Self, BackendError> {
+    /// A processor with this local APIC identity, of `count`.
+    fn new(ram: Arc<GuestRam>, apic_id: u8, count: u8) -> Result<Self, BackendError> {
         let view = ram_view(&ram)?;
         let model = CpuModel {
             apic_id: apic_id.into(),
+            processors: count.into(),
             crystal_hz: CRYSTAL_HZ,
             ..CpuModel::default()
         };
+        let mut cpu = Cpu::new(model);
+        if count > 1 {
+            cpu.share_code();
+        }
         Ok(Self {
-            cpu: Cpu::new(model),
+            cpu,
             ram: view,
             _owner: ram,
         })
@@ -81,7 +95,7 @@ pub(crate) fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
         .collect();
     // SAFETY: the regions are the mappings that `ram` owns, and SoftVcpu keeps `ram` alive as long as this view. Nobody
     // holds Rust references into them: vm-memory accesses guest memory through volatile copies only. The machine runs
-    // processor and devices in turn on one thread: a device touches guest memory in SystemBus::advance only, never in an
+    // processors and devices in turn on one thread: a device touches guest memory in SystemBus::advance only, never in an
     // access that the processor makes, so nobody else does while a method of softcpu runs.
     let view = unsafe { Ram::from_raw(&regions) };
     view.map_err(|error| BackendError {
@@ -137,6 +151,7 @@ impl Vcpu for SoftVcpu {
             Exit::Bus => Stop::Bus,
             Exit::Halted { interruptible } => Stop::Halted { interruptible },
             Exit::InterruptWindow => Stop::InterruptWindow,
+            Exit::Pause { rip } => Stop::Paused { rip },
             Exit::Shutdown(shutdown) => triple_fault(&shutdown),
             Exit::LowSupervisorFetch { rip } => Stop::LowSupervisorFetch { rip },
             Exit::Unknown(unknown) => Stop::UnknownInstruction {
@@ -177,6 +192,38 @@ impl Vcpu for SoftVcpu {
 
     fn request_interrupt_window(&mut self, wanted: bool) {
         self.cpu.request_interrupt_window(wanted);
+    }
+
+    fn stop_on_pause(&mut self, wanted: bool) {
+        self.cpu.stop_on_pause(wanted);
+    }
+
+    fn can_take_nmi(&self) -> bool {
+        self.cpu.can_take_nmi()
+    }
+
+    fn inject_nmi(&mut self, bus: &mut dyn Bus) -> Result<(), Stop> {
+        self.cpu
+            .inject_nmi(&mut self.ram, &mut SoftBus(bus))
+            .map_err(|shutdown| triple_fault(&shutdown))
+    }
+
+    fn take_new_code(&mut self) -> Vec<u64> {
+        let mut pages = self.cpu.take_new_code(&self.ram);
+        pages.iter_mut().for_each(|page| *page /= PAGE_SIZE);
+        pages
+    }
+
+    fn has_code(&self, pfn: u64) -> bool {
+        self.cpu.has_code(&self.ram, pfn * PAGE_SIZE)
+    }
+
+    fn guard(&mut self, pfn: u64, on: bool) {
+        self.cpu.guard(&self.ram, pfn * PAGE_SIZE, on);
+    }
+
+    fn take_guarded_writes(&mut self) -> Vec<(u64, u64)> {
+        self.cpu.take_guarded_writes(&self.ram)
     }
 
     fn memory_written(&mut self, address: u64, length: u64) {

@@ -22,6 +22,9 @@ pub const COMMAND_LINE_ROOM: u64 = 0x1_0000;
 pub const CONVENTIONAL_END: u64 = 0x9_fc00;
 /// Firmware area: ACPI tables.
 pub const ACPI_TABLES: u64 = 0xe_0000;
+/// Firmware of processors that wait to be woken, while there are any: [`super::wakeup`] says what is in it. It is memory of
+/// the firmware's own, which no kernel may use (ACPI NVS).
+pub const WAKEUP: u64 = 0xf_0000;
 /// End of the firmware area and start of extended memory.
 pub const EXTENDED_START: u64 = 0x10_0000;
 /// Where kernels are placed at the earliest.
@@ -105,6 +108,8 @@ pub const E820_RAM: u32 = 1;
 pub const E820_RESERVED: u32 = 2;
 /// e820 type: ACPI tables.
 pub const E820_ACPI: u32 = 3;
+/// e820 type: memory that belongs to the firmware for good.
+pub const E820_NVS: u32 = 4;
 /// Entries that fit the table in the zero page.
 pub const E820_MAX: usize = 128;
 /// Bytes of an e820 entry.

@@ -10,8 +10,8 @@ use vm_memory::GuestAddress;
 use super::bzimage::{BzImage, ImageError};
 use super::layout::{
     ACPI_TABLES, BOOT_PARAMS, BOOT_PARAMS_SIZE, COMMAND_LINE, COMMAND_LINE_ROOM, CONVENTIONAL_END, E820_ACPI,
-    E820_ENTRY_BYTES, E820_RAM, E820_RESERVED, ENTRY_64, EXTENDED_START, GDT, KERNEL_MIN, PD, PD_COUNT, PDPT, PML4,
-    RNG_SEED, SETUP_DATA_HEADER, SETUP_RNG_SEED, offset,
+    E820_ENTRY_BYTES, E820_NVS, E820_RAM, E820_RESERVED, ENTRY_64, EXTENDED_START, GDT, KERNEL_MIN, PD,
+    PD_COUNT, PDPT, PML4, RNG_SEED, SETUP_DATA_HEADER, SETUP_RNG_SEED, WAKEUP, offset,
 };
 use crate::memory::{GuestRam, HIGH_RAM_START, MemoryError, PAGE_SIZE};
 use crate::vcpu::{DescriptorTable, RSI, Registers, Segment};
@@ -31,6 +31,8 @@ pub struct BootRequest<'a> {
     pub rsdp: u64,
     /// Whether the processor has 1 GiB pages.
     pub gigabyte_pages: bool,
+    /// Whether processors wait in [`super::wakeup`]'s firmware, so that the memory map must keep kernels out of it.
+    pub wakeup: bool,
 }
 
 /// Why a kernel cannot be booted.
@@ -189,7 +191,7 @@ fn write_boot_params(
     put(offset::RAMDISK_SIZE, &low_half(request.initramfs.len() as u64));
     put(offset::CMD_LINE_PTR, &low_half(COMMAND_LINE));
     put(offset::SETUP_DATA, &RNG_SEED.to_le_bytes());
-    let map = e820(ram);
+    let map = e820(ram, request.wakeup);
     put(
         offset::E820_ENTRIES,
         &[u8::try_from(map.len()).unwrap_or(u8::MAX)],
@@ -210,13 +212,18 @@ fn low_half(value: u64) -> [u8; 4] {
 }
 
 /// The memory map: (start, end, type).
-fn e820(ram: &GuestRam) -> Vec<(u64, u64, u32)> {
+fn e820(ram: &GuestRam, wakeup: bool) -> Vec<(u64, u64, u32)> {
     let mut map = vec![
         (0, CONVENTIONAL_END, E820_RAM),
         (CONVENTIONAL_END, 0xa_0000, E820_RESERVED),
-        (ACPI_TABLES, EXTENDED_START, E820_ACPI),
-        (EXTENDED_START, ram.low_end(), E820_RAM),
     ];
+    if wakeup {
+        map.push((ACPI_TABLES, WAKEUP, E820_ACPI));
+        map.push((WAKEUP, EXTENDED_START, E820_NVS));
+    } else {
+        map.push((ACPI_TABLES, EXTENDED_START, E820_ACPI));
+    }
+    map.push((EXTENDED_START, ram.low_end(), E820_RAM));
     if ram.bytes() > ram.low_end() {
         map.push((
             HIGH_RAM_START,
@@ -230,35 +237,59 @@ fn e820(ram: &GuestRam) -> Vec<(u64, u64, u32)> {
 /// Identity mapping of the first 512 GiB in 1 GiB pages: two pages of tables for any size of RAM. Without such pages, of the first
 /// 4 GiB in 2 MiB pages.
 fn write_page_tables(ram: &GuestRam, gigabyte_pages: bool) -> Result<(), MemoryError> {
-    const TABLE: u64 = 0b11; // present, writable
-    const LEAF: u64 = 0b1000_0011; // present, writable, page size
-    ram.write(PML4, &(PDPT | TABLE).to_le_bytes())?;
-    if !gigabyte_pages {
-        for number in 0..PD_COUNT {
-            let directory = PD + number * PAGE_SIZE;
-            ram.write(PDPT + number * 8, &(directory | TABLE).to_le_bytes())?;
-            let leaves: Vec<u8> = (0..512_u64)
-                .flat_map(|page| (number << 30 | page << 21 | LEAF).to_le_bytes())
-                .collect();
-            ram.write(directory, &leaves)?;
-        }
-        return Ok(());
+    if gigabyte_pages {
+        return write_gigabyte_tables(ram, PML4, PDPT);
     }
+    ram.write(PML4, &(PDPT | TABLE).to_le_bytes())?;
+    for number in 0..PD_COUNT {
+        let directory = PD + number * PAGE_SIZE;
+        ram.write(PDPT + number * 8, &(directory | TABLE).to_le_bytes())?;
+        let leaves: Vec<u8> = (0..512_u64)
+            .flat_map(|page| (number << 30 | page << 21 | LEAF).to_le_bytes())
+            .collect();
+        ram.write(directory, &leaves)?;
+    }
+    Ok(())
+}
+
+/// Page-table entry: present, writable.
+const TABLE: u64 = 0b11;
+/// Page-table entry: present, writable, page size.
+const LEAF: u64 = 0b1000_0011;
+
+/// Identity mapping of the first 512 GiB by two tables at these addresses.
+pub(super) fn write_gigabyte_tables(ram: &GuestRam, pml4: u64, pdpt_at: u64) -> Result<(), MemoryError> {
+    ram.write(pml4, &(pdpt_at | TABLE).to_le_bytes())?;
     let pdpt: Vec<u8> = (0..512_u64)
         .flat_map(|gigabyte| (gigabyte << 30 | LEAF).to_le_bytes())
         .collect();
-    ram.write(PDPT, &pdpt)
+    ram.write(pdpt_at, &pdpt)
 }
 
 /// Writes the GDT and returns the registers that the protocol asks for, all but RIP.
 pub(crate) fn entry_state(ram: &GuestRam) -> Result<Registers, MemoryError> {
+    write_gdt(ram, GDT)?;
+    let mut registers = entry_registers(GDT, PML4);
+    registers.gpr[RSI] = BOOT_PARAMS;
+    Ok(registers)
+}
+
+/// Bytes of the GDT: two null descriptors, code, data.
+pub(super) const GDT_BYTES: u16 = 32;
+
+/// Writes the GDT that the boot protocol asks for.
+pub(super) fn write_gdt(ram: &GuestRam, at: u64) -> Result<(), MemoryError> {
     const CODE: u64 = 0x00af_9b00_0000_ffff;
     const DATA: u64 = 0x00cf_9300_0000_ffff;
     let gdt: Vec<u8> = [0, 0, CODE, DATA]
         .into_iter()
         .flat_map(u64::to_le_bytes)
         .collect();
-    ram.write(GDT, &gdt)?;
+    ram.write(at, &gdt)
+}
+
+/// The registers that the boot protocol asks for with the GDT and the page tables at these addresses, all but RIP and RSI.
+pub(super) fn entry_registers(gdt: u64, pml4: u64) -> Registers {
     let data = Segment {
         selector: 0x18,
         base: 0,
@@ -271,7 +302,7 @@ pub(crate) fn entry_state(ram: &GuestRam) -> Result<Registers, MemoryError> {
         limit: u32::MAX,
         attributes: 0xa09b,
     };
-    let mut registers = Registers {
+    Registers {
         rflags: 2,
         segments: [data, code, data, data, data, data],
         tr: Segment {
@@ -280,15 +311,16 @@ pub(crate) fn entry_state(ram: &GuestRam) -> Result<Registers, MemoryError> {
             limit: 0xffff,
             attributes: 0x008b,
         },
-        gdtr: DescriptorTable { base: GDT, limit: 31 },
+        gdtr: DescriptorTable {
+            base: gdt,
+            limit: GDT_BYTES - 1,
+        },
         cr0: 0x8000_0033, // PG, NE, ET, MP, PE
-        cr3: PML4,
+        cr3: pml4,
         cr4: 0x20,   // PAE
         efer: 0x500, // LMA, LME
         ..Registers::default()
-    };
-    registers.gpr[RSI] = BOOT_PARAMS;
-    Ok(registers)
+    }
 }
 
 #[cfg(test)]
@@ -306,6 +338,7 @@ mod tests {
             rng_seed: [7; 32],
             rsdp: ACPI_TABLES,
             gigabyte_pages: true,
+            wakeup: false,
         }
     }
 
@@ -328,6 +361,16 @@ mod tests {
         );
         assert_eq!(params.acpi_rsdp, ACPI_TABLES);
         assert_eq!(params.e820.len(), 4);
+        load(
+            &ram,
+            &BootRequest {
+                wakeup: true,
+                ..request(&kernel, b"", "")
+            },
+        )
+        .unwrap();
+        let params_with = BootParams::read(&ram, registers.gpr[RSI]).unwrap();
+        assert_eq!(params_with.e820.len(), 5);
         let nodes = params.setup_data(&ram).unwrap();
         assert_eq!(
             (nodes.len(), nodes[0].kind, nodes[0].length),

@@ -4,6 +4,7 @@ pub mod bzimage;
 pub mod handover;
 pub mod layout;
 pub mod load;
+pub mod wakeup;
 
 pub use bzimage::{BzImage, ImageError};
 pub use handover::{BootParams, HandoverError, KhoData, SetupData};

@@ -1,4 +1,4 @@
-//! Routes the processor's accesses to the devices, and interrupts back to it.
+//! Routes the processors' accesses to the devices, and interrupts back to it.
 
 use guest_agent::device::{DMA_SLOT, MAILBOX_SLOT, VENDOR_ID, dma as dma_map, mailbox as mailbox_map};
 use xxhash_rust::xxh3::Xxh3;
@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::clock::{self, Clock};
 use super::dma::{DmaConfig, DmaEngine};
 use super::ioapic::{self, IoApic, Message};
-use super::lapic::{self, LocalApic};
+use super::lapic::{self, LocalApics};
 use super::mailbox::Mailbox;
 use super::msix::Msi;
 use super::pci::{
@@ -24,11 +24,11 @@ const DATA_PORT_LAST: u16 = DATA_PORT + 3;
 const UART_LAST: u16 = uart::PORT + uart::PORTS as u16 - 1;
 const ADDRESS_PORT_LAST: u16 = ADDRESS_PORT + 3;
 
-/// Everything outside the processor and RAM.
+/// Everything outside the processors and RAM.
 #[derive(Debug)]
 pub struct SystemBus {
-    /// Local APIC of processor 0.
-    pub lapic: LocalApic,
+    /// Local APICs of the processors.
+    pub lapics: LocalApics,
     /// The I/O APIC.
     pub ioapic: IoApic,
     /// The serial port.
@@ -56,7 +56,7 @@ impl SystemBus {
         let mailbox = u64::from(WINDOW_START);
         let bar0 = mailbox + mailbox_map::BAR0_SIZE;
         Self {
-            lapic: LocalApic::new(0, CRYSTAL_HZ),
+            lapics: LocalApics::new(1, CRYSTAL_HZ),
             ioapic: IoApic::default(),
             uart: Uart::default(),
             mailbox: Mailbox::new(mailbox),
@@ -72,7 +72,7 @@ impl SystemBus {
 
     /// Lets every device do what is due.
     pub fn advance(&mut self, now: u64) {
-        self.lapic.advance(now);
+        self.lapics.advance(now);
         self.dma.advance(now, &mut self.view);
         self.forward_messages();
     }
@@ -80,7 +80,7 @@ impl SystemBus {
     /// When [`SystemBus::advance`] is next needed.
     #[must_use]
     pub fn next_event(&self) -> Option<u64> {
-        self.lapic
+        self.lapics
             .next_event()
             .into_iter()
             .chain(self.dma.next_event())
@@ -101,7 +101,8 @@ impl SystemBus {
             // Encoding plain data into growing memory does not fail; if it did, the name alone would stay.
             hash.update(&postcard::to_allocvec(state).unwrap_or_default());
         }
-        feed(hash, "lapic", &self.lapic);
+        self.lapics
+            .hash_state(hash, |hash, apic| feed(hash, "lapic", apic));
         feed(hash, "ioapic", &self.ioapic);
         feed(hash, "uart", &self.uart.state_bytes());
         feed(hash, "mailbox", &self.mailbox);
@@ -116,10 +117,7 @@ impl SystemBus {
             outbox.push(message.into());
             return;
         }
-        // Lowest priority (mode 1) is fixed delivery on a machine with one processor; the others have no use here.
-        if message.mode <= 1 && self.lapic.matches(message.destination, message.logical) {
-            self.lapic.raise(message.vector, message.level);
-        }
+        self.lapics.deliver(message);
     }
 
     fn forward_messages(&mut self) {
@@ -193,7 +191,7 @@ impl SystemBus {
 impl Bus for SystemBus {
     fn mmio_read(&mut self, now: u64, address: u64, size: u8) -> u64 {
         match address {
-            lapic::BASE..=0xfee0_0fff => self.lapic.read(now, address - lapic::BASE).into(),
+            lapic::BASE..=0xfee0_0fff => self.lapics.current().read(now, address - lapic::BASE).into(),
             ioapic::BASE..=0xfec0_0fff => self.ioapic.read(address - ioapic::BASE).into(),
             _ => match self.function(address) {
                 Some((MAILBOX_SLOT, _, offset)) => self.mailbox.read(offset, size),
@@ -207,7 +205,7 @@ impl Bus for SystemBus {
         let low = (value & 0xffff_ffff) as u32;
         match address {
             lapic::BASE..=0xfee0_0fff => {
-                if let Some(vector) = self.lapic.write(now, address - lapic::BASE, low)
+                if let Some(vector) = self.lapics.write(now, address - lapic::BASE, low)
                     && let Some(again) = self.ioapic.end_of_interrupt(vector)
                 {
                     self.interrupt(again);
@@ -263,11 +261,11 @@ impl Bus for SystemBus {
     }
 
     fn msr_read(&mut self, _now: u64, index: u32) -> Option<u64> {
-        self.lapic.msr_read(index)
+        self.lapics.current().msr_read(index)
     }
 
     fn msr_write(&mut self, _now: u64, index: u32, value: u64) -> bool {
-        self.lapic.msr_write(index, value)
+        self.lapics.current_mut().msr_write(index, value)
     }
 }
 
@@ -330,7 +328,7 @@ mod tests {
         }
         bus.port_write(0, uart::PORT + 1, 1, 1);
         assert_eq!(bus.type_in(b"x"), 1);
-        assert_eq!(bus.lapic.deliverable(0), Some(0x31));
+        assert_eq!(bus.lapics.current().deliverable(0), Some(0x31));
         assert_eq!(bus.port_read(0, uart::PORT, 1), u32::from(b'x'));
     }
 
@@ -343,17 +341,17 @@ mod tests {
         bus.interrupt(message);
         for _ in 0..3 {
             assert_eq!(
-                bus.lapic.deliverable(0),
+                bus.lapics.current().deliverable(0),
                 Some(0x55),
                 "sent again while the line is high"
             );
-            bus.lapic.acknowledge(0x55);
+            bus.lapics.current_mut().acknowledge(0x55);
             bus.mmio_write(0, lapic::BASE + 0xb0, 4, 0);
         }
         bus.ioapic.set_line(9, false);
-        bus.lapic.acknowledge(0x55);
+        bus.lapics.current_mut().acknowledge(0x55);
         bus.mmio_write(0, lapic::BASE + 0xb0, 4, 0);
-        assert_eq!(bus.lapic.deliverable(0), None);
+        assert_eq!(bus.lapics.current().deliverable(0), None);
     }
 
     #[test]

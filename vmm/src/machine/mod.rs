@@ -17,7 +17,7 @@ pub use event::{Cause, Event, Moment};
 pub use record::{Blackout, PhaseRecord};
 
 use crate::acpi;
-use crate::boot::{BootRequest, load};
+use crate::boot::{BootRequest, load, wakeup};
 use crate::console::{Console, Sink};
 use crate::devices::SystemBus;
 use crate::dma_view::DmaView;
@@ -58,7 +58,11 @@ impl Machine {
     pub fn new(config: &MachineConfig, backend: &dyn Backend) -> Result<Self, MachineError> {
         config.check()?;
         let ram = GuestRam::new(config.ram_bytes)?;
-        let rsdp = acpi::write(&ram, config.vcpus)?;
+        let mailbox = config.vcpus > 1 && backend.starts_by_mailbox();
+        if mailbox {
+            wakeup::write(&ram)?;
+        }
+        let rsdp = acpi::write(&ram, config.vcpus, mailbox)?;
         let request = BootRequest {
             kernel: &config.kernel,
             initramfs: &config.initramfs,
@@ -66,6 +70,7 @@ impl Machine {
             rng_seed: config.rng_seed(),
             rsdp,
             gigabyte_pages: backend.gigabyte_pages(),
+            wakeup: mailbox,
         };
         let registers = load(&ram, &request)?;
         let view = DmaView::new(Arc::clone(&ram), Ledger::new(config.ledger_entries));

@@ -55,7 +55,7 @@ impl Backend for Script {
     ) -> Result<Box<dyn Processors>, BackendError> {
         let steps = self.0.lock().unwrap().take().unwrap_or_default().into();
         let registers = request.registers.clone();
-        Ok(Box::new(Stepped::new(Box::new(Player {
+        Ok(Box::new(Stepped::new(vec![Box::new(Player {
             ram,
             steps,
             registers,
@@ -64,7 +64,7 @@ impl Backend for Script {
             writes: Vec::new(),
             entered: None,
             taken: 0,
-        }))))
+        })])))
     }
 }
 
@@ -133,6 +133,24 @@ impl Vcpu for Player {
         Ok(())
     }
     fn request_interrupt_window(&mut self, _: bool) {}
+    fn stop_on_pause(&mut self, _: bool) {}
+    fn can_take_nmi(&self) -> bool {
+        true
+    }
+    fn inject_nmi(&mut self, _: &mut dyn Bus) -> Result<(), Stop> {
+        self.taken = 2;
+        Ok(())
+    }
+    fn take_new_code(&mut self) -> Vec<u64> {
+        Vec::new()
+    }
+    fn has_code(&self, _: u64) -> bool {
+        false
+    }
+    fn guard(&mut self, _: u64, _: bool) {}
+    fn take_guarded_writes(&mut self) -> Vec<(u64, u64)> {
+        Vec::new()
+    }
     fn memory_written(&mut self, _: u64, _: u64) {}
     fn stop_on_low_supervisor_fetch(&mut self, _: bool) {}
     fn watch_writes(&mut self, _: u64) {}

@@ -1,94 +1,212 @@
 //! Processors and devices in turn on one thread: a run is a pure function of its inputs.
+//!
+//! All processors share one time axis, and at each nanosecond of it exactly one of them executes (or none, when all sleep): its
+//! turn lasts a fixed number of instructions, or until it sleeps, or until it executes PAUSE because it waits for another. The
+//! others stand meanwhile, as hardware threads of one core would. So writes of all processors have one order in time, the time stamp
+//! counters agree wherever they are compared, and locked instructions are atomic because nobody else runs. Interprocessor
+//! interrupts are taken when the receiver has its turn.
 
+mod code;
 mod idle;
+mod turn;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::boot::layout::EXTENDED_START;
+use crate::boot::wakeup;
 use crate::memory::GuestRam;
 use crate::platform::Platform;
 use crate::processors::{Happening, Processors};
 use crate::vcpu::{BackendError, CpuWrite, Registers, Stop, Vcpu};
+use code::SharedCode;
 use idle::Idle;
+use turn::{Activity, Turn};
 
-/// One processor and the devices, in turn.
+/// Processors and the devices, in turn.
 pub struct Stepped {
-    vcpu: Box<dyn Vcpu>,
+    vcpus: Vec<Box<dyn Vcpu>>,
+    activities: Vec<Activity>,
+    turn: Turn,
+    code: SharedCode,
     idle: Idle,
-    halted: bool,
 }
 
 impl Stepped {
-    /// Takes a processor that has its registers.
+    /// Takes processors (at least one) that have their registers, in order of their local APIC identities from 0 on.
     #[must_use]
-    pub fn new(vcpu: Box<dyn Vcpu>) -> Self {
+    pub fn new(vcpus: Vec<Box<dyn Vcpu>>) -> Self {
         Self {
-            vcpu,
+            activities: vec![Activity::Running; vcpus.len()],
+            vcpus,
+            turn: Turn::of(0, 0),
+            code: SharedCode::default(),
             idle: Idle::default(),
-            halted: false,
         }
     }
 
-    /// Lets the devices do what is due, and tells the processor what they wrote.
+    fn several(&self) -> bool {
+        self.vcpus.len() > 1
+    }
+
+    /// The processor whose turn it is; its time is the present.
+    fn current(&self) -> &dyn Vcpu {
+        &*self.vcpus[self.turn.processor]
+    }
+
+    fn current_mut(&mut self) -> &mut dyn Vcpu {
+        &mut *self.vcpus[self.turn.processor]
+    }
+
+    fn is(&self, activity: Activity) -> bool {
+        self.activities[self.turn.processor] == activity
+    }
+
+    fn set_activity(&mut self, activity: Activity) {
+        self.activities[self.turn.processor] = activity;
+    }
+
+    fn total_retired(&self) -> u64 {
+        self.vcpus.iter().map(|vcpu| vcpu.retired()).sum()
+    }
+
+    /// Lets the devices do what is due, and tells the processors what they wrote.
     fn advance(&mut self, platform: &mut Platform) {
-        platform.advance(self.vcpu.now());
+        platform.advance(self.now());
         for (address, length) in platform.bus.view.take_stale() {
-            self.vcpu.memory_written(address, length);
+            for vcpu in &mut self.vcpus {
+                vcpu.memory_written(address, length);
+            }
         }
+    }
+
+    /// Whether processor `index` has something to do.
+    fn wakes(&self, platform: &Platform, index: usize) -> bool {
+        let (vcpu, lapic) = (&self.vcpus[index], platform.bus.lapics.of(index));
+        // Asking for CR8 costs more than looking at the local APIC, which is mostly idle.
+        let interrupt =
+            || lapic.deliverable(0).is_some() && lapic.deliverable(vcpu.task_priority()).is_some();
+        let nmi = || lapic.nmi_pending() && vcpu.can_take_nmi();
+        match self.activities[index] {
+            Activity::Running => true,
+            Activity::Halted => nmi() || interrupt() && vcpu.can_take_interrupt(),
+            Activity::Dead => nmi(),
+            // There is no interrupt descriptor table in the firmware: what arrives waits, too.
+            Activity::Waiting => wakeup::is_called(&platform.ram, u8::try_from(index).unwrap_or(u8::MAX)),
+        }
+    }
+
+    /// Gives the turn to the next processor that has something to do when this one's is over. False when none has.
+    fn take_turn(&mut self, platform: &Platform) -> bool {
+        let (now, current) = (self.now(), self.turn.processor);
+        if !self.turn.is_over(now) && self.wakes(platform, current) {
+            return true;
+        }
+        let count = self.vcpus.len();
+        for index in (current + 1..=current + count).map(|next| next % count) {
+            if self.wakes(platform, index) {
+                self.vcpus[index].skip_to(now);
+                self.turn = Turn::of(index, now);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether another processor would use a turn that the current one gives away.
+    fn others_wait(&self) -> bool {
+        let current = self.turn.processor;
+        let mut others = self.activities.iter().enumerate();
+        others.any(|(index, activity)| {
+            index != current && matches!(activity, Activity::Running | Activity::Waiting)
+        })
     }
 
     /// Delivers an interrupt if there is one, then executes or sleeps to the next deadline.
     fn step(&mut self, platform: &mut Platform, limit: u64) -> Option<Happening> {
+        if self.several() && self.take_turn(platform) && self.is(Activity::Waiting) {
+            self.set_activity(Activity::Running);
+        }
+        platform.bus.lapics.select(self.turn.processor);
         if let Err(stop) = self.offer_interrupt(platform) {
             return self.stopped(stop);
         }
-        let patience = platform.progress.deadline();
-        if self.vcpu.now() >= patience {
+        let (now, patience) = (self.now(), platform.progress.deadline());
+        if now >= patience {
             return Some(Happening::Stuck);
         }
         let next = platform.bus.next_event();
-        if self.halted {
+        if !self.is(Activity::Running) {
             let Some(next) = next else {
                 return Some(Happening::DeadHalt { interruptible: true });
             };
             self.sleep_to(next.min(patience).min(limit));
             return None;
         }
-        let until = next.unwrap_or(u64::MAX).min(patience).min(limit);
+        let mut until = next.unwrap_or(u64::MAX).min(patience).min(limit);
+        if self.several() {
+            until = until.min(self.turn.end);
+            let wanted = self.others_wait();
+            self.current_mut().stop_on_pause(wanted);
+        }
         let before = platform.engine_events();
-        let stop = self.vcpu.run(&mut platform.bus, until);
+        let stop = self.current_mut().run(&mut platform.bus, until);
         let events = before..platform.engine_events();
-        platform.note_causes(events, Some(self.vcpu.retired()), || self.vcpu.registers());
+        platform.note_causes(events, Some(self.total_retired()), || self.current().registers());
+        if self.several() {
+            self.code.settle(&mut self.vcpus, self.turn.processor);
+        }
         self.stopped(stop)
     }
 
     fn offer_interrupt(&mut self, platform: &mut Platform) -> Result<(), Stop> {
-        // Asking for CR8 costs more than looking at the local APIC, which is mostly idle.
-        let pending = platform.bus.lapic.deliverable(0);
-        let vector = pending.and_then(|_| platform.bus.lapic.deliverable(self.vcpu.task_priority()));
+        let current = self.turn.processor;
+        let vcpu = &mut self.vcpus[current];
+        let lapic = platform.bus.lapics.current_mut();
+        if lapic.nmi_pending() && self.activities[current] != Activity::Waiting && vcpu.can_take_nmi() {
+            lapic.acknowledge_nmi();
+            self.activities[current] = Activity::Running;
+            return vcpu.inject_nmi(&mut platform.bus);
+        }
+        let pending = lapic.deliverable(0);
+        let vector = pending.and_then(|_| lapic.deliverable(vcpu.task_priority()));
         let Some(vector) = vector else {
-            self.vcpu.request_interrupt_window(false);
+            vcpu.request_interrupt_window(false);
             return Ok(());
         };
-        if !self.vcpu.can_take_interrupt() {
-            self.vcpu.request_interrupt_window(true);
+        if !vcpu.can_take_interrupt() {
+            vcpu.request_interrupt_window(true);
             return Ok(());
         }
-        platform.bus.lapic.acknowledge(vector);
-        self.halted = false;
+        lapic.acknowledge(vector);
+        self.activities[current] = Activity::Running;
         // Whether another one waits behind it is looked at after the first instruction of its handler has run.
-        self.vcpu
-            .request_interrupt_window(platform.bus.lapic.deliverable(0).is_some());
-        self.vcpu.inject_interrupt(&mut platform.bus, vector)
+        vcpu.request_interrupt_window(lapic.deliverable(0).is_some());
+        vcpu.inject_interrupt(&mut platform.bus, vector)
     }
 
     fn stopped(&mut self, stop: Stop) -> Option<Happening> {
         match stop {
             Stop::Deadline | Stop::Bus | Stop::InterruptWindow => None,
-            Stop::Halted { interruptible: true } => {
-                self.halted = true;
+            Stop::Paused { rip } => {
+                self.turn.yielded = true;
+                if wakeup::is_waiting_at(rip) {
+                    self.set_activity(Activity::Waiting);
+                }
                 None
             }
-            Stop::Halted { interruptible } => Some(Happening::DeadHalt { interruptible }),
+            Stop::Halted { interruptible: true } => {
+                self.set_activity(Activity::Halted);
+                None
+            }
+            Stop::Halted { interruptible } => {
+                self.set_activity(Activity::Dead);
+                let hopeless = |activity| matches!(activity, &Activity::Dead | &Activity::Waiting);
+                let dead = self.activities.iter().all(hopeless);
+                dead.then_some(Happening::DeadHalt { interruptible })
+            }
+            // Below 1 MiB is start-up code: this machine's firmware and the kernel's trampoline. Linux keeps what it kexecs
+            // out of there.
+            Stop::LowSupervisorFetch { rip } if self.several() && rip < EXTENDED_START => None,
             Stop::LowSupervisorFetch { rip } => Some(Happening::LowSupervisorFetch {
                 rip,
                 not_before: None,
@@ -102,9 +220,24 @@ impl Stepped {
 
     /// Lets time pass up to `time` without executing anything.
     fn sleep_to(&mut self, time: u64) {
-        let now = self.vcpu.now();
-        self.vcpu.skip_to(time);
-        self.idle.add(now, self.vcpu.now());
+        let now = self.now();
+        self.current_mut().skip_to(time);
+        self.idle.add(now, self.now());
+    }
+
+    /// An interrupt that the software processor cannot act on ends the run: the guest would wait for its effect.
+    fn check_unserved(&self, platform: &Platform) -> Result<(), BackendError> {
+        match platform.bus.lapics.unserved() {
+            None => Ok(()),
+            Some(ipi) => Err(BackendError {
+                backend: "soft",
+                reason: format!(
+                    "the guest sent an interprocessor interrupt with delivery mode {} to local APIC {}: expected 0 (fixed), 1 \
+                     (lowest priority) or 4 (NMI); processors are started through the ACPI wakeup mailbox",
+                    ipi.mode, ipi.destination
+                ),
+            }),
+        }
     }
 }
 
@@ -112,14 +245,16 @@ impl Processors for Stepped {
     fn run(&mut self, platform: &mut Platform, limit: u64) -> Result<Happening, BackendError> {
         loop {
             self.advance(platform);
-            let now = self.vcpu.now();
+            let now = self.now();
             if let Some(news) = platform.take_news(now) {
                 return Ok(Happening::News(news));
             }
             if now >= limit {
                 return Ok(Happening::Limit);
             }
-            if let Some(happening) = self.step(platform, limit) {
+            let happening = self.step(platform, limit);
+            self.check_unserved(platform)?;
+            if let Some(happening) = happening {
                 return Ok(happening);
             }
         }
@@ -128,7 +263,7 @@ impl Processors for Stepped {
     fn stand(&mut self, platform: &mut Platform, until: u64) -> Result<(), BackendError> {
         loop {
             self.advance(platform);
-            let now = self.vcpu.now();
+            let now = self.now();
             if now >= until || platform.bus.dma.stopped_by_ledger() {
                 return Ok(());
             }
@@ -138,11 +273,11 @@ impl Processors for Stepped {
     }
 
     fn now(&self) -> u64 {
-        self.vcpu.now()
+        self.current().now()
     }
 
     fn retired(&self) -> Option<u64> {
-        Some(self.vcpu.retired())
+        Some(self.total_retired())
     }
 
     fn instructions_at(&self, time: u64) -> Option<u64> {
@@ -150,26 +285,46 @@ impl Processors for Stepped {
     }
 
     fn registers(&self) -> Registers {
-        self.vcpu.registers()
+        self.current().registers()
     }
 
     fn watch_for_kexec(&mut self, wanted: bool) {
-        self.vcpu.stop_on_low_supervisor_fetch(wanted);
+        for vcpu in &mut self.vcpus {
+            vcpu.stop_on_low_supervisor_fetch(wanted);
+        }
     }
 
-    // The processor sees the jump itself.
+    // The processors see the jump themselves.
     fn expect_kexec(&mut self, _: &GuestRam, _: &dyn Fn() -> Option<u64>) {}
 
     fn watch_writes(&mut self, pfn: u64) {
-        self.vcpu.watch_writes(pfn);
+        for vcpu in &mut self.vcpus {
+            vcpu.watch_writes(pfn);
+        }
     }
 
     fn last_write(&self, address: u64) -> Option<CpuWrite> {
-        self.vcpu.last_write(address)
+        let writes = self.vcpus.iter().filter_map(|vcpu| vcpu.last_write(address));
+        writes.max_by_key(|write| write.time)
     }
 
     fn epoch_writes(&mut self, each: &mut dyn FnMut(CpuWrite)) -> Result<(), BackendError> {
-        self.vcpu.epoch_writes(each);
+        if let [vcpu] = &self.vcpus[..] {
+            vcpu.epoch_writes(each);
+            return Ok(());
+        }
+        let mut writes = Vec::new();
+        for vcpu in &self.vcpus {
+            vcpu.epoch_writes(&mut |write| writes.push(write));
+        }
+        // No two processors execute at the same time, so this is the order of the writes.
+        writes.sort_by_key(|write| write.time);
+        let mut seen = std::collections::HashSet::new();
+        for write in writes {
+            if seen.insert(write.address / crate::memory::PAGE_SIZE) {
+                each(write);
+            }
+        }
         Ok(())
     }
 
@@ -178,23 +333,29 @@ impl Processors for Stepped {
     }
 
     fn begin_write_epoch(&mut self) -> Result<(), BackendError> {
-        self.vcpu.begin_write_epoch();
+        for vcpu in &mut self.vcpus {
+            vcpu.begin_write_epoch();
+        }
         Ok(())
     }
 
     fn left_user_at(&self) -> Option<u64> {
-        self.vcpu.left_user_at()
+        self.vcpus.iter().filter_map(|vcpu| vcpu.left_user_at()).max()
     }
 
     fn entered_user_at(&self) -> Option<u64> {
-        self.vcpu.entered_user_at()
+        self.vcpus.iter().filter_map(|vcpu| vcpu.entered_user_at()).min()
     }
 
     fn reset_user_marks(&mut self) {
-        self.vcpu.reset_user_marks();
+        for vcpu in &mut self.vcpus {
+            vcpu.reset_user_marks();
+        }
     }
 
     fn hash_state(&self, hash: &mut Xxh3) {
-        self.vcpu.hash_state(hash);
+        for vcpu in &self.vcpus {
+            vcpu.hash_state(hash);
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! The local APIC of one processor, in xAPIC mode (Intel SDM volume 3, chapter "Advanced Programmable Interrupt Controller").
 
+mod all;
+
 use serde::Serialize;
+
+pub use all::LocalApics;
 
 /// Guest physical address of the register page; it does not move.
 pub const BASE: u64 = BASE_32 as u64;
@@ -54,6 +58,10 @@ const LVT_WRITABLE: [u32; 6] = [
     0x0001_00ff,
 ];
 const LVT_ERROR: usize = 5;
+/// ICR: the level of an INIT that is asserted.
+const LEVEL_ASSERT: u32 = 1 << 14;
+/// ICR: upper bit of the destination shorthand; set for all including and for all excluding the sender.
+const SHORTHAND_OTHERS: u32 = 1 << 19;
 const ESR_SEND_ILLEGAL_VECTOR: u32 = 1 << 5;
 const ESR_RECEIVE_ILLEGAL_VECTOR: u32 = 1 << 6;
 const ESR_ILLEGAL_REGISTER: u32 = 1 << 7;
@@ -82,21 +90,29 @@ impl Vectors {
     }
 }
 
-/// An interprocessor interrupt that the local APIC sends to others: a start-up sequence, or a plain interrupt.
+/// Delivery mode: the vector goes to every processor addressed.
+pub const MODE_FIXED: u8 = 0;
+/// Delivery mode: the vector goes to one of the processors addressed.
+pub const MODE_LOWEST_PRIORITY: u8 = 1;
+/// Delivery mode: a non-maskable interrupt.
+pub const MODE_NMI: u8 = 4;
+/// Delivery mode: reset, and wait for a start-up interrupt; its de-assertion has done nothing since the Pentium 4.
+pub const MODE_INIT: u8 = 5;
+
+/// An interprocessor interrupt that a local APIC sends to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Ipi {
-    /// Guest time in nanoseconds.
-    pub time: u64,
+    /// Whether it goes to all others, whatever the destination is.
+    pub all_others: bool,
     /// Destination field of the ICR.
     pub destination: u8,
-    /// Delivery mode: 0 fixed, 4 NMI, 5 INIT, 6 start-up.
+    /// Whether the destination is logical.
+    pub logical: bool,
+    /// Delivery mode: 0 fixed, 1 lowest priority, 4 NMI, 5 INIT, 6 start-up.
     pub mode: u8,
     /// Vector field.
     pub vector: u8,
 }
-
-/// Most interprocessor interrupts that are remembered.
-const MAX_IPIS: usize = 64;
 
 /// A local APIC.
 #[derive(Debug, Clone, Serialize)]
@@ -124,7 +140,11 @@ pub struct LocalApic {
     tsc_deadline: u64,
     /// Nanoseconds per tick of the crystal clock.
     tick_ns: u64,
-    sent: Vec<Ipi>,
+    /// An interprocessor interrupt that has not been taken to its receivers yet.
+    sent: Option<Ipi>,
+    /// A non-maskable interrupt waits for the processor.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    nmi: bool,
 }
 
 impl LocalApic {
@@ -154,14 +174,31 @@ impl LocalApic {
             timer_end: None,
             tsc_deadline: 0,
             tick_ns: (1_000_000_000 / crystal_hz).max(1),
-            sent: Vec::new(),
+            sent: None,
+            nmi: false,
         }
     }
 
-    /// Interprocessor interrupts to others, oldest first; no more than the first 64.
+    /// The interprocessor interrupt to others that the last write sent, if it did: to be taken after each write.
     #[must_use]
-    pub fn sent(&self) -> &[Ipi] {
-        &self.sent
+    pub fn take_sent(&mut self) -> Option<Ipi> {
+        self.sent.take()
+    }
+
+    /// Accepts a non-maskable interrupt. It does not matter whether the local APIC is enabled.
+    pub fn raise_nmi(&mut self) {
+        self.nmi = true;
+    }
+
+    /// Whether a non-maskable interrupt waits for the processor.
+    #[must_use]
+    pub fn nmi_pending(&self) -> bool {
+        self.nmi
+    }
+
+    /// The processor takes the non-maskable interrupt.
+    pub fn acknowledge_nmi(&mut self) {
+        self.nmi = false;
     }
 
     /// Reads the register at `offset` into the page.
@@ -203,7 +240,7 @@ impl LocalApic {
                 self.esr = self.esr_pending;
                 self.esr_pending = 0;
             }
-            ICR_LOW => self.send(now, value),
+            ICR_LOW => self.send(value),
             ICR_HIGH => self.icr_high = value & 0xff00_0000,
             at @ LVT_TIMER..=LVT_LAST => self.write_lvt(lvt_index(at), value),
             TIMER_INITIAL => {
@@ -382,7 +419,7 @@ impl LocalApic {
         }
     }
 
-    fn send(&mut self, now: u64, value: u32) {
+    fn send(&mut self, value: u32) {
         self.icr_low = value & 0x000c_cfff;
         let [vector, ..] = value.to_le_bytes();
         let mode = (value >> 8 & 0b111) as u8;
@@ -394,20 +431,28 @@ impl LocalApic {
             0b11 => (false, true),
             _ => {
                 let to_self = self.matches(destination, logical);
-                (to_self, !to_self || destination == 0xff)
+                (to_self, !to_self || logical || destination == 0xff)
             }
         };
-        if mode <= 1 && vector < 16 {
+        if mode <= MODE_LOWEST_PRIORITY && vector < 16 {
             self.error(ESR_SEND_ILLEGAL_VECTOR);
             return;
         }
-        if to_self && mode <= 1 {
+        if to_self && mode <= MODE_LOWEST_PRIORITY {
             self.raise(vector, false);
+            if mode == MODE_LOWEST_PRIORITY {
+                return;
+            }
         }
-        if to_others && self.sent.len() < MAX_IPIS {
-            self.sent.push(Ipi {
-                time: now,
+        if to_self && mode == MODE_NMI {
+            self.raise_nmi();
+        }
+        let deasserts = mode == MODE_INIT && value & LEVEL_ASSERT == 0;
+        if to_others && !deasserts {
+            self.sent = Some(Ipi {
+                all_others: value & SHORTHAND_OTHERS != 0,
                 destination,
+                logical,
                 mode,
                 vector,
             });

@@ -1,0 +1,224 @@
+//! The local APICs of all processors, and the way of interrupts between and to them.
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{Ipi, LocalApic, MODE_FIXED, MODE_LOWEST_PRIORITY, MODE_NMI};
+use crate::devices::ioapic::Message;
+
+/// One local APIC per processor, in order of their identities, which begin at 0.
+#[derive(Debug, Clone)]
+pub struct LocalApics {
+    apics: Vec<LocalApic>,
+    accessing: usize,
+    unserved: Option<Ipi>,
+}
+
+impl LocalApics {
+    /// Local APICs after reset for `count` processors, at least one; their timers count at `crystal_hz`.
+    #[must_use]
+    pub fn new(count: u8, crystal_hz: u64) -> Self {
+        Self {
+            apics: (0..count.max(1))
+                .map(|id| LocalApic::new(id, crystal_hz))
+                .collect(),
+            accessing: 0,
+            unserved: None,
+        }
+    }
+
+    /// Processor `index` is the one that accesses the register page and the model-specific registers from now on.
+    pub fn select(&mut self, index: usize) {
+        if index < self.apics.len() {
+            self.accessing = index;
+        }
+    }
+
+    /// The local APIC of the processor that accesses the register page.
+    #[must_use]
+    pub fn current(&self) -> &LocalApic {
+        &self.apics[self.accessing]
+    }
+
+    /// The same, to be changed.
+    pub fn current_mut(&mut self) -> &mut LocalApic {
+        &mut self.apics[self.accessing]
+    }
+
+    /// The local APIC of processor `index`; that of the last one if there are fewer.
+    #[must_use]
+    pub fn of(&self, index: usize) -> &LocalApic {
+        &self.apics[index.min(self.apics.len() - 1)]
+    }
+
+    /// The same, to be changed.
+    pub fn of_mut(&mut self, index: usize) -> &mut LocalApic {
+        let last = self.apics.len() - 1;
+        &mut self.apics[index.min(last)]
+    }
+
+    /// Writes a register of the current local APIC, and takes what it sends to the others. Returns the vector of a
+    /// level-triggered interrupt that this ended, which I/O APICs must hear of.
+    pub fn write(&mut self, now: u64, offset: u64, value: u32) -> Option<u8> {
+        let current = self.current_mut();
+        let ended = current.write(now, offset, value);
+        if let Some(ipi) = current.take_sent() {
+            self.send(ipi);
+        }
+        ended
+    }
+
+    /// Takes an interrupt from the I/O APIC or of a function (MSI) to its receivers.
+    pub fn deliver(&mut self, message: Message) {
+        let receivers: Vec<usize> = (0..self.apics.len())
+            .filter(|&index| self.apics[index].matches(message.destination, message.logical))
+            .collect();
+        self.hand_over(message.mode, message.vector, message.level, &receivers);
+    }
+
+    /// Takes an interrupt from the current local APIC to the others.
+    fn send(&mut self, ipi: Ipi) {
+        let addressed = |apic: &LocalApic| ipi.all_others || apic.matches(ipi.destination, ipi.logical);
+        let receivers: Vec<usize> = (0..self.apics.len())
+            .filter(|&index| index != self.accessing && addressed(&self.apics[index]))
+            .collect();
+        if !self.hand_over(ipi.mode, ipi.vector, false, &receivers) && !receivers.is_empty() {
+            self.unserved.get_or_insert(ipi);
+        }
+    }
+
+    /// False for delivery modes that are not known here.
+    fn hand_over(&mut self, mode: u8, vector: u8, level: bool, receivers: &[usize]) -> bool {
+        // The lowest priority is not looked for: a fixed choice is as good, and the same in every run.
+        let receivers = match mode {
+            MODE_LOWEST_PRIORITY => &receivers[..receivers.len().min(1)],
+            _ => receivers,
+        };
+        for &index in receivers {
+            match mode {
+                MODE_FIXED | MODE_LOWEST_PRIORITY => self.apics[index].raise(vector, level),
+                MODE_NMI => self.apics[index].raise_nmi(),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// The first interprocessor interrupt to a processor that it could not be handed to: INIT, start-up, SMI.
+    #[must_use]
+    pub fn unserved(&self) -> Option<Ipi> {
+        self.unserved
+    }
+
+    /// Lets timers expire that are due.
+    pub fn advance(&mut self, now: u64) {
+        self.apics.iter_mut().for_each(|apic| apic.advance(now));
+    }
+
+    /// When [`LocalApics::advance`] next has something to do.
+    #[must_use]
+    pub fn next_event(&self) -> Option<u64> {
+        self.apics.iter().filter_map(LocalApic::next_event).min()
+    }
+
+    /// Feeds the state of each to `feed`.
+    pub fn hash_state(&self, hash: &mut Xxh3, feed: impl Fn(&mut Xxh3, &LocalApic)) {
+        self.apics.iter().for_each(|apic| feed(hash, apic));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ICR_LOW: u64 = 0x300;
+    const ICR_HIGH: u64 = 0x310;
+
+    /// Enabled local APICs with flat logical identities, as Linux sets them up.
+    fn apics(count: u8) -> LocalApics {
+        let mut apics = LocalApics::new(count, 25_000_000);
+        for index in 0..count {
+            apics.select(index.into());
+            apics.write(0, 0xf0, 0x1ff);
+            apics.write(0, 0xd0, 1 << (24 + index));
+        }
+        apics.select(0);
+        apics
+    }
+
+    fn pending(apics: &LocalApics, count: usize) -> Vec<Option<u8>> {
+        (0..count).map(|index| apics.of(index).deliverable(0)).collect()
+    }
+
+    #[test]
+    fn each_processor_sees_its_own() {
+        let mut apics = apics(3);
+        let identities = (0..3).map(|index| {
+            apics.select(index);
+            apics.current().read(0, 0x20) >> 24
+        });
+        assert_eq!(identities.collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(
+            apics.of(0).msr_read(0x1b).unwrap() >> 8 & 1,
+            1,
+            "bootstrap processor"
+        );
+        assert_eq!(apics.of(2).msr_read(0x1b).unwrap() >> 8 & 1, 0);
+    }
+
+    #[test]
+    fn interprocessor_interrupts_reach_whom_they_name() {
+        let mut apics = apics(4);
+        apics.write(0, ICR_HIGH, 2 << 24);
+        apics.write(0, ICR_LOW, 0x40);
+        assert_eq!(pending(&apics, 4), [None, None, Some(0x40), None], "physical");
+        apics.write(0, ICR_HIGH, 0b1011 << 24);
+        apics.write(0, ICR_LOW, 0x800 | 0x50);
+        assert_eq!(
+            pending(&apics, 4),
+            [Some(0x50), Some(0x50), Some(0x40), Some(0x50)],
+            "logical"
+        );
+        apics.select(3);
+        apics.write(0, ICR_LOW, 0b11 << 18 | 0x60);
+        assert_eq!(
+            pending(&apics, 4),
+            [Some(0x60), Some(0x60), Some(0x60), Some(0x50)],
+            "all but self"
+        );
+        apics.write(0, ICR_LOW, 0b10 << 18 | 0x70);
+        assert_eq!(pending(&apics, 4), [Some(0x70); 4], "all");
+        assert_eq!(apics.unserved(), None);
+    }
+
+    #[test]
+    fn messages_go_to_all_or_to_the_first_of_those_addressed() {
+        let message = |mode, vector| Message {
+            vector,
+            destination: 0b0110,
+            logical: true,
+            mode,
+            level: false,
+        };
+        let mut apics = apics(4);
+        apics.deliver(message(MODE_LOWEST_PRIORITY, 0x41));
+        assert_eq!(pending(&apics, 4), [None, Some(0x41), None, None]);
+        apics.deliver(message(MODE_FIXED, 0x42));
+        assert_eq!(pending(&apics, 4), [None, Some(0x42), Some(0x42), None]);
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_not_lost() {
+        let mut apics = apics(2);
+        apics.write(0, ICR_LOW, 0b11 << 18 | 0x400);
+        assert!(apics.of(1).nmi_pending() && !apics.of(0).nmi_pending());
+        apics.write(0, ICR_HIGH, 5 << 24);
+        apics.write(0, ICR_LOW, 0x4500);
+        assert_eq!(apics.unserved(), None, "INIT to nobody");
+        apics.write(0, ICR_HIGH, 1 << 24);
+        apics.write(0, ICR_LOW, 0x8500);
+        assert_eq!(apics.unserved(), None, "INIT de-asserted");
+        apics.write(0, ICR_LOW, 0x4500);
+        apics.write(0, ICR_LOW, 0x4699);
+        assert_eq!(apics.unserved().map(|ipi| ipi.mode), Some(5), "the first one");
+    }
+}

@@ -1,0 +1,45 @@
+//! Whose turn it is.
+
+/// Instructions of one turn. Short enough that an interprocessor interrupt is served within some tens of microseconds of
+/// guest time with all processors busy, long enough that the change of processors costs little.
+pub(super) const TURN: u64 = 10_000;
+
+/// What a processor does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// It executes.
+    Running,
+    /// HLT with interrupts enabled.
+    Halted,
+    /// HLT with interrupts disabled.
+    Dead,
+    /// It waits in firmware for the wakeup mailbox.
+    Waiting,
+}
+
+/// The turn of one processor.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Turn {
+    /// Whose.
+    pub processor: usize,
+    /// Guest time at which it ends.
+    pub end: u64,
+    /// The processor has given the rest of it away.
+    pub yielded: bool,
+}
+
+impl Turn {
+    /// A turn of `processor` from `now` on.
+    pub fn of(processor: usize, now: u64) -> Self {
+        Self {
+            processor,
+            end: now.saturating_add(TURN),
+            yielded: false,
+        }
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&self, now: u64) -> bool {
+        self.yielded || now >= self.end
+    }
+}

@@ -1,4 +1,6 @@
 //! See `targets::handover`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| kho_core_fuzz::run(kho_core_fuzz::targets::handover, input));
+use kho_core_fuzz::{budget, targets};
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| budget::run(targets::handover, input));

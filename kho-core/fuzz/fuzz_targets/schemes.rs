@@ -1,4 +1,6 @@
 //! See `targets::schemes`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| kho_core_fuzz::run(kho_core_fuzz::targets::schemes, input));
+use kho_core_fuzz::{budget, targets};
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| budget::run(targets::schemes, input));

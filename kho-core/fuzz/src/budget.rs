@@ -6,9 +6,11 @@ use std::cell::Cell;
 /// What reading an input may take on top of the input's own size, in bytes.
 const OVER_INPUT: usize = 64 << 20;
 
-/// The most that handling an input may hold at any moment, in bytes.
-pub fn limit(input: &[u8]) -> usize {
-    OVER_INPUT + input.len()
+/// Runs a target on an input, and panics when it held more memory at any moment than an input of that size may cost.
+pub fn run(target: fn(&[u8]), input: &[u8]) {
+    let peak = peak_of(|| target(input));
+    let limit = OVER_INPUT + input.len();
+    assert!(peak <= limit, "held {peak} bytes, at most {limit} are allowed");
 }
 
 /// Calls `work` and returns the most bytes that it held at any moment, on this thread.

@@ -3,13 +3,3 @@
 
 pub mod budget;
 pub mod targets;
-
-/// Runs one target on one input, within its budget of memory.
-pub fn run(target: fn(&[u8]), input: &[u8]) {
-    let peak = budget::peak_of(|| target(input));
-    assert!(
-        peak <= budget::limit(input),
-        "{peak} bytes of memory for an input of {} bytes",
-        input.len()
-    );
-}

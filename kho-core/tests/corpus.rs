@@ -1,0 +1,163 @@
+//! The fuzz targets on a stable compiler: on every input of their corpora, and on some that are like them. What is
+//! checked is that each input is handled to its end, without a panic, in 64 MiB more than the input's own size.
+
+#[path = "../fuzz/src/budget.rs"]
+mod budget;
+#[path = "../fuzz/src/targets.rs"]
+mod targets;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::panic::{RefUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+/// Inputs by name.
+type Corpus = Vec<(String, Vec<u8>)>;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
+}
+
+/// The corpus of a target. There has to be one: a test of no inputs would always pass.
+fn corpus(target: &str) -> Corpus {
+    let folder = folder().join(target);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut corpus: Corpus = entries
+        .map(|entry| {
+            let path = entry.expect("an entry of the folder").path();
+            let packed = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let input =
+                zstd::decode_all(&packed[..]).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            (path.display().to_string(), input)
+        })
+        .collect();
+    assert!(!corpus.is_empty(), "{}: no input in it", folder.display());
+    corpus.sort_unstable();
+    corpus
+}
+
+/// Runs a target on an input, and says which input it was when that fails.
+fn run(target: fn(&[u8]), name: impl Fn() -> String + RefUnwindSafe, input: &[u8]) {
+    if catch_unwind(|| budget::run(target, input)).is_err() {
+        panic!("the input is {}", name());
+    }
+}
+
+/// Numbers that look random, the same in every run: xorshift64*.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        usize::try_from(number).expect("31 bits") % end.max(1)
+    }
+
+    /// Damages an input: bits, words, pieces of another, its end.
+    fn damage(&mut self, input: &mut Vec<u8>, other: &[u8]) {
+        const WORDS: [u64; 8] = [0, 1, 8, 0x1000, 0xffff, 1 << 32, 1 << 52, u64::MAX];
+        for _ in 0..=self.below(6) {
+            let at = self.below(input.len());
+            let (word, piece) = (at / 8 * 8, self.below(64));
+            match self.below(5) {
+                0 => input
+                    .iter_mut()
+                    .skip(at)
+                    .take(1)
+                    .for_each(|byte| *byte ^= 1 << (at % 8)),
+                1 => overwrite(input, word, &WORDS[piece % 8].to_le_bytes()),
+                // A word from elsewhere: addresses that are good, in a place where they are not.
+                2 => {
+                    let from = self.below(input.len()) / 8 * 8;
+                    let copy: Vec<u8> = input.iter().skip(from).take(8).copied().collect();
+                    overwrite(input, word, &copy);
+                }
+                3 => {
+                    let from = self.below(other.len());
+                    let copy: Vec<u8> = other.iter().skip(from).take(piece).copied().collect();
+                    overwrite(input, at, &copy);
+                }
+                _ if piece == 0 => input.truncate(at),
+                _ => overwrite(input, at, &[0xff; 4]),
+            }
+        }
+    }
+}
+
+fn overwrite(input: &mut [u8], at: usize, bytes: &[u8]) {
+    for (byte, new) in input.iter_mut().skip(at).zip(bytes) {
+        *byte = *new;
+    }
+}
+
+/// Runs a target on so many damaged inputs of its corpus.
+fn damaged(name: &str, target: fn(&[u8]), runs: usize) {
+    let corpus = corpus(name);
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    for number in 0..runs {
+        let (name, input) = &corpus[numbers.below(corpus.len())];
+        let (_, other) = &corpus[numbers.below(corpus.len())];
+        let mut damaged = input.clone();
+        numbers.damage(&mut damaged, other);
+        run(target, || format!("number {number}, made of {name}"), &damaged);
+    }
+}
+
+macro_rules! targets {
+    ($($name:ident: $runs:literal;)+) => {
+        $(mod $name {
+            #[test]
+            fn inputs_of_the_corpus_are_handled() {
+                for (name, input) in super::corpus(stringify!($name)) {
+                    super::run(super::targets::$name, || name.clone(), &input);
+                }
+            }
+
+            #[test]
+            fn damaged_inputs_are_handled() {
+                super::damaged(stringify!($name), super::targets::$name, $runs);
+            }
+        })+
+
+        #[test]
+        fn every_target_and_every_corpus_is_tested() {
+            let tested = BTreeSet::from([$(stringify!($name).to_string()),+]);
+            let targets: BTreeSet<String> = targets::ALL.iter().map(|(name, _)| name.to_string()).collect();
+            assert_eq!(tested, targets);
+            let entries = fs::read_dir(folder()).expect("the corpora");
+            let corpora = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
+            assert_eq!(tested, corpora.collect());
+            let programs = fs::read_dir(folder().with_file_name("fuzz_targets")).expect("the targets");
+            let stem = |entry: fs::DirEntry| entry.path().file_stem().map(|stem| stem.display().to_string());
+            let programs = programs.filter_map(|entry| stem(entry.expect("an entry")));
+            assert_eq!(tested, programs.collect());
+        }
+    };
+}
+
+targets! {
+    fdt: 2000;
+    find: 200;
+    handover: 100;
+    recursive: 1000;
+    schemes: 100;
+    verify: 100;
+}
+
+#[test]
+#[should_panic(expected = "at most")]
+fn too_much_memory_is_noticed() {
+    budget::run(
+        |input| drop(std::hint::black_box(vec![1_u8; (65 << 20) + input.len()])),
+        b"x",
+    );
+}
+
+#[test]
+fn the_peak_is_that_of_the_moment() {
+    let hold = |bytes: usize| drop(std::hint::black_box(vec![0_u8; bytes]));
+    let peak = budget::peak_of(|| (0..10).for_each(|_| hold(1 << 20)));
+    assert!((1 << 20..2 << 20).contains(&peak), "{peak}");
+}

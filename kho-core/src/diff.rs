@@ -86,6 +86,10 @@ impl Diff {
         }
     }
 
+    fn region(&mut self, what: &str, region: Region, kind: Kind) {
+        self.push(format_args!("{what} {region}"), kind);
+    }
+
     fn changed(&mut self, what: impl ToString, before: impl ToString, after: impl ToString) {
         let (before, after) = (before.to_string(), after.to_string());
         if before != after {
@@ -183,16 +187,23 @@ fn scratch(diff: &mut Diff, one: &Handover, other: &Handover) {
 }
 
 fn preserved(diff: &mut Diff, one: &Handover, other: &Handover) {
-    regions_between(diff, "preserved memory", &one.map.extents(), &other.map.extents());
+    let what = "preserved memory";
+    let (before, after) = (|| one.map.extents_by_address(), || other.map.extents_by_address());
+    left(before(), after(), |region| {
+        diff.region(what, region, Kind::Vanished)
+    });
+    left(after(), before(), |region| {
+        diff.region(what, region, Kind::Appeared)
+    });
 }
 
 /// What of one list of regions is not in the other, both ways.
 fn regions_between(diff: &mut Diff, what: &str, before: &[Region], after: &[Region]) {
     for region in subtract(before, after) {
-        diff.push(format!("{what} {region}"), Kind::Vanished);
+        diff.region(what, region, Kind::Vanished);
     }
     for region in subtract(after, before) {
-        diff.push(format!("{what} {region}"), Kind::Appeared);
+        diff.region(what, region, Kind::Appeared);
     }
 }
 
@@ -202,21 +213,37 @@ pub fn subtract(regions: &[Region], others: &[Region]) -> Vec<Region> {
         crate::map::merge(regions.iter().copied()),
         crate::map::merge(others.iter().copied()),
     );
-    let mut left = Vec::new();
+    let mut found = Vec::new();
+    left(regions.into_iter(), others.into_iter(), |region| {
+        found.push(region)
+    });
+    found
+}
+
+/// Visits what of some regions is not in others; both are ascending and apart.
+fn left(
+    regions: impl Iterator<Item = Region>,
+    others: impl Iterator<Item = Region>,
+    mut visit: impl FnMut(Region),
+) {
+    let mut others = others.peekable();
     for region in regions {
         let mut start = region.start;
-        let first = others.partition_point(|other| other.end() <= region.start);
-        for other in others.get(first..).unwrap_or_default() {
-            if other.start >= region.end() {
+        while let Some(other) = others.peek().filter(|other| other.start < region.end()) {
+            if start < other.start {
+                visit(Region::new(start, other.start.saturating_sub(start)));
+            }
+            start = start.max(other.end());
+            // One that reaches further may cover part of the next region too.
+            if other.end() > region.end() {
                 break;
             }
-            left.push(Region::new(start, other.start.saturating_sub(start)));
-            start = start.max(other.end());
+            others.next();
         }
-        left.push(Region::new(start, region.end().saturating_sub(start)));
+        if start < region.end() {
+            visit(Region::new(start, region.end().saturating_sub(start)));
+        }
     }
-    left.retain(|region| region.size != 0);
-    left
 }
 
 fn content(diff: &mut Diff, name: &str, before: &Content, after: &Content) {

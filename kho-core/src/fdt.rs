@@ -19,6 +19,11 @@ pub const HEADER_SIZE: usize = 40;
 pub const MAX_DEPTH: usize = 32;
 /// Longer names of nodes and properties than this, in bytes, are refused. The specification stops at 31.
 pub const MAX_NAME: usize = 255;
+/// FDTs of more nodes than this are refused, because a node takes more memory than the twelve bytes that it can be made of.
+/// KHO uses dozens.
+pub const MAX_NODES: usize = 1 << 17;
+/// FDTs of more properties than this are refused, for the same reason.
+pub const MAX_PROPERTIES: usize = 1 << 18;
 /// Version of the format that we speak, and that every kernel with KHO writes.
 pub const VERSION: u32 = 17;
 
@@ -94,6 +99,16 @@ pub enum FdtError {
     Name {
         /// Where the name is, or should be.
         offset: usize,
+    },
+    /// More than [`MAX_NODES`] nodes or [`MAX_PROPERTIES`] properties.
+    #[error("the FDT has more than {limit} {what}, of which the next is at offset {offset:#x}")]
+    TooMany {
+        /// Where the first one too many begins.
+        offset: usize,
+        /// What there is too much of.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
     },
     /// More levels than [`MAX_DEPTH`].
     #[error("the FDT's nodes nest deeper than {MAX_DEPTH} at offset {offset:#x}")]
@@ -371,6 +386,13 @@ impl<'a> Parser<'a> {
     }
 
     fn begin_node(&mut self, offset: usize, depth: usize) -> Result<(), FdtError> {
+        if self.fdt.nodes.len() == MAX_NODES {
+            return Err(FdtError::TooMany {
+                offset,
+                what: "nodes",
+                limit: MAX_NODES,
+            });
+        }
         let name = terminated(self.bytes, self.at).ok_or(FdtError::Name { offset: self.at })?;
         self.at = align4(self.at.saturating_add(name.len()).saturating_add(1));
         let properties = self.fdt.properties.len()..self.fdt.properties.len();
@@ -386,6 +408,13 @@ impl<'a> Parser<'a> {
 
     fn property(&mut self) -> Result<(), FdtError> {
         let begin = self.at.saturating_sub(4);
+        if self.fdt.properties.len() == MAX_PROPERTIES {
+            return Err(FdtError::TooMany {
+                offset: begin,
+                what: "properties",
+                limit: MAX_PROPERTIES,
+            });
+        }
         let inside = "a property";
         let length = self.word(inside)?;
         let name_offset = self.word(inside)?;

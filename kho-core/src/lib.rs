@@ -3,7 +3,8 @@
 //! In a live update one kernel starts the next with kexec and hands memory over that must survive. What is handed over
 //! is described in that memory itself. This crate knows the description in every form that a released kernel has
 //! written, and the forms that were only discussed. It does no I/O and trusts nothing: memory comes in through
-//! [`PhysicalMemory`], and whatever is in it, reading ends, without a panic and without more memory than was read.
+//! [`PhysicalMemory`], and whatever is in it, reading ends, without a panic and with no more memory than a small multiple
+//! of what was read.
 //!
 //! # The handover, from the top
 //!

@@ -1,6 +1,9 @@
 //! The preserved-memory map, whatever its format: bitmaps, each over blocks of one order.
 
+use alloc::collections::BinaryHeap;
+use alloc::collections::binary_heap::PeekMut;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 use core::fmt;
 
 use crate::abi::{PAGE_BYTES, PAGE_SHIFT};
@@ -204,19 +207,34 @@ impl PreservedMap {
     /// The preserved blocks, ascending by address whatever their order.
     ///
     /// Nothing is sorted or stored: the blocks of each order are ascending already, and these few sequences are
-    /// merged. (Bitmaps of one order whose windows overlap break this; the verifier tells.)
+    /// merged. Where bitmaps of one order overlap, which is a finding, each of them is a sequence of its own.
     pub fn blocks_by_address(&self) -> impl Iterator<Item = Block> + '_ {
         let by_order = self.bitmaps.chunk_by(|one, other| one.order == other.order);
-        let mut sequences: Vec<_> = by_order
-            .map(|bitmaps| bitmaps.iter().flat_map(Bitmap::blocks).peekable())
-            .collect();
+        let sequences = by_order.flat_map(|bitmaps| {
+            let overlap = |pair: &[Bitmap]| matches!(pair, [one, other] if one.window().end() > other.start);
+            let length = match bitmaps.windows(2).any(overlap) {
+                true => 1,
+                false => bitmaps.len().max(1),
+            };
+            bitmaps.chunks(length)
+        });
+        merged(sequences.map(|bitmaps| bitmaps.iter().flat_map(Bitmap::blocks)))
+    }
+
+    /// The preserved memory, ascending and merged, without a list of it: that can take 64 times as much as the map.
+    pub fn extents_by_address(&self) -> impl Iterator<Item = Region> + '_ {
+        let mut blocks = self.blocks_by_address().map(|block| block.region());
+        let mut next = blocks.next();
         core::iter::from_fn(move || {
-            let heads = sequences
-                .iter_mut()
-                .filter_map(|blocks| blocks.peek().copied().map(|head| (head, blocks)));
-            heads
-                .min_by_key(|(head, _)| *head)
-                .and_then(|(_, blocks)| blocks.next())
+            let mut extent = next.take()?;
+            for region in blocks.by_ref() {
+                if region.start > extent.end() {
+                    next = Some(region);
+                    break;
+                }
+                extent.size = extent.end().max(region.end()).saturating_sub(extent.start);
+            }
+            Some(extent)
         })
     }
 
@@ -269,6 +287,48 @@ impl PreservedMap {
     }
 }
 
+/// Merges ascending sequences into one.
+fn merged<I: Iterator<Item = Block>>(sequences: impl Iterator<Item = I>) -> impl Iterator<Item = Block> {
+    let mut heads: BinaryHeap<Sequence<I>> = sequences
+        .filter_map(|mut rest| rest.next().map(|head| Sequence { head, rest }))
+        .collect();
+    core::iter::from_fn(move || {
+        let mut lowest = heads.peek_mut()?;
+        let block = lowest.head;
+        match lowest.rest.next() {
+            Some(head) => lowest.head = head,
+            None => drop(PeekMut::pop(lowest)),
+        }
+        Some(block)
+    })
+}
+
+/// A sequence of blocks of which the first has been taken out. The greatest is the one whose first block is lowest.
+struct Sequence<I> {
+    head: Block,
+    rest: I,
+}
+
+impl<I> Ord for Sequence<I> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.head.cmp(&self.head)
+    }
+}
+
+impl<I> PartialOrd for Sequence<I> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<I> PartialEq for Sequence<I> {
+    fn eq(&self, other: &Self) -> bool {
+        self.head == other.head
+    }
+}
+
+impl<I> Eq for Sequence<I> {}
+
 /// The map without its bits: format, pages, and what it preserves, merged.
 #[cfg(feature = "serde")]
 impl serde::Serialize for PreservedMap {
@@ -310,6 +370,7 @@ pub fn merge(regions: impl IntoIterator<Item = Region>) -> Vec<Region> {
 mod tests {
     use super::*;
     use alloc::vec;
+    use proptest::prelude::*;
 
     fn map(bitmaps: Vec<Bitmap>) -> PreservedMap {
         PreservedMap::new(MapFormat::Radix, 0, Vec::new(), bitmaps)
@@ -375,6 +436,29 @@ mod tests {
             map.extents(),
             [Region::new(0x1000, 0x2000), Region::new(0x4000, 0x4000)]
         );
+    }
+
+    /// Bitmaps as a map has them, and as none should: overlapping, with addresses that no block of the order has.
+    fn bitmaps() -> impl Strategy<Value = Vec<Bitmap>> {
+        let words = prop::collection::vec(prop::sample::select(vec![0, 1, 6, u64::MAX, 1 << 63]), 1..4);
+        let bitmap = (0_u8..5, 0_u64..0x400, words).prop_map(|(order, frame, words)| Bitmap {
+            at: 0,
+            order,
+            start: frame << 12,
+            words,
+        });
+        prop::collection::vec(bitmap, 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_and_extents_ascend_whatever_the_bitmaps(bitmaps in bitmaps()) {
+            let map = map(bitmaps);
+            let mut sorted: Vec<Block> = map.blocks().collect();
+            sorted.sort_unstable();
+            prop_assert_eq!(map.blocks_by_address().collect::<Vec<_>>(), sorted);
+            prop_assert_eq!(map.extents_by_address().collect::<Vec<_>>(), map.extents());
+        }
     }
 
     #[test]

@@ -174,11 +174,15 @@ impl Builder<'_> {
                 format!("{}, {bytes}", Counted(count, "block")),
             ))
         });
-        let extents = map.extents();
-        let listed = self.limited(&extents, |extent| {
-            Line::new(extent.start, "", format!("{extent} {}", Bytes(extent.size)))
-        });
-        let extents = Line::new(None, "extents", extents.len()).with(listed);
+        // Not more of them than are listed: a small map has millions.
+        let mut extents = map.extents_by_address();
+        let listed: Vec<_> = extents.by_ref().take(self.limit).collect();
+        let more = extents.count();
+        let count = listed.len().saturating_add(more);
+        let lines = listed
+            .iter()
+            .map(|extent| Line::new(extent.start, "", format!("{extent} {}", Bytes(extent.size))));
+        let extents = Line::new(None, "extents", count).with(lines.chain(and_more(more)));
         Line::new(map.root(), "preserved-memory map", text).with(orders.chain([extents]))
     }
 
@@ -324,12 +328,14 @@ impl Builder<'_> {
     /// The first items as lines, and one that counts the others.
     fn limited<T>(&self, items: &[T], line: impl Fn(&T) -> Line) -> Vec<Line> {
         let mut lines: Vec<_> = items.iter().take(self.limit).map(line).collect();
-        let more = len64(items.len().saturating_sub(self.limit));
-        if more > 0 {
-            lines.push(Line::new(None, format!("and {more} more"), ""));
-        }
+        lines.extend(and_more(items.len().saturating_sub(self.limit)));
         lines
     }
+}
+
+/// The line for what is not listed.
+fn and_more(more: usize) -> Option<Line> {
+    (more > 0).then(|| Line::new(None, format!("and {more} more"), ""))
 }
 
 fn flb(flb: &Flb) -> Line {

@@ -47,7 +47,7 @@ pub(super) fn read(
         size: file_size,
         seals,
         flags,
-        list,
+        list: list.area,
         folios,
     })
 }

@@ -48,7 +48,7 @@ pub(super) fn read(context: &mut Context<'_>, blob: &mut SubBlob, owner: Owner, 
             test.folios
                 .extend(page.chunks_exact(8).map(|entry| folio(word(entry, 0))));
         });
-        test.list = Some(area);
+        test.list = Some(area.area);
     } else {
         let at = blob.address.saturating_add(len64(list.offset));
         context.finding(

@@ -13,6 +13,15 @@ use crate::owners::Owner;
 use crate::read::context::Hex;
 use crate::tree::Counted;
 
+/// An area, and how much of it may be read.
+pub(super) struct Area {
+    /// What the descriptor and the chunks say.
+    pub(super) area: Vmalloc,
+    /// Number of runs before the first one that could not be claimed. A list may name one page a thousand times; what is
+    /// read must not be more than there is.
+    claimed: usize,
+}
+
 /// Reads the area that a descriptor describes, and claims its chunks and its pages.
 ///
 /// `fields` is at the descriptor, whose address is `at`. A descriptor of zeroes is an area of no pages.
@@ -22,7 +31,7 @@ pub(super) fn read(
     at: u64,
     owner: Owner,
     what: &str,
-) -> Vmalloc {
+) -> Area {
     let first = fields.u64();
     let mut area = Vmalloc {
         at,
@@ -34,8 +43,9 @@ pub(super) fn read(
     };
     if area.order >= 52 {
         context.finding(Rule::CountFits, at, what, "a page order below 52", area.order);
-        return area;
+        return Area { area, claimed: 0 };
     }
+    let mut claimed = None;
     let mut next = first;
     while next != 0 {
         let Some(chunk) = context.page(next, owner, "chunk of a vmalloc area") else {
@@ -48,7 +58,9 @@ pub(super) fn read(
                 break;
             }
             // A run that cannot be claimed keeps its place, or all that follows would shift.
-            context.claim_pages(run, area.run_size(), owner, "pages of a vmalloc area");
+            if !context.claim_pages(run, area.run_size(), owner, "pages of a vmalloc area") {
+                claimed = claimed.or(Some(area.runs.len()));
+            }
             area.runs.push(run);
         }
         next = word(&chunk, 0);
@@ -63,22 +75,26 @@ pub(super) fn read(
             alloc::format!("{} listed", Counted(found, "page")),
         );
     }
-    area
+    let claimed = claimed.unwrap_or(area.runs.len());
+    Area { area, claimed }
 }
 
-/// Reads bytes of an area, page by page, and hands each piece to `visit` until it answers false.
+/// Reads bytes of an area, page by page, and hands each piece to `visit`.
 ///
-/// Stops with a finding at a page that cannot be read. The pages were claimed, so that the sum of the pieces is
+/// Stops at a page that cannot be read or was not this area's to claim, which is a finding then. The sum of the pieces is
 /// bounded by RAM.
 pub(super) fn each_page(
     context: &mut Context<'_>,
-    area: &Vmalloc,
+    Area { area, claimed }: &Area,
     size: u64,
     what: &str,
     mut visit: impl FnMut(&mut Context<'_>, u64, &[u8]),
 ) {
     let mut left = size;
-    for run in &area.runs {
+    for (index, run) in area.runs.iter().enumerate() {
+        if index == *claimed {
+            return;
+        }
         let mut offset = 0;
         while offset < area.run_size() {
             if left == 0 {

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod backend;
 pub mod blob;
 pub mod cli;
 pub mod conductor;

@@ -7,6 +7,7 @@ use crate::report::Judged;
 use crate::scenario::ScenarioError;
 use crate::verdict::Verdict;
 use vmm::machine::MachineError;
+use vmm::processors::Backend;
 
 /// Why a plan could not be run or judged at all.
 #[derive(Debug, thiserror::Error)]
@@ -25,20 +26,21 @@ pub enum RunError {
 pub fn run(
     plan: &Plan,
     agent: &[u8],
+    backend: &dyn Backend,
     observer: &dyn Observer,
     note: &dyn Fn(&str),
 ) -> Result<Judged, RunError> {
-    let first = conduct(plan, agent, observer, &[]).map_err(RunError::Machine)?;
+    let first = conduct(plan, agent, backend, observer, &[]).map_err(RunError::Machine)?;
     let mut judged = Judged::new(first)?;
     let questions = open_questions(&judged.results, MAX_KEPT);
-    if questions.is_empty() {
+    if questions.is_empty() || !backend.is_repeatable() {
         return Ok(judged);
     }
     note(&format!(
         "running once more to see who wrote {} bytes last",
         questions.len()
     ));
-    let second = conduct(plan, agent, &(), &questions).map_err(RunError::Machine)?;
+    let second = conduct(plan, agent, backend, &(), &questions).map_err(RunError::Machine)?;
     let hashes =
         [&judged.evidence, &second].map(|evidence| (evidence.state_hash.clone(), evidence.ledger_digest()));
     if hashes[0] != hashes[1] {

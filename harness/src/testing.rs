@@ -357,6 +357,8 @@ pub fn good() -> Evidence {
         failures: Vec::new(),
         blobs: vec![blob((MEMFD..MEMFD + PAGES).chain([OWN]))],
         blackouts_ns: vec![900_000],
+        jumps_not_before: vec![None],
+        emulated: Vec::new(),
         outcome: Outcome {
             kind: OutcomeKind::Completed,
             generation: 1,

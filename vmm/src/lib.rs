@@ -26,6 +26,8 @@ pub mod console;
 pub mod content;
 pub mod devices;
 pub mod dma_view;
+#[cfg(test)]
+mod guests;
 pub mod kvm;
 pub mod ledger;
 pub mod machine;

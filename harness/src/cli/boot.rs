@@ -1,12 +1,12 @@
 //! `baton boot`: a serial console on a kernel.
 
 use super::{BootArgs, Exit, complain};
+use crate::backend::choose;
 use crate::kernel::KernelImage;
 use crate::plan::COMMAND_LINE;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{IsTerminal, Read, Write};
 use std::sync::mpsc::{Receiver, channel};
-use vmm::backend::Soft;
 use vmm::devices::dma::{BusMaster, DmaConfig};
 use vmm::machine::{Event, Machine, MachineConfig};
 
@@ -24,8 +24,15 @@ pub(super) fn boot(args: &BootArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let result = config(args, &kernel).and_then(|config| {
-        let machine = Machine::new(&config, &Soft);
+    let backend = match choose(args.backend.into(), &|text| eprintln!("baton: {text}")) {
+        Ok(backend) => backend,
+        Err(error) => {
+            complain(error);
+            return Exit::Failed;
+        }
+    };
+    let result = config(args, &kernel, backend.command_line()).and_then(|config| {
+        let machine = Machine::new(&config, backend.as_ref());
         machine.map_err(|error| crate::conductor::chain(&error))
     });
     let mut machine = match result {
@@ -47,7 +54,7 @@ pub(super) fn boot(args: &BootArgs) -> Exit {
     Exit::Met
 }
 
-fn config(args: &BootArgs, kernel: &KernelImage) -> Result<MachineConfig, String> {
+fn config(args: &BootArgs, kernel: &KernelImage, needed: &str) -> Result<MachineConfig, String> {
     let initramfs = match &args.initramfs {
         Some(path) => std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?,
         None => {
@@ -59,7 +66,7 @@ fn config(args: &BootArgs, kernel: &KernelImage) -> Result<MachineConfig, String
         ram_bytes: args.ram.0,
         kernel: kernel.image.as_ref().clone(),
         initramfs,
-        command_line: format!("{COMMAND_LINE} {}", args.append).trim_end().to_owned(),
+        command_line: [COMMAND_LINE, needed, &args.append].join(" ").trim_end().to_owned(),
         seed: 1,
         dma: DmaConfig {
             rate: 1_000_000,

@@ -1,9 +1,8 @@
 //! `baton doctor`: what this host offers.
 
 use super::Exit;
+use crate::backend::Found;
 use crate::scenario::Bytes;
-use std::fs::OpenOptions;
-use std::path::Path;
 
 /// Least memory that a run of the default size takes.
 const WANTED_MEMORY: u64 = 768 << 20;
@@ -11,8 +10,10 @@ const WANTED_MEMORY: u64 = 768 << 20;
 /// Says what is there. Fails when scenarios cannot be run.
 pub(super) fn doctor() -> Exit {
     let mut usable = true;
-    println!("backend soft: available, used for --backend auto");
-    println!("backend kvm:  not available in this version; {}", kvm());
+    let found = Found::look();
+    println!("backend soft: available");
+    println!("backend kvm:  {found}");
+    println!("backend auto: using {}", found.best_name());
     let built: Vec<_> = crate::kernel::cached();
     let default = crate::kernel::DEFAULT_VERSION;
     for (version, directory) in &built {
@@ -52,20 +53,6 @@ pub(super) fn doctor() -> Exit {
         std::thread::available_parallelism().map_or(1, usize::from)
     );
     if usable { Exit::Met } else { Exit::Failed }
-}
-
-fn kvm() -> String {
-    let path = Path::new("/dev/kvm");
-    if !path.exists() {
-        return "this host has no /dev/kvm".into();
-    }
-    if let Err(error) = OpenOptions::new().read(true).write(true).open(path) {
-        return format!("/dev/kvm is there, but cannot be opened: {error}");
-    }
-    match kvm_ioctls::Kvm::new() {
-        Ok(kvm) => format!("/dev/kvm is there, API version {}", kvm.get_api_version()),
-        Err(error) => format!("/dev/kvm is there, but does not answer: {error}"),
-    }
 }
 
 /// MemAvailable of /proc/meminfo, in bytes.

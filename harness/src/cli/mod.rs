@@ -65,6 +65,16 @@ enum BackendChoice {
     Kvm,
 }
 
+impl From<BackendChoice> for crate::backend::Choice {
+    fn from(choice: BackendChoice) -> Self {
+        match choice {
+            BackendChoice::Auto => Self::Auto,
+            BackendChoice::Soft => Self::Soft,
+            BackendChoice::Kvm => Self::Kvm,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 struct RunArgs {
     /// Scenario files.
@@ -110,6 +120,9 @@ struct BootArgs {
     /// Added to the kernel's command line.
     #[arg(long, value_name = "TEXT", default_value = "")]
     append: String,
+    /// What executes guest code.
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendChoice,
     /// Guest RAM.
     #[arg(long, value_name = "SIZE", default_value = "512 MiB")]
     ram: crate::scenario::Bytes,

@@ -1,19 +1,15 @@
 //! `baton run`.
 
-use super::{BackendChoice, Exit, RunArgs, complain, exit_of, write_report};
+use super::{Exit, RunArgs, complain, exit_of, write_report};
+use crate::backend::choose;
 use crate::plan::{Overrides, Plan, PlanError, plan};
 use crate::report::{Judged, Progress, ScenarioReport, text};
 use crate::scenario::{ScenarioError, load, wrong_at};
 use std::path::{Path, PathBuf};
+use vmm::processors::Backend;
 
 /// Runs scenarios. All of them are read and resolved before the first is started.
 pub(super) fn run(args: &RunArgs) -> Exit {
-    if args.backend == BackendChoice::Kvm {
-        complain(
-            "backend kvm is not available in this version: use --backend soft (or auto, which is soft here)",
-        );
-        return Exit::Failed;
-    }
     let overrides = Overrides {
         kernel: args.kernel.clone(),
         next_kernel: args.next_kernel.clone(),
@@ -35,6 +31,13 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         ));
         return Exit::Usage;
     }
+    let backend = match choose(args.backend.into(), &|text| eprintln!("baton: {text}")) {
+        Ok(backend) => backend,
+        Err(error) => {
+            complain(error);
+            return Exit::Failed;
+        }
+    };
     let agent = match crate::agent::load() {
         Ok(agent) => agent,
         Err(error) => {
@@ -51,7 +54,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
                 out.join(&plan.name)
             }
         });
-        let (report, this) = run_one(plan, &agent, out);
+        let (report, this) = run_one(plan, &agent, backend.as_ref(), out);
         reports.push(report);
         exit = exit.max(this);
     }
@@ -87,9 +90,9 @@ fn twice(plans: &[Plan]) -> Option<&str> {
         .map(|pair| pair[0])
 }
 
-fn run_one(plan: &Plan, agent: &[u8], out: Option<PathBuf>) -> (ScenarioReport, Exit) {
+fn run_one(plan: &Plan, agent: &[u8], backend: &dyn Backend, out: Option<PathBuf>) -> (ScenarioReport, Exit) {
     let progress = Progress::new(&plan.name);
-    let result = crate::run::run(plan, agent, &progress, &|text| progress.note(text));
+    let result = crate::run::run(plan, agent, backend, &progress, &|text| progress.note(text));
     progress.finish();
     let judged = match result {
         Ok(judged) => judged,

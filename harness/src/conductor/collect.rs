@@ -113,13 +113,14 @@ impl Run<'_> {
         cpl: u8,
     ) -> CpuWrite {
         let generation = u32::from(stamp.generation);
+        let rip = Some(rip).filter(|rip| *rip != 0);
         CpuWrite {
             generation,
             phase: stamp.phase,
             address,
             length,
             rip,
-            symbol: self.symbol(generation, rip, cpl),
+            symbol: rip.and_then(|rip| self.symbol(generation, rip, cpl)),
             time_ns: time,
             instructions: self.machine.instructions_at(time),
             cpl,
@@ -230,6 +231,13 @@ impl Run<'_> {
             .iter()
             .filter_map(|one| one.nanoseconds())
             .collect();
+        self.evidence.jumps_not_before = self
+            .machine
+            .blackouts()
+            .iter()
+            .map(|one| one.jump_not_before)
+            .collect();
+        self.evidence.emulated = self.machine.emulated();
         self.evidence.ledger = self.machine.ledger().to_record();
         let compacted: u64 = self
             .evidence

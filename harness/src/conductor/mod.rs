@@ -16,7 +16,6 @@ use crate::initramfs;
 use crate::oracle::Question;
 use crate::plan::Plan;
 use std::collections::BTreeSet;
-use vmm::backend::Soft;
 use vmm::devices::dma::{BusMaster, DmaConfig};
 use vmm::machine::{Machine, MachineConfig, MachineError};
 use vmm::processors::Backend;
@@ -89,16 +88,18 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Runs `plan` with `agent` as /init. Questions make it a second run that watches the bytes in question; they cost time and change
+/// Runs `plan` on `backend` with `agent` as /init. Questions make it a second run that watches the bytes in question; they cost time and change
 /// nothing else. An error means that there was no machine to begin with.
 pub fn conduct(
     plan: &Plan,
     agent: &[u8],
+    backend: &dyn Backend,
     observer: &dyn Observer,
     questions: &[Question],
 ) -> Result<Evidence, MachineError> {
-    let backend = Soft;
-    let mut machine = Machine::new(&machine_config(plan, agent), &backend)?;
+    // What the host's KVM needs is told to every generation.
+    let plan = &plan.with_command_line(backend.command_line());
+    let mut machine = Machine::new(&machine_config(plan, agent), backend)?;
     machine.watch(
         questions
             .iter()
@@ -213,6 +214,8 @@ fn blank(plan: &Plan, backend: &str) -> Evidence {
         failures: Vec::new(),
         blobs: Vec::new(),
         blackouts_ns: Vec::new(),
+        jumps_not_before: Vec::new(),
+        emulated: Vec::new(),
         outcome: Outcome {
             kind: OutcomeKind::MachineFailed,
             generation: 0,

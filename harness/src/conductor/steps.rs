@@ -265,8 +265,7 @@ impl<'a> Run<'a> {
         if answer.is_ok() {
             self.sessions.insert(name.to_owned());
         }
-        self.retrieved(format!("session \"{name}\""), None, answer.err());
-        Ok(())
+        self.retrieved(format!("session \"{name}\""), None, answer.err())
     }
 
     fn retrieve(&mut self, object: &ObjectPlan) -> Result<(), Break> {
@@ -288,11 +287,12 @@ impl<'a> Run<'a> {
             format!("memfd \"{}\"", object.name),
             Some(object.id),
             answer.err(),
-        );
-        Ok(())
+        )
     }
 
-    fn retrieved(&mut self, what: String, object: Option<u32>, failure: Option<usize>) {
+    fn retrieved(&mut self, what: String, object: Option<u32>, failure: Option<usize>) -> Result<(), Break> {
+        // What is written from now on is the agent's to write.
+        self.machine.part_page_writes()?;
         let Moment {
             time_ns,
             ledger_length,
@@ -307,6 +307,7 @@ impl<'a> Run<'a> {
             ledger_length,
             failure,
         });
+        Ok(())
     }
 
     fn digest(&mut self, object: u32) -> Result<(), Break> {

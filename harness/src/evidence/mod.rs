@@ -22,7 +22,7 @@ use vmm::ledger::LedgerRecord;
 pub use vmm::phase::Phase;
 
 /// Version of the evidence directory's format; another one is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of a page.
 pub const PAGE: u64 = guest_agent::pattern::PAGE_BYTES as u64;
@@ -76,6 +76,11 @@ pub struct Evidence {
     pub blobs: Vec<BlobEvidence>,
     /// Blackout of each jump, in order.
     pub blackouts_ns: Vec<u64>,
+    /// For each jump, in order: when the old kernel was surely still running, where the backend noticed the jump late; `None` when it
+    /// saw the very instruction.
+    pub jumps_not_before: Vec<Option<u64>>,
+    /// Instructions that softcpu executed because KVM could not, by mnemonic.
+    pub emulated: Vec<(String, u64)>,
     /// How the run ended.
     pub outcome: Outcome,
     /// Hash of the machine's final state, in hexadecimal.
@@ -249,11 +254,11 @@ pub struct CpuWrite {
     pub address: u64,
     /// Bytes written, where that is known.
     pub length: Option<u32>,
-    /// Instruction pointer.
-    pub rip: u64,
+    /// Instruction pointer; `None` where the backend knows only that the page was written.
+    pub rip: Option<u64>,
     /// Symbol and offset of it, where known.
     pub symbol: Option<String>,
-    /// When.
+    /// When; where only the page is known, since when it may have been.
     pub time_ns: u64,
     /// Instructions retired since power-on, where that is known.
     pub instructions: Option<u64>,

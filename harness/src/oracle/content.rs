@@ -197,6 +197,9 @@ impl<'a> Context<'a> {
                 }
             },
             None => {
+                if let Some(write) = self.page_writer(checkpoint, address) {
+                    return (Writer::cpu(write), None);
+                }
                 let first = self.cpu_writes(address / PAGE).first();
                 let reason = first.map_or_else(
                     || "no CPU write to this page is on record".to_owned(),
@@ -210,6 +213,17 @@ impl<'a> Context<'a> {
                 (Writer::Unknown { reason }, Some(question))
             }
         }
+    }
+
+    /// The last CPU write to the page before a checkpoint, where pages are all that the backend knows.
+    fn page_writer(&self, checkpoint: usize, address: u64) -> Option<&'a CpuWrite> {
+        let taken_at = self.evidence.captures.checkpoints.get(checkpoint)?.at.time_ns;
+        let earlier = |write: &&&CpuWrite| write.rip.is_none() && write.time_ns < taken_at;
+        self.cpu_writes(address / PAGE)
+            .iter()
+            .rev()
+            .find(earlier)
+            .copied()
     }
 
     /// Objects that were preserved over the jump by which `generation` was entered.

@@ -260,7 +260,7 @@ fn silence_is_found_with_who_caused_it() {
     let symbol = Some("pci_clear_master+0x10".into());
     evidence.event_causes.push(EventCause {
         event: 0,
-        rip: 0x1234,
+        rip: Some(0x1234),
         symbol,
         instructions: Some(475_000),
         cpl: 0,

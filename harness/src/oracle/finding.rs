@@ -80,6 +80,16 @@ pub enum Writer {
         /// Privilege level: 0 kernel, 3 user.
         cpl: u8,
     },
+    /// A processor, as a log of pages tells: which page in which phase, but neither when in it nor by which instruction.
+    CpuPage {
+        /// Kernel generation.
+        generation: u32,
+        /// Phase.
+        #[serde(serialize_with = "by_name")]
+        phase: Phase,
+        /// Since when it may have been, in guest nanoseconds.
+        since_ns: u64,
+    },
     /// Not known.
     Unknown {
         /// Why.
@@ -103,10 +113,17 @@ impl Writer {
 
     /// A processor, by a write.
     pub fn cpu(write: &CpuWrite) -> Self {
+        let Some(rip) = write.rip else {
+            return Self::CpuPage {
+                generation: write.generation,
+                phase: write.phase,
+                since_ns: write.time_ns,
+            };
+        };
         Self::Cpu {
             generation: write.generation,
-            symbol: symbol(write.symbol.as_deref(), write.rip),
-            rip: write.rip,
+            symbol: symbol(write.symbol.as_deref(), rip),
+            rip,
             phase: write.phase,
             time_ns: write.time_ns,
             instructions: write.instructions,
@@ -176,6 +193,15 @@ impl std::fmt::Display for Writer {
                 )?;
                 instructions.map_or(Ok(()), |count| write!(f, ", instruction {count}"))
             }
+            Self::CpuPage {
+                generation,
+                phase,
+                since_ns,
+            } => write!(
+                f,
+                "CPU, some instruction of generation {generation} in {phase}, after {} (KVM's dirty log tells page and phase)",
+                millis(*since_ns)
+            ),
             Self::Unknown { reason } => write!(f, "unknown: {reason}"),
             Self::Nobody => f.write_str("nobody"),
         }

@@ -266,6 +266,15 @@ fn misbehaviour(word: Misbehave) -> Misbehaviour {
 }
 
 impl Plan {
+    /// The same with `text` added to every command line.
+    pub fn with_command_line(&self, text: &str) -> Self {
+        Self {
+            old_command_line: command_line(&[&self.old_command_line, text]),
+            new_command_line: command_line(&[&self.new_command_line, text]),
+            ..self.clone()
+        }
+    }
+
     /// The kernel of a generation.
     pub fn kernel(&self, generation: u32) -> &KernelImage {
         if generation == 0 {

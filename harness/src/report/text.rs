@@ -97,9 +97,41 @@ fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
         .map(|ns| format!("{} ms", thousandths(ns / 1000)))
         .collect();
     if blackouts.is_empty() {
-        return writeln!(out, "  no blackout was measured");
+        writeln!(out, "  no blackout was measured")?;
+    } else {
+        writeln!(out, "  blackout {} of guest time", blackouts.join(", "))?;
     }
-    writeln!(out, "  blackout {} of guest time", blackouts.join(", "))
+    backend_notes(evidence, out)
+}
+
+/// What a backend that cannot see everything has to say about the run.
+fn backend_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
+    for (number, not_before) in (1..).zip(&evidence.jumps_not_before) {
+        if let Some(not_before) = not_before {
+            let jump = evidence.jump_time(number - 1).unwrap_or(*not_before);
+            let late = thousandths(jump.saturating_sub(*not_before) / 1000);
+            writeln!(
+                out,
+                "  jump {number} was noticed at the next kernel's entry: it lies in the {late} ms before"
+            )?;
+        }
+    }
+    if !evidence.emulated.is_empty() {
+        let total: u64 = evidence.emulated.iter().map(|(_, count)| count).sum();
+        let mut most = evidence.emulated.clone();
+        most.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let most: Vec<String> = most
+            .iter()
+            .take(6)
+            .map(|(mnemonic, count)| format!("{mnemonic} {count}"))
+            .collect();
+        writeln!(
+            out,
+            "  softcpu executed {total} instructions that KVM could not ({})",
+            most.join(", ")
+        )?;
+    }
+    Ok(())
 }
 
 fn rule(result: &RuleResult, expected: Expected, met: bool, out: &mut String) -> std::fmt::Result {

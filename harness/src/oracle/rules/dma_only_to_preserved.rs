@@ -127,12 +127,13 @@ pub(super) fn owner(context: &Context<'_>, frame: u64, generation: u32) -> Strin
         .find(|write| write.generation >= generation)
     {
         Some(write) => {
-            let at = write
-                .symbol
-                .clone()
-                .unwrap_or_else(|| format!("{:#x}", write.rip));
+            let at = match (&write.symbol, write.rip) {
+                (Some(symbol), _) => format!(" at {symbol}"),
+                (None, Some(rip)) => format!(" at {rip:#x}"),
+                (None, None) => String::new(),
+            };
             format!(
-                "the kernel of generation {generation}, which took it into use at {at} in {}{was}",
+                "the kernel of generation {generation}, which took it into use{at} in {}{was}",
                 write.phase
             )
         }

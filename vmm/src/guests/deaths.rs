@@ -1,0 +1,138 @@
+//! How guests end, each told from the others.
+
+use iced_x86::code_asm::*;
+
+use super::code::{Code, DATA, UPPER};
+use super::guest::Guest;
+use crate::machine::Event;
+
+/// The one event that every backend must report.
+fn end(guest: &Guest, expected: &str) -> Vec<Event> {
+    let runs = guest.runs();
+    for run in &runs {
+        assert_eq!(run.evidence.events, [expected], "{}", run.backend);
+    }
+    runs.into_iter().flat_map(|run| run.events).collect()
+}
+
+#[test]
+fn power_goes_off() {
+    end(&Guest::new(Code::power_off), "power off");
+}
+
+#[test]
+fn each_port_resets() {
+    for (port, value) in [(0x602, 1), (0xcf9, 6), (0x64, 0xfe)] {
+        end(&Guest::new(|c| c.out8(port, value)), "reset");
+    }
+}
+
+#[test]
+fn what_is_no_reset_goes_on() {
+    let guest = Guest::new(|c| {
+        for (port, value) in [(0x602, 0), (0xcf9, 2), (0x64, 0xd1), (0x600, 0x14), (0x601, 0)] {
+            c.out8(port, value)?;
+        }
+        c.power_off()
+    });
+    end(&guest, "power off");
+}
+
+#[test]
+fn an_exception_without_a_table_is_a_triple_fault() {
+    let guest = Guest::new(|c| c.ud2());
+    for event in end(&guest, "triple fault") {
+        let Event::TripleFault { at, reason } = event else {
+            panic!()
+        };
+        assert_eq!(at.rip, UPPER + super::code::CODE, "{reason}");
+    }
+}
+
+#[test]
+fn a_table_without_room_is_a_triple_fault() {
+    let mut guest = Guest::new(|c| {
+        c.tables()?;
+        c.mov(rax, UPPER + DATA)?;
+        c.lidt(qword_ptr(rax))?;
+        c.ud2()
+    });
+    // Three gates: #UD has none, and neither has #GP nor #DF.
+    guest.memory.push((DATA, [&47_u16.to_le_bytes()[..], &(UPPER + DATA).to_le_bytes()].concat()));
+    end(&guest, "triple fault");
+}
+
+#[test]
+fn a_wild_jump_is_a_triple_fault() {
+    // To where nothing is mapped.
+    let guest = Guest::new(|c| {
+        c.mov(rax, 0xffff_c000_dead_beef_u64)?;
+        c.jmp(rax)
+    });
+    end(&guest, "triple fault");
+}
+
+#[test]
+fn halts_that_nothing_ends_are_told_apart() {
+    end(
+        &Guest::new(|c| {
+            c.cli()?;
+            c.hlt()
+        }),
+        "dead halt, interruptible false",
+    );
+    end(
+        &Guest::new(|c| {
+            c.sti()?;
+            c.hlt()
+        }),
+        "dead halt, interruptible true",
+    );
+}
+
+#[test]
+fn a_spinning_guest_makes_no_progress() {
+    let mut guest = Guest::new(|c| {
+        let mut again = c.create_label();
+        c.set_label(&mut again)?;
+        c.jmp(again)
+    });
+    guest.config.progress_limit_ns = 1_000_000;
+    for event in end(&guest, "no progress") {
+        let Event::NoProgress { at, since, limit } = event else {
+            panic!()
+        };
+        assert_eq!(limit, 1_000_000);
+        assert!(at.time >= since + limit);
+    }
+}
+
+#[test]
+fn printing_is_progress() {
+    let mut guest = Guest::new(|c| {
+        let mut again = c.create_label();
+        let mut wait = c.create_label();
+        c.mov(ebx, 3)?;
+        c.set_label(&mut again)?;
+        c.print(b'.')?;
+        // In time that both backends have: a TSC of 1 GHz or more.
+        c.rdtsc()?;
+        c.shl(rdx, 32)?;
+        c.or(rax, rdx)?;
+        c.lea(rcx, qword_ptr(rax + 100_000))?;
+        c.set_label(&mut wait)?;
+        c.rdtsc()?;
+        c.shl(rdx, 32)?;
+        c.or(rax, rdx)?;
+        c.cmp(rax, rcx)?;
+        c.jb(wait)?;
+        c.dec(ebx)?;
+        c.jnz(again)?;
+        c.mov(ecx, 0)?;
+        c.power_off()
+    });
+    guest.config.progress_limit_ns = 100_000_000;
+    for run in guest.compare(super::guest::to_the_end) {
+        assert_eq!(run.evidence.console, "...");
+    }
+}

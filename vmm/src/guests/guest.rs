@@ -1,0 +1,263 @@
+//! A guest, runs of it, and the comparison of two runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use super::code::{
+    Asm, CODE, Code, ENTRY, GDT, GDT_OPERAND, IDT, IDT_OPERAND, INTERRUPT_STACK, TSS, UPPER,
+};
+use super::hosts;
+use crate::boot::bzimage::tests::image;
+use crate::boot::layout::{PD, PD_COUNT, PDPT, PML4};
+use crate::machine::config::tests::config;
+use crate::machine::{Event, Machine, MachineConfig};
+use crate::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE};
+use crate::phase::{Phase, Stamp};
+use crate::processors::Backend;
+use crate::vcpu::Registers;
+
+/// Bytes of code that a guest may have.
+const ROOM: usize = 0x1_0000;
+/// Patience with guests that do not die of it: on a host that emulates guest kernels and is busy, milliseconds are seconds.
+const PATIENCE: u64 = 200_000_000;
+/// Present, writable, accessed, dirty; a leaf of 2 MiB or 1 GiB.
+pub(super) const TABLE: u64 = 0x63;
+pub(super) const LEAF: u64 = 0xe3;
+/// RFLAGS.RF, which tells how an instruction was come to, not what the guest did.
+const RESUME: u64 = 1 << 16;
+
+/// Code, and what is in RAM besides.
+pub(super) struct Guest {
+    pub config: MachineConfig,
+    pub memory: Vec<(u64, Vec<u8>)>,
+    /// Page frames whose content may differ: a device writes them in real time.
+    pub moving: BTreeSet<u64>,
+}
+
+/// What came of a run.
+pub(super) struct Run {
+    /// Name of the backend.
+    pub backend: &'static str,
+    pub machine: Machine,
+    /// Every event, the last one final.
+    pub events: Vec<Event>,
+    /// What is compared.
+    pub evidence: Evidence,
+}
+
+/// What must be the same whatever executes the guest.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Evidence {
+    pub events: Vec<String>,
+    pub console: String,
+    /// Page frames that processors wrote, phase by phase.
+    pub pages: Vec<(Stamp, BTreeSet<u64>)>,
+    /// Page frames that anybody wrote, but for the boot page tables.
+    pub touched: BTreeSet<u64>,
+    /// Addresses that devices wrote.
+    pub ledger: BTreeSet<u64>,
+    pub registers: Registers,
+}
+
+impl Guest {
+    /// A guest that executes this in the upper half.
+    pub fn new(write: impl FnOnce(&mut Code) -> Asm) -> Self {
+        let assembled = Code::assemble(UPPER + CODE, write);
+        assert!(assembled.bytes.len() <= ROOM - 0x210, "{} bytes of code", assembled.bytes.len());
+        let jump = Code::assemble(ENTRY, |code| {
+            code.mov(iced_x86::code_asm::rax, UPPER + CODE)?;
+            code.jmp(iced_x86::code_asm::rax)
+        });
+        let mut kernel = image(ROOM);
+        for (at, bytes) in [(0x200, &jump.bytes), (0x210, &assembled.bytes)] {
+            kernel[1024 + at..][..bytes.len()].copy_from_slice(bytes);
+        }
+        Self {
+            config: MachineConfig {
+                progress_limit_ns: PATIENCE,
+                ..config(kernel)
+            },
+            memory: tables(&assembled.gates),
+            moving: BTreeSet::new(),
+        }
+    }
+
+    /// Runs on this backend. `drive` runs the machine and says what happened.
+    pub fn run_on(&self, backend: &dyn Backend, drive: &dyn Fn(&mut Machine) -> Vec<Event>) -> Run {
+        let mut machine = Machine::new(&self.config, backend).unwrap();
+        set_up(machine.ram(), &self.memory);
+        let events = drive(&mut machine);
+        machine.finish().unwrap();
+        let evidence = Evidence::of(&machine, &events);
+        Run {
+            backend: backend.name(),
+            machine,
+            events,
+            evidence,
+        }
+    }
+
+    /// Runs on every backend of this host and compares.
+    pub fn compare(&self, drive: impl Fn(&mut Machine) -> Vec<Event>) -> Vec<Run> {
+        let runs: Vec<Run> =
+            hosts::backends().into_iter().map(|backend| self.run_on(backend, &drive)).collect();
+        for other in &runs[1..] {
+            assert_eq!(
+                other.evidence, runs[0].evidence,
+                "{} (left) and {} (right)\n{:?}",
+                other.backend, runs[0].backend, other.events
+            );
+            let differing: Vec<String> = differing_pages(runs[0].machine.ram(), other.machine.ram())
+                .difference(&self.moving)
+                .map(|pfn| format!("{pfn:#x}"))
+                .collect();
+            assert!(differing.is_empty(), "content of page frames {differing:?}");
+        }
+        runs
+    }
+
+    /// [`Guest::compare`] with [`to_the_end`].
+    pub fn runs(&self) -> Vec<Run> {
+        self.compare(to_the_end)
+    }
+}
+
+/// Runs to a final event and answers every message with "ok".
+pub(super) fn to_the_end(machine: &mut Machine) -> Vec<Event> {
+    let mut events = Vec::new();
+    loop {
+        let event = machine.run().unwrap();
+        if let Event::Message(_) = event {
+            machine.reply(b"ok").unwrap();
+        }
+        let last = event.is_final();
+        events.push(event);
+        if last {
+            return events;
+        }
+    }
+}
+
+impl Evidence {
+    fn of(machine: &Machine, events: &[Event]) -> Self {
+        let pages = machine.provenance().phases().iter();
+        let ledger = machine.ledger().entries().iter();
+        let mut registers = machine.registers();
+        registers.rflags &= !RESUME;
+        Self {
+            events: events.iter().map(name).collect(),
+            console: String::from_utf8_lossy(&machine.console().text()).into_owned(),
+            pages: pages
+                .map(|phase| (phase.stamp, phase.writes.iter().map(|write| write.pfn()).collect()))
+                .collect(),
+            touched: machine.ram().touched_pages().filter(|pfn| !boot_tables().contains(pfn)).collect(),
+            ledger: ledger.map(|entry| entry.address).collect(),
+            registers,
+        }
+    }
+
+    /// Page frames that processors wrote in this phase of generation 0.
+    pub fn pages_in(&self, phase: Phase) -> BTreeSet<u64> {
+        let in_phase = self.pages.iter().filter(|(stamp, _)| stamp.phase == phase);
+        in_phase.flat_map(|(_, pages)| pages.iter().copied()).collect()
+    }
+}
+
+/// An event without its times.
+fn name(event: &Event) -> String {
+    match event {
+        Event::Message(message) => format!("message {}", String::from_utf8_lossy(message)),
+        Event::MessageTooLong { length, .. } => format!("message too long: {length}"),
+        Event::Jump { .. } => "jump".into(),
+        Event::KernelEntry {
+            boot_params,
+            generation,
+            ..
+        } => format!("entry of {generation}, boot_params {boot_params:#x}"),
+        Event::PowerOff { .. } => "power off".into(),
+        Event::Reset { .. } => "reset".into(),
+        Event::TripleFault { .. } => "triple fault".into(),
+        Event::DeadHalt { interruptible, .. } => format!("dead halt, interruptible {interruptible}"),
+        Event::NoProgress { .. } => "no progress".into(),
+        Event::LedgerFull { .. } => "ledger full".into(),
+        Event::UnknownInstruction { bytes, .. } => format!("unknown instruction {bytes:02x?}"),
+    }
+}
+
+/// Descriptor tables in RAM: kernel code and data at 0x10 and 0x18, user data and code at 0x28 and 0x30, task state at 0x38.
+fn tables(gates: &[(u8, u64)]) -> Vec<(u64, Vec<u8>)> {
+    let mut idt = vec![0_u8; PAGE_BYTES];
+    for (vector, handler) in gates {
+        // An interrupt gate at privilege level 0; INT3 and INT n may come from level 3.
+        let dpl = u64::from(matches!(vector, 3 | 0x80)) * 3;
+        let low = handler & 0xffff | 0x10 << 16 | (0x8e | dpl << 5) << 40 | (handler >> 16 & 0xffff) << 48;
+        let at = usize::from(*vector) * 16;
+        idt[at..at + 8].copy_from_slice(&low.to_le_bytes());
+        idt[at + 8..at + 16].copy_from_slice(&(handler >> 32).to_le_bytes());
+    }
+    let tss = UPPER + TSS;
+    let task = 0x67 | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
+    let gdt = [
+        0,
+        0,
+        0x00af_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        0,
+        0x00cf_f300_0000_ffff,
+        0x00af_fb00_0000_ffff,
+        task,
+        tss >> 32,
+    ];
+    let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let mut state = vec![0; 0x68];
+    state[4..12].copy_from_slice(&(UPPER + INTERRUPT_STACK).to_le_bytes());
+    state[0x66..].copy_from_slice(&0x68_u16.to_le_bytes());
+    let operand = |limit: u16, base: u64| [&limit.to_le_bytes()[..], &base.to_le_bytes()].concat();
+    vec![
+        (IDT, idt),
+        (GDT, bytes(&gdt)),
+        (TSS, state),
+        (IDT_OPERAND, operand(0xfff, UPPER + IDT)),
+        (GDT_OPERAND, operand(9 * 8 - 1, UPPER + GDT)),
+    ]
+}
+
+/// Maps the upper half, and marks the boot page tables' entries accessed and dirty, so that page walks write none of them.
+fn set_up(ram: &GuestRam, memory: &[(u64, Vec<u8>)]) {
+    let pdpt = ram.read_u64(PML4).unwrap() | 0x20;
+    ram.write(PML4, &pdpt.to_le_bytes()).unwrap();
+    ram.write(PML4 + 256 * 8, &pdpt.to_le_bytes()).unwrap();
+    for table in [PDPT].into_iter().chain((0..PD_COUNT).map(|number| PD + number * PAGE_SIZE)) {
+        for at in (table..table + PAGE_SIZE).step_by(8) {
+            let entry = ram.read_u64(at).unwrap();
+            if entry & 1 == 1 {
+                ram.write(at, &(entry | 0x60).to_le_bytes()).unwrap();
+            }
+        }
+    }
+    for (address, bytes) in memory {
+        ram.write(*address, bytes).unwrap();
+    }
+}
+
+/// Page frames whose content differs, but for the boot page tables, which are in 1 GiB pages where the processor has such.
+fn differing_pages(one: &GuestRam, other: &GuestRam) -> BTreeSet<u64> {
+    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    let mut differing = BTreeMap::new();
+    for start in (0..one.bytes()).step_by(left.len()) {
+        one.read(start, &mut left).unwrap();
+        other.read(start, &mut right).unwrap();
+        if left == right {
+            continue;
+        }
+        for (index, (a, b)) in left.chunks(PAGE_BYTES).zip(right.chunks(PAGE_BYTES)).enumerate() {
+            differing.insert(start / PAGE_SIZE + index as u64, a != b);
+        }
+    }
+    differing.retain(|pfn, differ| *differ && !boot_tables().contains(pfn));
+    differing.into_keys().collect()
+}
+
+fn boot_tables() -> Range<u64> {
+    PDPT / PAGE_SIZE..PD / PAGE_SIZE + PD_COUNT
+}

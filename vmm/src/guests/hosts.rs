@@ -1,0 +1,34 @@
+//! Which backends there are on this host.
+
+use std::io::Write;
+use std::sync::OnceLock;
+
+use crate::backend::Soft;
+use crate::kvm::Kvm;
+use crate::processors::Backend;
+
+/// KVM of this host, opened once; `None` where there is none. A test that goes without it says so on standard error, past the
+/// test harness's capture; in CI it fails.
+pub(super) fn kvm() -> Option<&'static Kvm> {
+    static OPENED: OnceLock<Result<Kvm, String>> = OnceLock::new();
+    match OPENED.get_or_init(|| Kvm::open().map_err(|error| error.to_string())) {
+        Ok(kvm) => Some(kvm),
+        Err(why) => {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "this test needs KVM, and nothing may be skipped in CI: {why}"
+            );
+            let name = std::thread::current().name().unwrap_or("a test").to_owned();
+            // A standard error that takes nothing is nobody's to read.
+            let _ = writeln!(std::io::stderr(), "SKIPPED on kvm: {name}: {why}");
+            None
+        }
+    }
+}
+
+/// Every backend of this host, the software processor first.
+pub(super) fn backends() -> Vec<&'static dyn Backend> {
+    let soft: &'static dyn Backend = &Soft;
+    let kvm = kvm().map(|kvm| -> &'static dyn Backend { kvm });
+    [soft].into_iter().chain(kvm).collect()
+}

@@ -1,0 +1,336 @@
+//! Every way of an interrupt: from the local APIC itself, from the I/O APIC, by message, and what holds it back.
+
+use guest_agent::device::{DMA_SLOT, dma};
+use iced_x86::code_asm::*;
+
+use super::code::{Asm, Code, DATA, DMA, MSIX, UPPER};
+use super::guest::Guest;
+use crate::devices::{ioapic, uart};
+use crate::machine::{Event, Machine};
+use crate::memory::GuestRam;
+
+const VECTOR: u8 = 0x51;
+const OTHER: u8 = 0x62;
+/// Counters that handlers keep.
+const FIRST: u64 = DATA;
+const SECOND: u64 = DATA + 8;
+/// Local APIC registers.
+const ICR_LOW: u64 = 0x300;
+const ICR_HIGH: u64 = 0x310;
+const LVT_TIMER: u64 = 0x320;
+const TIMER_INITIAL: u64 = 0x380;
+const TIMER_DIVIDE: u64 = 0x3e0;
+const TASK_PRIORITY: u64 = 0x80;
+const MSR_TSC_DEADLINE: u32 = 0x6e0;
+/// I/O APIC entry: level-triggered; an interrupt that has not been ended.
+const LEVEL: u32 = 1 << 15;
+const REMOTE_IRR: u64 = 1 << 14;
+
+fn count(ram: &GuestRam, counter: u64) -> u64 {
+    ram.read_u64(counter).unwrap()
+}
+
+/// Every backend must see these counts and then a power off.
+fn counts(guest: &Guest, drive: impl Fn(&mut Machine) -> Vec<Event>, expected: [u64; 2]) {
+    for run in guest.compare(drive) {
+        assert!(matches!(run.events.last(), Some(Event::PowerOff { .. })), "{}: {:?}", run.backend, run.events);
+        let ram = run.machine.ram();
+        assert_eq!([count(ram, FIRST), count(ram, SECOND)], expected, "{}", run.backend);
+    }
+}
+
+fn to_the_end(machine: &mut Machine) -> Vec<Event> {
+    super::guest::to_the_end(machine)
+}
+
+/// Halts until the counter has this value, without missing an interrupt in between.
+fn sleep_for(c: &mut Code, counter: u64, value: i32) -> Asm {
+    let mut again = c.create_label();
+    let mut done = c.create_label();
+    c.mov(rbx, UPPER + counter)?;
+    c.set_label(&mut again)?;
+    c.cli()?;
+    c.cmp(qword_ptr(rbx), value)?;
+    c.jae(done)?;
+    c.sti()?;
+    c.hlt()?;
+    c.jmp(again)?;
+    c.set_label(&mut done)?;
+    c.sti()
+}
+
+fn prologue(c: &mut Code) -> Asm {
+    c.tables()?;
+    c.enable_apic()
+}
+
+/// Lets go of what tells times, which differ.
+fn epilogue(c: &mut Code) -> Asm {
+    c.cli()?;
+    c.mov(ecx, 0)?;
+    c.power_off()
+}
+
+#[test]
+fn the_timer_shoots_once() {
+    let guest = Guest::new(|c| {
+        prologue(c)?;
+        c.apic(TIMER_DIVIDE, 0b1011)?;
+        c.apic(LVT_TIMER, VECTOR.into())?;
+        c.apic(TIMER_INITIAL, 1000)?;
+        sleep_for(c, FIRST, 1)?;
+        c.apic(TIMER_INITIAL, 1000)?;
+        c.wait_for(FIRST, 2)?;
+        epilogue(c)?;
+        c.counting_handler(VECTOR, FIRST)
+    });
+    counts(&guest, to_the_end, [2, 0]);
+}
+
+#[test]
+fn the_timer_repeats() {
+    let guest = Guest::new(|c| {
+        prologue(c)?;
+        c.apic(TIMER_DIVIDE, 0b1011)?;
+        c.apic(LVT_TIMER, u32::from(VECTOR) | 1 << 17)?;
+        c.apic(TIMER_INITIAL, 20_000_000)?;
+        sleep_for(c, FIRST, 2)?;
+        // Masked: none follows.
+        c.cli()?;
+        c.apic(LVT_TIMER, u32::from(VECTOR) | 1 << 16 | 1 << 17)?;
+        epilogue(c)?;
+        c.counting_handler(VECTOR, FIRST)
+    });
+    counts(&guest, to_the_end, [2, 0]);
+}
+
+/// Sets the timer to `ticks` of the TSC from now on.
+fn deadline(c: &mut Code, ticks: i32) -> Asm {
+    c.rdtsc()?;
+    c.shl(rdx, 32)?;
+    c.or(rax, rdx)?;
+    c.add(rax, ticks)?;
+    c.mov(rdx, rax)?;
+    c.shr(rdx, 32)?;
+    c.mov(ecx, MSR_TSC_DEADLINE)?;
+    c.wrmsr()
+}
+
+#[test]
+fn the_timer_keeps_a_deadline() {
+    let guest = Guest::new(|c| {
+        prologue(c)?;
+        c.apic(LVT_TIMER, u32::from(VECTOR) | 2 << 17)?;
+        c.sti()?;
+        deadline(c, 200_000)?;
+        sleep_for(c, FIRST, 1)?;
+        // One that has passed.
+        deadline(c, -1)?;
+        sleep_for(c, FIRST, 2)?;
+        // One that is taken back.
+        deadline(c, i32::MAX)?;
+        c.write_msr(MSR_TSC_DEADLINE, 0)?;
+        deadline(c, 100_000)?;
+        c.wait_for(FIRST, 3)?;
+        epilogue(c)?;
+        c.counting_handler(VECTOR, FIRST)
+    });
+    counts(&guest, to_the_end, [3, 0]);
+}
+
+#[test]
+fn a_processor_interrupts_itself() {
+    let guest = Guest::new(|c| {
+        prologue(c)?;
+        c.sti()?;
+        // By the shorthand "self", and by its own identity.
+        c.apic(ICR_LOW, u32::from(VECTOR) | 1 << 18 | 1 << 14)?;
+        c.wait_for(FIRST, 1)?;
+        c.apic(ICR_HIGH, 0)?;
+        c.apic(ICR_LOW, u32::from(OTHER) | 1 << 14)?;
+        c.wait_for(SECOND, 1)?;
+        // Another processor's: nobody gets it.
+        c.apic(ICR_HIGH, 5 << 24)?;
+        c.apic(ICR_LOW, u32::from(OTHER) | 1 << 14)?;
+        c.nop()?;
+        epilogue(c)?;
+        c.counting_handler(VECTOR, FIRST)?;
+        c.counting_handler(OTHER, SECOND)
+    });
+    counts(&guest, to_the_end, [1, 1]);
+}
+
+#[test]
+fn task_priority_holds_interrupts_back() {
+    // By CR8, and by the local APIC's own register, which is the same thing.
+    let guest = Guest::new(|c| {
+        prologue(c)?;
+        c.sti()?;
+        c.mov(ecx, 5)?;
+        c.mov(cr8, rcx)?;
+        c.apic(ICR_LOW, u32::from(VECTOR) | 1 << 18 | 1 << 14)?;
+        c.apic(ICR_LOW, u32::from(OTHER) | 1 << 18 | 1 << 14)?;
+        c.wait_for(SECOND, 1)?;
+        c.mov(rax, UPPER + FIRST)?;
+        c.mov(r12, qword_ptr(rax))?;
+        c.mov(r13, cr8)?;
+        c.mov(ecx, 4)?;
+        c.mov(cr8, rcx)?;
+        c.wait_for(FIRST, 1)?;
+        c.apic(TASK_PRIORITY, 0xf0)?;
+        c.mov(r14, cr8)?;
+        c.apic(ICR_LOW, u32::from(OTHER) | 1 << 18 | 1 << 14)?;
+        c.nop()?;
+        c.mov(rax, UPPER + SECOND)?;
+        c.mov(r15, qword_ptr(rax))?;
+        c.apic(TASK_PRIORITY, 0)?;
+        c.wait_for(SECOND, 2)?;
+        epilogue(c)?;
+        c.counting_handler(VECTOR, FIRST)?;
+        c.counting_handler(OTHER, SECOND)
+    });
+    for run in guest.runs() {
+        let gpr = run.evidence.registers.gpr;
+        assert_eq!(gpr[12..], [0, 5, 15, 1], "{}", run.backend);
+        assert_eq!(count(run.machine.ram(), SECOND), 2);
+    }
+}
+
+/// Serves the UART: the byte goes to R12's end, the line status to R13.
+fn uart_handler(c: &mut Code, look_at_pin: bool) -> Asm {
+    c.handler(VECTOR)?;
+    c.push(rax)?;
+    c.push(rdx)?;
+    if look_at_pin {
+        c.store32(ioapic::BASE, 0x10 + 2 * u32::from(uart::IRQ))?;
+        c.mov(rax, UPPER + ioapic::BASE + 0x10)?;
+        c.mov(r13d, dword_ptr(rax))?;
+    }
+    c.mov(edx, u32::from(uart::PORT))?;
+    c.in_(al, dx)?;
+    c.shl(r12, 8)?;
+    c.movzx(eax, al)?;
+    c.or(r12, rax)?;
+    c.count(FIRST)?;
+    c.end_of_interrupt()?;
+    c.pop(rdx)?;
+    c.pop(rax)?;
+    c.iretq()
+}
+
+/// Types a byte after each message.
+fn typing(machine: &mut Machine) -> Vec<Event> {
+    let mut events = Vec::new();
+    for byte in b"ab" {
+        events.push(machine.run().unwrap());
+        assert_eq!(machine.type_in(&[*byte]), 1);
+        machine.reply(&[]).unwrap();
+    }
+    events.push(machine.run().unwrap());
+    events
+}
+
+fn typed_to(flags: u32) -> Guest {
+    Guest::new(|c| {
+        prologue(c)?;
+        c.io_apic(uart::IRQ, VECTOR, flags)?;
+        c.out8(uart::PORT + 1, 1)?;
+        c.sti()?;
+        c.ring(0)?;
+        sleep_for(c, FIRST, 1)?;
+        c.ring(0)?;
+        c.wait_for(FIRST, 2)?;
+        c.cli()?;
+        c.store32(ioapic::BASE, 0x10 + 2 * u32::from(uart::IRQ))?;
+        c.mov(rax, UPPER + ioapic::BASE + 0x10)?;
+        c.mov(r14d, dword_ptr(rax))?;
+        epilogue(c)?;
+        uart_handler(c, true)
+    })
+}
+
+#[test]
+fn typing_interrupts_through_the_io_apic() {
+    let guest = typed_to(0);
+    for run in guest.compare(typing) {
+        let gpr = run.evidence.registers.gpr;
+        assert_eq!(gpr[12], 0x6162, "{}", run.backend);
+        assert_eq!((gpr[13] & REMOTE_IRR, gpr[14] & REMOTE_IRR), (0, 0));
+    }
+}
+
+#[test]
+fn a_level_triggered_interrupt_is_ended_at_the_io_apic() {
+    let guest = typed_to(LEVEL);
+    for run in guest.compare(typing) {
+        let gpr = run.evidence.registers.gpr;
+        assert_eq!(gpr[12], 0x6162, "{}", run.backend);
+        assert_eq!((gpr[13] & REMOTE_IRR, gpr[14] & REMOTE_IRR), (REMOTE_IRR, 0), "{}", run.backend);
+    }
+}
+
+#[test]
+fn a_masked_pin_interrupts_nobody() {
+    let guest = Guest::new(|c| {
+        prologue(c)?;
+        c.io_apic(uart::IRQ, VECTOR, 1 << 16)?;
+        c.out8(uart::PORT + 1, 1)?;
+        c.sti()?;
+        c.ring(0)?;
+        c.ring(0)?;
+        epilogue(c)?;
+        uart_handler(c, false)
+    });
+    counts(&guest, typing, [0, 0]);
+}
+
+#[test]
+fn the_engine_interrupts_by_message() {
+    const RING: u64 = DATA + 0x1000;
+    const BUFFER: u64 = DATA + 0x2000;
+    const DONE: u64 = DATA + 0x3000;
+    let mut guest = Guest::new(|c| {
+        prologue(c)?;
+        // Memory space and bus master; MSI-X on; vector 0 to this processor, unmasked.
+        c.config(DMA_SLOT, 0x04, 0x6)?;
+        c.config(DMA_SLOT, 0x40, 1 << 31)?;
+        c.store32(MSIX, 0xfee0_0000)?;
+        c.store32(MSIX + 4, 0)?;
+        c.store32(MSIX + 8, VECTOR.into())?;
+        c.store32(MSIX + 12, 0)?;
+        c.store64(DMA + dma::RING_BASE, RING)?;
+        c.store32(DMA + dma::RING_ENTRIES, 2)?;
+        c.store64(DMA + dma::COMPLETION_ADDRESS, DONE)?;
+        c.store32(DMA + dma::CONTROL, dma::CONTROL_ENABLE | dma::CONTROL_INTERRUPT)?;
+        // Two blocks, and then the ring is full.
+        sleep_for(c, FIRST, 2)?;
+        c.mov(rax, UPPER + DONE)?;
+        c.mov(r12, qword_ptr(rax))?;
+        // Given back: one more, but its interrupt is held until it is unmasked.
+        c.cli()?;
+        c.store32(MSIX + 12, 1)?;
+        c.store64(DMA + dma::CONSUMED, 1)?;
+        c.wait_for(DONE, 3)?;
+        c.sti()?;
+        c.nop()?;
+        c.mov(rax, UPPER + FIRST)?;
+        c.mov(r13, qword_ptr(rax))?;
+        c.mov(rax, UPPER + MSIX + dma::MSIX_PBA)?;
+        c.mov(r14, qword_ptr(rax))?;
+        c.store32(MSIX + 12, 0)?;
+        c.wait_for(FIRST, 3)?;
+        epilogue(c)?;
+        c.counting_handler(VECTOR, FIRST)
+    });
+    let descriptors = [BUFFER, 64, BUFFER + 0x100, 64];
+    guest.memory.push((RING, descriptors.iter().flat_map(|word| word.to_le_bytes()).collect()));
+    for run in guest.runs() {
+        let gpr = run.evidence.registers.gpr;
+        assert_eq!(gpr[12..15], [2, 2, 1], "{}", run.backend);
+        assert_eq!(count(run.machine.ram(), FIRST), 3);
+        // What the device wrote is no processor's.
+        let pages = &run.evidence.pages[0].1;
+        assert!(!pages.contains(&(BUFFER >> 12)) && !pages.contains(&(DONE >> 12)), "{}: {pages:x?}", run.backend);
+        assert!(run.evidence.ledger.contains(&BUFFER) && run.evidence.ledger.contains(&0xfee0_0000));
+    }
+}

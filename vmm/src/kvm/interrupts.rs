@@ -2,6 +2,9 @@
 //!
 //! A device's message is delivered through an irqfd: a route for it is made when it is first sent, and from then on sending is one
 //! write to an eventfd. A guest that invents messages without end gets KVM_SIGNAL_MSI for those beyond the room for routes.
+//!
+//! KVM tells of the end of a level-triggered interrupt (KVM_EXIT_IOAPIC_EOI) only if a route of the I/O APIC's pins has its vector. Which
+//! of them it is does not matter, so such messages get the first free one.
 
 use std::collections::HashMap;
 
@@ -16,7 +19,9 @@ use super::Refused;
 use crate::devices::msix::Msi;
 
 /// Routes below this number are those of the I/O APIC's pins.
-const FIRST_GSI: u32 = 24;
+const FIRST_GSI: u32 = crate::devices::ioapic::PINS as u32;
+/// Message data: level-triggered.
+const LEVEL: u32 = 1 << 15;
 /// Messages that get a route of their own.
 const ROOM: usize = 64;
 
@@ -25,6 +30,9 @@ const ROOM: usize = 64;
 pub(super) struct Interrupts {
     routes: HashMap<(u64, u32), EventFd>,
     table: Vec<kvm_irq_routing_entry>,
+    /// How many routes are those of pins, and how many are not.
+    pins: u32,
+    others: u32,
 }
 
 impl Interrupts {
@@ -44,8 +52,18 @@ impl Interrupts {
             .map_err(|error| Refused::io("write to an irqfd", &error))
     }
 
+    /// A number for the route of this message.
+    fn number(&mut self, msi: Msi) -> u32 {
+        if msi.data & LEVEL != 0 && self.pins < FIRST_GSI {
+            self.pins += 1;
+            return self.pins - 1;
+        }
+        self.others += 1;
+        FIRST_GSI + self.others - 1
+    }
+
     fn route(&mut self, vm: &VmFd, msi: Msi) -> Result<EventFd, Refused> {
-        let gsi = FIRST_GSI + self.table.len() as u32;
+        let gsi = self.number(msi);
         let entry = kvm_irq_routing_entry {
             gsi,
             type_: KVM_IRQ_ROUTING_MSI,

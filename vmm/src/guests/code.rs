@@ -77,7 +77,10 @@ impl Code {
         write(&mut code).unwrap();
         let options = BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;
         let result = code.asm.assemble_options(address, options).unwrap();
-        let gates = code.gates.iter().map(|(vector, label)| (*vector, result.label_ip(label).unwrap()));
+        let gates = code
+            .gates
+            .iter()
+            .map(|(vector, label)| (*vector, result.label_ip(label).unwrap()));
         Assembled {
             gates: gates.collect(),
             bytes: result.inner.code_buffer,
@@ -205,7 +208,10 @@ impl Code {
 
     /// Writes 32 bits of the configuration space of a device on bus 0. Clobbers RAX and RDX.
     pub fn config(&mut self, slot: u8, offset: u32, value: u32) -> Asm {
-        for (port, value) in [(ADDRESS_PORT, 0x8000_0000 | u32::from(slot) << 11 | offset), (DATA_PORT, value)] {
+        for (port, value) in [
+            (ADDRESS_PORT, 0x8000_0000 | u32::from(slot) << 11 | offset),
+            (DATA_PORT, value),
+        ] {
             self.mov(edx, u32::from(port))?;
             self.mov(eax, value)?;
             self.out(dx, eax)?;

@@ -58,7 +58,10 @@ fn a_table_without_room_is_a_triple_fault() {
         c.ud2()
     });
     // Three gates: #UD has none, and neither has #GP nor #DF.
-    guest.memory.push((DATA, [&47_u16.to_le_bytes()[..], &(UPPER + DATA).to_le_bytes()].concat()));
+    guest.memory.push((
+        DATA,
+        [&47_u16.to_le_bytes()[..], &(UPPER + DATA).to_le_bytes()].concat(),
+    ));
     end(&guest, "triple fault");
 }
 
@@ -97,7 +100,7 @@ fn a_spinning_guest_makes_no_progress() {
         c.set_label(&mut again)?;
         c.jmp(again)
     });
-    guest.config.progress_limit_ns = 1_000_000;
+    guest.patience = Some(1_000_000);
     for event in end(&guest, "no progress") {
         let Event::NoProgress { at, since, limit } = event else {
             panic!()
@@ -109,7 +112,7 @@ fn a_spinning_guest_makes_no_progress() {
 
 #[test]
 fn printing_is_progress() {
-    let mut guest = Guest::new(|c| {
+    let guest = Guest::new(|c| {
         let mut again = c.create_label();
         let mut wait = c.create_label();
         c.mov(ebx, 3)?;
@@ -131,8 +134,7 @@ fn printing_is_progress() {
         c.mov(ecx, 0)?;
         c.power_off()
     });
-    guest.config.progress_limit_ns = 100_000_000;
-    for run in guest.compare(super::guest::to_the_end) {
+    for run in guest.runs() {
         assert_eq!(run.evidence.console, "...");
     }
 }

@@ -56,7 +56,7 @@ fn ports_are_written_and_read_in_each_size() {
         c.mov(dword_ptr(rbx + 36), eax)?;
         c.power_off()
     });
-    for run in guest.runs() {
+    for run in guest.completed() {
         assert_eq!(run.evidence.events, ["power off"], "{}", run.backend);
         assert_eq!(run.evidence.console, "h");
         let word = |at| run.machine.ram().read_u64(DATA + at).unwrap();
@@ -102,8 +102,12 @@ fn string_forms_print_and_read_whole_runs() {
         c.power_off()
     });
     guest.memory.push((DATA, text.to_vec()));
-    for run in guest.runs() {
-        assert_eq!(run.evidence.console, "all of this in one instructionala", "{}", run.backend);
+    for run in guest.completed() {
+        assert_eq!(
+            run.evidence.console, "all of this in one instructionala",
+            "{}",
+            run.backend
+        );
         let registers = &run.evidence.registers;
         assert_eq!(registers.gpr[5], UPPER + DATA + text.len() as u64);
         assert_eq!(registers.gpr[12], UPPER + DATA + PAGE_SIZE + 5);
@@ -160,7 +164,7 @@ fn device_memory_is_written_and_read_in_each_size() {
         c.rep().movsb()?;
         c.power_off()
     });
-    for run in guest.runs() {
+    for run in guest.completed() {
         let word = |at| run.machine.ram().read_u64(DATA + at).unwrap();
         let found: Vec<u64> = (0..8).map(|index| word(8 * index)).collect();
         let expected = [
@@ -176,7 +180,10 @@ fn device_memory_is_written_and_read_in_each_size() {
         assert_eq!(found, expected, "{}: {found:#x?}", run.backend);
         assert!((0..4).all(|index| word(0x80 + 8 * index) == word(8 * index)));
         // Device memory is not RAM: the only page written is that of the results.
-        assert_eq!(run.evidence.pages[0].1.iter().copied().collect::<Vec<_>>(), [DATA >> 12]);
+        assert_eq!(
+            run.evidence.pages[0].1.iter().copied().collect::<Vec<_>>(),
+            [DATA >> 12]
+        );
     }
 }
 
@@ -192,10 +199,19 @@ fn a_doorbell_stands_the_guest_until_the_answer() {
         c.power_off()
     });
     for mut run in guest.runs() {
-        assert_eq!(run.evidence.events, ["message ask", "power off"], "{}", run.backend);
+        assert_eq!(
+            run.evidence.events,
+            ["message ask", "power off"],
+            "{}",
+            run.backend
+        );
         let gpr = run.evidence.registers.gpr;
         assert_eq!((gpr[1], gpr[6]), (2, u64::from_le_bytes(*b"okk!\0\0\0\0")));
-        assert_eq!(run.machine.run().unwrap(), *run.events.last().unwrap(), "a final event stays");
+        assert_eq!(
+            run.machine.run().unwrap(),
+            *run.events.last().unwrap(),
+            "a final event stays"
+        );
     }
 }
 
@@ -219,7 +235,12 @@ fn the_answer_costs_the_guest_no_time() {
 fn too_long_a_message_ends_the_run() {
     let guest = Guest::new(|c| c.ring(1 << 20));
     for run in guest.runs() {
-        assert_eq!(run.evidence.events, ["message too long: 1048576"], "{}", run.backend);
+        assert_eq!(
+            run.evidence.events,
+            ["message too long: 1048576"],
+            "{}",
+            run.backend
+        );
     }
 }
 
@@ -256,7 +277,7 @@ fn model_specific_registers_that_nobody_has_fault() {
         c.handler(13)?;
         skipping_handler(c, DATA)
     });
-    for run in guest.runs() {
+    for run in guest.completed() {
         assert_eq!(run.evidence.events, ["power off"], "{}", run.backend);
         assert_eq!(run.machine.ram().read_u64(DATA).unwrap(), 3, "{}", run.backend);
         let registers = &run.evidence.registers;
@@ -281,6 +302,10 @@ fn running_for_a_while_comes_back_and_runs_on() {
         vec![machine.run().unwrap()]
     });
     for run in runs {
-        assert!(matches!(run.events[..], [Event::PowerOff { .. }]), "{}", run.backend);
+        assert!(
+            matches!(run.events[..], [Event::PowerOff { .. }]),
+            "{}",
+            run.backend
+        );
     }
 }

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::code::{
-    Asm, CODE, Code, ENTRY, GDT, GDT_OPERAND, IDT, IDT_OPERAND, INTERRUPT_STACK, TSS, UPPER,
-};
+use super::code::{Asm, CODE, Code, ENTRY, GDT, GDT_OPERAND, IDT, IDT_OPERAND, INTERRUPT_STACK, TSS, UPPER};
 use super::hosts;
 use crate::boot::bzimage::tests::image;
 use crate::boot::layout::{PD, PD_COUNT, PDPT, PML4};
@@ -18,8 +16,6 @@ use crate::vcpu::Registers;
 
 /// Bytes of code that a guest may have.
 const ROOM: usize = 0x1_0000;
-/// Patience with guests that do not die of it: on a host that emulates guest kernels and is busy, milliseconds are seconds.
-const PATIENCE: u64 = 200_000_000;
 /// Present, writable, accessed, dirty; a leaf of 2 MiB or 1 GiB.
 pub(super) const TABLE: u64 = 0x63;
 pub(super) const LEAF: u64 = 0xe3;
@@ -29,9 +25,13 @@ const RESUME: u64 = 1 << 16;
 /// Code, and what is in RAM besides.
 pub(super) struct Guest {
     pub config: MachineConfig,
+    /// Guest nanoseconds without progress after which the guest is stuck, where that is what it is about.
+    pub patience: Option<u64>,
     pub memory: Vec<(u64, Vec<u8>)>,
     /// Page frames whose content may differ: a device writes them in real time.
     pub moving: BTreeSet<u64>,
+    /// Where the guest is when the end comes is not compared: it ends in the middle of a loop.
+    pub adrift: bool,
 }
 
 /// What came of a run.
@@ -63,7 +63,11 @@ impl Guest {
     /// A guest that executes this in the upper half.
     pub fn new(write: impl FnOnce(&mut Code) -> Asm) -> Self {
         let assembled = Code::assemble(UPPER + CODE, write);
-        assert!(assembled.bytes.len() <= ROOM - 0x210, "{} bytes of code", assembled.bytes.len());
+        assert!(
+            assembled.bytes.len() <= ROOM - 0x210,
+            "{} bytes of code",
+            assembled.bytes.len()
+        );
         let jump = Code::assemble(ENTRY, |code| {
             code.mov(iced_x86::code_asm::rax, UPPER + CODE)?;
             code.jmp(iced_x86::code_asm::rax)
@@ -73,22 +77,28 @@ impl Guest {
             kernel[1024 + at..][..bytes.len()].copy_from_slice(bytes);
         }
         Self {
-            config: MachineConfig {
-                progress_limit_ns: PATIENCE,
-                ..config(kernel)
-            },
+            config: config(kernel),
+            patience: None,
             memory: tables(&assembled.gates),
             moving: BTreeSet::new(),
+            adrift: false,
         }
     }
 
     /// Runs on this backend. `drive` runs the machine and says what happened.
     pub fn run_on(&self, backend: &dyn Backend, drive: &dyn Fn(&mut Machine) -> Vec<Event>) -> Run {
-        let mut machine = Machine::new(&self.config, backend).unwrap();
+        let config = MachineConfig {
+            progress_limit_ns: self.patience.unwrap_or_else(|| hosts::patience(backend)),
+            ..self.config.clone()
+        };
+        let mut machine = Machine::new(&config, backend).unwrap();
         set_up(machine.ram(), &self.memory);
         let events = drive(&mut machine);
         machine.finish().unwrap();
-        let evidence = Evidence::of(&machine, &events);
+        let mut evidence = Evidence::of(&machine, &events);
+        if self.adrift {
+            evidence.registers = Registers::default();
+        }
         Run {
             backend: backend.name(),
             machine,
@@ -99,8 +109,10 @@ impl Guest {
 
     /// Runs on every backend of this host and compares.
     pub fn compare(&self, drive: impl Fn(&mut Machine) -> Vec<Event>) -> Vec<Run> {
-        let runs: Vec<Run> =
-            hosts::backends().into_iter().map(|backend| self.run_on(backend, &drive)).collect();
+        let runs: Vec<Run> = hosts::backends()
+            .into_iter()
+            .map(|backend| self.run_on(backend, &drive))
+            .collect();
         for other in &runs[1..] {
             assert_eq!(
                 other.evidence, runs[0].evidence,
@@ -119,6 +131,21 @@ impl Guest {
     /// [`Guest::compare`] with [`to_the_end`].
     pub fn runs(&self) -> Vec<Run> {
         self.compare(to_the_end)
+    }
+
+    /// [`Guest::runs`] of a guest that must switch itself off and do nothing else that the machine reports.
+    pub fn completed(&self) -> Vec<Run> {
+        let runs = self.runs();
+        for run in &runs {
+            assert_eq!(
+                run.evidence.events,
+                ["power off"],
+                "{}: {:?}",
+                run.backend,
+                run.events
+            );
+        }
+        runs
     }
 }
 
@@ -148,9 +175,18 @@ impl Evidence {
             events: events.iter().map(name).collect(),
             console: String::from_utf8_lossy(&machine.console().text()).into_owned(),
             pages: pages
-                .map(|phase| (phase.stamp, phase.writes.iter().map(|write| write.pfn()).collect()))
+                .map(|phase| {
+                    (
+                        phase.stamp,
+                        phase.writes.iter().map(|write| write.pfn()).collect(),
+                    )
+                })
                 .collect(),
-            touched: machine.ram().touched_pages().filter(|pfn| !boot_tables().contains(pfn)).collect(),
+            touched: machine
+                .ram()
+                .touched_pages()
+                .filter(|pfn| !boot_tables().contains(pfn))
+                .collect(),
             ledger: ledger.map(|entry| entry.address).collect(),
             registers,
         }
@@ -208,7 +244,12 @@ fn tables(gates: &[(u8, u64)]) -> Vec<(u64, Vec<u8>)> {
         task,
         tss >> 32,
     ];
-    let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let bytes = |words: &[u64]| {
+        words
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect::<Vec<u8>>()
+    };
     let mut state = vec![0; 0x68];
     state[4..12].copy_from_slice(&(UPPER + INTERRUPT_STACK).to_le_bytes());
     state[0x66..].copy_from_slice(&0x68_u16.to_le_bytes());
@@ -227,7 +268,10 @@ fn set_up(ram: &GuestRam, memory: &[(u64, Vec<u8>)]) {
     let pdpt = ram.read_u64(PML4).unwrap() | 0x20;
     ram.write(PML4, &pdpt.to_le_bytes()).unwrap();
     ram.write(PML4 + 256 * 8, &pdpt.to_le_bytes()).unwrap();
-    for table in [PDPT].into_iter().chain((0..PD_COUNT).map(|number| PD + number * PAGE_SIZE)) {
+    for table in [PDPT]
+        .into_iter()
+        .chain((0..PD_COUNT).map(|number| PD + number * PAGE_SIZE))
+    {
         for at in (table..table + PAGE_SIZE).step_by(8) {
             let entry = ram.read_u64(at).unwrap();
             if entry & 1 == 1 {

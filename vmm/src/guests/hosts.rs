@@ -32,3 +32,13 @@ pub(super) fn backends() -> Vec<&'static dyn Backend> {
     let kvm = kvm().map(|kvm| -> &'static dyn Backend { kvm });
     [soft].into_iter().chain(kvm).collect()
 }
+
+/// Guest nanoseconds that a guest which is not stuck may take to show progress. On KVM time is real, and this host may be busy.
+pub(super) fn patience(backend: &dyn Backend) -> u64 {
+    const ON_SOFT: u64 = 200_000_000;
+    const HOST_NS: u64 = 10_000_000_000;
+    match kvm().filter(|_| backend.name() != Soft.name()) {
+        Some(kvm) => HOST_NS / u64::from(kvm.workarounds().slowdown.max(1)),
+        None => ON_SOFT,
+    }
+}

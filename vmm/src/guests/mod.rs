@@ -19,6 +19,9 @@
 
 mod code;
 mod deaths;
+mod dirty;
+mod dma;
+mod emulated;
 mod exits;
 mod guest;
 mod hosts;

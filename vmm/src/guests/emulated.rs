@@ -1,0 +1,230 @@
+//! Instructions that KVM may leave to softcpu: on a sound host it never does, on one that emulates guest kernels it does at
+//! privilege level 0. Either way they do the same, and their writes count.
+
+use iced_x86::code_asm::*;
+
+use super::code::{Code, DATA, UPPER};
+use super::guest::{Guest, Run};
+use super::hosts;
+use crate::machine::Event;
+use crate::phase::Phase;
+
+/// Turns on SSE: CR0.EM off and MP on, CR4.OSFXSR and OSXMMEXCPT on. Clobbers RAX.
+fn enable_sse(c: &mut Code) -> super::code::Asm {
+    c.mov(rax, cr4)?;
+    c.or(rax, 0x600)?;
+    c.mov(cr4, rax)
+}
+
+/// How often this mnemonic was executed by softcpu in KVM's place.
+fn count(run: &Run, mnemonic: &str) -> u64 {
+    let counts = run.machine.emulated();
+    counts
+        .iter()
+        .filter(|(name, _)| name == mnemonic)
+        .map(|(_, count)| *count)
+        .sum()
+}
+
+#[test]
+fn what_kvm_lacks_is_executed_and_counted() {
+    let guest = Guest::new(|c| {
+        c.stack()?;
+        enable_sse(c)?;
+        c.mov(rbx, UPPER + DATA)?;
+        c.mov(rax, 0x0123_4567_89ab_cdef_u64)?;
+        for _ in 0..3 {
+            c.popcnt(rcx, rax)?;
+        }
+        c.mov(qword_ptr(rbx), rcx)?;
+        // 16 bytes at once: equal, and so exchanged.
+        c.mov(edx, 0)?;
+        c.mov(eax, 0)?;
+        c.mov(ecx, 5)?;
+        c.push(rbx)?;
+        c.lea(rsi, qword_ptr(rbx + 0x1000))?;
+        c.mov(ebx, 7)?;
+        c.lock().cmpxchg16b(xmmword_ptr(rsi))?;
+        c.pop(rbx)?;
+        c.setz(byte_ptr(rbx + 8))?;
+        // SSE state goes there and back.
+        c.movdqu(xmm3, xmmword_ptr(rbx))?;
+        c.paddq(xmm3, xmm3)?;
+        c.pshufd(xmm4, xmm3, 0x1b)?;
+        c.movdqu(xmmword_ptr(rbx + 0x2000), xmm3)?;
+        c.movdqu(xmmword_ptr(rbx + 0x2010), xmm4)?;
+        c.mov(dword_ptr(rbx + 16), 0x1fa0)?;
+        c.ldmxcsr(dword_ptr(rbx + 16))?;
+        c.stmxcsr(dword_ptr(rbx + 0x3000))?;
+        c.power_off()
+    });
+    for run in guest.completed() {
+        let word = |at| run.machine.ram().read_u64(DATA + at).unwrap();
+        assert_eq!((word(0), word(8)), (32, 1), "{}", run.backend);
+        assert_eq!((word(0x1000), word(0x1008)), (7, 5));
+        assert_eq!((word(0x2000), word(0x2008)), (64, 2));
+        assert_eq!(word(0x3000), 0x1fa0);
+        for page in 0..4 {
+            assert!(
+                run.evidence
+                    .pages_in(Phase::BootOld)
+                    .contains(&((DATA >> 12) + page)),
+                "{}",
+                run.backend
+            );
+        }
+        if run.backend == "kvm" && hosts::kvm().is_some_and(|kvm| kvm.workarounds().emulated_kernel) {
+            assert_eq!(count(&run, "popcnt"), 3, "{:?}", run.machine.emulated());
+            assert_eq!(count(&run, "cmpxchg16b"), 1);
+            assert_eq!(count(&run, "ldmxcsr"), 1);
+        } else {
+            assert!(run.machine.emulated().is_empty(), "{:?}", run.machine.emulated());
+        }
+    }
+}
+
+#[test]
+fn x87_state_goes_there_and_back() {
+    let mut guest = Guest::new(|c| {
+        enable_sse(c)?;
+        c.mov(rbx, UPPER + DATA)?;
+        c.fninit()?;
+        c.fild(word_ptr(rbx + 0x1000))?;
+        c.fild(dword_ptr(rbx + 0x1000))?;
+        c.fchs()?;
+        c.fxch(st0, st1)?;
+        c.fstp(qword_ptr(rbx))?;
+        c.fnstcw(word_ptr(rbx + 8))?;
+        c.fnstsw(word_ptr(rbx + 10))?;
+        c.fistp(qword_ptr(rbx + 16))?;
+        c.fnclex()?;
+        c.power_off()
+    });
+    guest
+        .memory
+        .push((DATA + 0x1000, 0x0002_0003_u32.to_le_bytes().to_vec()));
+    for run in guest.completed() {
+        let word = |at| run.machine.ram().read_u64(DATA + at).unwrap();
+        assert_eq!(word(0), 3.0_f64.to_bits(), "{}", run.backend);
+        assert_eq!(word(8) & 0xffff, 0x37f);
+        assert_eq!(i64::from_le_bytes(word(16).to_le_bytes()), -0x0002_0003);
+    }
+}
+
+#[test]
+fn the_whole_state_is_saved_and_restored() {
+    // FXSAVE and FXRSTOR are KVM's own even where it emulates.
+    let guest = Guest::new(|c| {
+        enable_sse(c)?;
+        c.mov(rbx, UPPER + DATA)?;
+        c.mov(rax, 0x1122_3344_5566_7788_u64)?;
+        c.movq(xmm5, rax)?;
+        c.fxsave(ptr(rbx))?;
+        c.pxor(xmm5, xmm5)?;
+        c.movq(rcx, xmm5)?;
+        c.fxrstor(ptr(rbx))?;
+        c.movq(rdx, xmm5)?;
+        c.mov(r12, rcx)?;
+        c.mov(r13, rdx)?;
+        c.power_off()
+    });
+    let mut guest = guest;
+    // The tags, opcode and pointers of a unit that was never used differ between processors.
+    guest.moving.insert(DATA >> 12);
+    for run in guest.completed() {
+        let gpr = run.evidence.registers.gpr;
+        assert_eq!((gpr[12], gpr[13]), (0, 0x1122_3344_5566_7788), "{}", run.backend);
+        assert_eq!(
+            run.machine.ram().read_u64(DATA + 160 + 16 * 5).unwrap(),
+            0x1122_3344_5566_7788
+        );
+    }
+}
+
+#[test]
+fn their_faults_are_the_guests() {
+    // A page fault and a missing feature, both in instructions that an emulating host leaves to softcpu.
+    let guest = Guest::new(|c| {
+        c.tables()?;
+        enable_sse(c)?;
+        c.mov(rsi, 0xffff_c000_0000_1000_u64)?;
+        c.lock().cmpxchg16b(xmmword_ptr(rsi))?;
+        c.ud2()?;
+        c.handler(14)?;
+        c.mov(rcx, cr2)?;
+        c.pop(rdx)?;
+        c.keep_rcx(DATA)?;
+        c.mov(rcx, rdx)?;
+        c.keep_rcx(DATA + 8)?;
+        c.power_off()
+    });
+    for run in guest.completed() {
+        assert_eq!(run.evidence.events, ["power off"], "{}", run.backend);
+        let ram = run.machine.ram();
+        assert_eq!(ram.read_u64(DATA).unwrap(), 0xffff_c000_0000_1000);
+        assert_eq!(ram.read_u64(DATA + 8).unwrap() & !1, 2, "not present, a write");
+    }
+}
+
+#[test]
+fn their_accesses_to_devices_are_made() {
+    use super::code::MAILBOX;
+    use guest_agent::device::mailbox::WINDOW;
+    let guest = Guest::new(|c| {
+        enable_sse(c)?;
+        c.mov(rbx, UPPER + MAILBOX + WINDOW)?;
+        c.mov(dword_ptr(rbx), 0x0101_0101)?;
+        c.popcnt(ecx, dword_ptr(rbx))?;
+        c.mov(dword_ptr(rbx + 4), 0x1f80)?;
+        c.ldmxcsr(dword_ptr(rbx + 4))?;
+        c.stmxcsr(dword_ptr(rbx + 8))?;
+        c.mov(r12d, dword_ptr(rbx + 8))?;
+        c.power_off()
+    });
+    for run in guest.completed() {
+        let gpr = run.evidence.registers.gpr;
+        assert_eq!((gpr[1], gpr[12]), (4, 0x1f80), "{}", run.backend);
+    }
+}
+
+#[test]
+fn their_number_is_bounded_by_nothing_short() {
+    let guest = Guest::new(|c| {
+        c.mov(ebx, 500)?;
+        let mut again = c.create_label();
+        c.set_label(&mut again)?;
+        c.popcnt(ecx, ebx)?;
+        c.dec(ebx)?;
+        c.jnz(again)?;
+        c.power_off()
+    });
+    for run in guest.completed() {
+        assert_eq!(run.evidence.events, ["power off"], "{}", run.backend);
+        assert!([0, 500].contains(&count(&run, "popcnt")));
+    }
+}
+
+/// x87 arithmetic at privilege level 0 is what softcpu refuses, and an emulating KVM hands over.
+#[test]
+fn what_neither_executes_ends_the_run() {
+    let guest = Guest::new(|c| {
+        c.fninit()?;
+        c.fld1()?;
+        c.fsqrt()?;
+        c.power_off()
+    });
+    for backend in hosts::backends() {
+        let run = guest.run_on(backend, &super::guest::to_the_end);
+        let emulates = hosts::kvm().is_some_and(|kvm| kvm.workarounds().emulated_kernel);
+        if run.backend == "kvm" && !emulates {
+            assert_eq!(run.evidence.events, ["power off"]);
+            continue;
+        }
+        let [Event::UnknownInstruction { bytes, what, at }] = &run.events[..] else {
+            panic!("{}: {:?}", run.backend, run.events)
+        };
+        assert_eq!(bytes[..2], [0xd9, 0xfa], "{}: {what}", run.backend);
+        assert_eq!(at.rip, run.evidence.registers.rip);
+        assert!(what.to_lowercase().contains("fsqrt"), "{}: {what}", run.backend);
+    }
+}

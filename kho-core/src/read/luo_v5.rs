@@ -14,6 +14,7 @@ use crate::memory::{clamp, len64};
 use crate::model::{Content, Flb, Luo, LuoVersion, SubBlob};
 use crate::owners::Owner;
 use crate::read::context::Hex;
+use crate::tree::Counted;
 
 pub(super) fn read(context: &mut Context<'_>, blob: &mut SubBlob, owner: Owner) -> Content {
     let what = "LUO state";
@@ -143,10 +144,8 @@ pub(super) fn flbs(context: &mut Context<'_>, address: u64) -> Vec<Flb> {
     let records_size = len64(FLB_SIZE).saturating_mul(count);
     let room = size.saturating_sub(len64(FLB_HEADER_SIZE));
     if records_size > room {
-        let expected = alloc::format!(
-            "at most {} records",
-            room.checked_div(len64(FLB_SIZE)).unwrap_or(0)
-        );
+        let records = room.checked_div(len64(FLB_SIZE)).unwrap_or(0);
+        let expected = alloc::format!("at most {}", Counted(records, "record"));
         context.finding(Rule::CountFits, address, what, expected, count);
     }
     let start = address.saturating_add(len64(FLB_HEADER_SIZE));

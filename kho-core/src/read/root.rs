@@ -12,6 +12,7 @@ use crate::memory::{MemoryError, PhysicalMemory, Region, clamp, len64};
 use crate::model::{Content, Handover, KhoVersion, ScratchArea, SubBlob};
 use crate::owners::Owner;
 use crate::read::context::Hex;
+use crate::tree::Counted;
 
 pub(super) fn read(memory: &dyn PhysicalMemory, fdt: Region, scratch: Region) -> Result<Handover, ReadError> {
     let bytes = root_bytes(memory, fdt)?;
@@ -264,7 +265,7 @@ pub(super) fn number(context: &mut Context<'_>, node: &Node<'_, '_>, name: &str,
         let expected = alloc::format!("property \"{name}\" of 8 bytes");
         match property {
             Some(property) => {
-                let found = alloc::format!("{} bytes", property.value.len());
+                let found = Counted::of(property.value.len(), "byte");
                 context.finding(Rule::PropertyMissing, at, &what, expected, found);
             }
             None => context.finding(Rule::PropertyMissing, at, &what, expected, "none"),

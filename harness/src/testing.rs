@@ -358,6 +358,7 @@ pub fn good() -> Evidence {
         blobs: vec![blob((MEMFD..MEMFD + PAGES).chain([OWN]))],
         blackouts_ns: vec![900_000],
         jumps_not_before: vec![None],
+        device_lateness_ns: 0,
         emulated: Vec::new(),
         outcome: Outcome {
             kind: OutcomeKind::Completed,

@@ -85,6 +85,11 @@ pub trait Processors {
     fn last_write(&self, address: u64) -> Option<CpuWrite>;
     /// Hands each page's first write since the last [`Processors::begin_write_epoch`] to `each`.
     fn epoch_writes(&mut self, each: &mut dyn FnMut(CpuWrite)) -> Result<(), BackendError>;
+    /// Most that the host was late in serving a device that had something to do, in guest nanoseconds: 0 where devices are
+    /// always served in time.
+    fn device_lateness(&self) -> u64 {
+        0
+    }
     /// How often each instruction was executed by softcpu in the backend's place, by mnemonic.
     fn emulated(&self) -> Vec<(String, u64)> {
         Vec::new()

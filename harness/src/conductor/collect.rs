@@ -237,6 +237,7 @@ impl Run<'_> {
             .iter()
             .map(|one| one.jump_not_before)
             .collect();
+        self.evidence.device_lateness_ns = self.machine.device_lateness();
         self.evidence.emulated = self.machine.emulated();
         self.evidence.ledger = self.machine.ledger().to_record();
         let compacted: u64 = self

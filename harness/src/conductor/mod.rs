@@ -215,6 +215,7 @@ fn blank(plan: &Plan, backend: &str) -> Evidence {
         blobs: Vec::new(),
         blackouts_ns: Vec::new(),
         jumps_not_before: Vec::new(),
+        device_lateness_ns: 0,
         emulated: Vec::new(),
         outcome: Outcome {
             kind: OutcomeKind::MachineFailed,

@@ -79,6 +79,8 @@ pub struct Evidence {
     /// For each jump, in order: when the old kernel was surely still running, where the backend noticed the jump late; `None` when it
     /// saw the very instruction.
     pub jumps_not_before: Vec<Option<u64>>,
+    /// Most that the host was late in serving a device, in guest nanoseconds: 0 on a backend that steps.
+    pub device_lateness_ns: u64,
     /// Instructions that softcpu executed because KVM could not, by mnemonic.
     pub emulated: Vec<(String, u64)>,
     /// How the run ended.

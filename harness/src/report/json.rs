@@ -48,6 +48,10 @@ pub struct ScenarioReport {
     ledger_digest: String,
     blackout_ns: Option<u64>,
     blackouts_ns: Vec<u64>,
+    /// For each jump, when the old kernel surely still ran; null when the jump was seen at its very instruction.
+    jumps_not_before_ns: Vec<Option<u64>>,
+    /// Instructions that softcpu executed because KVM could not.
+    emulated: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -157,6 +161,8 @@ impl ScenarioReport {
             ledger_digest: evidence.ledger_digest(),
             blackout_ns: evidence.blackouts_ns.iter().max().copied(),
             blackouts_ns: evidence.blackouts_ns.clone(),
+            jumps_not_before_ns: evidence.jumps_not_before.clone(),
+            emulated: evidence.emulated.iter().cloned().collect(),
         }
     }
 
@@ -193,6 +199,8 @@ impl ScenarioReport {
             ledger_digest: String::new(),
             blackout_ns: None,
             blackouts_ns: Vec::new(),
+            jumps_not_before_ns: Vec::new(),
+            emulated: BTreeMap::new(),
         }
     }
 }

@@ -102,6 +102,10 @@ impl DeviceLoop<'_, '_> {
         }
         let mut platform = lock(&shared.platform);
         let now = shared.clock.now();
+        if let Some(late) = platform.bus.next_event().and_then(|due| now.checked_sub(due)) {
+            let mut marks = lock(&shared.marks);
+            marks.lateness = marks.lateness.max(late);
+        }
         platform.advance(now);
         shared.send_interrupts(&mut platform)?;
         if self.vcpus_run {

@@ -17,7 +17,7 @@ use crate::processors::Happening;
 use crate::vcpu::{BackendError, Bus, CpuWrite, Registers};
 
 /// Instructions that softcpu executes in KVM's place in one run. A guest that needs more would be better off on softcpu.
-const LIMIT: u64 = 4_000_000;
+pub(super) const LIMIT: u64 = 4_000_000;
 /// Longest x86 instruction.
 const MAX_INSTRUCTION: usize = 15;
 
@@ -37,6 +37,7 @@ pub(super) struct Emulator {
     owner: Arc<GuestRam>,
     counts: BTreeMap<String, u64>,
     total: u64,
+    limit: u64,
 }
 
 /// How an emulated instruction ended.
@@ -48,13 +49,15 @@ pub(super) enum Emulated {
 }
 
 impl Emulator {
-    pub fn new(ram: Arc<GuestRam>) -> Result<Self, BackendError> {
+    /// For a vCPU with this RAM, for at most `limit` instructions.
+    pub fn new(ram: Arc<GuestRam>, limit: u64) -> Result<Self, BackendError> {
         Ok(Self {
             cpu: Cpu::new(CpuModel::default()),
             ram: ram_view(&ram)?,
             owner: ram,
             counts: BTreeMap::new(),
             total: 0,
+            limit,
         })
     }
 
@@ -72,8 +75,8 @@ impl Emulator {
         );
         let before = state::out(&regs, &sregs);
         self.total += 1;
-        if self.total > LIMIT {
-            let what = format!("more than {LIMIT} instructions had to be executed in KVM's place");
+        if self.total > self.limit {
+            let what = format!("more than {} instructions had to be executed in KVM's place", self.limit);
             return Ok(Emulated::Ended(Happening::UnknownInstruction {
                 bytes: Vec::new(),
                 what,

@@ -198,6 +198,10 @@ impl Processors for Live {
         Ok(self.dirty.writes(&self.vm, each)?)
     }
 
+    fn device_lateness(&self) -> u64 {
+        self.marks.lateness
+    }
+
     fn emulated(&self) -> Vec<(String, u64)> {
         let mut sum = BTreeMap::new();
         for (mnemonic, count) in self.cpus.iter().flat_map(|cpu| cpu.emulator.counts()) {

@@ -110,6 +110,8 @@ pub struct Kvm {
     measured: Measured,
     workarounds: Workarounds,
     supported: CpuId,
+    /// Instructions that softcpu may execute in KVM's place in one run.
+    emulations: u64,
 }
 
 /// Why there is no such backend.
@@ -133,6 +135,17 @@ impl Kvm {
             measured,
             supported: vm::supported_cpuid(&kvm)?,
             kvm,
+            emulations: emulate::LIMIT,
+        })
+    }
+
+    /// The same host with these workarounds, whatever it needs, and this many instructions on softcpu.
+    #[cfg(test)]
+    pub(crate) fn open_with(workarounds: Workarounds, emulations: u64) -> Result<Self, OpenError> {
+        Ok(Self {
+            workarounds,
+            emulations,
+            ..Self::open()?
         })
     }
 
@@ -208,7 +221,7 @@ impl Backend for Kvm {
                 index: index.into(),
                 fd,
                 debug: Debug::new(),
-                emulator: Emulator::new(Arc::clone(&ram))?,
+                emulator: Emulator::new(Arc::clone(&ram), self.emulations)?,
                 workarounds: self.workarounds,
                 ram: Arc::clone(&ram),
             });

@@ -26,6 +26,8 @@ pub(super) struct Marks {
     pub first: Option<u64>,
     /// Last access to a device, from whatever mode.
     pub last_access: Option<u64>,
+    /// Most that a device was served late, in guest nanoseconds.
+    pub lateness: u64,
 }
 
 /// How a run ended.

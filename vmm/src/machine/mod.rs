@@ -135,6 +135,12 @@ impl Machine {
         self.collect_page_writes()
     }
 
+    /// Most that the host was late in serving a device, in guest nanoseconds.
+    #[must_use]
+    pub fn device_lateness(&self) -> u64 {
+        self.processors.device_lateness()
+    }
+
     /// How often each instruction was executed by softcpu because KVM could not, by mnemonic.
     #[must_use]
     pub fn emulated(&self) -> Vec<(String, u64)> {

@@ -49,7 +49,8 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     let end = dma
         .stopped
         .map_or_else(|| end_of_run(context), |stopped| stopped.time_ns);
-    let allowed = 2 * dma.period_ns() + SLACK_NS;
+    let lateness = evidence.device_lateness_ns;
+    let allowed = 2 * dma.period_ns() + SLACK_NS + lateness;
     let (mut last, mut writing, mut blocks, mut longest) = (started.time_ns, true, 0u64, 0);
     let mut silencer = None;
     for (time, point) in points(context, started, end) {
@@ -82,8 +83,13 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
             Point::End => {}
         }
     }
+    let late = if lateness == 0 {
+        String::new()
+    } else {
+        format!(", {} of it because the host served the device that late", millis(lateness))
+    };
     let note = format!(
-        "blocks; the longest gap was {}, {} are allowed",
+        "blocks; the longest gap was {}, {} are allowed{late}",
         millis(longest),
         millis(allowed)
     );

@@ -89,10 +89,8 @@ pub fn find(memory: &dyn PhysicalMemory) -> Search {
 /// Whether what cannot be read was meant to be a handover. RAM is full of numbers that look like a `setup_data` node, and
 /// of device trees that happen to have the letters of a version somewhere.
 fn is_kho(error: &ReadError, entry: &KhoData, setup_data: Option<u64>) -> bool {
-    match error {
-        ReadError::UnknownVersion { found, .. } => found.starts_with("kho-") || setup_data.is_some(),
-        _ => setup_data.is_some() && is_kho_data(entry),
-    }
+    let names_kho = matches!(error, ReadError::UnknownVersion { found, .. } if found.starts_with("kho-"));
+    names_kho || (setup_data.is_some() && is_kho_data(entry))
 }
 
 /// Whether the fields are such as a kernel writes: whole pages for the FDT, and at least one scratch area.
@@ -148,8 +146,8 @@ fn scan(memory: &dyn PhysicalMemory) -> Candidates {
 }
 
 fn look(at: u64, page: &[u8], candidates: &mut Candidates) {
-    let is_kho = |page: &[u8]| page.windows(5).any(|window| window == b"kho-v");
-    if candidates.fdts.len() < MAX_CANDIDATES && fdt::total_size(page).is_ok() && is_kho(page) {
+    let has_version = |page: &[u8]| page.windows(5).any(|window| window == b"kho-v");
+    if candidates.fdts.len() < MAX_CANDIDATES && fdt::total_size(page).is_ok() && has_version(page) {
         candidates.fdts.push(at);
     }
     // {u64 next, u32 type, u32 length, struct kho_data}; nodes are aligned to eight bytes.

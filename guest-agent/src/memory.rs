@@ -75,9 +75,8 @@ impl Objects {
         let memfd = rustix::fs::memfd_create("baton", MemfdFlags::CLOEXEC).named(|| "memfd_create")?;
         rustix::fs::ftruncate(&memfd, bytes).named(|| format!("ftruncate({bytes})"))?;
         check_free_memory(bytes)?;
-        // All pages at once: a fault for each costs many times as much, above all where kernels are emulated.
-        let mapping = Mapping::filled(&memfd, bytes).named(|| format!("mmap(memfd of {bytes} bytes)"))?;
-        fill(&mapping, &Pattern::new(seed));
+        fill_file(&memfd, bytes, seed)?;
+        let mapping = Mapping::file(&memfd, bytes).named(|| format!("mmap(memfd of {bytes} bytes)"))?;
         self.objects.insert(
             id,
             Object {
@@ -93,7 +92,10 @@ impl Objects {
         self.check_new(id, bytes)?;
         check_free_memory(bytes)?;
         let mapping = Mapping::locked(bytes).named(|| format!("mmap and mlock({bytes} bytes)"))?;
-        fill(&mapping, &Pattern::new(seed));
+        let pattern = Pattern::new(seed);
+        for page in 0..bytes / PAGE {
+            mapping.fill_page(page, pattern.window(page), pattern.mark(page));
+        }
         self.objects.insert(id, Object { mapping, memfd: None });
         Ok(())
     }
@@ -273,11 +275,32 @@ fn check_free_memory(bytes: u64) -> Result<(), Failure> {
     ))
 }
 
-/// Writes its pattern to every page.
-fn fill(mapping: &Mapping, pattern: &Pattern) {
-    for page in 0..mapping.bytes() / PAGE {
-        mapping.fill_page(page, pattern.window(page), pattern.mark(page));
+/// Writes the pattern of `seed` to a file of that size. Writing whole pages is cheaper than storing through a mapping: the
+/// kernel need not clear a page first, and no page faults (2,100 instructions a page instead of 4,900 on 7.3).
+fn fill_file(file: &OwnedFd, bytes: u64, seed: u64) -> Result<(), Failure> {
+    let pattern = Pattern::new(seed);
+    let mut stage = vec![[0; PAGE_WORDS]; STAGE_PAGES];
+    for first in (0..bytes / PAGE).step_by(STAGE_PAGES) {
+        let pages = index((bytes / PAGE - first).min(STAGE_PAGES as u64));
+        for (page, words) in (first..).zip(&mut stage[..pages]) {
+            pattern.fill(page, words);
+        }
+        let mut rest = sys::bytes_of(stage[..pages].as_flattened());
+        let mut offset = first * PAGE;
+        while !rest.is_empty() {
+            let count =
+                rustix::io::pwrite(file, rest, offset).named(|| format!("pwrite(memfd, {offset:#x})"))?;
+            if count == 0 {
+                return Err(Failure::refused(
+                    format!("pwrite(memfd, {offset:#x})"),
+                    "wrote nothing",
+                ));
+            }
+            rest = &rest[count..];
+            offset += count as u64;
+        }
     }
+    Ok(())
 }
 
 /// A count that is known to be small.

@@ -19,17 +19,12 @@ pub struct Mapping {
 impl Mapping {
     /// Maps device registers.
     pub fn registers(bar: &OwnedFd, bytes: u64) -> Result<Self> {
-        Self::shared(bar, bytes, MapFlags::empty())
+        Self::shared(bar, bytes)
     }
 
     /// Maps a file. Its pages come in as they are touched.
     pub fn file(file: &OwnedFd, bytes: u64) -> Result<Self> {
-        Self::shared(file, bytes, MapFlags::empty())
-    }
-
-    /// Maps a file and has the kernel fill in all its pages.
-    pub fn filled(file: &OwnedFd, bytes: u64) -> Result<Self> {
-        Self::shared(file, bytes, MapFlags::POPULATE)
+        Self::shared(file, bytes)
     }
 
     /// Maps anonymous memory and locks it, which makes all of it present.
@@ -43,10 +38,10 @@ impl Mapping {
         Ok(mapping)
     }
 
-    fn shared(file: &OwnedFd, bytes: u64, flags: MapFlags) -> Result<Self> {
+    fn shared(file: &OwnedFd, bytes: u64) -> Result<Self> {
         let bytes = length(bytes)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
-        let base = unsafe { mmap(null_mut(), bytes, READ_WRITE, MapFlags::SHARED | flags, file, 0) }?;
+        let base = unsafe { mmap(null_mut(), bytes, READ_WRITE, MapFlags::SHARED, file, 0) }?;
         Self::of(base.cast(), bytes)
     }
 

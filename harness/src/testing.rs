@@ -388,7 +388,7 @@ pub fn cpu_write(address: u64, time_ns: u64) -> CpuWrite {
         phase,
         address,
         length: Some(8),
-        rip,
+        rip: Some(rip),
         symbol,
         time_ns,
         instructions: Some(time_ns / 2),

@@ -260,7 +260,7 @@ fn silence_is_found_with_who_caused_it() {
     let symbol = Some("pci_clear_master+0x10".into());
     evidence.event_causes.push(EventCause {
         event: 0,
-        rip: Some(0x1234),
+        rip: 0x1234,
         symbol,
         instructions: Some(475_000),
         cpl: 0,
@@ -364,4 +364,62 @@ fn nothing_to_look_at_is_not_held() {
             result.looked_at
         );
     }
+}
+
+/// The first CPU write to a page, as a log of pages tells it.
+fn page_write(address: u64, since_ns: u64) -> CpuWrite {
+    CpuWrite {
+        length: None,
+        rip: None,
+        symbol: None,
+        instructions: None,
+        ..cpu_write(address, since_ns)
+    }
+}
+
+#[test]
+fn a_page_written_before_retrieval_is_found_without_an_instruction() {
+    let mut evidence = good();
+    evidence
+        .cpu_writes
+        .push(page_write((MEMFD + 15) * PAGE, JUMP.0 + 1000));
+    let findings = only(&evidence, &[RuleName::NoCpuWriteBeforeRetrieval]);
+    let text = findings[0].last_writer.to_string();
+    assert!(
+        matches!(findings[0].last_writer, Writer::CpuPage { .. }),
+        "{text}"
+    );
+    assert!(text.contains("dirty log"), "{text}");
+}
+
+#[test]
+fn a_changed_byte_names_the_phase_in_which_its_page_was_written() {
+    let mut evidence = good();
+    change_page(&mut evidence, 1, 15, |page| page[100] ^= 0xff);
+    let taken_at = evidence.captures.checkpoints[1].at.time_ns;
+    evidence
+        .cpu_writes
+        .push(page_write((MEMFD + 15) * PAGE, taken_at - 1));
+    // A write that came after the checkpoint cannot be the one.
+    evidence
+        .cpu_writes
+        .push(page_write((MEMFD + 15) * PAGE, taken_at + 1));
+    let findings = result(&evidence, RuleName::PreservedContent).findings.kept;
+    let Writer::CpuPage { since_ns, .. } = findings[0].last_writer else {
+        panic!("{findings:#?}")
+    };
+    assert_eq!((since_ns, &findings[0].question), (taken_at - 1, &None));
+}
+
+#[test]
+fn a_late_host_excuses_as_much_silence_as_it_was_late() {
+    let mut evidence = good();
+    evidence.ledger.entries.truncate(2 * 5);
+    evidence.captures = Captures::default();
+    let silence = |evidence: &Evidence| result(evidence, RuleName::DeviceNeverSilent).findings.total;
+    assert!(silence(&evidence) > 0);
+    evidence.device_lateness_ns = 1000;
+    assert!(silence(&evidence) > 0, "more silence than that is none of the host's");
+    evidence.device_lateness_ns = 10_000_000_000;
+    assert_eq!(silence(&evidence), 0);
 }

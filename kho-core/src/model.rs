@@ -3,6 +3,7 @@
 //! Each piece carries `at`, the physical address at which it was found, so that any field can be shown with the
 //! place it came from.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -203,8 +204,8 @@ pub struct File {
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum FileContent {
-    /// A memfd.
-    Memfd(Memfd),
+    /// A memfd; boxed, because most of a hostile handover's files are none.
+    Memfd(Box<Memfd>),
     /// The handler is one that this crate does not know, or its record could not be read.
     Opaque,
 }

@@ -72,6 +72,49 @@ fn size(memory: &SparseMemory) -> usize {
     memory.pages().count() * PAGE_SIZE
 }
 
+/// Memory with a kho-v4 handover of one session with this file.
+fn file(content: FileContentPlan) -> (SparseMemory, KhoData, Handover) {
+    let session = SessionPlan {
+        name: "a".into(),
+        files: vec![FilePlan { token: 1, content }],
+    };
+    let luo = LuoPlan {
+        sessions: vec![session],
+        ..LuoPlan::default()
+    };
+    let (memory, entry) = built(&Blueprint {
+        luo: Some(luo),
+        ..Blueprint::default()
+    });
+    let handover = Handover::read(&memory, entry.fdt, entry.scratch).expect("a handover");
+    (memory, entry, handover)
+}
+
+#[test]
+fn a_session_of_files_without_end() {
+    let (mut memory, entry, handover) = file(FileContentPlan::Other {
+        compatible: "x".into(),
+        data: 0,
+    });
+    let first = handover.sessions()[0].files[0].at - 16;
+    let record = |token: u64| [u64::from(b'x'), 0, 0, 0, 0, 0, 0, token];
+    let blocks: Vec<u64> = (0..2000).map(|index| (64 << 20) + index * 4096).collect();
+    for (block, next) in [first].iter().chain(&blocks).zip(blocks.iter().chain(&[0])) {
+        let files = (0..63).flat_map(|index| record(block + index));
+        let words: Vec<u8> = [*next, 63]
+            .into_iter()
+            .chain(files)
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        memory.write(*block, &words).expect("RAM");
+    }
+    assert_bounded(size(&memory), || {
+        let handover = Handover::read(&memory, entry.fdt, entry.scratch).expect("a handover");
+        assert_eq!(handover.sessions()[0].files.len(), 2001 * 63);
+        assert!(!verify(&handover, &memory).is_sound());
+    });
+}
+
 #[test]
 fn a_list_that_names_one_page_over_and_over() {
     let folio = FolioPlan {
@@ -79,28 +122,11 @@ fn a_list_that_names_one_page_over_and_over() {
         index: 0,
         flags: 0,
     };
-    let memfd = MemfdPlan {
+    let (mut memory, entry, handover) = file(FileContentPlan::Memfd(MemfdPlan {
         size: 4096,
         folios: vec![folio],
         ..MemfdPlan::default()
-    };
-    let file = FilePlan {
-        token: 1,
-        content: FileContentPlan::Memfd(memfd),
-    };
-    let session = SessionPlan {
-        name: "a".into(),
-        files: vec![file],
-    };
-    let luo = LuoPlan {
-        sessions: vec![session],
-        ..LuoPlan::default()
-    };
-    let (mut memory, entry) = built(&Blueprint {
-        luo: Some(luo),
-        ..Blueprint::default()
-    });
-    let handover = Handover::read(&memory, entry.fdt, entry.scratch).expect("a handover");
+    }));
     let memfd = handover.sessions()[0].files[0].memfd().expect("a memfd");
     let (run, first) = (memfd.list.runs[0], memfd.list.chunks[0]);
     // More chunks, each of which has nothing but the page that is there, and a count of folios without end.

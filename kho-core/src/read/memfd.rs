@@ -1,5 +1,6 @@
 //! What LUO keeps of a memfd.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::{Context, vmalloc};
@@ -40,7 +41,7 @@ pub(super) fn read(
     vmalloc::each_page(context, &list, list_size, what, |_, _, page| {
         folios.extend(page.chunks_exact(FOLIO_SIZE).map(folio));
     });
-    FileContent::Memfd(Memfd {
+    FileContent::Memfd(Box::new(Memfd {
         at,
         version,
         position,
@@ -49,7 +50,7 @@ pub(super) fn read(
         flags,
         list: list.area,
         folios,
-    })
+    }))
 }
 
 fn folio(record: &[u8]) -> Folio {

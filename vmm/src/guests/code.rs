@@ -10,8 +10,11 @@ use crate::devices::pci::{ADDRESS_PORT, DATA_PORT, WINDOW_START};
 use crate::devices::power::SLEEP_CONTROL;
 use crate::devices::{ioapic, lapic, uart};
 
-/// Start of the mapping of all physical memory in the upper half, where guests run.
-pub(super) const UPPER: u64 = 0xffff_8000_0000_0000;
+/// Start of the mapping of all physical memory in the upper half, where guests run: Linux's own place for it. (A KVM that emulates
+/// guest kernels has no place for them everywhere: at the half's very start, user code's faults lack their present bit.)
+pub(super) const UPPER: u64 = 0xffff_8880_0000_0000;
+/// Offset of the top-level page table's entry for it.
+pub(super) const UPPER_ENTRY: u64 = (UPPER >> 39 & 0x1ff) * 8;
 /// Physical address of the first instruction: the entry point of the image.
 pub(super) const ENTRY: u64 = 0x100_0200;
 /// Physical address of the guest's own code, behind the jump to the upper half.
@@ -159,8 +162,9 @@ impl Code {
         self.store32(MAILBOX + mailbox::DOORBELL, length)
     }
 
-    /// Switches off. Clobbers RAX and RDX.
+    /// Switches off. Clobbers RAX and RDX, and the flags, which may stem from a wait.
     pub fn power_off(&mut self) -> Asm {
+        self.cmp(eax, eax)?;
         self.out8(SLEEP_CONTROL, S5)
     }
 

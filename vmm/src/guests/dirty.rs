@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use iced_x86::code_asm::*;
 
-use super::code::{Asm, Code, DATA, GDT, STACK, UPPER};
+use super::code::{Asm, Code, DATA, GDT, STACK, UPPER, UPPER_ENTRY};
 use super::guest::{Guest, LEAF, TABLE, to_the_end};
 use super::hosts;
 use crate::boot::layout::PDPT;
@@ -93,6 +93,30 @@ fn every_kind_of_write_counts_and_reads_do_not() {
             "{}",
             run.backend
         );
+    }
+}
+
+/// The one way in which KVM's dirty log says too much (see [`hosts::reads_may_count`]): a page's first read. It never says too little,
+/// and a page that was touched before is in the log for writes alone.
+#[test]
+fn a_read_counts_at_most_once() {
+    let mut guest = Guest::new(|c| {
+        c.mov(rbx, UPPER + DATA)?;
+        for _ in 0..2 {
+            c.mov(al, byte_ptr(rbx))?;
+            c.ring(0)?;
+        }
+        c.mov(al, byte_ptr(rbx))?;
+        c.ring(0)?;
+        c.power_off()
+    });
+    guest.memory.push((DATA, vec![1]));
+    for run in guest.compare(in_phases) {
+        let writes = run.machine.provenance().phases().iter().skip(1);
+        let later = writes
+            .flat_map(|phase| &phase.writes)
+            .filter(|write| write.pfn() == PAGE);
+        assert_eq!(later.count(), 0, "{}", run.backend);
     }
 }
 
@@ -201,7 +225,7 @@ fn what_the_processor_does_by_itself_counts() {
     let fresh = |entry: u64| (entry & !0x60).to_le_bytes().to_vec();
     guest.memory.extend([
         (top, fresh(middle | TABLE)),
-        (top + 256 * 8, (PDPT | TABLE).to_le_bytes().to_vec()),
+        (top + UPPER_ENTRY, (PDPT | TABLE).to_le_bytes().to_vec()),
         (middle, fresh(bottom | TABLE)),
         (bottom + 2 * 8, fresh(2 << 21 | LEAF)),
     ]);
@@ -213,7 +237,13 @@ fn what_the_processor_does_by_itself_counts() {
         if run.backend == "kvm" {
             expected.extend([top, middle, bottom].map(|address| address >> 12));
         }
-        assert_eq!(run.evidence.pages_in(Phase::BootOld), expected, "{}", run.backend);
+        let found = run.evidence.pages_in(Phase::BootOld);
+        assert!(found.is_superset(&expected), "{}: {found:x?}", run.backend);
+        assert!(
+            found == expected || hosts::reads_may_count(),
+            "{}: {found:x?}",
+            run.backend
+        );
         let entry = run.machine.ram().read_u64(bottom + 2 * 8).unwrap();
         assert_eq!(entry & 0x60, 0x60, "{}: accessed and dirty", run.backend);
     }

@@ -73,7 +73,7 @@ fn what_kvm_lacks_is_executed_and_counted() {
                 run.backend
             );
         }
-        if run.backend == "kvm" && hosts::kvm().is_some_and(|kvm| kvm.workarounds().emulated_kernel) {
+        if run.is_emulated() {
             assert_eq!(count(&run, "popcnt"), 3, "{:?}", run.machine.emulated());
             assert_eq!(count(&run, "cmpxchg16b"), 1);
             assert_eq!(count(&run, "ldmxcsr"), 1);
@@ -215,8 +215,7 @@ fn what_neither_executes_ends_the_run() {
     });
     for backend in hosts::backends() {
         let run = guest.run_on(backend, &super::guest::to_the_end);
-        let emulates = hosts::kvm().is_some_and(|kvm| kvm.workarounds().emulated_kernel);
-        if run.backend == "kvm" && !emulates {
+        if run.backend == "kvm" && !run.is_emulated() {
             assert_eq!(run.evidence.events, ["power off"]);
             continue;
         }

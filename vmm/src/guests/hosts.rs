@@ -3,6 +3,10 @@
 use std::io::Write;
 use std::sync::OnceLock;
 
+use iced_x86::code_asm::{al, byte_ptr, rax};
+
+use super::code::{DATA, UPPER};
+use super::guest::{Guest, to_the_end};
 use crate::backend::Soft;
 use crate::kvm::Kvm;
 use crate::processors::Backend;
@@ -41,4 +45,23 @@ pub(super) fn patience(backend: &dyn Backend) -> u64 {
         Some(kvm) => HOST_NS / u64::from(kvm.workarounds().slowdown.max(1)),
         None => ON_SOFT,
     }
+}
+
+/// Whether KVM here may count a page as written that the guest only read. KVM maps a page of a slot with a dirty log writable when
+/// it is first touched, by whatever access, if the host may write it, and counts it then. So on a host with VT-x or SVM what is
+/// read for the first time may be in the log; what was touched before is there only if written. Where KVM emulates kernel code it
+/// reads for the guest, and maps nothing. Measured with a guest that reads a page which the loader wrote.
+pub(super) fn reads_may_count() -> bool {
+    static MEASURED: OnceLock<bool> = OnceLock::new();
+    let Some(kvm) = kvm() else { return false };
+    *MEASURED.get_or_init(|| {
+        let mut guest = Guest::new(|c| {
+            c.mov(rax, UPPER + DATA)?;
+            c.mov(al, byte_ptr(rax))?;
+            c.power_off()
+        });
+        guest.memory.push((DATA, vec![1]));
+        let run = guest.run_on(kvm, &to_the_end);
+        run.evidence.pages.iter().any(|(_, pages)| !pages.is_empty())
+    })
 }

@@ -24,5 +24,8 @@ mod dma;
 mod emulated;
 mod exits;
 mod guest;
+mod host;
 mod hosts;
 mod interrupts;
+mod kexec;
+mod user;

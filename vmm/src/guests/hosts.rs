@@ -13,7 +13,7 @@ use crate::processors::Backend;
 
 /// KVM of this host, opened once; `None` where there is none. A test that goes without it says so on standard error, past the
 /// test harness's capture; in CI it fails.
-pub(super) fn kvm() -> Option<&'static Kvm> {
+pub(crate) fn kvm() -> Option<&'static Kvm> {
     static OPENED: OnceLock<Result<Kvm, String>> = OnceLock::new();
     match OPENED.get_or_init(|| Kvm::open().map_err(|error| error.to_string())) {
         Ok(kvm) => Some(kvm),

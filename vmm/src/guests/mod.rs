@@ -11,7 +11,7 @@
 //!   |- user              privilege level 3, SYSCALL, page faults
 //!   |- kexec             the jump and the entry
 //!   |- host              what hosts that emulate guest kernels need
-//!   `- differential      random instructions (sequence makes them)
+//!   `- differential      random instructions (sequence and idioms make them)
 //! ```
 //!
 //! All of them run in the upper half of the address space, as kernels do, so that code in the lower half means what it means
@@ -25,7 +25,10 @@ mod emulated;
 mod exits;
 mod guest;
 mod host;
-mod hosts;
+pub(crate) mod hosts;
 mod interrupts;
 mod kexec;
 mod user;
+mod differential;
+mod idioms;
+mod sequence;

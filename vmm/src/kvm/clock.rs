@@ -24,8 +24,7 @@ impl Clock {
     pub fn now(&self) -> u64 {
         let running = self.since.map_or(Duration::ZERO, |since| since.elapsed());
         let nanoseconds = u64::try_from(running.as_nanos()).unwrap_or(u64::MAX);
-        self.base
-            .saturating_add(nanoseconds / u64::from(self.slowdown))
+        self.base.saturating_add(nanoseconds / u64::from(self.slowdown))
     }
 
     pub fn start(&mut self) {

@@ -9,6 +9,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use super::debug::{Debug, Sight};
 use super::emulate::{Emulated, Emulator};
 use super::emulating::{Workarounds, syscall, tick};
+use super::sandbox::{Role, violation};
 use super::shared::{EndsRun, Shared, glance, lock};
 use super::{Refused, state};
 use crate::memory::GuestRam;
@@ -49,8 +50,11 @@ impl Cpu {
     pub fn run(&mut self, shared: &Shared<'_>) {
         let guard = EndsRun(shared);
         shared.kicks[self.index].enter();
+        if let Err(refused) = shared.sandbox.enter(Role::Vcpu) {
+            shared.finish(Some(self.index), Err(refused));
+        }
         while !shared.is_over() {
-            match self.turn(shared) {
+            match violation().and_then(|()| self.turn(shared)) {
                 Ok(None) => {}
                 Ok(Some(happening)) => shared.finish(Some(self.index), Ok(happening)),
                 Err(refused) => shared.finish(Some(self.index), Err(refused)),
@@ -90,7 +94,9 @@ impl Cpu {
     fn enter(&mut self, shared: &Shared<'_>) -> Result<After, Refused> {
         let exit = match self.fd.run() {
             Ok(exit) => exit,
-            Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => return Ok(After::Interrupted),
+            Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {
+                return Ok(After::Interrupted);
+            }
             Err(error) => return Err(Refused::at("KVM_RUN")(error)),
         };
         let access = |act: &mut dyn FnMut(&mut dyn Bus, u64)| access(shared, act);
@@ -143,7 +149,10 @@ impl Cpu {
         let registers = self.registers();
         Err(Refused::text(
             "KVM_RUN",
-            &format!("internal error, suberror {}, at {:#x}", error.suberror, registers.rip),
+            &format!(
+                "internal error, suberror {}, at {:#x}",
+                error.suberror, registers.rip
+            ),
         ))
     }
 
@@ -309,7 +318,11 @@ fn number(data: &[u8]) -> (u64, u8) {
 
 /// Sizes of one port access; a string instruction's longer data are taken byte by byte, as only byte devices are driven so.
 fn port_accesses(data: &mut [u8]) -> impl Iterator<Item = &mut [u8]> {
-    let size = if matches!(data.len(), 1 | 2 | 4) { data.len() } else { 1 };
+    let size = if matches!(data.len(), 1 | 2 | 4) {
+        data.len()
+    } else {
+        1
+    };
     data.chunks_mut(size)
 }
 

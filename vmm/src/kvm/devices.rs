@@ -9,6 +9,7 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::Refused;
 use super::emulating::tick::LOOK_EVERY;
 use super::interrupts::signal;
+use super::sandbox::{Role, violation};
 use super::shared::{EndsRun, Shared, glance, lock};
 use crate::processors::Happening;
 
@@ -29,6 +30,7 @@ pub(super) fn run(shared: &Shared<'_>, vcpus_run: bool) {
 }
 
 fn drive(shared: &Shared<'_>, vcpus_run: bool) -> Result<(), Refused> {
+    shared.sandbox.enter(Role::Devices)?;
     let failed = |error: &dyn std::fmt::Display| Refused::text("event loop", &error.to_string());
     let mut manager = EventManager::new().map_err(|error| failed(&error))?;
     let timer = TimerFd::new().map_err(|error| failed(&error))?;
@@ -44,6 +46,7 @@ fn drive(shared: &Shared<'_>, vcpus_run: bool) -> Result<(), Refused> {
     shared.wake_devices();
     while !shared.is_over() {
         manager.run().map_err(|error| failed(&error))?;
+        violation()?;
     }
     Ok(())
 }
@@ -79,12 +82,20 @@ impl MutEventSubscriber for DeviceLoop<'_, '_> {
 
     fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
         let drained = if events.fd() == std::os::fd::AsRawFd::as_raw_fd(self.shared.wake) {
-            self.shared.wake.read().map(drop).map_err(|error| Refused::io("eventfd", &error))
+            self.shared
+                .wake
+                .read()
+                .map(drop)
+                .map_err(|error| Refused::io("eventfd", &error))
         } else {
             let read = self.timer.wait().map(drop);
             read.map_err(|error| Refused::text("timerfd", &error.to_string()))
         };
-        let looked = self.failure.take().map_or(drained, Err).and_then(|()| self.look());
+        let looked = self
+            .failure
+            .take()
+            .map_or(drained, Err)
+            .and_then(|()| self.look());
         match looked {
             Ok(None) => {}
             Ok(Some(happening)) => self.shared.finish(None, Ok(happening)),

@@ -76,7 +76,10 @@ impl Emulator {
         let before = state::out(&regs, &sregs);
         self.total += 1;
         if self.total > self.limit {
-            let what = format!("more than {} instructions had to be executed in KVM's place", self.limit);
+            let what = format!(
+                "more than {} instructions had to be executed in KVM's place",
+                self.limit
+            );
             return Ok(Emulated::Ended(Happening::UnknownInstruction {
                 bytes: Vec::new(),
                 what,
@@ -103,8 +106,7 @@ impl Emulator {
         unsafe { vcpu.set_xsave(&xsave) }.map_err(Refused::at("KVM_SET_XSAVE"))?;
         if special(&registers) != special(&before) {
             state::put_special(&registers, &mut sregs);
-            vcpu.set_sregs(&sregs)
-                .map_err(Refused::at("KVM_SET_SREGS"))?;
+            vcpu.set_sregs(&sregs).map_err(Refused::at("KVM_SET_SREGS"))?;
         }
         let at = |write: &softcpu::WriteRecord| CpuWrite {
             time: now,
@@ -128,9 +130,7 @@ impl Emulator {
     fn load(&mut self, registers: &Registers, xsave: &kvm_xsave, cr8: u64) {
         let mut state = registers_in(registers, softcpu::Registers::default());
         let word = |index: usize| u128::from(xsave.region[index]);
-        let wide = |at: usize| {
-            word(at) | word(at + 1) << 32 | word(at + 2) << 64 | word(at + 3) << 96
-        };
+        let wide = |at: usize| word(at) | word(at + 1) << 32 | word(at + 2) << 64 | word(at + 3) << 96;
         for (index, register) in state.xmm.iter_mut().enumerate() {
             *register = wide(XMM + 4 * index);
         }

@@ -83,8 +83,7 @@ impl Interrupts {
         vm.set_gsi_routing(&table)
             .map_err(Refused::at("KVM_SET_GSI_ROUTING"))?;
         let event = EventFd::new(libc::EFD_NONBLOCK).map_err(|error| Refused::io("eventfd", &error))?;
-        vm.register_irqfd(&event, gsi)
-            .map_err(Refused::at("KVM_IRQFD"))?;
+        vm.register_irqfd(&event, gsi).map_err(Refused::at("KVM_IRQFD"))?;
         Ok(event)
     }
 }

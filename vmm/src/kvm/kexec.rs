@@ -65,15 +65,14 @@ fn entry_in(bytes: &[u8], ram: &GuestRam) -> Option<u64> {
         && params != 0
         && params.is_multiple_of(PAGE_SIZE)
         && stack != 0
-        && [load_address, params].into_iter().all(|address| ram.contains(address, PAGE_SIZE));
+        && [load_address, params]
+            .into_iter()
+            .all(|address| ram.contains(address, PAGE_SIZE));
     if !plausible {
         return None;
     }
     let others = (0..16).filter(|index| ![RSP, RSI].contains(index));
-    others
-        .map(word)
-        .all(|value| value == Some(0))
-        .then_some(entry)
+    others.map(word).all(|value| value == Some(0)).then_some(entry)
 }
 
 #[cfg(test)]

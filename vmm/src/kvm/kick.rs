@@ -49,12 +49,18 @@ impl<'a> Kick<'a> {
     pub fn enter(&self) {
         // SAFETY: has no preconditions.
         let this = unsafe { libc::pthread_self() };
-        *self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(this);
+        *self
+            .thread
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(this);
     }
 
     /// It does so no more.
     pub fn leave(&self) {
-        *self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        *self
+            .thread
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = None;
         self.clear();
     }
 
@@ -62,7 +68,10 @@ impl<'a> Kick<'a> {
     #[allow(unsafe_code)]
     pub fn kick(&self) {
         self.flag.store(1, Ordering::Release);
-        let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(thread) = *thread {
             // SAFETY: the thread is alive: it takes its identity back, under this lock, before it ends.
             unsafe { libc::pthread_kill(thread, signal_number()) };
@@ -77,7 +86,10 @@ impl<'a> Kick<'a> {
     /// Processor time that the thread has taken so far, in nanoseconds; `None` when nobody runs the vCPU.
     #[allow(unsafe_code)]
     pub fn processor_time(&self) -> Option<u64> {
-        let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let thread = (*thread)?;
         let mut clock = 0;
         let mut time = libc::timespec {

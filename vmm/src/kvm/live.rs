@@ -16,6 +16,7 @@ use super::emulating::tick::Tick;
 use super::interrupts::Interrupts;
 use super::kexec::{self, Expected};
 use super::kick::{Kick, flag_of};
+use super::sandbox::Sandbox;
 use super::shared::{End, Glance, Marks, Shared, lock};
 use super::{Refused, devices};
 use crate::memory::GuestRam;
@@ -29,6 +30,7 @@ pub(super) struct Live {
     pub vm: VmFd,
     pub dirty: Dirty,
     pub interrupts: Interrupts,
+    pub sandbox: Sandbox,
     pub ticks: Vec<Mutex<Tick>>,
     pub clock: Clock,
     pub wake: EventFd,
@@ -42,13 +44,20 @@ pub(super) struct Live {
 
 impl Live {
     /// Runs everything until it ends.
-    fn together(&mut self, platform: &mut Platform, limit: u64, vcpus_run: bool) -> Result<Happening, Refused> {
+    fn together(
+        &mut self,
+        platform: &mut Platform,
+        limit: u64,
+        vcpus_run: bool,
+    ) -> Result<Happening, Refused> {
         self.clock.start();
         let kicks = self.cpus.iter_mut().map(|cpu| {
             let flag = flag_of(&mut cpu.fd);
             // SAFETY: the flag is that of a vCPU of `self`, which is borrowed for as long as the handle lives.
             #[allow(unsafe_code)]
-            unsafe { Kick::new(flag) }
+            unsafe {
+                Kick::new(flag)
+            }
         });
         let kicks: Vec<Kick<'_>> = kicks.collect();
         let glances = self.cpus.iter().map(|_| Glance::default()).collect();
@@ -70,6 +79,7 @@ impl Live {
             wake: &self.wake,
             sleeping_to: AtomicU64::new(0),
             vm: &self.vm,
+            sandbox: &self.sandbox,
             clock: self.clock,
             limit,
         };
@@ -86,7 +96,8 @@ impl Live {
         drop(shared);
         self.clock.stop_at(now);
         threads.and(settled)?;
-        let End { vcpu, happening } = end.ok_or_else(|| Refused::text("run", "its threads ended without a reason"))?;
+        let End { vcpu, happening } =
+            end.ok_or_else(|| Refused::text("run", "its threads ended without a reason"))?;
         self.last = vcpu.unwrap_or(self.last);
         happening
     }

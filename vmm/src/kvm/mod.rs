@@ -11,6 +11,7 @@
 //!   |- devices  the event loop that drives the devices
 //!   |- shared   what the threads share, and how a run ends
 //!   |- interrupts, dirty, clock
+//!   |- sandbox    what the threads may ask of the host's kernel
 //!   `- emulating  workarounds for hosts whose KVM emulates guest kernels
 //! ```
 //!
@@ -33,6 +34,7 @@ mod kexec;
 mod kick;
 mod live;
 mod probe;
+mod sandbox;
 mod shared;
 mod state;
 mod vm;
@@ -59,6 +61,7 @@ use dirty::Dirty;
 use emulate::Emulator;
 use interrupts::Interrupts;
 use live::Live;
+use sandbox::Sandbox;
 use shared::Marks;
 
 /// A call that the host refused.
@@ -233,6 +236,7 @@ impl Backend for Kvm {
             cpus,
             dirty: Dirty::new(&slots),
             interrupts: Interrupts::default(),
+            sandbox: Sandbox::new()?,
             clock: Clock::new(self.workarounds.slowdown),
             wake,
             marks: Marks::default(),
@@ -241,15 +245,5 @@ impl Backend for Kvm {
             vm,
             _ram: ram,
         }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn probe() {
-        eprintln!("{:?}", Kvm::open());
     }
 }

@@ -62,7 +62,11 @@ fn guest(kvm: &Kvm, code: &[(u64, &[u8])]) -> Result<Guest, Refused> {
     ram.write(at, &tables.collect::<Vec<u8>>()).map_err(memory)?;
     registers.gdtr.limit += 16;
     // The first 2 MiB, for user code too: present, writable, user; the leaf of page size 2 MiB.
-    for (table, entry) in [(registers.cr3, PDPT | 0b111), (PDPT, PD | 0b111), (PD, 0b1000_0111)] {
+    for (table, entry) in [
+        (registers.cr3, PDPT | 0b111),
+        (PDPT, PD | 0b111),
+        (PD, 0b1000_0111),
+    ] {
         ram.write(table, &entry.to_le_bytes()).map_err(memory)?;
     }
     registers.rip = CODE;
@@ -88,7 +92,12 @@ fn kernel_speed(kvm: &Kvm) -> Result<f64, Refused> {
         VcpuExit::IoOut(PORT, _) => {}
         other => {
             let what = format!("{other:?}");
-            eprintln!("{:x?} {:x?} {:x?}", guest.vcpu.get_regs(), guest.vcpu.get_sregs(), guest.vcpu.get_vcpu_events());
+            eprintln!(
+                "{:x?} {:x?} {:x?}",
+                guest.vcpu.get_regs(),
+                guest.vcpu.get_sregs(),
+                guest.vcpu.get_vcpu_events()
+            );
             return Err(Refused::text(
                 "KVM_RUN",
                 &format!("a loop of kernel code ended with {what}"),
@@ -107,7 +116,13 @@ fn syscall_works(kvm: &Kvm) -> Result<bool, Refused> {
     const USER: u64 = CODE + 0x800;
     // push SS; push RSP; push RFLAGS; push CS; push RIP; iretq
     let mut kernel = Vec::new();
-    for value in [u64::from(USER_SS), STACK - 0x1000, PLAIN, u64::from(USER_CS), USER] {
+    for value in [
+        u64::from(USER_SS),
+        STACK - 0x1000,
+        PLAIN,
+        u64::from(USER_CS),
+        USER,
+    ] {
         // mov rax, value; push rax
         kernel.extend([0x48, 0xb8]);
         kernel.extend(value.to_le_bytes());
@@ -119,22 +134,16 @@ fn syscall_works(kvm: &Kvm) -> Result<bool, Refused> {
     let entry = [0x8c, 0xc8, 0xe6, PORT as u8];
     let mut guest = guest(kvm, &[(CODE, &kernel), (USER, &user), (KERNEL_ENTRY, &entry)])?;
     // STAR: SYSCALL loads CS with 0x10; LSTAR.
-    let entries = [(0xc000_0081_u32, 0x10 << 32), (0xc000_0082, KERNEL_ENTRY)]
-    .map(|(index, data)| kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    });
+    let entries =
+        [(0xc000_0081_u32, 0x10 << 32), (0xc000_0082, KERNEL_ENTRY)].map(|(index, data)| kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        });
     let msrs =
         Msrs::from_entries(&entries).map_err(|error| Refused::text("MSR list", &format!("{error:?}")))?;
-    guest
-        .vcpu
-        .set_msrs(&msrs)
-        .map_err(Refused::at("KVM_SET_MSRS"))?;
-    let mut sregs = guest
-        .vcpu
-        .get_sregs()
-        .map_err(Refused::at("KVM_GET_SREGS"))?;
+    guest.vcpu.set_msrs(&msrs).map_err(Refused::at("KVM_SET_MSRS"))?;
+    let mut sregs = guest.vcpu.get_sregs().map_err(Refused::at("KVM_GET_SREGS"))?;
     // IA32_EFER.SCE
     sregs.efer |= 1;
     guest

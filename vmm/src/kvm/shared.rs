@@ -14,6 +14,7 @@ use super::dirty::Dirty;
 use super::emulating::tick::Tick;
 use super::interrupts::Interrupts;
 use super::kick::Kick;
+use super::sandbox::Sandbox;
 use crate::platform::Platform;
 use crate::processors::Happening;
 
@@ -78,6 +79,7 @@ pub(super) struct Shared<'a> {
     /// Guest time to which the device thread sleeps at most.
     pub sleeping_to: AtomicU64,
     pub vm: &'a VmFd,
+    pub sandbox: &'a Sandbox,
     pub clock: Clock,
     pub limit: u64,
 }
@@ -132,9 +134,7 @@ impl Shared<'_> {
             return Ok(());
         }
         let mut interrupts = lock(&self.interrupts);
-        outbox
-            .drain(..)
-            .try_for_each(|msi| interrupts.send(self.vm, msi))
+        outbox.drain(..).try_for_each(|msi| interrupts.send(self.vm, msi))
     }
 }
 

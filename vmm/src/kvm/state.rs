@@ -116,10 +116,7 @@ pub(super) fn out(regs: &kvm_regs, sregs: &kvm_sregs) -> Registers {
         gpr: gpr(regs),
         rip: regs.rip,
         rflags: regs.rflags,
-        segments: [
-            &sregs.es, &sregs.cs, &sregs.ss, &sregs.ds, &sregs.fs, &sregs.gs,
-        ]
-        .map(segment_out),
+        segments: [&sregs.es, &sregs.cs, &sregs.ss, &sregs.ds, &sregs.fs, &sregs.gs].map(segment_out),
         tr: segment_out(&sregs.tr),
         gdtr: table_out(&sregs.gdt),
         idtr: table_out(&sregs.idt),

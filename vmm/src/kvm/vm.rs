@@ -1,6 +1,8 @@
 //! Making the virtual machine: memory slots, interrupt controller, vCPUs.
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use super::dirty::Slot;
@@ -49,14 +51,10 @@ pub(super) fn add_memory(vm: &VmFd, ram: &GuestRam) -> Result<Vec<Slot>, Refused
         // SAFETY: the range is a mapping of `ram`, which outlives the virtual machine: whoever holds the one holds the other. Host code accesses it
         // through vm-memory's volatile accesses and softcpu's raw ones only, so a guest that writes meanwhile breaks no reference.
         #[allow(unsafe_code)]
-        unsafe { vm.set_user_memory_region(region) }
-            .map_err(Refused::at("KVM_SET_USER_MEMORY_REGION"))?;
-        let bytes = usize::try_from(length).map_err(|_| Refused::text("memory slot", "too large for this host"))?;
-        slots.push(Slot {
-            number,
-            start,
-            bytes,
-        });
+        unsafe { vm.set_user_memory_region(region) }.map_err(Refused::at("KVM_SET_USER_MEMORY_REGION"))?;
+        let bytes =
+            usize::try_from(length).map_err(|_| Refused::text("memory slot", "too large for this host"))?;
+        slots.push(Slot { number, start, bytes });
     }
     Ok(slots)
 }
@@ -81,15 +79,13 @@ pub(super) fn add_vcpu(
         .map_err(Refused::at("KVM_CREATE_VCPU"))?;
     let supported = supported_cpuid(kvm)?;
     let leaves = cpuid::filter(&supported, index, count, workarounds.emulated_kernel);
-    let leaves = CpuId::from_entries(&leaves)
-        .map_err(|error| Refused::text("CPUID leaves", &format!("{error:?}")))?;
-    vcpu.set_cpuid2(&leaves)
-        .map_err(Refused::at("KVM_SET_CPUID2"))?;
+    let leaves =
+        CpuId::from_entries(&leaves).map_err(|error| Refused::text("CPUID leaves", &format!("{error:?}")))?;
+    vcpu.set_cpuid2(&leaves).map_err(Refused::at("KVM_SET_CPUID2"))?;
     if let Some(registers) = registers {
         let mut sregs = vcpu.get_sregs().map_err(Refused::at("KVM_GET_SREGS"))?;
         state::put_special(registers, &mut sregs);
-        vcpu.set_sregs(&sregs)
-            .map_err(Refused::at("KVM_SET_SREGS"))?;
+        vcpu.set_sregs(&sregs).map_err(Refused::at("KVM_SET_SREGS"))?;
         vcpu.set_regs(&state::regs(&registers.gpr, registers.rip, registers.rflags))
             .map_err(Refused::at("KVM_SET_REGS"))?;
     }

@@ -83,10 +83,7 @@ mod tests {
             syscall_works: true,
         };
         let needs = Workarounds::for_host(&sound);
-        assert_eq!(
-            (needs.count(), needs.slowdown, needs.command_line()),
-            (0, 1, "")
-        );
+        assert_eq!((needs.count(), needs.slowdown, needs.command_line()), (0, 1, ""));
     }
 
     #[test]

@@ -74,10 +74,9 @@ pub(in super::super) fn msrs<const N: usize>(vcpu: &VcpuFd, indices: [u32; N]) -
         index,
         ..Default::default()
     });
-    let mut list = Msrs::from_entries(&entries).map_err(|error| Refused::text("MSR list", &format!("{error:?}")))?;
-    let read = vcpu
-        .get_msrs(&mut list)
-        .map_err(Refused::at("KVM_GET_MSRS"))?;
+    let mut list =
+        Msrs::from_entries(&entries).map_err(|error| Refused::text("MSR list", &format!("{error:?}")))?;
+    let read = vcpu.get_msrs(&mut list).map_err(Refused::at("KVM_GET_MSRS"))?;
     if read != N {
         return Err(Refused::text(
             "KVM_GET_MSRS",

@@ -56,7 +56,9 @@ pub(in super::super) fn divert(vm: &VmFd) -> Result<(), Refused> {
     #[allow(unsafe_code)]
     let result = unsafe { ioctl_with_ref(vm, KVM_X86_SET_MSR_FILTER(), &filter) };
     if result < 0 {
-        return Err(Refused::at("KVM_X86_SET_MSR_FILTER")(vmm_sys_util::errno::Error::last()));
+        return Err(Refused::at("KVM_X86_SET_MSR_FILTER")(
+            vmm_sys_util::errno::Error::last(),
+        ));
     }
     Ok(())
 }
@@ -88,10 +90,7 @@ impl Tick {
             return Ok(());
         }
         let [now] = msrs(vcpu, [MSR_TSC])?;
-        let khz = vcpu
-            .get_tsc_khz()
-            .map_err(Refused::at("KVM_GET_TSC_KHZ"))?
-            .max(1);
+        let khz = vcpu.get_tsc_khz().map_err(Refused::at("KVM_GET_TSC_KHZ"))?.max(1);
         let ticks = u128::from(deadline.saturating_sub(now));
         let nanoseconds = u64::try_from(ticks * 1_000_000 / u128::from(khz)).unwrap_or(u64::MAX);
         // A deadline beyond all reason is one that never comes.
@@ -111,7 +110,12 @@ impl Tick {
     /// How long nothing will happen here; `None` is for ever.
     pub fn wait(&self) -> Option<Duration> {
         let armed = self.armed?;
-        Some(armed.due.saturating_duration_since(Instant::now()).max(LOOK_EVERY))
+        Some(
+            armed
+                .due
+                .saturating_duration_since(Instant::now())
+                .max(LOOK_EVERY),
+        )
     }
 
     /// The interrupt for the local APIC of identity `apic_id`, if its time has come. `spent` is the processor time that the
@@ -170,6 +174,9 @@ mod tests {
         assert!(tick.take(0, 100).is_some());
         tick.armed = armed(0xec).armed;
         assert_eq!(tick.take(0, 1_000_000), None);
-        assert!(tick.take(0, 1_000_100).is_some(), "it took next to no time since the last look");
+        assert!(
+            tick.take(0, 1_000_100).is_some(),
+            "it took next to no time since the last look"
+        );
     }
 }

@@ -1,0 +1,246 @@
+//! What the machine's threads may ask of the host's kernel: a seccomp filter for each, set before the guest runs.
+//!
+//! A guest that takes over a thread of this process, through a fault in KVM's interface or in a device, finds that it can reach KVM, the
+//! clocks, its own memory and the descriptors that are open already, and nothing else: no files, no sockets, no processes. A
+//! forbidden call is not made; it returns EPERM, and the run ends with an error that names it.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use kvm_bindings::KVMIO;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+use vmm_sys_util::signal::register_signal_handler;
+
+use super::Refused;
+
+/// Calls of any thread: memory for the allocator, locks, signals, clocks, open descriptors, and its own end.
+const COMMON: [i64; 26] = [
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_read,
+    libc::SYS_restart_syscall,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    libc::SYS_set_robust_list,
+    libc::SYS_sigaltstack,
+    libc::SYS_tgkill,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+/// What the device thread's event loop needs besides.
+const EVENT_LOOP: [i64; 7] = [
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_wait,
+    libc::SYS_fcntl,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+];
+
+/// Which bits of an ioctl's number say whose it is.
+const IOCTL_TYPE: u64 = 0xff00;
+/// Where `siginfo_t` of SIGSYS has the number of the call: after three ints, padding and an address.
+const SI_SYSCALL: usize = 24;
+
+thread_local! {
+    /// Number of the first forbidden call that this thread made, plus one; 0 is none.
+    static FORBIDDEN: Cell<i32> = const { Cell::new(0) };
+}
+
+/// The filters of one machine.
+#[derive(Debug)]
+pub(super) struct Sandbox {
+    vcpu: BpfProgram,
+    devices: BpfProgram,
+}
+
+/// Whose filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A vCPU's thread.
+    Vcpu,
+    /// The device thread.
+    Devices,
+}
+
+impl Sandbox {
+    /// Compiles the filters, and has forbidden calls reported instead of ending the process.
+    pub fn new() -> Result<Self, Refused> {
+        static HANDLER: OnceLock<Result<(), i32>> = OnceLock::new();
+        HANDLER
+            .get_or_init(|| {
+                register_signal_handler(libc::SIGSYS, on_forbidden).map_err(|error| error.errno())
+            })
+            .map_err(|errno| Refused::io("sigaction(SIGSYS)", &std::io::Error::from_raw_os_error(errno)))?;
+        Ok(Self {
+            vcpu: compile(&[])?,
+            devices: compile(&EVENT_LOOP)?,
+        })
+    }
+
+    /// Confines the calling thread from now on. With the filter come no new privileges.
+    pub fn enter(&self, role: Role) -> Result<(), Refused> {
+        let program = match role {
+            Role::Vcpu => &self.vcpu,
+            Role::Devices => &self.devices,
+        };
+        seccompiler::apply_filter(program).map_err(|error| Refused::text("seccomp", &error.to_string()))
+    }
+}
+
+/// The first forbidden call that the calling thread made, as an error.
+pub(super) fn violation() -> Result<(), Refused> {
+    match FORBIDDEN.get() {
+        0 => Ok(()),
+        number => Err(Refused::text(
+            "seccomp",
+            &format!(
+                "thread {} made system call {}, which its filter forbids",
+                std::thread::current().name().unwrap_or("without a name"),
+                number - 1
+            ),
+        )),
+    }
+}
+
+fn compile(more: &[i64]) -> Result<BpfProgram, Refused> {
+    let refused = |error: &dyn std::fmt::Display| Refused::text("seccomp", &error.to_string());
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = COMMON
+        .iter()
+        .chain(more)
+        .map(|number| (*number, Vec::new()))
+        .collect();
+    let kvm = SeccompCondition::new(
+        1,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::MaskedEq(IOCTL_TYPE),
+        u64::from(KVMIO) << 8,
+    )
+    .map_err(|error| refused(&error))?;
+    let kvm = SeccompRule::new(vec![kvm]).map_err(|error| refused(&error))?;
+    rules.insert(libc::SYS_ioctl, vec![kvm]);
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Trap,
+        SeccompAction::Allow,
+        TargetArch::x86_64,
+    )
+    .map_err(|error| refused(&error))?;
+    filter
+        .try_into()
+        .map_err(|error: seccompiler::BackendError| refused(&error))
+}
+
+/// Keeps the number of the call for [`violation`] and has the call return EPERM.
+#[allow(unsafe_code)]
+extern "C" fn on_forbidden(_: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel gives a siginfo_t of SIGSYS, of 128 bytes; an int lies at this offset.
+    let number = unsafe { info.cast::<u8>().add(SI_SYSCALL).cast::<i32>().read_unaligned() };
+    if FORBIDDEN.get() == 0 {
+        FORBIDDEN.set(number.saturating_add(1));
+    }
+    let context = context.cast::<libc::ucontext_t>();
+    // SAFETY: the third argument of a handler with SA_SIGINFO is the interrupted context, which the kernel restores when the handler returns.
+    let rax = unsafe { &mut (*context).uc_mcontext.gregs[libc::REG_RAX as usize] };
+    *rax = -i64::from(libc::EPERM);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a thread in the sandbox gets from `body`, and whether it did something forbidden.
+    fn confined<T: Send + 'static>(
+        role: Role,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> (T, Result<(), Refused>) {
+        let sandbox = Sandbox::new().unwrap();
+        std::thread::Builder::new()
+            .name("confined".into())
+            .spawn(move || {
+                sandbox.enter(role).unwrap();
+                (body(), violation())
+            })
+            .unwrap()
+            .join()
+            .unwrap()
+    }
+
+    #[test]
+    fn what_a_thread_needs_it_may() {
+        let (sum, said) = confined(Role::Vcpu, || {
+            let many: Vec<u64> = (0..1 << 20).collect();
+            let lock = std::sync::Mutex::new(many);
+            std::thread::yield_now();
+            lock.lock().unwrap().iter().sum::<u64>()
+        });
+        assert_eq!(sum, ((1 << 20) - 1) << 19);
+        said.unwrap();
+    }
+
+    #[test]
+    fn a_forbidden_call_is_refused_and_named() {
+        let (socket, said) = confined(Role::Vcpu, || std::net::UdpSocket::bind("127.0.0.1:0").map(drop));
+        assert_eq!(socket.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        let said = said.unwrap_err().to_string();
+        assert!(said.contains("thread confined made system call 41,"), "{said}");
+    }
+
+    #[test]
+    fn each_role_has_its_own_calls() {
+        let create = || {
+            // SAFETY: has no preconditions; a descriptor that comes of it is closed with the process.
+            #[allow(unsafe_code)]
+            unsafe {
+                libc::epoll_create1(0)
+            }
+        };
+        assert!(confined(Role::Devices, create).1.is_ok());
+        assert!(confined(Role::Vcpu, create).1.is_err());
+    }
+
+    #[test]
+    fn a_forbidden_call_ends_the_run() {
+        let Some(kvm) = crate::guests::hosts::kvm() else {
+            return;
+        };
+        // mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp .
+        let code = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xeb, 0xfe];
+        let mut kernel = crate::boot::bzimage::tests::image(4096);
+        kernel[1024 + 0x200..][..code.len()].copy_from_slice(&code);
+        let mut config = crate::machine::config::tests::config(kernel);
+        config.progress_limit_ns = u64::MAX / 2;
+        let mut machine = crate::machine::Machine::new(&config, kvm).unwrap();
+        // The guest's output is handed on by the thread of its vCPU.
+        machine.set_console_sink(Box::new(|_| {
+            let _ = std::net::UdpSocket::bind("127.0.0.1:0");
+        }));
+        let error = machine.run().unwrap_err().to_string();
+        assert!(error.contains("thread vcpu0 made system call 41,"), "{error}");
+        assert_eq!(
+            machine.console().text(),
+            b"x",
+            "what was recorded so far is there"
+        );
+    }
+}

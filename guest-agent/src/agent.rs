@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::luo::Luo;
 use crate::mailbox::Mailbox;
 use crate::memory::Objects;
-use crate::{boot, files, kexec, sys};
+use crate::{boot, crew, files, kexec, sys};
 use alloc::format;
 use alloc::string::String;
 use guest_agent::meminfo;
@@ -136,6 +136,7 @@ impl Agent {
 /// Free memory, after the page cache and freed slabs have been given back where the kernel offers that.
 fn memory_info() -> Result<Reply, Failure> {
     const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
+    crew::warm_up()?;
     if files::exists(DROP_CACHES) {
         files::write(DROP_CACHES, b"3")?;
     }

@@ -1,6 +1,6 @@
 //! From an empty root file system to a place to work in, and the way out.
 
-use crate::{console, files, luo, sys};
+use crate::{console, crew, files, luo, sys};
 use alloc::format;
 use alloc::string::String;
 use guest_agent::notes;
@@ -84,6 +84,7 @@ pub fn hello(command_line: String) -> Reply {
             kho_debugfs: files::exists("/sys/kernel/debug/kho"),
             kho_incoming: files::exists("/sys/kernel/debug/kho/in"),
         },
+        processors: crew::processors().map_or(0, |all| u32::try_from(all.len()).unwrap_or(u32::MAX)),
     }
 }
 

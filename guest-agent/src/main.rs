@@ -30,6 +30,7 @@ extern crate alloc;
 mod agent;
 mod boot;
 mod console;
+mod crew;
 mod dma;
 mod failure;
 mod files;

@@ -1,5 +1,6 @@
 //! Memory objects: memfds and anonymous buffers, filled, resolved to page frames, digested.
 
+use crate::crew;
 use crate::failure::{Failure, Named};
 use crate::files;
 use crate::sys::{self, Mapping};
@@ -7,6 +8,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 use guest_agent::device::mailbox;
 use guest_agent::pagemap;
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, Pattern};
@@ -93,9 +95,12 @@ impl Objects {
         check_free_memory(bytes)?;
         let mapping = Mapping::locked(bytes).named(|| format!("mmap and mlock({bytes} bytes)"))?;
         let pattern = Pattern::new(seed);
-        for page in 0..bytes / PAGE {
-            mapping.fill_page(page, pattern.window(page), pattern.mark(page));
-        }
+        crew::share(0..bytes / PAGE, |pages| {
+            for page in pages {
+                mapping.fill_page(page, pattern.window(page), pattern.mark(page));
+            }
+            Ok(())
+        })?;
         self.objects.insert(id, Object { mapping, memfd: None });
         Ok(())
     }
@@ -190,9 +195,10 @@ impl Objects {
     pub fn digest(&self, id: ObjectId, first_page: u64, pages: u64) -> Result<Vec<u64>, Failure> {
         let mapping = &self.get(id)?.mapping;
         check_pages(mapping, id, first_page, pages)?;
-        Ok((first_page..first_page + pages)
-            .map(|page| mapping.page_digest(page))
-            .collect())
+        let parts = crew::share(first_page..first_page + pages, |pages| {
+            Ok(pages.map(|page| mapping.page_digest(page)).collect::<Vec<u64>>())
+        })?;
+        Ok(parts.concat())
     }
 
     /// Reads a word of an object; `place` is a multiple of 8.
@@ -279,9 +285,14 @@ fn check_free_memory(bytes: u64) -> Result<(), Failure> {
 /// kernel need not clear a page first, and no page faults (2,100 instructions a page instead of 4,900 on 7.3).
 fn fill_file(file: &OwnedFd, bytes: u64, seed: u64) -> Result<(), Failure> {
     let pattern = Pattern::new(seed);
+    crew::share(0..bytes / PAGE, |pages| fill_part(file, &pattern, pages)).map(drop)
+}
+
+/// Writes the pattern to some pages of a file.
+fn fill_part(file: &OwnedFd, pattern: &Pattern, part: Range<u64>) -> Result<(), Failure> {
     let mut stage = vec![[0; PAGE_WORDS]; STAGE_PAGES];
-    for first in (0..bytes / PAGE).step_by(STAGE_PAGES) {
-        let pages = index((bytes / PAGE - first).min(STAGE_PAGES as u64));
+    for first in part.clone().step_by(STAGE_PAGES) {
+        let pages = index((part.end - first).min(STAGE_PAGES as u64));
         for (page, words) in (first..).zip(&mut stage[..pages]) {
             pattern.fill(page, words);
         }

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol; [`Reply::Hello`] carries it and the host refuses any other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Names a memory object of the agent (a memfd or an anonymous buffer); chosen by the host.
 pub type ObjectId = u32;
@@ -186,6 +186,8 @@ pub enum Reply {
         command_line: String,
         /// What this kernel offers.
         features: Features,
+        /// Processors that the kernel has brought up; all of them share in what the agent does with pages.
+        processors: u32,
     },
     /// Done, with nothing more to say.
     Done,

@@ -8,6 +8,8 @@ mod mapping;
 mod start;
 #[cfg(panic = "abort")]
 mod symbols;
+#[cfg(any(panic = "abort", test))]
+pub mod team;
 
 pub use call::{exit, kexec_file_load, ticks};
 pub use mapping::{Mapping, bytes_of};

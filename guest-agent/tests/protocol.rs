@@ -91,17 +91,20 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 fn hello() -> impl Strategy<Value = Reply> {
-    any::<(u32, String, String, String, bool, bool, bool)>().prop_map(
-        |(protocol, release, build_id, command_line, liveupdate, kho_debugfs, kho_incoming)| Reply::Hello {
-            protocol,
-            release,
-            build_id,
-            command_line,
-            features: Features {
-                liveupdate,
-                kho_debugfs,
-                kho_incoming,
-            },
+    any::<(u32, String, String, String, bool, bool, bool, u32)>().prop_map(
+        |(protocol, release, build_id, command_line, liveupdate, kho_debugfs, kho_incoming, processors)| {
+            Reply::Hello {
+                protocol,
+                release,
+                build_id,
+                command_line,
+                features: Features {
+                    liveupdate,
+                    kho_debugfs,
+                    kho_incoming,
+                },
+                processors,
+            }
         },
     )
 }

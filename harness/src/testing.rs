@@ -290,6 +290,7 @@ pub fn good() -> Evidence {
         command_line: "console=ttyS0".into(),
         liveupdate: true,
         kho_incoming: false,
+        processors: 1,
     };
     let kernel = KernelEvidence {
         path: "bzImage".into(),

@@ -125,6 +125,9 @@ impl Mapping {
 
 // SAFETY: a mapping belongs to the process, not to a thread.
 unsafe impl Send for Mapping {}
+// SAFETY: devices and the host change the memory at any time anyway; it is reached by volatile accesses and by copies into
+// and sums over memory that no reference points into, and all that threads do at once is to work on pages of their own.
+unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {

@@ -19,6 +19,7 @@ impl Run<'_> {
             build_id,
             command_line,
             features,
+            processors,
         } = self.next_message()?
         else {
             return Err(Break::new(
@@ -30,11 +31,24 @@ impl Run<'_> {
             let text = format!("the agent speaks protocol {protocol}, expected {VERSION}");
             return Err(Break::new(OutcomeKind::AgentDied, text));
         }
-        let hello = Hello::new(release, build_id, command_line, features);
+        let hello = Hello::new(release, build_id, command_line, features, processors);
         if let Some(kernel) = self.evidence.kernels.get_mut(self.generation as usize) {
             kernel.hello = Some(hello);
         }
-        Ok(())
+        let expected = self.plan.vcpus;
+        if processors == expected {
+            return Ok(());
+        }
+        let kind = if self.generation == 0 {
+            OutcomeKind::SetupFailed
+        } else {
+            OutcomeKind::AgentFailed
+        };
+        let text = format!(
+            "the kernel of generation {} brought up {processors} of {expected} processors",
+            self.generation
+        );
+        Err(Break::new(kind, text))
     }
 
     /// Asks the agent for something that it ought to be able to do; its failure ends the run.

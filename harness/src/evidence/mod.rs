@@ -135,11 +135,20 @@ pub struct Hello {
     pub liveupdate: bool,
     /// Was handed a KHO FDT, as far as debugfs tells.
     pub kho_incoming: bool,
+    /// Processors that the kernel brought up.
+    #[serde(default)]
+    pub processors: u32,
 }
 
 impl Hello {
     /// From the agent's message.
-    pub fn new(release: String, build_id: String, command_line: String, features: Features) -> Self {
+    pub fn new(
+        release: String,
+        build_id: String,
+        command_line: String,
+        features: Features,
+        processors: u32,
+    ) -> Self {
         let Features {
             liveupdate,
             kho_incoming,
@@ -151,6 +160,7 @@ impl Hello {
             command_line,
             liveupdate,
             kho_incoming,
+            processors,
         }
     }
 }

@@ -71,6 +71,7 @@ struct Kernel {
     image_hash: String,
     command_line: String,
     booted: bool,
+    processors: Option<u32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -227,6 +228,7 @@ fn kernels(evidence: &Evidence) -> Vec<Kernel> {
         image_hash: kernel.image_hash.clone(),
         command_line: kernel.command_line.clone(),
         booted: kernel.hello.is_some(),
+        processors: kernel.hello.as_ref().map(|hello| hello.processors),
     };
     (0..).zip(&evidence.kernels).map(kernel).collect()
 }

@@ -1,4 +1,4 @@
-//! The machine: one processor, its devices, and what the host wants to know about them.
+//! The machine: its processors, its devices, and what the host wants to know about them.
 
 pub(crate) mod config;
 mod event;

@@ -8,6 +8,8 @@
 
 mod code;
 mod idle;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 use xxhash_rust::xxh3::Xxh3;
@@ -34,7 +36,11 @@ pub struct Stepped {
 impl Stepped {
     /// Takes processors (at least one) that have their registers, in order of their local APIC identities from 0 on.
     #[must_use]
-    pub fn new(vcpus: Vec<Box<dyn Vcpu>>) -> Self {
+    pub fn new(mut vcpus: Vec<Box<dyn Vcpu>>) -> Self {
+        let several = vcpus.len() > 1;
+        for vcpu in &mut vcpus {
+            vcpu.stop_on_pause(several);
+        }
         Self {
             activities: vec![Activity::Running; vcpus.len()],
             vcpus,
@@ -112,13 +118,10 @@ impl Stepped {
         false
     }
 
-    /// Whether another processor would use a turn that the current one gives away.
-    fn others_wait(&self) -> bool {
-        let current = self.turn.processor;
-        let mut others = self.activities.iter().enumerate();
-        others.any(|(index, activity)| {
-            index != current && matches!(activity, Activity::Running | Activity::Waiting)
-        })
+    /// Whether no interrupt could make a processor go on.
+    fn is_dead(&self) -> bool {
+        let mut all = self.activities.iter();
+        all.all(|activity| matches!(activity, Activity::Dead | Activity::Waiting))
     }
 
     /// Delivers an interrupt if there is one, then executes or sleeps to the next deadline.
@@ -136,6 +139,9 @@ impl Stepped {
         }
         let next = platform.bus.next_event();
         if !self.is(Activity::Running) {
+            if self.is_dead() {
+                return Some(Happening::DeadHalt { interruptible: false });
+            }
             let Some(next) = next else {
                 return Some(Happening::DeadHalt { interruptible: true });
             };
@@ -145,8 +151,6 @@ impl Stepped {
         let mut until = next.unwrap_or(u64::MAX).min(patience).min(limit);
         if self.several() {
             until = until.min(self.turn.end);
-            let wanted = self.others_wait();
-            self.current_mut().stop_on_pause(wanted);
         }
         let before = platform.engine_events();
         let stop = self.current_mut().run(&mut platform.bus, until);
@@ -200,9 +204,7 @@ impl Stepped {
             }
             Stop::Halted { interruptible } => {
                 self.set_activity(Activity::Dead);
-                let hopeless = |activity| matches!(activity, &Activity::Dead | &Activity::Waiting);
-                let dead = self.activities.iter().all(hopeless);
-                dead.then_some(Happening::DeadHalt { interruptible })
+                self.is_dead().then_some(Happening::DeadHalt { interruptible })
             }
             // Below 1 MiB is start-up code: this machine's firmware and the kernel's trampoline. Linux keeps what it kexecs
             // out of there.

@@ -23,10 +23,10 @@ AGENT_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static -C l
     --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo
 BATON := $(CARGO_TARGET_DIR)/release/baton
 
-.PHONY: help demo test bench check build agent images setup toolchain clean
+.PHONY: help demo test test-kvm bench check build agent images setup toolchain clean
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: build images ## set up, then run the scenarios: five live updates, each with its verdict
 	$(BATON) run tests/scenarios/*.toml
@@ -34,6 +34,9 @@ demo: build images ## set up, then run the scenarios: five live updates, each wi
 test: build images ## set up, then run every test
 	images/check
 	cargo test --workspace --no-fail-fast $(CARGO_FLAGS)
+
+test-kvm: build images ## the scenarios on this host's KVM, whatever it is (make test runs two of them so)
+	$(BATON) run --backend kvm tests/scenarios/*.toml
 
 bench: build images ## a live update on baton and on QEMU's TCG; preservation schemes side by side
 	images/setup bench

@@ -92,7 +92,8 @@ impl Finished {
     }
 }
 
-/// Runs `baton` with these arguments and `--json`.
+/// Runs `baton` with these arguments and `--json`. `run` is on softcpu unless they say otherwise: what these tests look at is to be
+/// the same on every host.
 ///
 /// # Panics
 /// When it cannot be started.
@@ -100,6 +101,12 @@ impl Finished {
 pub fn baton<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Finished {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let json = folder.path().join("report.json");
+    let mut arguments: Vec<std::ffi::OsString> =
+        arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
+    let runs = arguments.first().is_some_and(|command| command == "run");
+    if runs && !arguments.iter().any(|argument| argument == "--backend") {
+        arguments.extend(["--backend", "soft"].map(Into::into));
+    }
     let output = Command::new(program())
         .args(arguments)
         .arg("--json")

@@ -12,8 +12,10 @@ pub(super) fn doctor() -> Exit {
     let mut usable = true;
     let found = Found::look();
     println!("backend soft: available");
-    println!("backend kvm:  {found}");
-    println!("backend auto: using {}", found.best_name());
+    println!(
+        "backend kvm:  {found}; using {} for --backend auto",
+        found.best_name()
+    );
     let built: Vec<_> = crate::kernel::cached();
     let default = crate::kernel::DEFAULT_VERSION;
     for (version, directory) in &built {

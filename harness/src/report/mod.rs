@@ -77,6 +77,7 @@ fn reproduce(evidence: &Evidence) -> String {
     let mut words = vec!["baton", "run", &evidence.scenario_file, "--seed"];
     let seed = evidence.seed.to_string();
     words.push(&seed);
+    words.extend(["--backend", &evidence.backend]);
     words.extend(evidence.overrides.iter().map(String::as_str));
     words
         .iter()
@@ -106,7 +107,7 @@ mod tests {
         evidence.overrides = vec!["--kernel".into(), "7.2.12".into()];
         assert_eq!(
             reproduce(&evidence),
-            r"baton run 'it'\''s/a file.toml' --seed 1 --kernel 7.2.12"
+            r"baton run 'it'\''s/a file.toml' --seed 1 --backend soft --kernel 7.2.12"
         );
     }
 }

@@ -224,7 +224,7 @@ mod tests {
             "small: PASS\n",
             "held; looked at 36 pages",
             "blackout 0.900 ms",
-            "reproduce: baton run small.toml --seed 1\n",
+            "reproduce: baton run small.toml --seed 1 --backend soft\n",
             "Linux 7.3.4 -> 7.3.4",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

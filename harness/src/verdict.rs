@@ -1,6 +1,6 @@
 //! From rule results to a verdict: what the rules say against what the scenario expects.
 
-use crate::evidence::{Evidence, Outcome};
+use crate::evidence::{Evidence, Outcome, OutcomeKind};
 use crate::oracle::{RuleName, RuleResult};
 use crate::scenario::{Expect, Expected};
 use serde::Serialize;
@@ -59,7 +59,20 @@ pub fn judge(evidence: &Evidence, expect: &Expect, results: &[RuleResult]) -> Ju
             judgement.fail(unmet(result, expected));
         }
     }
-    let Outcome { kind, text, .. } = &evidence.outcome;
+    let Outcome {
+        kind,
+        text,
+        generation,
+        phase,
+    } = &evidence.outcome;
+    // What the rules make of half a run is no reason for anything.
+    if *kind == OutcomeKind::Unfinished {
+        judgement.verdict = Verdict::Error;
+        judgement.reasons = vec![format!(
+            "{text}: its evidence reaches into {phase} of generation {generation}"
+        )];
+        return judgement;
+    }
     if expect.outcome.is_some_and(|expected| expected != *kind) {
         let wanted = expect.outcome.map_or("any", |expected| expected.name());
         judgement.fail(format!(

@@ -1,6 +1,7 @@
 //! `baton judge`.
 
 use super::{Exit, JudgeArgs, complain, exit_of, write_report};
+use crate::evidence::is_kept_in;
 use crate::report::{Judged, ScenarioReport, text};
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ pub(super) fn judge(args: &JudgeArgs) -> Exit {
     let directories = kept(&args.directory);
     if directories.is_empty() {
         complain(format!("{}: no evidence in it", args.directory.display()));
-        return Exit::Usage;
+        return Exit::Failed;
     }
     let (mut exit, mut reports) = (Exit::Met, Vec::new());
     for directory in directories {
@@ -46,8 +47,8 @@ fn judge_one(directory: &Path) -> Result<Judged, String> {
 
 /// Directories with evidence: this one, or else those in it, by name.
 fn kept(directory: &Path) -> Vec<PathBuf> {
-    let has = |directory: &PathBuf| directory.join("evidence.json").is_file();
-    if has(&directory.to_path_buf()) {
+    let has = |directory: &PathBuf| is_kept_in(directory);
+    if is_kept_in(directory) {
         return vec![directory.to_path_buf()];
     }
     let inside = std::fs::read_dir(directory)

@@ -2,9 +2,12 @@
 
 use super::{Exit, RunArgs, complain, exit_of, write_report};
 use crate::backend::choose;
+use crate::conductor::{Observer, chain};
+use crate::evidence::{Evidence, Keeper, Phase, PhaseRecord};
 use crate::plan::{Overrides, Plan, PlanError, plan};
 use crate::report::{Judged, Progress, ScenarioReport, text};
 use crate::scenario::{ScenarioError, load, wrong_at};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use vmm::processors::Backend;
 
@@ -91,19 +94,26 @@ fn twice(plans: &[Plan]) -> Option<&str> {
 }
 
 fn run_one(plan: &Plan, agent: &[u8], backend: &dyn Backend, out: Option<PathBuf>) -> (ScenarioReport, Exit) {
+    let failed = |error: String| {
+        complain(format!("{}: {error}", plan.name));
+        let (name, file) = (plan.name.clone(), plan.scenario_file.clone());
+        (ScenarioReport::error(name, file, plan.seed, error), Exit::Failed)
+    };
+    let keeper = match out.as_deref().map(Keeper::begin).transpose() {
+        Ok(keeper) => keeper,
+        Err(error) => return failed(chain(&error)),
+    };
     let progress = Progress::new(&plan.name);
-    let result = crate::run::run(plan, agent, backend, &progress, &|text| progress.note(text));
+    let observer = Keeping {
+        progress: &progress,
+        keeper,
+        failed: Cell::new(false),
+    };
+    let result = crate::run::run(plan, agent, backend, &observer, &|text| progress.note(text));
     progress.finish();
     let judged = match result {
         Ok(judged) => judged,
-        Err(error) => {
-            complain(format!("{}: {error}", plan.name));
-            let (name, file) = (plan.name.clone(), plan.scenario_file.clone());
-            return (
-                ScenarioReport::error(name, file, plan.seed, error.to_string()),
-                Exit::Failed,
-            );
-        }
+        Err(error) => return failed(error.to_string()),
     };
     println!("{}", text(&judged));
     let exit = exit_of(judged.judgement.verdict);
@@ -113,10 +123,40 @@ fn run_one(plan: &Plan, agent: &[u8], backend: &dyn Backend, out: Option<PathBuf
     )
 }
 
+/// Shows progress, and keeps evidence so far where evidence is wanted.
+struct Keeping<'a> {
+    progress: &'a Progress,
+    keeper: Option<Keeper>,
+    /// It could not be kept, and that has been said.
+    failed: Cell<bool>,
+}
+
+impl Observer for Keeping<'_> {
+    fn phase(&self, generation: u32, phase: Phase) {
+        self.progress.phase(generation, phase);
+    }
+
+    fn passed(&self, record: &PhaseRecord) {
+        self.progress.passed(record);
+    }
+
+    fn keeps(&self) -> bool {
+        self.keeper.is_some() && !self.failed.get()
+    }
+
+    fn so_far(&self, evidence: &Evidence) {
+        if let Some(Err(error)) = self.keeper.as_ref().map(|keeper| keeper.keep(evidence)) {
+            self.failed.set(true);
+            self.progress
+                .note(&format!("evidence so far is no longer kept: {}", chain(&error)));
+        }
+    }
+}
+
 fn keep(judged: &Judged, out: Option<PathBuf>) -> Result<(), Exit> {
     let Some(directory) = out else { return Ok(()) };
     crate::evidence::save(&judged.evidence, &directory).map_err(|error| {
-        complain(crate::conductor::chain(&error));
+        complain(chain(&error));
         Exit::Failed
     })
 }

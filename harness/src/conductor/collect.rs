@@ -4,7 +4,7 @@ use super::memory::GuestMemory;
 use super::{Break, Run};
 use crate::evidence::{
     Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, KhoPointers,
-    ObjectCapture, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, frames_of,
+    ObjectCapture, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, empty_ledger, frames_of,
 };
 use crate::oracle::Question;
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
@@ -213,10 +213,43 @@ impl Run<'_> {
                 format!("{text}; {}", super::chain(&error)),
             );
         }
-        self.evidence.phases = self.phase_records();
+        self.collect();
         if let Some(last) = self.evidence.phases.last() {
             self.observer.passed(last);
         }
+        let compacted: u64 = self
+            .evidence
+            .ledger
+            .counters
+            .iter()
+            .map(|(_, counters)| counters.compacted)
+            .sum();
+        if compacted > 0 && kind == OutcomeKind::Completed {
+            kind = OutcomeKind::LedgerFull;
+            text = format!("the ledger had to drop {compacted} entries: raise ledger in [limits]");
+        }
+        match self.machine.state_hash() {
+            Ok(hash) => self.evidence.state_hash = format!("{hash:032x}"),
+            Err(error) => {
+                (kind, text) = (
+                    OutcomeKind::MachineFailed,
+                    format!("{text}; {}", super::chain(&error)),
+                );
+            }
+        }
+        let phase = moment.stamp.phase;
+        self.evidence.outcome = Outcome {
+            kind,
+            generation: self.generation,
+            phase,
+            text,
+        };
+        self.evidence
+    }
+
+    /// Takes in what the machine has kept until now.
+    fn collect(&mut self) {
+        self.evidence.phases = self.phase_records();
         self.evidence.cpu_writes = self.cpu_writes();
         self.evidence.cpu_writes_recorded = self
             .machine
@@ -240,35 +273,17 @@ impl Run<'_> {
         self.evidence.device_lateness_ns = self.machine.device_lateness();
         self.evidence.emulated = self.machine.emulated();
         self.evidence.ledger = self.machine.ledger().to_record();
-        let compacted: u64 = self
-            .evidence
-            .ledger
-            .counters
-            .iter()
-            .map(|(_, counters)| counters.compacted)
-            .sum();
-        if compacted > 0 && kind == OutcomeKind::Completed {
-            kind = OutcomeKind::LedgerFull;
-            text = format!("the ledger had to drop {compacted} entries: raise ledger in [limits]");
-        }
         self.evidence.console = String::from_utf8_lossy(&self.machine.console().text()).into_owned();
-        match self.machine.state_hash() {
-            Ok(hash) => self.evidence.state_hash = format!("{hash:032x}"),
-            Err(error) => {
-                (kind, text) = (
-                    OutcomeKind::MachineFailed,
-                    format!("{text}; {}", super::chain(&error)),
-                );
-            }
-        }
-        let phase = moment.stamp.phase;
-        self.evidence.outcome = Outcome {
-            kind,
-            generation: self.generation,
-            phase,
-            text,
-        };
-        self.evidence
+    }
+
+    /// Shows evidence of all phases that have ended.
+    pub(super) fn show_so_far(&mut self) {
+        self.collect();
+        self.evidence.outcome.generation = self.generation;
+        self.evidence.outcome.phase = self.machine.moment().stamp.phase;
+        self.observer.so_far(&self.evidence);
+        // A second copy of the ledger for the rest of the run would be a waste.
+        self.evidence.ledger = empty_ledger();
     }
 
     fn first_failure(&self) -> String {

@@ -9,8 +9,8 @@ mod steps;
 mod talk;
 
 use crate::evidence::{
-    Captures, DmaEvidence, Evidence, KernelEvidence, ObjectEvidence, ObjectKind, Outcome, OutcomeKind, Phase,
-    PhaseRecord, VERSION, empty_ledger,
+    Captures, DmaEvidence, Evidence, KernelEvidence, NOT_ENDED, ObjectEvidence, ObjectKind, Outcome,
+    OutcomeKind, Phase, PhaseRecord, VERSION, empty_ledger,
 };
 use crate::initramfs;
 use crate::oracle::Question;
@@ -29,6 +29,12 @@ pub trait Observer {
     fn phase(&self, generation: u32, phase: Phase);
     /// A phase is over.
     fn passed(&self, record: &PhaseRecord);
+    /// Whether [`Observer::so_far`] is wanted, which costs time at each phase change.
+    fn keeps(&self) -> bool {
+        false
+    }
+    /// A phase has begun, and this is the evidence of all before.
+    fn so_far(&self, _: &Evidence) {}
 }
 
 /// Nobody wants to know.
@@ -117,7 +123,7 @@ pub fn conduct(
         lost: false,
         reported: 0,
     };
-    observer.phase(0, Phase::BootOld);
+    run.tell_observer();
     let ended = run.all();
     Ok(run.finish(ended))
 }
@@ -218,10 +224,10 @@ fn blank(plan: &Plan, backend: &str) -> Evidence {
         device_lateness_ns: 0,
         emulated: Vec::new(),
         outcome: Outcome {
-            kind: OutcomeKind::MachineFailed,
+            kind: OutcomeKind::Unfinished,
             generation: 0,
             phase: Phase::BootOld,
-            text: "the run has not ended".into(),
+            text: NOT_ENDED.into(),
         },
         state_hash: String::new(),
         ledger: empty_ledger(),

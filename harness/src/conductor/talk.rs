@@ -176,7 +176,7 @@ impl Run<'_> {
         Some(line.lines().next().unwrap_or_default().trim_end().to_owned())
     }
 
-    /// Tells the observer which phases have passed and which one goes on.
+    /// Tells the observer which phases have passed and which one goes on, and shows the evidence so far to one who keeps it.
     pub(super) fn tell_observer(&mut self) {
         let phases = self.phase_records();
         let Some((current, passed)) = phases.split_last() else {
@@ -187,6 +187,9 @@ impl Run<'_> {
         }
         self.reported = self.reported.max(passed.len());
         self.observer.phase(current.generation, current.phase);
+        if self.observer.keeps() {
+            self.show_so_far();
+        }
     }
 
     /// A phase begins.

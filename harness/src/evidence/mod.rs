@@ -6,6 +6,7 @@
 mod captures;
 mod device;
 mod outcome;
+mod so_far;
 mod store;
 
 pub use captures::{
@@ -13,7 +14,9 @@ pub use captures::{
 };
 pub use device::{DmaEvidence, EventCause, Placed, describe, empty_ledger, end_of, frames_of, written_bytes};
 pub use outcome::{Outcome, OutcomeKind};
-pub use store::{StoreError, load, save};
+pub use so_far::Keeper;
+pub(crate) use so_far::NOT_ENDED;
+pub use store::{StoreError, is_kept_in, load, save};
 
 use guest_agent::protocol::{Features, PageRun};
 use serde::{Deserialize, Serialize};

@@ -44,10 +44,12 @@ pub enum OutcomeKind {
     LedgerFull,
     /// The machine itself failed.
     MachineFailed,
+    /// It has not ended, or was killed: evidence so far. No scenario can expect that.
+    Unfinished,
 }
 
 impl OutcomeKind {
-    /// All of them.
+    /// All that a run can end in.
     pub const ALL: [Self; 12] = [
         Self::Completed,
         Self::SessionLost,
@@ -78,6 +80,7 @@ impl OutcomeKind {
             Self::UnknownInstruction => "unknown-instruction",
             Self::LedgerFull => "ledger-full",
             Self::MachineFailed => "machine-failed",
+            Self::Unfinished => "unfinished",
         }
     }
 
@@ -85,7 +88,11 @@ impl OutcomeKind {
     pub fn is_unjudgeable(self) -> bool {
         matches!(
             self,
-            Self::SetupFailed | Self::UnknownInstruction | Self::LedgerFull | Self::MachineFailed
+            Self::SetupFailed
+                | Self::UnknownInstruction
+                | Self::LedgerFull
+                | Self::MachineFailed
+                | Self::Unfinished
         )
     }
 }

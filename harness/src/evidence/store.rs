@@ -1,4 +1,4 @@
-//! An evidence directory: written once by a run, read by `baton judge`.
+//! An evidence directory: written by a run at its end, read by `baton judge`.
 //!
 //! | file | content |
 //! | --- | --- |
@@ -8,10 +8,12 @@
 //! | `blob.bin.zst` | pages of the handover blobs (postcard) |
 //! | `console.txt` | what the guest printed |
 //!
+//! What a run has before its end is in a directory within it ([`super::so_far`]), and as long as that is there it is what is read.
+//!
 //! A directory may come from anywhere, so no size in it is believed: reads are capped, and counts only grow with input
 //! that is really there.
 
-use super::{Captures, Evidence, VERSION};
+use super::{Captures, Evidence, VERSION, so_far};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,6 +26,8 @@ const LEDGER: &str = "ledger.bin";
 const CAPTURES: &str = "captures.bin.zst";
 const BLOB: &str = "blob.bin.zst";
 const CONSOLE: &str = "console.txt";
+/// All of them; without the first there is no evidence.
+pub(super) const FILES: [&str; 5] = [EVIDENCE, LEDGER, CAPTURES, BLOB, CONSOLE];
 
 /// Most bytes that are read from one file, decompressed: what a run may have in memory.
 const MAX_FILE: u64 = 256 << 20;
@@ -36,7 +40,7 @@ pub enum StoreError {
     Io {
         /// Which file.
         path: PathBuf,
-        /// "written", "read".
+        /// "written", "read", "removed".
         action: &'static str,
         /// What the system says.
         source: std::io::Error,
@@ -59,8 +63,13 @@ struct CapturesOut<'a>(&'a Captures, &'a [u8]);
 #[derive(Deserialize)]
 struct CapturesIn(Captures, Vec<u8>);
 
-/// Writes `evidence` to `directory`, which is made if it is missing.
+/// Writes `evidence` of a run that has ended to `directory`, which is made if it is missing.
 pub fn save(evidence: &Evidence, directory: &Path) -> Result<(), StoreError> {
+    write_files(evidence, directory)?;
+    so_far::retire(directory)
+}
+
+pub(super) fn write_files(evidence: &Evidence, directory: &Path) -> Result<(), StoreError> {
     std::fs::create_dir_all(directory).map_err(|e| io(directory, "written", e))?;
     let json = serde_json::to_vec_pretty(evidence).map_err(|e| malformed(&directory.join(EVIDENCE), e))?;
     write(&directory.join(EVIDENCE), &json)?;
@@ -80,8 +89,21 @@ pub fn save(evidence: &Evidence, directory: &Path) -> Result<(), StoreError> {
     write(&directory.join(CONSOLE), evidence.console.as_bytes())
 }
 
-/// Reads evidence from `directory`.
+/// Whether `directory` holds evidence.
+pub fn is_kept_in(directory: &Path) -> bool {
+    let finished = !so_far::is_ours(directory) && directory.join(EVIDENCE).is_file();
+    finished || so_far::find(directory).is_some()
+}
+
+/// Reads evidence from `directory`. That of a run which has not ended says so in its outcome.
 pub fn load(directory: &Path) -> Result<Evidence, StoreError> {
+    match so_far::find(directory) {
+        Some(so_far) => read_files(&so_far).map(so_far::marked),
+        None => read_files(directory),
+    }
+}
+
+fn read_files(directory: &Path) -> Result<Evidence, StoreError> {
     let path = directory.join(EVIDENCE);
     let json = read(&path)?;
     #[derive(Deserialize)]
@@ -111,7 +133,7 @@ pub fn load(directory: &Path) -> Result<Evidence, StoreError> {
     Ok(evidence)
 }
 
-fn io(path: &Path, action: &'static str, source: std::io::Error) -> StoreError {
+pub(super) fn io(path: &Path, action: &'static str, source: std::io::Error) -> StoreError {
     StoreError::Io {
         path: path.into(),
         action,
@@ -203,13 +225,12 @@ mod tests {
         assert!(load(directory.path()).is_err());
         save(&testing::good(), directory.path()).unwrap();
         let json = std::fs::read_to_string(directory.path().join(EVIDENCE)).unwrap();
-        let other = json.replacen("\"version\": 1", "\"version\": 99", 1);
+        let other = json.replacen(&format!("\"version\": {VERSION}"), "\"version\": 99", 1);
         std::fs::write(directory.path().join(EVIDENCE), other).unwrap();
+        let error = load(directory.path()).err().map(|error| error.to_string());
         assert!(
-            load(directory.path())
-                .unwrap_err()
-                .to_string()
-                .contains("version 99")
+            error.as_ref().is_some_and(|error| error.contains("version 99")),
+            "{error:?}"
         );
     }
 }

@@ -1,0 +1,225 @@
+//! Evidence of a run that goes on, so that a run that is killed leaves what it had.
+//!
+//! Three names in the evidence directory, each a directory with the same files as finished evidence:
+//!
+//! | name | what it is |
+//! | --- | --- |
+//! | `so-far.new` | being written or deleted: never read |
+//! | `so-far` | whole |
+//! | `so-far.old` | whole as long as there is no `so-far`, being deleted otherwise |
+//!
+//! Names are only ever changed by rename, from states that are whole to such, so that a kill at any point leaves one of them.
+//! No sync: what a killed process has written is the system's, and power cuts are not meant.
+
+use super::store::{FILES, StoreError, io, write_files};
+use super::{Evidence, Outcome, OutcomeKind};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+const SO_FAR: &str = "so-far";
+const NEW: &str = "so-far.new";
+const OLD: &str = "so-far.old";
+
+/// What the outcome of such evidence says.
+pub(crate) const NOT_ENDED: &str = "the run has not ended";
+
+/// Keeps evidence so far in a directory.
+#[derive(Debug)]
+pub struct Keeper {
+    directory: PathBuf,
+}
+
+impl Keeper {
+    /// Makes the directory if it is missing. Evidence of an earlier run in it goes, for it could be taken for this run's.
+    pub fn begin(directory: &Path) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(directory).map_err(|e| io(directory, "written", e))?;
+        for name in FILES {
+            absent(&directory.join(name), |path| std::fs::remove_file(path))?;
+        }
+        retire(directory)?;
+        Ok(Self {
+            directory: directory.into(),
+        })
+    }
+
+    /// Puts this evidence in the place of what was kept before.
+    pub fn keep(&self, evidence: &Evidence) -> Result<(), StoreError> {
+        let [so_far, new, old] = [SO_FAR, NEW, OLD].map(|name| self.directory.join(name));
+        remove(&new)?;
+        write_files(evidence, &new)?;
+        if !so_far.exists() {
+            return rename(&new, &so_far);
+        }
+        remove(&old)?;
+        rename(&so_far, &old)?;
+        rename(&new, &so_far)?;
+        remove(&old)
+    }
+}
+
+/// Where evidence of a run that did not come to its end is, if it is such a run's directory.
+pub(super) fn find(directory: &Path) -> Option<PathBuf> {
+    [SO_FAR, OLD]
+        .into_iter()
+        .map(|name| directory.join(name))
+        .find(|path| path.is_dir())
+}
+
+/// Whether this is one of the names that this module uses.
+pub(super) fn is_ours(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| [SO_FAR, NEW, OLD].iter().any(|ours| name == *ours))
+}
+
+/// Evidence so far says of itself that the run has not ended, whatever stands in its files.
+pub(super) fn marked(mut evidence: Evidence) -> Evidence {
+    if evidence.outcome.kind != OutcomeKind::Unfinished {
+        evidence.outcome = Outcome {
+            kind: OutcomeKind::Unfinished,
+            text: NOT_ENDED.into(),
+            ..evidence.outcome
+        };
+    }
+    evidence
+}
+
+/// Removes what was kept, once there is something better.
+pub(super) fn retire(directory: &Path) -> Result<(), StoreError> {
+    let [so_far, new, old] = [SO_FAR, NEW, OLD].map(|name| directory.join(name));
+    if !so_far.exists() && old.exists() {
+        rename(&old, &so_far)?;
+    }
+    remove(&old)?;
+    remove(&new)?;
+    if so_far.exists() {
+        rename(&so_far, &new)?;
+    }
+    remove(&new)
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    std::fs::rename(from, to).map_err(|e| io(to, "written", e))
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    absent(path, |path| std::fs::remove_dir_all(path))
+}
+
+/// Removes something that need not be there.
+fn absent(path: &Path, remove: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), StoreError> {
+    match remove(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io(path, "removed", error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{is_kept_in, load, save};
+    use super::*;
+    use crate::testing;
+    use crate::verdict::Verdict;
+    use std::collections::BTreeSet;
+
+    fn going_on(seed: u64) -> Evidence {
+        let mut evidence = testing::good();
+        evidence.seed = seed;
+        marked(evidence)
+    }
+
+    fn seed(directory: &tempfile::TempDir) -> u64 {
+        load(directory.path()).unwrap().seed
+    }
+
+    fn names(directory: &Path) -> BTreeSet<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn the_latest_is_read_until_the_end_and_then_nothing_of_it_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = Keeper::begin(directory.path()).unwrap();
+        assert!(!is_kept_in(directory.path()));
+        for seed in 1..4 {
+            keeper.keep(&going_on(seed)).unwrap();
+            assert_eq!(names(directory.path()), BTreeSet::from([SO_FAR.to_owned()]));
+            assert!(load(directory.path()).unwrap() == going_on(seed), "{seed}");
+        }
+        save(&testing::good(), directory.path()).unwrap();
+        assert_eq!(
+            names(directory.path()),
+            FILES.iter().map(ToString::to_string).collect()
+        );
+        assert!(load(directory.path()).unwrap() == testing::good());
+    }
+
+    #[test]
+    fn a_run_begins_without_the_evidence_of_an_earlier_one() {
+        let directory = tempfile::tempdir().unwrap();
+        save(&testing::good(), directory.path()).unwrap();
+        std::fs::write(directory.path().join("notes.txt"), "not ours").unwrap();
+        Keeper::begin(directory.path()).unwrap();
+        assert!(!is_kept_in(directory.path()));
+        assert_eq!(names(directory.path()), BTreeSet::from(["notes.txt".to_owned()]));
+    }
+
+    #[test]
+    fn whatever_a_kill_leaves_is_read_as_the_last_that_was_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let torn = |name: &str| {
+            std::fs::create_dir_all(at(name)).unwrap();
+            std::fs::write(at(name).join("evidence.json"), "{").unwrap();
+        };
+        let keeper = Keeper::begin(directory.path()).unwrap();
+        // While the first was being written.
+        torn(NEW);
+        assert!(!is_kept_in(directory.path()));
+        // While the second was, and while an older one was being deleted.
+        keeper.keep(&going_on(1)).unwrap();
+        torn(NEW);
+        torn(OLD);
+        assert_eq!(seed(&directory), 1);
+        // Between the renames.
+        keeper.keep(&going_on(2)).unwrap();
+        std::fs::rename(at(SO_FAR), at(OLD)).unwrap();
+        torn(NEW);
+        assert_eq!(seed(&directory), 2);
+        // While the final files were being written.
+        std::fs::write(at("evidence.json"), "{").unwrap();
+        assert_eq!(seed(&directory), 2);
+        // Whatever it was, the next run puts it right.
+        let keeper = Keeper::begin(directory.path()).unwrap();
+        assert!(names(directory.path()).is_empty());
+        keeper.keep(&going_on(3)).unwrap();
+        assert_eq!(seed(&directory), 3);
+    }
+
+    #[test]
+    fn it_never_passes_for_the_evidence_of_a_run_that_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = Keeper::begin(directory.path()).unwrap();
+        keeper.keep(&testing::good()).unwrap();
+        let loaded = load(directory.path()).unwrap();
+        assert_eq!(
+            (loaded.outcome.kind, loaded.outcome.text.as_str()),
+            (OutcomeKind::Unfinished, NOT_ENDED)
+        );
+    }
+    #[test]
+    fn no_expectation_makes_it_pass() {
+        let verdict = |evidence: &Evidence| {
+            crate::report::Judged::new(evidence.clone())
+                .unwrap()
+                .judgement
+                .verdict
+        };
+        let mut evidence = testing::good();
+        evidence.scenario_text += "[expect]\noutcome = \"any\"\n";
+        assert_eq!(verdict(&evidence), Verdict::Pass);
+        assert_eq!(verdict(&marked(evidence)), Verdict::Error);
+    }
+}

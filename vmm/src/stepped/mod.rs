@@ -359,5 +359,16 @@ impl Processors for Stepped {
         for vcpu in &self.vcpus {
             vcpu.hash_state(hash);
         }
+        if self.several() {
+            // Who sleeps and whose turn it is decide how the others go on, and no register tells.
+            hash.update(
+                &self
+                    .activities
+                    .iter()
+                    .map(|activity| *activity as u8)
+                    .collect::<Vec<u8>>(),
+            );
+            hash.update(&self.turn.processor.to_le_bytes());
+        }
     }
 }

@@ -17,11 +17,13 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use super::Refused;
 
-/// Calls of any thread: memory for the allocator, locks, signals, clocks, open descriptors, and its own end.
-const COMMON: [i64; 26] = [
+/// Calls of any thread: memory for the allocator, locks, signals, clocks, open descriptors, its own end, and an eventfd for each
+/// interrupt message that is sent for the first time.
+const COMMON: [i64; 27] = [
     libc::SYS_brk,
     libc::SYS_clock_gettime,
     libc::SYS_close,
+    libc::SYS_eventfd2,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_futex,

@@ -1,0 +1,360 @@
+//! Runs that are killed, at any point: what they leave can be read and does not pass for more than it is, and they leave nothing
+//! elsewhere.
+//!
+//! Half of the kills come at any time of a run, the other half within milliseconds of a phase change, when evidence is written.
+//! `BATON_KILL_SEED` is the seed of all of that.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{OpenOptions, read_dir};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tests::{Finished, baton, program, ready, small};
+
+/// Kills on soft.
+const KILLS: u64 = 64;
+/// Kills on KVM, all of them while the first kernel boots.
+const KILLS_ON_KVM: u64 = 8;
+/// Runs at once.
+const WORKERS: u64 = 2;
+/// Phases that end before the last one: boot-old, prepare, armed, handover, jump, boot-new, restore.
+const PHASE_CHANGES: u64 = 7;
+/// Longest time between a phase change and the kill.
+const CLOSE: Duration = Duration::from_millis(12);
+/// All that may be in an evidence directory.
+const NAMES: [&str; 8] = [
+    "evidence.json",
+    "ledger.bin",
+    "captures.bin.zst",
+    "blob.bin.zst",
+    "console.txt",
+    "so-far",
+    "so-far.new",
+    "so-far.old",
+];
+
+/// When to kill.
+#[derive(Debug, Clone, Copy)]
+enum Kill {
+    Never,
+    /// So long after the start.
+    At(Duration),
+    /// So long after this many phases have passed.
+    AfterPhase(u64, Duration),
+}
+
+/// What was found in the evidence directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    SoFar,
+    Verdict,
+}
+
+/// Folders of one run.
+struct Place {
+    /// Removes them when it goes.
+    _folder: TempDir,
+    scenario: PathBuf,
+    out: PathBuf,
+    /// TMPDIR of the run.
+    temporary: PathBuf,
+    /// Its working directory.
+    work: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let [scenario, out, temporary, work] =
+            ["scenario.toml", "out", "tmp", "work"].map(|name| folder.path().join(name));
+        std::fs::create_dir(&temporary).unwrap();
+        std::fs::create_dir(&work).unwrap();
+        std::fs::write(&scenario, small("")).unwrap();
+        Self {
+            _folder: folder,
+            scenario,
+            out,
+            temporary,
+            work,
+        }
+    }
+
+    /// Starts a run and kills it.
+    fn run(&self, backend: &str, kill: Kill) -> ExitStatus {
+        let by_phase = matches!(kill, Kill::AfterPhase(..));
+        let mut child = Command::new(program())
+            .args(["run", "--backend", backend, "--out"])
+            .args([&self.out, &self.scenario])
+            .env("TMPDIR", &self.temporary)
+            .current_dir(&self.work)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(if by_phase { Stdio::piped() } else { Stdio::null() })
+            .spawn()
+            .unwrap();
+        match kill {
+            Kill::Never => return child.wait().unwrap(),
+            Kill::At(time) => std::thread::sleep(time),
+            Kill::AfterPhase(phases, time) => {
+                let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+                let passed = lines
+                    .map_while(Result::ok)
+                    .filter(|line| line.contains(" passed: "));
+                let seen = (1..).zip(passed).find(|(count, _)| *count == phases);
+                assert!(seen.is_some(), "the run ended before {phases} phases had passed");
+                std::thread::sleep(time);
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap()
+    }
+
+    /// Looks at all that the run left.
+    fn look(&self, status: ExitStatus, what: &str) -> Left {
+        assert_eq!(names(&self.temporary), BTreeSet::new(), "{what}: in TMPDIR");
+        assert_eq!(
+            names(&self.work),
+            BTreeSet::new(),
+            "{what}: in the working directory"
+        );
+        let known: BTreeSet<OsString> = NAMES.map(Into::into).into();
+        let kept = names(&self.out);
+        assert!(
+            kept.is_subset(&known),
+            "{what}: in the evidence directory: {kept:?}"
+        );
+        assert_eq!(self.survivors(), Vec::<String>::new(), "{what}: processes");
+
+        let judged = self.judge();
+        let left = match judged.status {
+            0 => Left::Verdict,
+            3 if judged.text.contains("no evidence in it") => Left::Nothing,
+            3 if judged.text.contains("the run has not ended") => Left::SoFar,
+            other => panic!("{what}: judged with status {other}:\n{}", judged.text),
+        };
+        assert!(
+            !judged.text.contains("panicked") && !judged.text.contains("cannot be read"),
+            "{what}: {}",
+            judged.text
+        );
+        match left {
+            Left::Nothing => assert!(!kept.contains::<OsString>(&"so-far".into()), "{what}: {kept:?}"),
+            Left::SoFar => assert_eq!(judged.scenario()["outcome"]["kind"], "unfinished", "{what}"),
+            Left::Verdict => assert_eq!(judged.scenario()["verdict"], "pass", "{what}"),
+        }
+        if status.signal().is_none() {
+            assert_eq!(
+                (status.code(), left),
+                (Some(0), Left::Verdict),
+                "{what}: {}",
+                judged.text
+            );
+            let finished: BTreeSet<OsString> = NAMES.iter().take(5).map(Into::into).collect();
+            assert_eq!(kept, finished, "{what}: after the run's end");
+        }
+        left
+    }
+
+    fn judge(&self) -> Finished {
+        baton([OsString::from("judge"), self.out.clone().into()])
+    }
+
+    /// Processes that were started by the run and live on: they have its environment.
+    fn survivors(&self) -> Vec<String> {
+        let mark = self.temporary.to_str().unwrap().as_bytes();
+        let of_run = |process: &PathBuf| {
+            let environment = std::fs::read(process.join("environ")).unwrap_or_default();
+            environment.windows(mark.len()).any(|window| window == mark)
+        };
+        let survivors = processes().into_iter().filter(of_run);
+        survivors
+            .map(|process| {
+                let command = std::fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+                format!("{}: {command}", process.display())
+            })
+            .collect()
+    }
+}
+
+/// Names in a folder; none when it is not there.
+fn names(folder: &Path) -> BTreeSet<OsString> {
+    let entries = read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).collect()
+}
+
+/// Folders of all processes.
+fn processes() -> Vec<PathBuf> {
+    let numbered = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok())
+    };
+    let entries = read_dir("/proc").into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(numbered).collect()
+}
+
+/// Shared memory that was not there before and that no process has open. What other processes make and remove meanwhile is given
+/// time to go.
+fn abandoned(before: &BTreeSet<OsString>) -> Vec<PathBuf> {
+    let folder = Path::new("/dev/shm");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let open: BTreeSet<PathBuf> = processes()
+            .into_iter()
+            .flat_map(|process| read_dir(process.join("fd")).into_iter().flatten().flatten())
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+            .collect();
+        let new = names(folder)
+            .difference(before)
+            .map(|name| folder.join(name))
+            .collect::<Vec<_>>();
+        let left: Vec<PathBuf> = new.into_iter().filter(|path| !open.contains(path)).collect();
+        if left.is_empty() || Instant::now() > deadline {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// SplitMix64.
+fn random(seed: u64, index: u64) -> u64 {
+    let mut x = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
+/// A part of a time.
+fn part(time: Duration, random: u64) -> Duration {
+    time.mul_f64(f64::from(u32::try_from(random >> 32).unwrap()) / f64::from(u32::MAX))
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("BATON_KILL_SEED").ok();
+    let seed = given.map_or(20_261_125, |text| {
+        text.parse().expect("BATON_KILL_SEED is a number")
+    });
+    eprintln!("seed {seed} (BATON_KILL_SEED)");
+    seed
+}
+
+/// Kills `count` runs, some at once, and looks at what each leaves.
+fn kill_many(backend: &str, count: u64, workers: u64, when: impl Fn(u64) -> Kill + Sync) -> Vec<Left> {
+    let shared_memory = names(Path::new("/dev/shm"));
+    let (next, found) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        return;
+                    }
+                    let (place, kill) = (Place::new(), when(index));
+                    let status = place.run(backend, kill);
+                    let left = place.look(status, &format!("kill {index} on {backend}, {kill:?}"));
+                    found.lock().unwrap().push(left);
+                }
+            });
+        }
+    });
+    assert_eq!(
+        abandoned(&shared_memory),
+        Vec::<PathBuf>::new(),
+        "shared memory is left"
+    );
+    found.into_inner().unwrap()
+}
+
+#[test]
+fn a_killed_run_leaves_evidence_so_far_and_nothing_elsewhere() {
+    if !ready("killed runs") {
+        return;
+    }
+    let seed = seed();
+    let whole = Place::new();
+    let start = Instant::now();
+    let status = whole.run("soft", Kill::Never);
+    let length = start.elapsed();
+    assert_eq!(whole.look(status, "no kill"), Left::Verdict);
+
+    let left = kill_many("soft", KILLS, WORKERS, |index| {
+        let random = random(seed, index);
+        if index % 2 == 0 {
+            // Two at once are slower than one alone.
+            Kill::At(part(length.mul_f64(1.5), random))
+        } else {
+            Kill::AfterPhase(1 + index / 2 % PHASE_CHANGES, part(CLOSE, random))
+        }
+    });
+    let count = |what| left.iter().filter(|left| **left == what).count();
+    let (nothing, so_far, verdict) = (count(Left::Nothing), count(Left::SoFar), count(Left::Verdict));
+    eprintln!(
+        "of {KILLS}: {nothing} left nothing yet, {so_far} evidence so far, {verdict} a verdict; a whole run took {} ms",
+        length.as_millis()
+    );
+    // Kills at phase changes come, but for the last ones, before the end.
+    assert!(
+        so_far >= 16,
+        "only {so_far} of {KILLS} runs were killed with evidence so far"
+    );
+}
+
+#[test]
+fn a_run_killed_on_kvm_leaves_no_process_and_evidence_so_far() {
+    if !ready("killed runs on KVM") {
+        return;
+    }
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "/dev/kvm cannot be opened, and nothing may be skipped in CI: {error}"
+        );
+        eprintln!("SKIPPED killed runs on KVM: /dev/kvm: {error}");
+        return;
+    }
+    let seed = seed();
+    let left = kill_many("kvm", KILLS_ON_KVM, 1, |index| {
+        Kill::At(part(Duration::from_millis(1500), random(seed ^ 1, index)))
+    });
+    eprintln!("{left:?}");
+    assert!(
+        left.contains(&Left::SoFar),
+        "no run was killed after it had begun: {left:?}"
+    );
+}
+
+#[test]
+fn damaged_evidence_so_far_is_called_so() {
+    if !ready("damaged evidence so far") {
+        return;
+    }
+    let place = Place::new();
+    let status = place.run("soft", Kill::AfterPhase(2, Duration::ZERO));
+    assert_eq!(status.signal(), Some(9));
+    assert_eq!(place.look(status, "undamaged"), Left::SoFar);
+    let so_far = ["so-far", "so-far.old"].map(|name| place.out.join(name));
+    let so_far = so_far.iter().find(|path| path.exists()).unwrap();
+    // A console that is cut short is a console.
+    for name in NAMES.iter().take(4) {
+        let path = so_far.join(name);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let judged = place.judge();
+        assert_eq!(judged.status, 3, "{name}: {}", judged.text);
+        assert!(
+            judged.text.contains(name) && !judged.text.contains("the run has not ended"),
+            "{name}: {}",
+            judged.text
+        );
+        std::fs::write(&path, whole).unwrap();
+    }
+    assert!(place.judge().text.contains("the run has not ended"));
+}

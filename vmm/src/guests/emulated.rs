@@ -167,6 +167,39 @@ fn their_faults_are_the_guests() {
 }
 
 #[test]
+fn software_interrupts_of_kernel_code_are_delivered() {
+    let guest = Guest::new(|c| {
+        c.tables()?;
+        c.int3()?;
+        c.int(0x80)?;
+        c.int(0x51)?;
+        // Within the table, but no gate.
+        c.mov(r12, rsp)?;
+        c.int(0x52)?;
+        c.power_off()?;
+        for (vector, counter) in [(3, DATA), (0x80, DATA + 8), (0x51, DATA + 16)] {
+            c.handler(vector)?;
+            c.count(counter)?;
+            c.iretq()?;
+        }
+        // With the gate's number in the error code; on past INT n.
+        c.handler(13)?;
+        c.pop(rcx)?;
+        c.keep_rcx(DATA + 24)?;
+        c.add(qword_ptr(rsp), 2)?;
+        c.iretq()
+    });
+    for run in guest.completed() {
+        let found = [0, 8, 16, 24].map(|at| run.machine.ram().read_u64(DATA + at).unwrap());
+        assert_eq!(found, [1, 1, 1, 0x52 * 8 + 2], "{}", run.backend);
+        assert_eq!(run.evidence.registers.gpr[4], run.evidence.registers.gpr[12]);
+        if run.is_emulated() {
+            assert_eq!((count(&run, "int3"), count(&run, "int")), (1, 3));
+        }
+    }
+}
+
+#[test]
 fn their_accesses_to_devices_are_made() {
     use super::code::MAILBOX;
     use guest_agent::device::mailbox::WINDOW;

@@ -123,7 +123,11 @@ impl Guest {
     /// Runs on every backend of this host and compares.
     pub fn compare(&self, drive: impl Fn(&mut Machine) -> Vec<Event>) -> Vec<Run> {
         let run = |backend| self.run_on(backend, &drive);
-        let mut runs: Vec<Run> = hosts::backends().into_iter().map(run).collect();
+        self.check(hosts::backends().into_iter().map(run).collect())
+    }
+
+    /// Compares runs, the first of them on softcpu.
+    pub fn check(&self, mut runs: Vec<Run>) -> Vec<Run> {
         let (soft, others) = runs.split_at_mut(1);
         let soft = &soft[0];
         for other in others {

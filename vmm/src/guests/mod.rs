@@ -19,6 +19,7 @@
 
 mod code;
 mod deaths;
+mod differential;
 mod dirty;
 mod dma;
 mod emulated;
@@ -26,9 +27,9 @@ mod exits;
 mod guest;
 mod host;
 pub(crate) mod hosts;
+mod idioms;
 mod interrupts;
 mod kexec;
-mod user;
-mod differential;
-mod idioms;
 mod sequence;
+mod several;
+mod user;

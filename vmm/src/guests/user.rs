@@ -3,11 +3,11 @@
 use guest_agent::device::mailbox::{DOORBELL, WINDOW};
 use iced_x86::code_asm::*;
 
-use super::code::{Asm, CODE, Code, DATA, INTERRUPT_STACK, MAILBOX, UPPER, UPPER_ENTRY};
+use super::code::{Asm, CODE, Code, DATA, GDT, INTERRUPT_STACK, MAILBOX, UPPER, UPPER_ENTRY};
 use super::guest::{Guest, LEAF, Run, TABLE, to_the_end};
 use super::hosts;
-use crate::boot::layout::PDPT;
-use crate::machine::Machine;
+use crate::boot::layout::{BOOT_PARAMS, ENTRY_64, PDPT};
+use crate::machine::{Event, Machine};
 
 /// Page tables of the guest: user pages below, all of memory for the kernel above.
 const TOP: u64 = 0x70_0000;
@@ -339,5 +339,92 @@ fn user_writes_are_told_on_softcpu() {
             .find(|write| write.pfn() == (USER_CODE >> 12) + 4)
             .unwrap();
         assert_eq!(found.by_user(), run.backend == "soft");
+    }
+}
+
+/// A kexec out of a system call, and into user mode again: how long no user code ran has both ends.
+#[test]
+fn a_blackout_begins_and_ends_in_user_mode() {
+    const LOADED: u64 = 0x140_0000;
+    const COUNT: u64 = USER_CODE + 0x8000;
+    const REGISTERS: u64 = DATA + 0x2000;
+    /// What the old kernel leaves by, as it does in reality: the jump is not to the entry itself.
+    const RELOCATE: u64 = 0x60_0000;
+    let jump = |c: &mut Code| {
+        c.mov(rax, RELOCATE)?;
+        c.jmp(rax)
+    };
+    let relocate = Code::assemble(RELOCATE, |c| {
+        c.mov(rsi, BOOT_PARAMS)?;
+        c.mov(rax, LOADED + ENTRY_64)?;
+        c.jmp(rax)
+    });
+    let mut guest = guest(&jump, |c| {
+        let mut last = c.create_label();
+        c.mov(rax, COUNT)?;
+        c.inc(dword_ptr(rax))?;
+        c.mov(rbx, MAILBOX + DOORBELL)?;
+        c.mov(dword_ptr(rbx), 0)?;
+        c.cmp(dword_ptr(rax), 2)?;
+        c.je(last)?;
+        c.mov(eax, 1)?;
+        c.syscall()?;
+        c.set_label(&mut last)?;
+        off(c)
+    });
+    let kernel = Code::assemble(LOADED + ENTRY_64, |c| {
+        // The task state is busy, and would be refused.
+        c.mov(rax, UPPER + GDT + 0x38 + 5)?;
+        c.mov(byte_ptr(rax), 0x89)?;
+        c.mov(rax, UPPER + CODE)?;
+        c.jmp(rax)
+    });
+    let mut registers = vec![0_u8; 17 * 8];
+    for (index, value) in [(4, 0x9_f000_u64), (6, BOOT_PARAMS), (16, LOADED + ENTRY_64)] {
+        registers[index * 8..][..8].copy_from_slice(&value.to_le_bytes());
+    }
+    let leaf = |address: u64| {
+        (
+            BOTTOM + (address >> 21) * 8,
+            (address | LEAF).to_le_bytes().to_vec(),
+        )
+    };
+    guest.memory.extend([
+        leaf(LOADED),
+        leaf(RELOCATE),
+        (RELOCATE, relocate.bytes),
+        (LOADED + ENTRY_64, kernel.bytes),
+        (REGISTERS, registers),
+    ]);
+    let runs = guest.compare(|machine| {
+        let mut events = Vec::new();
+        for _ in 0..2 {
+            events.push(machine.run().unwrap());
+            machine.expect_kexec(&|| None);
+            machine.reply(&[]).unwrap();
+            events.push(machine.run().unwrap());
+            if events.len() == 2 {
+                events.push(machine.run().unwrap());
+            }
+        }
+        events
+    });
+    for run in runs {
+        let expected = [
+            "message ",
+            "jump",
+            "entry of 1, boot_params 0x7000",
+            "message ",
+            "power off",
+        ];
+        assert_eq!(run.evidence.events, expected, "{}", run.backend);
+        let blackout = run.machine.blackouts()[0];
+        let Event::Jump { time } = run.events[1] else {
+            panic!()
+        };
+        let (left, entered) = (blackout.left_user_at.unwrap(), blackout.entered_user_at.unwrap());
+        assert!(left <= time && time < entered, "{}: {blackout:?}", run.backend);
+        assert_eq!(blackout.nanoseconds(), Some(entered - left));
+        assert_eq!(blackout.jump_not_before.is_some(), run.backend == "kvm");
     }
 }

@@ -1,0 +1,114 @@
+//! More than one processor on KVM: started by INIT and SIPI, and looked after together.
+
+use iced_x86::code_asm::*;
+
+use super::code::{Asm, Code, DATA};
+use super::guest::{Guest, Run, to_the_end};
+use super::hosts;
+use crate::kvm::{Kvm, Workarounds};
+use crate::machine::Machine;
+use crate::processors::Backend;
+
+/// Where the second processor begins, in real mode: the SIPI's vector is its page number.
+const TRAMPOLINE: u64 = 0x8000;
+/// The byte that it writes there.
+const FLAG: u64 = TRAMPOLINE + 0x100;
+const ICR_LOW: u64 = 0x300;
+const ICR_HIGH: u64 = 0x310;
+
+/// mov ax, cs; mov ds, ax; mov dx, 0x3f8; mov al, '2'; out dx, al; mov byte [0x100], 1; cli; hlt
+const REAL_MODE: [u8; 18] = [
+    0x8c, 0xc8, 0x8e, 0xd8, 0xba, 0xf8, 0x03, 0xb0, b'2', 0xee, 0xc6, 0x06, 0x00, 0x01, 0x01, 0xfa, 0xf4,
+    0x90,
+];
+
+fn start_second(c: &mut Code) -> Asm {
+    c.enable_apic()?;
+    c.apic(ICR_HIGH, 1 << 24)?;
+    c.apic(ICR_LOW, 0x4500)?;
+    c.apic(ICR_LOW, 0x4600 | u32::try_from(TRAMPOLINE >> 12).unwrap())
+}
+
+fn guest(write: impl FnOnce(&mut Code) -> Asm) -> Guest {
+    let mut guest = Guest::new(write);
+    guest.config.vcpus = 2;
+    guest.memory.push((TRAMPOLINE, REAL_MODE.to_vec()));
+    guest
+}
+
+/// A run with two processors, even where user code must not run on the second: there is none here.
+fn run(guest: &Guest) -> Option<Run> {
+    let kvm = hosts::kvm()?;
+    let workarounds = Workarounds {
+        fix_syscall: false,
+        ..*kvm.workarounds()
+    };
+    let kvm = Kvm::open_with(workarounds, u64::MAX).unwrap();
+    Some(guest.run_on(&kvm, &to_the_end))
+}
+
+#[test]
+fn a_second_processor_is_started_by_init_and_sipi() {
+    let guest = guest(|c| {
+        start_second(c)?;
+        let mut again = c.create_label();
+        c.mov(rax, super::code::UPPER + FLAG)?;
+        c.set_label(&mut again)?;
+        c.pause()?;
+        c.cmp(byte_ptr(rax), 1)?;
+        c.jne(again)?;
+        c.power_off()
+    });
+    let Some(run) = run(&guest) else { return };
+    assert_eq!(run.evidence.events, ["power off"]);
+    assert_eq!(run.evidence.console, "2");
+    // Its writes are a processor's.
+    assert!(run.evidence.pages[0].1.contains(&(FLAG >> 12)));
+}
+
+#[test]
+fn the_guest_is_dead_when_all_of_its_processors_are() {
+    let halted = guest(|c| {
+        start_second(c)?;
+        c.cli()?;
+        c.hlt()
+    });
+    let Some(run) = run(&halted) else { return };
+    assert_eq!(run.evidence.events, ["dead halt, interruptible false"]);
+    // One that was never started does not keep the guest alive.
+    let alone = guest(|c| {
+        c.sti()?;
+        c.hlt()
+    });
+    let run = self::run(&alone).unwrap();
+    assert_eq!(run.evidence.events, ["dead halt, interruptible true"]);
+}
+
+#[test]
+fn a_death_of_one_ends_the_run_of_all() {
+    let guest = guest(|c| {
+        start_second(c)?;
+        c.count(DATA)?;
+        c.ud2()
+    });
+    let Some(run) = run(&guest) else { return };
+    assert_eq!(run.evidence.events, ["triple fault"]);
+}
+
+#[test]
+fn hosts_that_cannot_are_told_so() {
+    let Some(kvm) = hosts::kvm() else { return };
+    let mut config = guest(Code::power_off).config;
+    config.vcpus = 2;
+    let made = Machine::new(&config, kvm);
+    if kvm.workarounds().fix_syscall {
+        let error = made.unwrap_err().to_string();
+        assert!(
+            error.contains("2 processors") && error.contains("--backend soft"),
+            "{error}"
+        );
+    } else {
+        made.unwrap();
+    }
+    assert_eq!(kvm.name(), "kvm");
+}

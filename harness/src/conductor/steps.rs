@@ -10,6 +10,8 @@ use vmm::machine::Event;
 
 /// Pages that the agent is asked about at once; a reply about them fits the mailbox.
 const PAGES_AT_ONCE: u64 = 8192;
+/// Identity of the file that [`Step::UseMemory`] fills; no evidence is kept of it.
+const WORKLOAD_OBJECT: u32 = 2000;
 /// Into how many turns a wait is cut so that the consumer keeps up.
 const TURNS: u64 = 8;
 
@@ -70,6 +72,11 @@ impl<'a> Run<'a> {
                 if self.sessions.remove(name) {
                     self.ask(&Request::FinishSession { name: name.clone() })?;
                 }
+            }
+            Step::UseMemory(bytes) => {
+                let (object, bytes) = (WORKLOAD_OBJECT, bytes.next_multiple_of(PAGE));
+                let seed = u64::from(object);
+                self.ask(&Request::CreateMemfd { object, bytes, seed })?;
             }
             Step::StopDma => {
                 self.ask(&Request::StopDma)?;

@@ -37,6 +37,8 @@ pub enum Step {
     Digest(u32),
     /// Finish a session.
     FinishSession(String),
+    /// Fill a file of that many bytes: the new kernel takes memory into use.
+    UseMemory(u64),
     /// Stop the DMA engine.
     StopDma,
     /// Close an object.
@@ -124,6 +126,7 @@ fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<St
     steps.extend(carried(plan, left).map(|object| Step::Digest(object.id)));
     steps.push(Step::Pass(scenario.run.restore.0));
     steps.extend(sessions(plan, left).into_iter().cloned().map(Step::FinishSession));
+    steps.extend(scenario.run.workload.map(|bytes| Step::UseMemory(bytes.0)));
     // What goes no further is closed here; the last generation closes all of it at its end.
     let done = |object: &&super::ObjectPlan| object.hops == generation && generation < plan.kexecs;
     steps.extend(

@@ -165,6 +165,8 @@ pub struct RunTimes {
     /// After the retrieval, before the session is finished.
     #[serde(default = "defaults::restore")]
     pub restore: Span,
+    /// Memory that every later agent fills a file with once it has back what was preserved, as any workload would.
+    pub workload: Option<Bytes>,
 }
 
 impl Default for RunTimes {
@@ -172,6 +174,7 @@ impl Default for RunTimes {
         Self {
             armed: defaults::armed(),
             restore: defaults::restore(),
+            workload: None,
         }
     }
 }

@@ -90,7 +90,10 @@ fn unpreserved_target_is_found_on_kvm_with_page_and_phase() {
     assert!(!run.findings("dma-only-to-preserved").is_empty(), "{}", run.text);
     let lost = run.findings("device-writes-landed");
     let by_page = |finding: &&&Value| finding["last_writer"]["who"] == "cpu-page";
-    let named = lost.iter().find(by_page).expect("a page that the new kernel wrote");
+    let named = lost
+        .iter()
+        .find(by_page)
+        .expect("a page that the new kernel wrote");
     assert_eq!(named["last_writer"]["generation"], 1, "{named}");
     assert!(named["last_writer"]["phase"].is_string(), "{named}");
     assert!(

@@ -101,8 +101,10 @@ impl Finished {
 pub fn baton<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Finished {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let json = folder.path().join("report.json");
-    let mut arguments: Vec<std::ffi::OsString> =
-        arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
+    let mut arguments: Vec<std::ffi::OsString> = arguments
+        .into_iter()
+        .map(|argument| argument.as_ref().to_owned())
+        .collect();
     let runs = arguments.first().is_some_and(|command| command == "run");
     if runs && !arguments.iter().any(|argument| argument == "--backend") {
         arguments.extend(["--backend", "soft"].map(Into::into));

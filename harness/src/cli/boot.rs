@@ -66,7 +66,10 @@ fn config(args: &BootArgs, kernel: &KernelImage, needed: &str) -> Result<Machine
         ram_bytes: args.ram.0,
         kernel: kernel.image.as_ref().clone(),
         initramfs,
-        command_line: [COMMAND_LINE, needed, &args.append].join(" ").trim_end().to_owned(),
+        command_line: [COMMAND_LINE, needed, &args.append]
+            .join(" ")
+            .trim_end()
+            .to_owned(),
         seed: 1,
         dma: DmaConfig {
             rate: 1_000_000,

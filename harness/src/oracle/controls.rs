@@ -419,7 +419,10 @@ fn a_late_host_excuses_as_much_silence_as_it_was_late() {
     let silence = |evidence: &Evidence| result(evidence, RuleName::DeviceNeverSilent).findings.total;
     assert!(silence(&evidence) > 0);
     evidence.device_lateness_ns = 1000;
-    assert!(silence(&evidence) > 0, "more silence than that is none of the host's");
+    assert!(
+        silence(&evidence) > 0,
+        "more silence than that is none of the host's"
+    );
     evidence.device_lateness_ns = 10_000_000_000;
     assert_eq!(silence(&evidence), 0);
 }

@@ -86,7 +86,10 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     let late = if lateness == 0 {
         String::new()
     } else {
-        format!(", {} of it because the host served the device that late", millis(lateness))
+        format!(
+            ", {} of it because the host served the device that late",
+            millis(lateness)
+        )
     };
     let note = format!(
         "blocks; the longest gap was {}, {} are allowed{late}",

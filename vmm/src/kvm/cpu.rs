@@ -310,10 +310,12 @@ fn access(shared: &Shared<'_>, act: &mut dyn FnMut(&mut dyn Bus, u64)) -> Result
 
 /// A little-endian number of up to 8 bytes, and its size.
 fn number(data: &[u8]) -> (u64, u8) {
-    let size = data.len().min(8);
-    let mut bytes = [0; 8];
-    bytes[..size].copy_from_slice(&data[..size]);
-    (u64::from_le_bytes(bytes), size as u8)
+    let (mut bytes, mut size) = ([0; 8], 0);
+    for (byte, given) in bytes.iter_mut().zip(data) {
+        *byte = *given;
+        size += 1;
+    }
+    (u64::from_le_bytes(bytes), size)
 }
 
 /// Sizes of one port access; a string instruction's longer data are taken byte by byte, as only byte devices are driven so.
@@ -336,8 +338,8 @@ fn write_port(bus: &mut dyn Bus, now: u64, port: u16, data: &[u8]) {
 
 fn read_port(bus: &mut dyn Bus, now: u64, port: u16, data: &mut [u8]) {
     for part in port_accesses(data) {
+        let value = bus.port_read(now, port, number(part).1).to_le_bytes();
         let size = part.len();
-        let value = bus.port_read(now, port, size as u8).to_le_bytes();
         part.copy_from_slice(&value[..size]);
     }
 }

@@ -155,13 +155,14 @@ impl DeviceLoop<'_, '_> {
     /// Sends timer interrupts whose time has come; says when to look again.
     fn ticks(&self) -> Result<Option<Duration>, Refused> {
         let mut soonest: Option<Duration> = None;
-        for (index, tick) in self.shared.ticks.iter().enumerate() {
+        let ticks = self.shared.ticks.iter().zip(&self.shared.kicks);
+        for (apic_id, (tick, kick)) in (0..).zip(ticks) {
             let mut tick = lock(tick);
             if !tick.is_armed() {
                 continue;
             }
-            let spent = self.shared.kicks[index].processor_time().unwrap_or(0);
-            if let Some(msi) = tick.take(index as u8, spent) {
+            let spent = kick.processor_time().unwrap_or(0);
+            if let Some(msi) = tick.take(apic_id, spent) {
                 signal(self.shared.vm, msi)?;
             }
             let wait = tick.wait().map(|wait| wait.max(LOOK_EVERY));

@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use kvm_ioctls::VmFd;
 
 use super::Refused;
-use crate::memory::PAGE_SIZE;
+use crate::memory::{PAGE_BYTES, PAGE_SIZE};
 use crate::vcpu::CpuWrite;
+
+/// Length of a write of which only the page is known.
+const PAGE: u32 = 4096;
 
 /// One memory slot.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +34,7 @@ pub(super) struct Dirty {
 
 impl Dirty {
     pub fn new(slots: &[Slot]) -> Self {
-        let bitmap = |slot: &Slot| vec![0; (slot.bytes / PAGE_SIZE as usize).div_ceil(64)];
+        let bitmap = |slot: &Slot| vec![0; (slot.bytes / PAGE_BYTES).div_ceil(64)];
         Self {
             slots: slots.iter().map(|slot| (*slot, bitmap(slot))).collect(),
             exact: BTreeMap::new(),
@@ -89,7 +92,7 @@ impl Dirty {
 fn whole_page(address: u64, since: u64) -> CpuWrite {
     CpuWrite {
         address,
-        length: PAGE_SIZE as u32,
+        length: PAGE,
         rip: 0,
         time: since,
         privilege: 0,

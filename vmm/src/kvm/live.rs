@@ -122,7 +122,9 @@ fn in_threads(shared: &Shared<'_>, cpus: &mut [Cpu]) -> Result<(), Refused> {
             .into_iter()
             .flatten()
             .map(thread::ScopedJoinHandle::join)
-            .fold(false, |before, joined| joined.is_err() || before);
+            .filter(Result::is_err)
+            .count()
+            > 0;
         if panicked {
             return Err(Refused::text("thread", "one of the machine's threads panicked"));
         }

@@ -156,8 +156,9 @@ fn compile(more: &[i64]) -> Result<BpfProgram, Refused> {
 /// Keeps the number of the call for [`violation`] and has the call return EPERM.
 #[allow(unsafe_code)]
 extern "C" fn on_forbidden(_: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let number = info.cast::<u8>().wrapping_add(SI_SYSCALL).cast::<i32>();
     // SAFETY: the kernel gives a siginfo_t of SIGSYS, of 128 bytes; an int lies at this offset.
-    let number = unsafe { info.cast::<u8>().add(SI_SYSCALL).cast::<i32>().read_unaligned() };
+    let number = unsafe { number.read_unaligned() };
     if FORBIDDEN.get() == 0 {
         FORBIDDEN.set(number.saturating_add(1));
     }

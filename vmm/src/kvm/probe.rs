@@ -91,16 +91,9 @@ fn kernel_speed(kvm: &Kvm) -> Result<f64, Refused> {
     match guest.vcpu.run().map_err(Refused::at("KVM_RUN"))? {
         VcpuExit::IoOut(port, _) if port == u16::from(PORT) => {}
         other => {
-            let what = format!("{other:?}");
-            eprintln!(
-                "{:x?} {:x?} {:x?}",
-                guest.vcpu.get_regs(),
-                guest.vcpu.get_sregs(),
-                guest.vcpu.get_vcpu_events()
-            );
             return Err(Refused::text(
                 "KVM_RUN",
-                &format!("a loop of kernel code ended with {what}"),
+                &format!("a loop of kernel code ended with {other:?}"),
             ));
         }
     }

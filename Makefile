@@ -38,9 +38,9 @@ test: build images ## set up, then run every test
 test-kvm: build images ## the scenarios on this host's KVM, whatever it is (make test runs two of them so)
 	$(BATON) run --backend kvm tests/scenarios/*.toml
 
-bench: build images ## a live update on baton and on QEMU's TCG; preservation schemes side by side
+bench: build images ## a live update on baton and on QEMU's TCG, what the backends cost, preservation schemes side by side
 	images/setup bench
-	cargo run --release -p tests --bin bench $(CARGO_FLAGS) -- --baton $(BATON) $(BENCH_FLAGS)
+	cargo run --release -p tests --bin bench $(CARGO_FLAGS) -- --baton $(BATON) --kvm-cycle $(BENCH_FLAGS)
 	cargo bench -p kho-core --bench schemes $(CARGO_FLAGS)
 
 check: toolchain setup ## formatting, lints and documentation

@@ -10,19 +10,24 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often is looked whether the process is done; adds half of it to wall time, on both sides alike.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Runs a command that must succeed.
+/// Runs a command that must succeed, and soon.
 pub fn run(command: &mut Command) -> Result<Sample, String> {
+    run_for(command, PATIENCE)
+}
+
+/// Runs a command that must succeed, and within `patience`.
+pub fn run_for(command: &mut Command, patience: Duration) -> Result<Sample, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let begin = Instant::now();
     let mut child = command.spawn().map_err(|error| format!("{name}: {error}"))?;
     let used = loop {
         match child.try_wait4().map_err(|error| format!("{name}: {error}"))? {
             Some(used) => break used,
-            None if begin.elapsed() > PATIENCE => {
+            None if begin.elapsed() > patience => {
                 // It may just have exited: then there is nothing to kill, and the error is the same.
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("{name}: not done after {} s", PATIENCE.as_secs()));
+                return Err(format!("{name}: not done after {} s", patience.as_secs()));
             }
             None => std::thread::sleep(POLL),
         }
@@ -50,6 +55,12 @@ mod tests {
             sample.wall_s >= 0.05 && sample.peak_rss_bytes > 4096,
             "{sample:?}"
         );
+    }
+
+    #[test]
+    fn patience_ends() {
+        let error = run_for(Command::new("sleep").arg("60"), Duration::from_millis(20)).unwrap_err();
+        assert!(error.contains("not done after"), "{error}");
     }
 
     #[test]

@@ -11,16 +11,26 @@
 //!
 //! QEMU's share of the work is the smaller one: it has no DMA engine, no ledger, no evidence and no oracle. Instead its guest
 //! compares the digests of all pages with the pattern's, which in baton the host does; that time is shown apart.
+//!
+//! Then come figures of the backends, each beside its peer in the same run: port writes per second on soft and KVM, the time
+//! from `baton run` to the first guest instruction, device writes against memcpy, and, with `--kvm-cycle`, a small live update
+//! on both, phase by phase.
 #![forbid(unsafe_code)]
 
+mod backends;
+mod bandwidth;
 mod baton;
 mod child;
+mod cycle;
+mod exits;
 mod host;
 mod qemu;
 mod report;
 mod samples;
+mod start;
 mod table;
 
+use backends::{Backends, Settings};
 use clap::Parser;
 use harness::plan::{Overrides, Plan, plan};
 use report::Report;
@@ -47,21 +57,27 @@ struct Arguments {
     /// Measured runs of each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
+    /// Run a small live update on KVM, too, where there is one: minutes where KVM emulates guest kernels.
+    #[arg(long)]
+    kvm_cycle: bool,
+    /// Measure the backends and nothing that takes QEMU.
+    #[arg(long)]
+    backends_only: bool,
     /// Write every sample to this file.
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    match bench(&Arguments::parse()) {
-        Ok(report) => {
-            print!("{report}");
-            if report.memory_is_bounded() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
+    let arguments = Arguments::parse();
+    let done = if arguments.backends_only {
+        backends_only(&arguments)
+    } else {
+        bench(&arguments)
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("bench: error: {error}");
             ExitCode::from(3)
@@ -69,7 +85,36 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(arguments: &Arguments) -> Result<Report, Box<dyn Error>> {
+/// Measures the backends alone.
+fn backends_only(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
+    let plan = planned(&arguments.scenario, arguments.kernel.clone())?;
+    let work = tempfile::tempdir()?;
+    let backends = measured(arguments, &plan, work.path())?;
+    print!("{backends}");
+    keep(arguments, &(serde_json::to_string_pretty(&backends)? + "\n"))?;
+    Ok(true)
+}
+
+fn measured(arguments: &Arguments, plan: &Plan, work: &Path) -> Result<Backends, String> {
+    backends::measure(&Settings {
+        program: &arguments.baton,
+        scenario: &arguments.scenario,
+        plan,
+        work,
+        runs: arguments.runs,
+        kvm_cycle: arguments.kvm_cycle,
+    })
+}
+
+fn keep(arguments: &Arguments, json: &str) -> Result<(), String> {
+    let Some(path) = &arguments.json else {
+        return Ok(());
+    };
+    std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Measures everything; whether baton kept to its memory.
+fn bench(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let plan = planned(&arguments.scenario, arguments.kernel.clone())?;
     let agent = harness::agent::load()?;
     let work = tempfile::tempdir()?;
@@ -96,6 +141,7 @@ fn bench(arguments: &Arguments) -> Result<Report, Box<dyn Error>> {
         progress.inc(1);
     }
     progress.finish_and_clear();
+    let backends = measured(arguments, &plan, work.path())?;
     let report = Report {
         machine: host::machine(),
         load_average: [load_before, host::load_average()],
@@ -106,11 +152,11 @@ fn bench(arguments: &Arguments) -> Result<Report, Box<dyn Error>> {
         memfd_bytes: plan.objects.iter().map(|object| object.bytes).sum(),
         baton: samples.0,
         qemu: samples.1,
+        backends,
     };
-    if let Some(path) = &arguments.json {
-        std::fs::write(path, report.json()?).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    Ok(report)
+    print!("{report}");
+    keep(arguments, &report.json()?)?;
+    Ok(report.memory_is_bounded())
 }
 
 /// The scenario with everything resolved, if QEMU can do the same.

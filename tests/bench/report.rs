@@ -1,5 +1,6 @@
 //! The benchmark's result: every sample, what they say together, and both as JSON.
 
+use crate::backends::Backends;
 use crate::host::Machine;
 use crate::samples::{Executed, Sample, Spread};
 use serde::Serialize;
@@ -28,6 +29,8 @@ pub struct Report {
     pub baton: Vec<Sample>,
     /// Runs on QEMU, in the same order.
     pub qemu: Vec<Sample>,
+    /// What the backends cost.
+    pub backends: Backends,
 }
 
 /// What the samples say.
@@ -165,6 +168,7 @@ pub mod tests {
             memfd_bytes: 64 << 20,
             baton: vec![baton(3.0), baton(2.0), baton(9.0)],
             qemu: vec![qemu(1.5), qemu(1.0), qemu(2.0)],
+            backends: crate::backends::tests::backends(true),
         }
     }
 
@@ -189,5 +193,6 @@ pub mod tests {
         assert_eq!(value["baton"][2]["wall_s"], 9.0);
         assert_eq!(value["qemu"][0]["compare_share"], 0.5);
         assert!(value["qemu"][0].get("boot").is_none());
+        assert_eq!(value["backends"]["exits"][1]["backend"], "kvm");
     }
 }

@@ -110,7 +110,8 @@ impl fmt::Display for Report {
             f,
             &format!("at most {limit} MiB of memory (guest RAM and 256 MiB)"),
             self.memory_is_bounded(),
-        )
+        )?;
+        write!(f, "\n{}", self.backends)
     }
 }
 

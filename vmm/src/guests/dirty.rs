@@ -256,7 +256,8 @@ fn softcpu_knows_the_instruction_and_kvm_the_page() {
         c.power_off()
     });
     for run in guest.completed() {
-        let write = run.machine.provenance().phases()[0].writes[0];
+        let writes = &run.machine.provenance().phases()[0].writes;
+        let write = writes.iter().find(|write| write.pfn() == PAGE + 2).unwrap();
         let expected = if run.backend == "soft" {
             (page(2) + 16, true)
         } else {

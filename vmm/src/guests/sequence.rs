@@ -250,28 +250,16 @@ fn prepare(c: &mut CodeAssembler, insn: &Instruction, rng: &mut Rng) -> Asm {
         M::Bt | M::Btc | M::Btr | M::Bts
             if insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register =>
         {
-            let whole = wide(insn.op1_register());
-            if whole == insn.memory_index().full_register() {
+            let offset = insn.op1_register().full_register();
+            let whole = get_gpr64(offset).unwrap();
+            if offset == insn.memory_index().full_register() {
                 // Index and bit offset in one: both at most 7.
-                return c.and(AsmWide(whole).get(), 7);
+                return c.and(whole, 7);
             }
-            c.and(AsmWide(whole).get(), 0x3ff)
+            c.and(whole, 0x3ff)
         }
         _ => Ok(()),
     }
-}
-
-/// A 64-bit register for the assembler.
-struct AsmWide(Register);
-
-impl AsmWide {
-    fn get(&self) -> AsmRegister64 {
-        get_gpr64(self.0).unwrap()
-    }
-}
-
-fn wide(register: Register) -> Register {
-    register.full_register()
 }
 
 fn low_byte(register: Register) -> Register {
@@ -313,7 +301,9 @@ fn operand(
         K::ax => Register::AX,
         K::eax => Register::EAX,
         K::rax => Register::RAX,
-        K::xmm_reg | K::xmm_rm | K::xmm_or_mem => Register::XMM0 + rng.below(VECTORS.into()) as u32,
+        K::xmm_reg | K::xmm_rm | K::xmm_or_mem => {
+            Register::XMM0 + u32::try_from(rng.below(VECTORS.into())).unwrap()
+        }
         _ => match general(kind) {
             Some(bits) => {
                 let full: Register = rng.pick(&REGISTERS).into();

@@ -99,14 +99,24 @@ fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
     if blackouts.is_empty() {
         writeln!(out, "  no blackout was measured")?;
     } else {
-        writeln!(out, "  blackout {} of guest time", blackouts.join(", "))?;
+        // On KVM user code is seen when it accesses a device, and so a little before or after its last or first instruction.
+        let at_most = if from_outside(evidence) { "at most " } else { "" };
+        writeln!(out, "  blackout {at_most}{} of guest time", blackouts.join(", "))?;
     }
     backend_notes(evidence, out)
+}
+
+/// Whether the backend sees the guest by its exits only.
+fn from_outside(evidence: &Evidence) -> bool {
+    evidence.backend == "kvm"
 }
 
 /// What a backend that cannot see everything has to say about the run.
 fn backend_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
     for (number, not_before) in (1..).zip(&evidence.jumps_not_before) {
+        if not_before.is_none() && from_outside(evidence) {
+            writeln!(out, "  jump {number} was seen at its very instruction")?;
+        }
         if let Some(not_before) = not_before {
             let jump = evidence.jump_time(number - 1).unwrap_or(*not_before);
             let late = thousandths(jump.saturating_sub(*not_before) / 1000);

@@ -28,7 +28,7 @@ impl Default for CpuModel {
 }
 
 /// The four registers that CPUID returns: EAX, EBX, ECX, EDX.
-pub(crate) type Leaf = [u32; 4];
+pub type Leaf = [u32; 4];
 
 /// Highest basic leaf.
 const MAX_BASIC: u32 = 0x16;
@@ -65,7 +65,8 @@ fn text(four: &[u8; 4]) -> u32 {
 
 impl CpuModel {
     /// CPUID leaf `leaf`, sub-leaf `sub`.
-    pub(crate) fn cpuid(&self, leaf: u32, sub: u32) -> Leaf {
+    #[must_use]
+    pub fn cpuid(&self, leaf: u32, sub: u32) -> Leaf {
         match leaf {
             0 => [MAX_BASIC, text(b"Genu"), text(b"ntel"), text(b"ineI")],
             1 => {

@@ -6,6 +6,7 @@
 //! offers the kvm-clock, from which a guest learns the frequency of its TSC.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+use softcpu::CpuModel;
 
 const fn bits(numbers: &[u32]) -> u32 {
     let mut value = 0;
@@ -17,24 +18,8 @@ const fn bits(numbers: &[u32]) -> u32 {
     value
 }
 
-/// Leaf 1, ECX: CMPXCHG16B, POPCNT, TSC deadline timer, hypervisor present.
-const FEATURES_1C: u32 = bits(&[13, 23, 24, 31]);
 /// Features of leaf 1, ECX, that KVM itself provides and so need not be the host processor's: TSC deadline, hypervisor.
 const PROVIDED_1C: u32 = bits(&[24, 31]);
-/// Leaf 1, EDX: FPU, DE, PSE, TSC, MSR, PAE, CX8, APIC, PGE, CMOV, PAT, PSE36, CLFSH, FXSR, SSE, SSE2.
-const FEATURES_1D: u32 = bits(&[0, 2, 3, 4, 5, 6, 8, 9, 13, 15, 16, 17, 19, 24, 25, 26]);
-/// Leaf 7, EBX: FSGSBASE, ERMS.
-const FEATURES_7B: u32 = bits(&[0, 9]);
-/// Leaf 7, EDX: FSRM.
-const FEATURES_7D: u32 = bits(&[4]);
-/// Leaf 0x80000001, ECX: LAHF and SAHF in 64-bit mode.
-const FEATURES_EXT_C: u32 = bits(&[0]);
-/// Leaf 0x80000001, EDX: SYSCALL, NX, 1 GiB pages, RDTSCP, long mode.
-const FEATURES_EXT_D: u32 = bits(&[11, 20, 26, 27, 29]);
-/// Leaf 0x80000007, EDX: invariant TSC.
-const FEATURES_POWER_D: u32 = bits(&[8]);
-/// Leaf 6, EAX: the APIC timer never stops.
-const FEATURES_THERMAL_A: u32 = bits(&[2]);
 /// Leaf 0x40000001, EAX (Documentation/virt/kvm/x86/cpuid.rst): the second kvm-clock, and that it is stable.
 const FEATURES_KVM: u32 = bits(&[3, 24]);
 /// KVM_CPUID_FLAG_SIGNIFCANT_INDEX.
@@ -46,28 +31,29 @@ pub(super) fn filter(host: &CpuId, apic_id: u8, processors: u8, hide_leaf_7: boo
     let mut leaves: Vec<kvm_cpuid_entry2> = Vec::new();
     for entry in host.as_slice() {
         let mut leaf = *entry;
+        let baseline = CpuModel::default().cpuid(leaf.function, leaf.index);
         match leaf.function {
             0 if hide_leaf_7 => leaf.eax = leaf.eax.min(6),
             0 => {}
             1 => {
                 leaf.ebx = u32::from(apic_id) << 24 | u32::from(processors) << 16 | 8 << 8;
-                leaf.ecx = leaf.ecx & FEATURES_1C | PROVIDED_1C;
-                leaf.edx &= FEATURES_1D;
+                leaf.ecx = leaf.ecx & baseline[2] | PROVIDED_1C;
+                leaf.edx &= baseline[3];
             }
-            6 => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (FEATURES_THERMAL_A, 0, 0, 0),
+            6 => [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx] = baseline,
             7 if leaf.index == 0 && !hide_leaf_7 => {
                 (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) =
-                    (0, leaf.ebx & FEATURES_7B, 0, leaf.edx & FEATURES_7D);
+                    (0, leaf.ebx & baseline[1], 0, leaf.edx & baseline[3]);
             }
             0x4000_0000 => leaf.eax = 0x4000_0001,
             0x4000_0001 => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (leaf.eax & FEATURES_KVM, 0, 0, 0),
             0x8000_0000 => leaf.eax = leaf.eax.min(0x8000_0008),
             0x8000_0001 => {
-                leaf.ecx &= FEATURES_EXT_C;
-                leaf.edx &= FEATURES_EXT_D;
+                leaf.ecx &= baseline[2];
+                leaf.edx &= baseline[3];
             }
             0x8000_0002..=0x8000_0006 => {}
-            0x8000_0007 => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, leaf.edx & FEATURES_POWER_D),
+            0x8000_0007 => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, leaf.edx & baseline[3]),
             0x8000_0008 => (leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0),
             _ => continue,
         }
@@ -141,7 +127,7 @@ mod tests {
         let one = find(&leaves, 1, 0).unwrap();
         assert_eq!(one.ecx & bits(&[0, 9, 19, 26, 27, 28, 30]), 0, "no SSE3 and up");
         assert_eq!((one.ebx >> 24, one.ebx >> 16 & 0xff), (3, 4));
-        assert_eq!(find(&leaves, 7, 0).unwrap().ebx, FEATURES_7B);
+        assert_eq!(find(&leaves, 7, 0).unwrap().ebx, bits(&[0, 9]), "FSGSBASE, ERMS");
         assert!(find(&leaves, 7, 1).is_none() && find(&leaves, 0xd, 0).is_none());
         let cores = find(&leaves, 0xb, 1).unwrap();
         assert_eq!((cores.eax, cores.ebx, cores.edx), (2, 4, 3));

@@ -125,6 +125,11 @@ pub(super) fn violation() -> Result<(), Refused> {
     }
 }
 
+/// Why the calling thread cannot go on, of which it knows `refused`: the forbidden call that led to it, if it made one.
+pub(super) fn cause(refused: Refused) -> Refused {
+    violation().err().unwrap_or(refused)
+}
+
 fn compile(more: &[i64]) -> Result<BpfProgram, Refused> {
     let refused = |error: &dyn std::fmt::Display| Refused::text("seccomp", &error.to_string());
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = COMMON
@@ -207,6 +212,16 @@ mod tests {
         assert_eq!(socket.unwrap_err().raw_os_error(), Some(libc::EPERM));
         let said = said.unwrap_err().to_string();
         assert!(said.contains("thread confined made system call 41,"), "{said}");
+    }
+
+    #[test]
+    fn what_follows_from_a_forbidden_call_is_not_the_cause() {
+        let (cause, _) = confined(Role::Vcpu, || {
+            let refused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err();
+            cause(Refused::io("socket", &refused)).to_string()
+        });
+        assert!(cause.contains("made system call 41,"), "{cause}");
+        assert_eq!(super::cause(Refused::text("KVM_RUN", "no")).to_string(), "KVM_RUN: no");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::dirty::Dirty;
 use super::emulating::tick::Tick;
 use super::interrupts::Interrupts;
 use super::kick::Kick;
-use super::sandbox::Sandbox;
+use super::sandbox::{Sandbox, cause};
 use crate::platform::Platform;
 use crate::processors::Happening;
 
@@ -97,6 +97,7 @@ impl Shared<'_> {
 
     /// Ends the run. What happened first counts.
     pub fn finish(&self, vcpu: Option<usize>, happening: Result<Happening, Refused>) {
+        let happening = happening.map_err(cause);
         lock(&self.end).get_or_insert(End { vcpu, happening });
         self.stop();
     }

@@ -67,7 +67,7 @@ pub(super) struct Evidence {
 impl Run {
     /// Whether this was on a KVM that emulates guest kernels.
     pub fn is_emulated(&self) -> bool {
-        self.backend == "kvm" && hosts::kvm().is_some_and(|kvm| kvm.workarounds().emulated_kernel)
+        self.backend == "kvm" && hosts::emulates()
     }
 }
 

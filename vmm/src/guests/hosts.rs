@@ -11,23 +11,33 @@ use crate::backend::Soft;
 use crate::kvm::Kvm;
 use crate::processors::Backend;
 
-/// KVM of this host, opened once; `None` where there is none. A test that goes without it says so on standard error, past the
-/// test harness's capture; in CI it fails.
-pub(crate) fn kvm() -> Option<&'static Kvm> {
+/// KVM of this host, opened once, or why there is none.
+fn opened() -> Result<&'static Kvm, &'static str> {
     static OPENED: OnceLock<Result<Kvm, String>> = OnceLock::new();
-    match OPENED.get_or_init(|| Kvm::open().map_err(|error| error.to_string())) {
-        Ok(kvm) => Some(kvm),
-        Err(why) => {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "this test needs KVM, and nothing may be skipped in CI: {why}"
-            );
-            let name = std::thread::current().name().unwrap_or("a test").to_owned();
-            // A standard error that takes nothing is nobody's to read.
-            let _ = writeln!(std::io::stderr(), "SKIPPED on kvm: {name}: {why}");
-            None
-        }
-    }
+    let opened = OPENED.get_or_init(|| Kvm::open().map_err(|error| error.to_string()));
+    opened.as_ref().map_err(String::as_str)
+}
+
+/// KVM of this host; `None` where there is none. A test that goes without it says so on standard error, past the test harness's
+/// capture; in CI it fails.
+pub(crate) fn kvm() -> Option<&'static Kvm> {
+    let why = match opened() {
+        Ok(kvm) => return Some(kvm),
+        Err(why) => why,
+    };
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "this test needs KVM, and nothing may be skipped in CI: {why}"
+    );
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    // A standard error that takes nothing is nobody's to read.
+    let _ = writeln!(std::io::stderr(), "SKIPPED on kvm: {name}: {why}");
+    None
+}
+
+/// Whether KVM here emulates guest kernels.
+pub(super) fn emulates() -> bool {
+    opened().is_ok_and(|kvm| kvm.workarounds().emulated_kernel)
 }
 
 /// Every backend of this host, the software processor first.
@@ -41,7 +51,7 @@ pub(super) fn backends() -> Vec<&'static dyn Backend> {
 pub(super) fn patience(backend: &dyn Backend) -> u64 {
     const ON_SOFT: u64 = 200_000_000;
     const HOST_NS: u64 = 10_000_000_000;
-    match kvm().filter(|_| backend.name() != Soft.name()) {
+    match opened().ok().filter(|_| backend.name() != Soft.name()) {
         Some(kvm) => HOST_NS / u64::from(kvm.workarounds().slowdown.max(1)),
         None => ON_SOFT,
     }
@@ -53,7 +63,7 @@ pub(super) fn patience(backend: &dyn Backend) -> u64 {
 /// reads for the guest, and maps nothing. Measured with a guest that reads a page which the loader wrote.
 pub(super) fn reads_may_count() -> bool {
     static MEASURED: OnceLock<bool> = OnceLock::new();
-    let Some(kvm) = kvm() else { return false };
+    let Ok(kvm) = opened() else { return false };
     *MEASURED.get_or_init(|| {
         let mut guest = Guest::new(|c| {
             c.mov(rax, UPPER + DATA)?;

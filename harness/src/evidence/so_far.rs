@@ -11,8 +11,9 @@
 //! Names are only ever changed by rename, from states that are whole to such, so that a kill at any point leaves one of them.
 //! No sync: what a killed process has written is the system's, and power cuts are not meant.
 
-use super::store::{FILES, StoreError, io, write_files};
+use super::store::{FILES, LARGE, StoreError, io, write_small};
 use super::{Evidence, Outcome, OutcomeKind};
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,16 @@ pub(crate) const NOT_ENDED: &str = "the run has not ended";
 #[derive(Debug)]
 pub struct Keeper {
     directory: PathBuf,
+    /// What the large files in `so-far` were made of.
+    large: Cell<Option<Large>>,
+}
+
+/// How much evidence is in the large files. It only grows, so that equal numbers mean equal files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Large {
+    checkpoints: usize,
+    digests: usize,
+    blobs: usize,
 }
 
 impl Keeper {
@@ -39,6 +50,7 @@ impl Keeper {
         retire(directory)?;
         Ok(Self {
             directory: directory.into(),
+            large: Cell::new(None),
         })
     }
 
@@ -46,7 +58,20 @@ impl Keeper {
     pub fn keep(&self, evidence: &Evidence) -> Result<(), StoreError> {
         let [so_far, new, old] = [SO_FAR, NEW, OLD].map(|name| self.directory.join(name));
         remove(&new)?;
-        write_files(evidence, &new)?;
+        write_small(evidence, &new)?;
+        let large = Some(Large {
+            checkpoints: evidence.captures.checkpoints.len(),
+            digests: evidence.captures.digests.len(),
+            blobs: evidence.blobs.len(),
+        });
+        let unchanged = self.large.replace(large) == large;
+        for (name, write) in LARGE {
+            // Where there are no hard links they are written anew.
+            let link = || std::fs::hard_link(so_far.join(name), new.join(name)).is_ok();
+            if !(unchanged && link()) {
+                write(evidence, &new.join(name))?;
+            }
+        }
         if !so_far.exists() {
             return rename(&new, &so_far);
         }
@@ -154,6 +179,24 @@ mod tests {
             FILES.iter().map(ToString::to_string).collect()
         );
         assert!(load(directory.path()).unwrap() == testing::good());
+    }
+
+    #[test]
+    fn captures_are_written_again_when_there_are_more_of_them() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(SO_FAR).join("captures.bin.zst");
+        let keeper = Keeper::begin(directory.path()).unwrap();
+        let mut evidence = going_on(1);
+        let mut keep = |change: &dyn Fn(&mut Evidence)| {
+            change(&mut evidence);
+            keeper.keep(&evidence).unwrap();
+            assert!(load(directory.path()).unwrap() == evidence);
+            std::fs::metadata(&file).unwrap().ino()
+        };
+        let first = keep(&|_| {});
+        assert_eq!(keep(&|evidence| evidence.seed = 2), first);
+        assert_ne!(keep(&|evidence| drop(evidence.captures.checkpoints.pop())), first);
     }
 
     #[test]

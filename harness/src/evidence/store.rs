@@ -17,7 +17,7 @@ use super::{Captures, Evidence, VERSION, so_far};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use vmm::ledger::LedgerRecord;
 
@@ -28,6 +28,11 @@ const BLOB: &str = "blob.bin.zst";
 const CONSOLE: &str = "console.txt";
 /// All of them; without the first there is no evidence.
 pub(super) const FILES: [&str; 5] = [EVIDENCE, LEDGER, CAPTURES, BLOB, CONSOLE];
+
+/// Writes one file of evidence, by its path.
+type Write = fn(&Evidence, &Path) -> Result<(), StoreError>;
+/// The files that are large and seldom change during a run.
+pub(super) const LARGE: [(&str, Write); 2] = [(CAPTURES, write_captures), (BLOB, write_blobs)];
 
 /// Most bytes that are read from one file, decompressed: what a run may have in memory.
 const MAX_FILE: u64 = 256 << 20;
@@ -65,11 +70,15 @@ struct CapturesIn(Captures, Vec<u8>);
 
 /// Writes `evidence` of a run that has ended to `directory`, which is made if it is missing.
 pub fn save(evidence: &Evidence, directory: &Path) -> Result<(), StoreError> {
-    write_files(evidence, directory)?;
+    write_small(evidence, directory)?;
+    for (name, write) in LARGE {
+        write(evidence, &directory.join(name))?;
+    }
     so_far::retire(directory)
 }
 
-pub(super) fn write_files(evidence: &Evidence, directory: &Path) -> Result<(), StoreError> {
+/// Makes the directory and writes the files that change all the time.
+pub(super) fn write_small(evidence: &Evidence, directory: &Path) -> Result<(), StoreError> {
     std::fs::create_dir_all(directory).map_err(|e| io(directory, "written", e))?;
     let json = serde_json::to_vec_pretty(evidence).map_err(|e| malformed(&directory.join(EVIDENCE), e))?;
     write(&directory.join(EVIDENCE), &json)?;
@@ -78,15 +87,20 @@ pub(super) fn write_files(evidence: &Evidence, directory: &Path) -> Result<(), S
         .to_bytes()
         .map_err(|e| malformed(&directory.join(LEDGER), e))?;
     write(&directory.join(LEDGER), &ledger)?;
-    let captures = CapturesOut(&evidence.captures, evidence.captures.pool());
-    write_packed(&directory.join(CAPTURES), &captures)?;
+    write(&directory.join(CONSOLE), evidence.console.as_bytes())
+}
+
+fn write_captures(evidence: &Evidence, path: &Path) -> Result<(), StoreError> {
+    write_packed(path, &CapturesOut(&evidence.captures, evidence.captures.pool()))
+}
+
+fn write_blobs(evidence: &Evidence, path: &Path) -> Result<(), StoreError> {
     let blobs: BTreeMap<_, _> = evidence
         .blobs
         .iter()
         .map(|blob| (blob.generation, &blob.pages))
         .collect();
-    write_packed(&directory.join(BLOB), &blobs)?;
-    write(&directory.join(CONSOLE), evidence.console.as_bytes())
+    write_packed(path, &blobs)
 }
 
 /// Whether `directory` holds evidence.

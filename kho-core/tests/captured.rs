@@ -102,8 +102,37 @@ fn a_memfd_is_followed_to_its_last_page() {
 }
 
 #[test]
+fn sessions_and_files_are_told_apart() {
+    let handover = Capture::load("7.2.12").read();
+    assert_eq!(
+        (handover.version, handover.map.format()),
+        (KhoVersion::V4, MapFormat::Radix)
+    );
+    assert_eq!(handover.luo().unwrap().version, LuoVersion::V5);
+    let mut pages = 0;
+    let mut files = Vec::new();
+    for session in handover.sessions() {
+        for file in &session.files {
+            let memfd = file.memfd().unwrap();
+            assert_eq!(memfd.version, MemfdVersion::V2);
+            pages += memfd.folios.len();
+            files.push((session.name.as_str(), file.token, memfd.size));
+        }
+    }
+    assert_eq!(
+        files,
+        [
+            ("second", 1, 1 << 20),
+            ("vm", 0x4242, 4 << 20),
+            ("vm", 7, 36 << 10)
+        ]
+    );
+    assert_eq!(pages, 256 + 1024 + 9);
+}
+
+#[test]
 fn the_kernels_own_test_data_has_its_blocks() {
-    for version in VERSIONS {
+    for version in ["6.17.8", "6.19.11", "7.3.4"] {
         let handover = Capture::load(version).read();
         let Content::TestKho(test) = &handover.sub_blob("kho_test").unwrap().content else {
             panic!("{version}")

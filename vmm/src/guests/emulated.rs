@@ -260,3 +260,50 @@ fn what_neither_executes_ends_the_run() {
         assert!(what.to_lowercase().contains("fsqrt"), "{}: {what}", run.backend);
     }
 }
+
+#[test]
+fn a_doorbell_that_they_ring_stands_the_guest_at_once() {
+    use super::code::MAILBOX;
+    use guest_agent::device::dma::{CONTROL, CONTROL_ENABLE};
+    use guest_agent::device::mailbox::DOORBELL;
+    let mut guest = Guest::new(|c| {
+        enable_sse(c)?;
+        // Rings with 0x1f80, MXCSR's value after reset; then the engine's control register gets its enable bit.
+        c.mov(rbx, UPPER + MAILBOX + DOORBELL)?;
+        c.stmxcsr(dword_ptr(rbx))?;
+        c.store32(DATA, 1)?;
+        c.mov(rax, UPPER + DATA + 0x1000)?;
+        c.ldmxcsr(dword_ptr(rax))?;
+        c.mov(rbx, UPPER + super::code::DMA + CONTROL)?;
+        c.stmxcsr(dword_ptr(rbx))?;
+        c.power_off()
+    });
+    let control = 0x1f80 | CONTROL_ENABLE;
+    guest.memory.push((DATA + 0x1000, control.to_le_bytes().to_vec()));
+    let runs = guest.compare(|machine| {
+        let message = machine.run().unwrap();
+        assert_eq!(
+            machine.ram().read_u64(DATA).unwrap(),
+            0,
+            "nothing was executed after it"
+        );
+        machine.reply(&[]).unwrap();
+        vec![message, machine.run().unwrap()]
+    });
+    let rips = |run: &Run| {
+        run.machine
+            .causes()
+            .iter()
+            .map(|cause| cause.rip)
+            .collect::<Vec<_>>()
+    };
+    for run in &runs {
+        assert!(
+            matches!(&run.events[0], Event::Message(message) if message.len() == 0x1f80),
+            "{}",
+            run.backend
+        );
+        assert_eq!(rips(run), rips(&runs[0]), "{}", run.backend);
+        assert_eq!(rips(run).len(), 1);
+    }
+}

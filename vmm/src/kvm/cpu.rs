@@ -215,16 +215,22 @@ impl Cpu {
     }
 
     fn emulate(&mut self, shared: &Shared<'_>) -> Result<Option<Happening>, Refused> {
-        let mut platform = lock(&shared.platform);
+        let mut guard = lock(&shared.platform);
+        let platform: &mut Platform = &mut guard;
         let now = shared.clock.now();
+        let before = platform.engine_events();
         let emulated = self.emulator.step(&self.fd, &mut platform.bus, now)?;
-        shared.settle(&mut platform)?;
-        drop(platform);
+        let events = before..platform.engine_events();
+        platform.note_causes(events, None, || self.registers());
+        platform.note_output(now);
+        let news = platform.take_news(now);
+        shared.settle(platform)?;
+        drop(guard);
         Ok(match emulated {
             Emulated::Done(writes) => {
                 let mut dirty = lock(&shared.dirty);
                 writes.into_iter().for_each(|write| dirty.add(write));
-                None
+                news.map(Happening::News)
             }
             Emulated::Ended(happening) => Some(happening),
         })

@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn what_merely_resembles_it_is_not_taken() {
-        let changes: [&dyn Fn(&mut [u64; 17]); 6] = [
+        type Change<'a> = &'a dyn Fn(&mut [u64; 17]);
+        let changes: [Change<'_>; 6] = [
             &|words| words[RIP] = 0x100_0201,
             &|words| words[RIP] = 0x200,
             &|words| words[RIP] = MIN_RAM + 0x200,

@@ -28,6 +28,8 @@ const WORKERS: u64 = 2;
 const PHASE_CHANGES: u64 = 7;
 /// Longest time between a phase change and the kill.
 const CLOSE: Duration = Duration::from_millis(12);
+/// How long something may take to go.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// All that may be in an evidence directory.
 const NAMES: [&str; 8] = [
     "evidence.json",
@@ -119,6 +121,9 @@ impl Place {
 
     /// Looks at all that the run left.
     fn look(&self, status: ExitStatus, what: &str) -> Left {
+        // The script that finds kernels outlives its caller by some milliseconds.
+        let survivors = gone_within_patience(|| self.survivors());
+        assert_eq!(survivors, Vec::<String>::new(), "{what}: processes");
         assert_eq!(names(&self.temporary), BTreeSet::new(), "{what}: in TMPDIR");
         assert_eq!(
             names(&self.work),
@@ -131,7 +136,6 @@ impl Place {
             kept.is_subset(&known),
             "{what}: in the evidence directory: {kept:?}"
         );
-        assert_eq!(self.survivors(), Vec::<String>::new(), "{what}: processes");
 
         let judged = self.judge();
         let left = match judged.status {
@@ -204,18 +208,23 @@ fn processes() -> Vec<PathBuf> {
 /// time to go.
 fn abandoned(before: &BTreeSet<OsString>) -> Vec<PathBuf> {
     let folder = Path::new("/dev/shm");
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
+    gone_within_patience(|| {
         let open: BTreeSet<PathBuf> = processes()
             .into_iter()
             .flat_map(|process| read_dir(process.join("fd")).into_iter().flatten().flatten())
             .filter_map(|entry| std::fs::read_link(entry.path()).ok())
             .collect();
-        let new = names(folder)
-            .difference(before)
-            .map(|name| folder.join(name))
-            .collect::<Vec<_>>();
-        let left: Vec<PathBuf> = new.into_iter().filter(|path| !open.contains(path)).collect();
+        let now = names(folder);
+        let new = now.difference(before).map(|name| folder.join(name));
+        new.filter(|path| !open.contains(path)).collect()
+    })
+}
+
+/// What is still there after a while.
+fn gone_within_patience<T>(left: impl Fn() -> Vec<T>) -> Vec<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = left();
         if left.is_empty() || Instant::now() > deadline {
             return left;
         }

@@ -30,6 +30,8 @@ pub struct Backends {
     pub bandwidths: Vec<Bandwidth>,
     /// A small live update, on soft first; empty when it was not asked for.
     pub cycles: Vec<Split>,
+    /// Why one of them did not pass. Everything else stands all the same.
+    pub cycle_error: Option<String>,
 }
 
 /// How to measure.
@@ -77,7 +79,7 @@ pub fn measure(settings: &Settings<'_>) -> Result<Backends, String> {
         .map(|name| Ok((*name, start.measure(name, runs)?)))
         .collect();
     let with_cycle = names.iter().filter(|_| kvm_cycle && names.len() > 1);
-    let cycles: Result<_, _> = with_cycle
+    let cycles: Result<Vec<_>, _> = with_cycle
         .map(|name| cycle::measure(program, name, work))
         .collect();
     Ok(Backends {
@@ -86,7 +88,8 @@ pub fn measure(settings: &Settings<'_>) -> Result<Backends, String> {
         exits,
         starts: starts?,
         bandwidths: bandwidths?,
-        cycles: cycles?,
+        cycle_error: cycles.as_ref().err().cloned(),
+        cycles: cycles.unwrap_or_default(),
     })
 }
 
@@ -153,6 +156,9 @@ impl Backends {
     }
 
     fn cycle_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(error) = &self.cycle_error {
+            return writeln!(f, "\n  a small live update did not pass: {error}");
+        }
         let [soft, kvm] = self.cycles.as_slice() else {
             return Ok(());
         };
@@ -252,6 +258,7 @@ pub mod tests {
                 stream: spread(2e9),
             }],
             cycles: vec![split("soft", 1.0), split("kvm", 50.0)],
+            cycle_error: None,
         };
         if !has_kvm {
             all.kvm_is_poor = false;
@@ -276,6 +283,14 @@ pub mod tests {
         ] {
             assert!(words.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_cycle_that_fails_is_told() {
+        let mut failed = backends(true);
+        failed.cycles.clear();
+        failed.cycle_error = Some("verdict fail: why".into());
+        assert!(failed.to_string().ends_with("did not pass: verdict fail: why\n"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ const WINDOW: usize = 32 << 20;
 /// Where they begin in guest RAM.
 const START: u64 = 16 << 20;
 /// Bytes of one measurement.
-const TOTAL: usize = 128 << 20;
+const TOTAL: usize = 256 << 20;
 
 /// Bandwidths with one block size, in bytes per second.
 #[derive(Debug, Serialize)]

@@ -127,29 +127,28 @@ impl fmt::Display for Backends {
 
 impl Backends {
     fn bandwidth_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\n  device writes, GB/s and share of memcpy in the same run")?;
+        writeln!(
+            f,
+            "\n  device writes on one thread, GB/s and share of memcpy in the same turn"
+        )?;
         writeln!(
             f,
             "    {:<10}{:>10}{:>20}{:>20}{:>20}",
             "block", "memcpy", "without ledger", "with ledger", "and content made"
         )?;
         for one in &self.bandwidths {
-            let rate = |spread: Option<Spread>| spread.map_or(f64::NAN, |spread| spread.median);
-            let cell = |spread| {
-                format!(
-                    "{:.2} ({:.0} %)",
-                    rate(spread) / 1e9,
-                    rate(spread) / rate(one.memcpy) * 100.0
-                )
-            };
+            let median = |spread: Option<Spread>| spread.map_or(f64::NAN, |spread| spread.median);
+            let [memory, ledger, stream] = [
+                (one.memory, one.shares[0]),
+                (one.ledger, one.shares[1]),
+                (one.stream, one.shares[2]),
+            ]
+            .map(|(rate, share)| format!("{:.2} ({:.0} %)", median(rate) / 1e9, median(share) * 100.0));
             writeln!(
                 f,
-                "    {:<10}{:>10.2}{:>20}{:>20}{:>20}",
+                "    {:<10}{:>10.2}{memory:>20}{ledger:>20}{stream:>20}",
                 format!("{} KiB", one.block_bytes >> 10),
-                rate(one.memcpy) / 1e9,
-                cell(one.memory),
-                cell(one.ledger),
-                cell(one.stream)
+                median(one.memcpy) / 1e9,
             )?;
         }
         Ok(())
@@ -256,6 +255,7 @@ pub mod tests {
                 memory: spread(8e9),
                 ledger: spread(5e9),
                 stream: spread(2e9),
+                shares: [spread(0.8), spread(0.5), spread(0.2)],
             }],
             cycles: vec![split("soft", 1.0), split("kvm", 50.0)],
             cycle_error: None,

@@ -41,6 +41,8 @@ pub struct Bandwidth {
     pub ledger: Option<Spread>,
     /// With content made.
     pub stream: Option<Spread>,
+    /// Shares of memcpy of the last three, each taken within one turn, so that what else the host does hits both.
+    pub shares: [Option<Spread>; 3],
 }
 
 /// Measures each `runs` times, in turns.
@@ -76,6 +78,9 @@ pub fn measure(block_bytes: usize, runs: u32) -> Result<Bandwidth, String> {
             }
         }
     }
+    let [memcpy, others @ ..] = &rates;
+    let share = |rates: &Vec<f64>| Spread::of(rates.iter().zip(memcpy).map(|(rate, memcpy)| rate / memcpy));
+    let shares = others.each_ref().map(share);
     let [memcpy, memory, ledger, stream] = rates.map(Spread::of);
     Ok(Bandwidth {
         block_bytes,
@@ -83,6 +88,7 @@ pub fn measure(block_bytes: usize, runs: u32) -> Result<Bandwidth, String> {
         memory,
         ledger,
         stream,
+        shares,
     })
 }
 

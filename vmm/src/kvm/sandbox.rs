@@ -221,7 +221,10 @@ mod tests {
             cause(Refused::io("socket", &refused)).to_string()
         });
         assert!(cause.contains("made system call 41,"), "{cause}");
-        assert_eq!(super::cause(Refused::text("KVM_RUN", "no")).to_string(), "KVM_RUN: no");
+        assert_eq!(
+            super::cause(Refused::text("KVM_RUN", "no")).to_string(),
+            "KVM_RUN: no"
+        );
     }
 
     #[test]

@@ -1,5 +1,21 @@
 //! A device's view of guest memory: the only way in which a device writes it, and each write goes into the ledger in the same
 //! call.
+//!
+//! # What may race
+//!
+//! On `soft` nothing does: processors and devices take turns. On `kvm` this view is used by the device thread and, where an access to a
+//! register has an effect at once, by the thread of the vCPU that made it, both under the platform's lock; meanwhile guest code
+//! reads and writes the same memory, as beside any device.
+//!
+//! - *Device against guest code* races, and is meant to. Every access here is one of vm-memory's volatile copies, never a reference into
+//!   guest memory, so that a guest that writes meanwhile changes what is read and breaks nothing. What is read, a descriptor, is read
+//!   once, into memory of our own, and checked there.
+//! - *Order*: a block is in memory before the completion count that announces it, and the count before the interrupt. The count is 8 bytes, aligned
+//!   (anything else is a fault of the engine), and stored in one access, so that a guest sees the old or the new one. x86 keeps
+//!   stores in order, for the guest too.
+//! - *Device against device, ledger against memory* do not race: the lock is held from the write to its entry.
+//! - *The host's eyes*: captures, checksums and the oracle read memory only while no thread of the machine runs. A page that the guest wrote at
+//!   the moment a device did holds the bytes of both; the ledger says what the device's were.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! The processors of a machine on KVM: a thread for each while the machine runs, none while it stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,7 +17,7 @@ use super::interrupts::Interrupts;
 use super::kexec::{self, Expected};
 use super::kick::{Kick, flag_of};
 use super::sandbox::Sandbox;
-use super::shared::{End, Glance, Marks, Shared, lock};
+use super::shared::{End, Glance, Marks, Shared, first_and_rest, lock};
 use super::{Refused, devices};
 use crate::memory::GuestRam;
 use crate::platform::Platform;
@@ -39,6 +39,8 @@ pub(super) struct Live {
     pub last: usize,
     /// The entry point at which a vCPU stands, when its jump was reported but not the entry itself.
     pub at_entry: Option<u64>,
+    /// What happened beside that, and has not been told.
+    pub untold: VecDeque<End>,
     pub _ram: Arc<GuestRam>,
 }
 
@@ -72,7 +74,7 @@ impl Live {
             dirty: Mutex::new(&mut self.dirty),
             marks: Mutex::new(&mut self.marks),
             ticks: &self.ticks,
-            end: Mutex::new(None),
+            ends: Mutex::default(),
             stopping: AtomicBool::new(false),
             kicks,
             glances,
@@ -92,14 +94,19 @@ impl Live {
             platform.advance(now);
             shared.send_interrupts(&mut platform)
         };
-        let end = lock(&shared.end).take();
+        let ends = std::mem::take(&mut *lock(&shared.ends));
         drop(shared);
         self.clock.stop_at(now);
         threads.and(settled)?;
-        let End { vcpu, happening } =
-            end.ok_or_else(|| Refused::text("run", "its threads ended without a reason"))?;
-        self.last = vcpu.unwrap_or(self.last);
-        happening
+        let (first, rest) = first_and_rest(ends);
+        self.untold.extend(rest);
+        let first = first.ok_or_else(|| Refused::text("run", "its threads ended without a reason"))?;
+        self.tell(first)
+    }
+
+    fn tell(&mut self, end: End) -> Result<Happening, Refused> {
+        self.last = end.vcpu.unwrap_or(self.last);
+        end.happening
     }
 }
 
@@ -141,7 +148,10 @@ impl Processors for Live {
                 not_before: None,
             });
         }
-        let happening = self.together(platform, limit, true)?;
+        let happening = match self.untold.pop_front() {
+            Some(end) => self.tell(end)?,
+            None => self.together(platform, limit, true)?,
+        };
         Ok(match happening {
             Happening::LowSupervisorFetch {
                 rip,

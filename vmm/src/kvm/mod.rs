@@ -39,6 +39,7 @@ mod shared;
 mod state;
 mod vm;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::CpuId;
@@ -242,6 +243,7 @@ impl Backend for Kvm {
             marks: Marks::default(),
             last: 0,
             at_entry: None,
+            untold: VecDeque::new(),
             vm,
             _ram: ram,
         }))

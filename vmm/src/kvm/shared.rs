@@ -70,7 +70,8 @@ pub(super) struct Shared<'a> {
     pub dirty: Mutex<&'a mut Dirty>,
     pub marks: Mutex<&'a mut Marks>,
     pub ticks: &'a [Mutex<Tick>],
-    pub end: Mutex<Option<End>>,
+    /// Why the run ends: several threads may have a reason at once.
+    pub ends: Mutex<Vec<End>>,
     pub stopping: AtomicBool,
     pub kicks: Vec<Kick<'a>>,
     pub glances: Vec<Glance>,
@@ -89,16 +90,32 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Parts what ends a run from what has to be told when it goes on: a thread may have taken a device's message in the moment in which
+/// another one ended the run, and it must not be lost. That time is up counts only when nothing else is there.
+pub(super) fn first_and_rest(mut ends: Vec<End>) -> (Option<End>, Vec<End>) {
+    let idle = |end: &End| matches!(end.happening, Ok(Happening::Limit | Happening::Stuck));
+    if ends.iter().all(idle) {
+        ends.truncate(1);
+    } else {
+        ends.retain(|end| !idle(end));
+    }
+    if ends.is_empty() {
+        return (None, ends);
+    }
+    let first = ends.remove(0);
+    (Some(first), ends)
+}
+
 impl Shared<'_> {
     /// Whether the run is over.
     pub fn is_over(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Ends the run. What happened first counts.
+    /// Ends the run.
     pub fn finish(&self, vcpu: Option<usize>, happening: Result<Happening, Refused>) {
         let happening = happening.map_err(cause);
-        lock(&self.end).get_or_insert(End { vcpu, happening });
+        lock(&self.ends).push(End { vcpu, happening });
         self.stop();
     }
 
@@ -145,5 +162,40 @@ pub(super) struct EndsRun<'a, 'b>(pub &'a Shared<'b>);
 impl Drop for EndsRun<'_, '_> {
     fn drop(&mut self) {
         self.0.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processors::News;
+
+    fn end(happening: Happening) -> End {
+        End {
+            vcpu: None,
+            happening: Ok(happening),
+        }
+    }
+
+    #[test]
+    fn no_message_is_lost_to_what_ended_the_run() {
+        let message = || end(Happening::News(News::Message(Ok(vec![1]))));
+        let kinds = |ends: Vec<End>| {
+            let (first, rest) = first_and_rest(ends);
+            (
+                first.and_then(|end| end.happening.ok()),
+                rest.into_iter().filter_map(|end| end.happening.ok()).count(),
+            )
+        };
+        let told = message().happening.ok();
+        assert_eq!(kinds(vec![end(Happening::Limit), message()]), (told.clone(), 0));
+        assert_eq!(kinds(vec![message(), end(Happening::Stuck)]), (told.clone(), 0));
+        let halt = || end(Happening::DeadHalt { interruptible: true });
+        assert_eq!(kinds(vec![message(), halt()]), (told, 1));
+        assert_eq!(
+            kinds(vec![end(Happening::Limit), end(Happening::Limit)]),
+            (Some(Happening::Limit), 0)
+        );
+        assert_eq!(kinds(Vec::new()), (None, 0));
     }
 }

@@ -85,15 +85,31 @@ fn a_kernel_that_is_none_is_status_2() {
 }
 
 #[test]
-fn kvm_is_refused_with_status_3() {
-    let said = complaint(&baton(&["run", "s.toml", "--backend", "kvm"]), 3);
-    assert!(said.contains("kvm") && said.contains("soft"), "{said}");
+fn a_backend_that_is_none_is_status_2() {
+    let said = complaint(&baton(&["run", "s.toml", "--backend", "xen"]), 2);
+    assert!(said.contains("xen") && said.contains("soft"), "{said}");
+}
+
+#[test]
+fn the_doctor_says_what_kvm_is_and_what_auto_takes() {
+    let said = String::from_utf8_lossy(&baton(&["doctor"]).stdout).into_owned();
+    assert!(said.contains("backend soft: available\n"), "{said}");
+    let kvm = said
+        .lines()
+        .find(|line| line.starts_with("backend kvm:"))
+        .unwrap();
+    let sound = kvm.contains("without workarounds");
+    let taken = if sound { "using kvm" } else { "using soft" };
+    assert!(kvm.ends_with(&format!("{taken} for --backend auto")), "{kvm}");
+    let why = ["without workarounds", "needs", "not available"];
+    assert!(why.iter().any(|word| kvm.contains(word)), "{kvm}");
 }
 
 #[test]
 fn evidence_that_is_none_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    complaint(&baton(&["judge", &directory.path().display().to_string()]), 2);
+    let said = complaint(&baton(&["judge", &directory.path().display().to_string()]), 3);
+    assert!(said.contains("no evidence"), "{said}");
     std::fs::write(directory.path().join("evidence.json"), "{}").unwrap();
     let said = complaint(&baton(&["judge", &directory.path().display().to_string()]), 3);
     assert!(said.contains("evidence.json"), "{said}");

@@ -4,14 +4,12 @@ use super::{Break, Run};
 use crate::evidence::{
     CheckpointKind, DigestRecord, MemoryPoint, MemoryRecord, Moment, OutcomeKind, PAGE, Phase, Retrieval,
 };
-use crate::plan::{ObjectPlan, Step, place_ring, ring_pages};
+use crate::plan::{ObjectPlan, Step, WORKLOAD_OBJECT, place_ring, ring_pages};
 use guest_agent::protocol::{PageRun, Place, Reply, Request};
 use vmm::machine::Event;
 
 /// Pages that the agent is asked about at once; a reply about them fits the mailbox.
 const PAGES_AT_ONCE: u64 = 8192;
-/// Identity of the file that [`Step::UseMemory`] fills; no evidence is kept of it.
-const WORKLOAD_OBJECT: u32 = 2000;
 /// Into how many turns a wait is cut so that the consumer keeps up.
 const TURNS: u64 = 8;
 
@@ -77,6 +75,7 @@ impl<'a> Run<'a> {
                 let (object, bytes) = (WORKLOAD_OBJECT, bytes.next_multiple_of(PAGE));
                 let seed = u64::from(object);
                 self.ask(&Request::CreateMemfd { object, bytes, seed })?;
+                self.held.insert(object);
             }
             Step::StopDma => {
                 self.ask(&Request::StopDma)?;

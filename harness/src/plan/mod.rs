@@ -19,6 +19,8 @@ pub const COMMAND_LINE: &str = "console=ttyS0 liveupdate=on kho=on retain_initrd
 
 /// Identity of the anonymous buffer; memfds are counted from 1.
 const ANONYMOUS_OBJECT: u32 = 1000;
+/// Identity of the file that [`Step::UseMemory`] fills; no evidence is kept of it.
+pub const WORKLOAD_OBJECT: u32 = 2000;
 
 /// What the command line may override.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The steps of one kernel generation.
 
-use super::{Plan, misbehaviour};
+use super::{Plan, WORKLOAD_OBJECT, misbehaviour};
 use crate::evidence::{CheckpointKind, MemoryPoint, Phase};
 use crate::scenario::Scenario;
 use guest_agent::protocol::Misbehaviour;
@@ -74,7 +74,7 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
         steps.push(Step::Misbehave(misbehaviour(fault.misbehave)));
     }
     if last {
-        end(plan, generation, &mut steps);
+        end(plan, scenario, generation, &mut steps);
     } else {
         if generation > 0 {
             steps.push(Step::Phase(Phase::Prepare));
@@ -136,13 +136,15 @@ fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<St
     );
 }
 
-fn end(plan: &Plan, generation: u32, steps: &mut Vec<Step>) {
+fn end(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<Step>) {
     steps.push(Step::Phase(Phase::Done));
     if plan.dma.is_some() {
         steps.push(Step::StopDma);
     }
     steps.push(Step::Capture(CheckpointKind::End));
     steps.extend(carried(plan, generation - 1).map(|object| Step::Close(object.id)));
+    // Or it would be taken for memory that leaked.
+    steps.extend(scenario.run.workload.map(|_| Step::Close(WORKLOAD_OBJECT)));
     steps.push(Step::Memory(MemoryPoint::AfterClose));
     steps.push(Step::PowerOff);
 }

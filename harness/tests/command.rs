@@ -114,3 +114,20 @@ fn evidence_that_is_none_is_refused() {
     let said = complaint(&baton(&["judge", &directory.path().display().to_string()]), 3);
     assert!(said.contains("evidence.json"), "{said}");
 }
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_baton"))
+        .arg("doctor")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("baton starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("baton ends");
+    assert!(
+        output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

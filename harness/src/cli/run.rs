@@ -115,11 +115,13 @@ fn run_one(plan: &Plan, agent: &[u8], backend: &dyn Backend, out: Option<PathBuf
         Ok(judged) => judged,
         Err(error) => return failed(error.to_string()),
     };
+    // Evidence first: nobody may be left to read the report.
+    let kept = keep(&judged, out);
     println!("{}", text(&judged));
     let exit = exit_of(judged.judgement.verdict);
     (
         ScenarioReport::new(&judged),
-        keep(&judged, out).map_or_else(|failed| failed, |()| exit),
+        kept.map_or_else(|failed| failed, |()| exit),
     )
 }
 

@@ -8,10 +8,11 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::debug::{Debug, Sight};
 use super::emulate::{Emulated, Emulator};
-use super::emulating::{Workarounds, syscall, tick};
+use super::emulating::{Workarounds, syscall};
 use super::sandbox::{Role, violation};
 use super::shared::{EndsRun, Shared, glance, lock};
 use super::{Refused, state};
+use crate::devices::lapic::MSR_TSC_DEADLINE;
 use crate::memory::GuestRam;
 use crate::platform::Platform;
 use crate::processors::{Happening, News};
@@ -19,7 +20,6 @@ use crate::vcpu::{Bus, Registers};
 
 /// Offsets of the local APIC's timer registers.
 const TIMER_INITIAL: usize = 0x380;
-const MSR_TSC_DEADLINE: u32 = tick::MSR_TSC_DEADLINE;
 
 /// One vCPU.
 pub(super) struct Cpu {
@@ -270,7 +270,7 @@ impl Cpu {
         let counting = lapic.regs[TIMER_INITIAL..TIMER_INITIAL + 4]
             .iter()
             .any(|byte| *byte != 0);
-        let [deadline] = syscall::msrs(&self.fd, [MSR_TSC_DEADLINE])?;
+        let [deadline] = state::msrs(&self.fd, [MSR_TSC_DEADLINE])?;
         Ok(if counting || deadline != 0 || tick_armed {
             glance::ALIVE
         } else {

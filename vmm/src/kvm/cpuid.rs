@@ -8,20 +8,10 @@
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use softcpu::CpuModel;
 
-const fn bits(numbers: &[u32]) -> u32 {
-    let mut value = 0;
-    let mut i = 0;
-    while i < numbers.len() {
-        value |= 1 << numbers[i];
-        i += 1;
-    }
-    value
-}
-
 /// Features of leaf 1, ECX, that KVM itself provides and so need not be the host processor's: TSC deadline, hypervisor.
-const PROVIDED_1C: u32 = bits(&[24, 31]);
+const PROVIDED_1C: u32 = 1 << 24 | 1 << 31;
 /// Leaf 0x40000001, EAX (Documentation/virt/kvm/x86/cpuid.rst): the second kvm-clock, and that it is stable.
-const FEATURES_KVM: u32 = bits(&[3, 24]);
+const FEATURES_KVM: u32 = 1 << 3 | 1 << 24;
 /// KVM_CPUID_FLAG_SIGNIFCANT_INDEX.
 const INDEXED: u32 = 1;
 
@@ -66,7 +56,7 @@ pub(super) fn filter(host: &CpuId, apic_id: u8, processors: u8, hide_leaf_7: boo
 /// Whether the host offers 1 GiB pages.
 pub(super) fn has_gigabyte_pages(host: &CpuId) -> bool {
     let mut leaves = host.as_slice().iter();
-    leaves.any(|leaf| leaf.function == 0x8000_0001 && leaf.edx & bits(&[26]) != 0)
+    leaves.any(|leaf| leaf.function == 0x8000_0001 && leaf.edx & 1 << 26 != 0)
 }
 
 /// Leaf 0xb: one thread a core; the core level spans all processors.
@@ -125,9 +115,13 @@ mod tests {
     fn no_more_than_the_baseline_is_offered() {
         let leaves = filter(&host(), 3, 4, false);
         let one = find(&leaves, 1, 0).unwrap();
-        assert_eq!(one.ecx & bits(&[0, 9, 19, 26, 27, 28, 30]), 0, "no SSE3 and up");
+        assert_eq!(
+            one.ecx & (1 | 1 << 9 | 1 << 19 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 30),
+            0,
+            "no SSE3 and up"
+        );
         assert_eq!((one.ebx >> 24, one.ebx >> 16 & 0xff), (3, 4));
-        assert_eq!(find(&leaves, 7, 0).unwrap().ebx, bits(&[0, 9]), "FSGSBASE, ERMS");
+        assert_eq!(find(&leaves, 7, 0).unwrap().ebx, 1 | 1 << 9, "FSGSBASE, ERMS");
         assert!(find(&leaves, 7, 1).is_none() && find(&leaves, 0xd, 0).is_none());
         let cores = find(&leaves, 0xb, 1).unwrap();
         assert_eq!((cores.eax, cores.ebx, cores.edx), (2, 4, 3));

@@ -5,6 +5,7 @@
 //! itself is seen exactly when the address of `machine_kexec` is known: from there on the processor is stepped until it executes in
 //! the lower half of the address space. Without symbols the jump is known only to lie before the entry.
 
+use crate::boot::layout::ENTRY_64;
 use crate::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE};
 
 /// Hardware breakpoints that a processor has.
@@ -17,8 +18,6 @@ const ENTRY_REGS: usize = 17 * 8;
 const RSP: usize = 4;
 const RSI: usize = 6;
 const RIP: usize = 16;
-/// Offset of the 64-bit entry point into a kernel (Documentation/arch/x86/boot.rst).
-const ENTRY_64: u64 = 0x200;
 /// Smallest alignment of a kernel's load address: CONFIG_PHYSICAL_ALIGN is at least 2 MiB on x86-64.
 const ALIGNMENT: u64 = 2 << 20;
 

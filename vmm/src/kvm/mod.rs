@@ -133,11 +133,12 @@ impl Kvm {
     /// Opens /dev/kvm and measures it, which takes a few milliseconds.
     pub fn open() -> Result<Self, OpenError> {
         let kvm = host::open()?;
-        let measured = probe::measure(&kvm)?;
+        let supported = vm::supported_cpuid(&kvm)?;
+        let measured = probe::measure(&kvm, &supported)?;
         Ok(Self {
             workarounds: Workarounds::for_host(&measured),
             measured,
-            supported: vm::supported_cpuid(&kvm)?,
+            supported,
             kvm,
             emulations: emulate::LIMIT,
         })
@@ -220,7 +221,14 @@ impl Backend for Kvm {
         let mut cpus = Vec::new();
         for index in 0..request.count {
             let registers = (index == 0).then_some(&request.registers);
-            let fd = vm::add_vcpu(&self.kvm, &vm, index, request.count, registers, &self.workarounds)?;
+            let fd = vm::add_vcpu(
+                &self.supported,
+                &vm,
+                index,
+                request.count,
+                registers,
+                &self.workarounds,
+            )?;
             cpus.push(Cpu {
                 index: index.into(),
                 fd,

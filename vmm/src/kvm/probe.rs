@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
 use super::emulating::Workarounds;
@@ -36,10 +36,10 @@ pub struct Measured {
 }
 
 /// Measures.
-pub(super) fn measure(kvm: &Kvm) -> Result<Measured, Refused> {
+pub(super) fn measure(kvm: &Kvm, supported: &CpuId) -> Result<Measured, Refused> {
     Ok(Measured {
-        kernel_speed: kernel_speed(kvm)?,
-        syscall_works: syscall_works(kvm)?,
+        kernel_speed: kernel_speed(kvm, supported)?,
+        syscall_works: syscall_works(kvm, supported)?,
     })
 }
 
@@ -50,7 +50,7 @@ struct Guest {
     _ram: std::sync::Arc<GuestRam>,
 }
 
-fn guest(kvm: &Kvm, code: &[(u64, &[u8])]) -> Result<Guest, Refused> {
+fn guest(kvm: &Kvm, supported: &CpuId, code: &[(u64, &[u8])]) -> Result<Guest, Refused> {
     let memory = |error: crate::memory::MemoryError| Refused::text("guest RAM", &error.to_string());
     let ram = GuestRam::new(MIN_RAM).map_err(memory)?;
     for (address, bytes) in code {
@@ -74,7 +74,7 @@ fn guest(kvm: &Kvm, code: &[(u64, &[u8])]) -> Result<Guest, Refused> {
     registers.rflags = PLAIN;
     let vm = vm::create(kvm, &Workarounds::default())?;
     vm::add_memory(&vm, &ram)?;
-    let vcpu = vm::add_vcpu(kvm, &vm, 0, 1, Some(&registers), &Workarounds::default())?;
+    let vcpu = vm::add_vcpu(supported, &vm, 0, 1, Some(&registers), &Workarounds::default())?;
     Ok(Guest {
         vcpu,
         _vm: vm,
@@ -82,11 +82,11 @@ fn guest(kvm: &Kvm, code: &[(u64, &[u8])]) -> Result<Guest, Refused> {
     })
 }
 
-fn kernel_speed(kvm: &Kvm) -> Result<f64, Refused> {
+fn kernel_speed(kvm: &Kvm, supported: &CpuId) -> Result<f64, Refused> {
     let [a, b, c, d] = ITERATIONS.to_le_bytes();
     // mov ecx, ITERATIONS; 1: dec ecx; jnz 1b; out PORT, al
     let code = [0xb9, a, b, c, d, 0xff, 0xc9, 0x75, 0xfc, 0xe6, PORT];
-    let mut guest = guest(kvm, &[(CODE, &code)])?;
+    let mut guest = guest(kvm, supported, &[(CODE, &code)])?;
     let start = Instant::now();
     match guest.vcpu.run().map_err(Refused::at("KVM_RUN"))? {
         VcpuExit::IoOut(port, _) if port == u16::from(PORT) => {}
@@ -103,7 +103,7 @@ fn kernel_speed(kvm: &Kvm) -> Result<f64, Refused> {
 
 /// The guest goes to user level by IRETQ and executes SYSCALL there. The page tables let user code reach everything, so that a
 /// SYSCALL that arrives at user level goes on there, and says so by the privilege level in its CS.
-fn syscall_works(kvm: &Kvm) -> Result<bool, Refused> {
+fn syscall_works(kvm: &Kvm, supported: &CpuId) -> Result<bool, Refused> {
     const USER_SS: u16 = 0x23;
     const USER_CS: u16 = 0x2b;
     const USER: u64 = CODE + 0x800;
@@ -125,7 +125,11 @@ fn syscall_works(kvm: &Kvm) -> Result<bool, Refused> {
     let user = [0x0f, 0x05];
     // mov eax, cs; out PORT, al: at user level the latter is a fault without a handler, and so a shutdown.
     let entry = [0x8c, 0xc8, 0xe6, PORT];
-    let mut guest = guest(kvm, &[(CODE, &kernel), (USER, &user), (KERNEL_ENTRY, &entry)])?;
+    let mut guest = guest(
+        kvm,
+        supported,
+        &[(CODE, &kernel), (USER, &user), (KERNEL_ENTRY, &entry)],
+    )?;
     // STAR: SYSCALL loads CS with 0x10; LSTAR.
     let entries =
         [(0xc000_0081_u32, 0x10 << 32), (0xc000_0082, KERNEL_ENTRY)].map(|(index, data)| kvm_msr_entry {

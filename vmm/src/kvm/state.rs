@@ -1,7 +1,9 @@
 //! KVM's register structures and ours.
 
-use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_ioctls::VcpuFd;
 
+use super::Refused;
 use crate::vcpu::{DescriptorTable, Registers, Segment};
 
 /// RFLAGS.IF.
@@ -139,6 +141,28 @@ pub(super) fn put_special(registers: &Registers, sregs: &mut kvm_sregs) {
     (sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4) =
         (registers.cr0, registers.cr2, registers.cr3, registers.cr4);
     sregs.efer = registers.efer;
+}
+
+/// Values of model-specific registers.
+pub(super) fn msrs<const N: usize>(vcpu: &VcpuFd, indices: [u32; N]) -> Result<[u64; N], Refused> {
+    let entries = indices.map(|index| kvm_msr_entry {
+        index,
+        ..Default::default()
+    });
+    let mut list =
+        Msrs::from_entries(&entries).map_err(|error| Refused::text("MSR list", &format!("{error:?}")))?;
+    let read = vcpu.get_msrs(&mut list).map_err(Refused::at("KVM_GET_MSRS"))?;
+    if read != N {
+        return Err(Refused::text(
+            "KVM_GET_MSRS",
+            &format!("read {read} of {N} registers, from {:#x} on", indices[0]),
+        ));
+    }
+    let mut values = [0; N];
+    for (value, entry) in values.iter_mut().zip(list.as_slice()) {
+        *value = entry.data;
+    }
+    Ok(values)
 }
 
 #[cfg(test)]

@@ -65,9 +65,9 @@ pub(super) fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, Refused> {
         .map_err(Refused::at("KVM_GET_SUPPORTED_CPUID"))
 }
 
-/// A vCPU with the baseline's CPUID. The first one gets `registers`; the others wait for INIT and SIPI.
+/// A vCPU with the baseline's CPUID, so far as the host supports it. The first one gets `registers`; the others wait for INIT and SIPI.
 pub(super) fn add_vcpu(
-    kvm: &Kvm,
+    supported: &CpuId,
     vm: &VmFd,
     index: u8,
     count: u8,
@@ -77,8 +77,7 @@ pub(super) fn add_vcpu(
     let mut vcpu = vm
         .create_vcpu(index.into())
         .map_err(Refused::at("KVM_CREATE_VCPU"))?;
-    let supported = supported_cpuid(kvm)?;
-    let leaves = cpuid::filter(&supported, index, count, workarounds.emulated_kernel);
+    let leaves = cpuid::filter(supported, index, count, workarounds.emulated_kernel);
     let leaves =
         CpuId::from_entries(&leaves).map_err(|error| Refused::text("CPUID leaves", &format!("{error:?}")))?;
     vcpu.set_cpuid2(&leaves).map_err(Refused::at("KVM_SET_CPUID2"))?;

@@ -4,7 +4,6 @@
 //! point at user level, faults: #PF with error code 0x15 (present, user, fetch). A breakpoint on the page-fault handler sees that,
 //! and what SYSCALL should have done is done then: the fault has put the processor at privilege level 0 already.
 
-use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
 use super::super::Refused;
@@ -56,7 +55,7 @@ pub(in super::super) fn finish(vcpu: &VcpuFd, ram: &GuestRam) -> Result<bool, Re
     if error != USER_FETCH || sregs.cr2 != rip || cs & 3 != 3 {
         return Ok(false);
     }
-    let [lstar, mask] = msrs(vcpu, [MSR_LSTAR, MSR_FMASK])?;
+    let [lstar, mask] = state::msrs(vcpu, [MSR_LSTAR, MSR_FMASK])?;
     if rip != lstar {
         return Ok(false);
     }
@@ -66,28 +65,6 @@ pub(in super::super) fn finish(vcpu: &VcpuFd, ram: &GuestRam) -> Result<bool, Re
     vcpu.set_regs(&state::regs(&gpr, lstar, rflags))
         .map_err(Refused::at("KVM_SET_REGS"))?;
     Ok(true)
-}
-
-/// Values of model-specific registers.
-pub(in super::super) fn msrs<const N: usize>(vcpu: &VcpuFd, indices: [u32; N]) -> Result<[u64; N], Refused> {
-    let entries = indices.map(|index| kvm_msr_entry {
-        index,
-        ..Default::default()
-    });
-    let mut list =
-        Msrs::from_entries(&entries).map_err(|error| Refused::text("MSR list", &format!("{error:?}")))?;
-    let read = vcpu.get_msrs(&mut list).map_err(Refused::at("KVM_GET_MSRS"))?;
-    if read != N {
-        return Err(Refused::text(
-            "KVM_GET_MSRS",
-            &format!("read {read} of {N} registers, from {:#x} on", indices[0]),
-        ));
-    }
-    let mut values = [0; N];
-    for (value, entry) in values.iter_mut().zip(list.as_slice()) {
-        *value = entry.data;
-    }
-    Ok(values)
 }
 
 /// Eight bytes at a linear address of the guest; `None` where it is not mapped to RAM.

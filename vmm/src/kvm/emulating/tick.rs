@@ -14,12 +14,11 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
-use super::super::Refused;
-use super::syscall::msrs;
+use super::super::{Refused, state};
+use crate::devices::ioapic::Message;
+use crate::devices::lapic::MSR_TSC_DEADLINE;
 use crate::devices::msix::Msi;
 
-/// IA32_TSC_DEADLINE.
-pub(in super::super) const MSR_TSC_DEADLINE: u32 = 0x6e0;
 const MSR_TSC: u32 = 0x10;
 /// Processor time that a vCPU gets between two timer interrupts.
 const SHARE: Duration = Duration::from_millis(150);
@@ -30,7 +29,6 @@ pub(in super::super) const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Timer entry of the local vector table.
 const LVT_TIMER: usize = 0x320;
 const LVT_MASKED: u32 = 1 << 16;
-const APIC_BASE: u64 = 0xfee0_0000;
 
 ioctl_iow_nr!(KVM_X86_SET_MSR_FILTER, KVMIO, 0xc6, kvm_msr_filter);
 
@@ -89,7 +87,7 @@ impl Tick {
         if deadline == 0 || entry & LVT_MASKED != 0 {
             return Ok(());
         }
-        let [now] = msrs(vcpu, [MSR_TSC])?;
+        let [now] = state::msrs(vcpu, [MSR_TSC])?;
         let khz = vcpu.get_tsc_khz().map_err(Refused::at("KVM_GET_TSC_KHZ"))?.max(1);
         let ticks = u128::from(deadline.saturating_sub(now));
         let nanoseconds = u64::try_from(ticks * 1_000_000 / u128::from(khz)).unwrap_or(u64::MAX);
@@ -130,10 +128,14 @@ impl Tick {
             return None;
         }
         (self.armed, self.served) = (None, Some(spent));
-        Some(Msi {
-            address: APIC_BASE | u64::from(apic_id) << 12,
-            data: armed.vector.into(),
-        })
+        let message = Message {
+            vector: armed.vector,
+            destination: apic_id,
+            logical: false,
+            mode: 0,
+            level: false,
+        };
+        Some(message.into())
     }
 
     /// The threads begin anew, and with them their processor time.

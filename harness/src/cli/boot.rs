@@ -1,7 +1,6 @@
 //! `baton boot`: a serial console on a kernel.
 
-use super::{BootArgs, Exit, complain};
-use crate::backend::choose;
+use super::{BootArgs, Exit, backend_of, complain};
 use crate::kernel::KernelImage;
 use crate::plan::COMMAND_LINE;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -24,12 +23,9 @@ pub(super) fn boot(args: &BootArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let backend = match choose(args.backend.into(), &|text| eprintln!("baton: {text}")) {
+    let backend = match backend_of(args.backend) {
         Ok(backend) => backend,
-        Err(error) => {
-            complain(error);
-            return Exit::Failed;
-        }
+        Err(failed) => return failed,
     };
     let result = config(args, &kernel, backend.command_line()).and_then(|config| {
         let machine = Machine::new(&config, backend.as_ref());

@@ -145,6 +145,14 @@ fn complain(error: impl std::fmt::Display) {
     eprintln!("baton: error: {error}");
 }
 
+/// The backend that the user asks for. What `auto` made of the host is said on standard error.
+fn backend_of(choice: BackendChoice) -> Result<Box<dyn vmm::processors::Backend>, Exit> {
+    crate::backend::choose(choice.into(), &|text| eprintln!("baton: {text}")).map_err(|error| {
+        complain(error);
+        Exit::Failed
+    })
+}
+
 /// Writes the JSON report where it is wanted.
 fn write_report(json: Option<&PathBuf>, scenarios: Vec<crate::report::ScenarioReport>) -> Result<(), Exit> {
     let Some(path) = json else { return Ok(()) };

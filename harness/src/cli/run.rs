@@ -1,7 +1,6 @@
 //! `baton run`.
 
-use super::{Exit, RunArgs, complain, exit_of, write_report};
-use crate::backend::choose;
+use super::{Exit, RunArgs, backend_of, complain, exit_of, write_report};
 use crate::conductor::{Observer, chain};
 use crate::evidence::{Evidence, Keeper, Phase, PhaseRecord};
 use crate::plan::{Overrides, Plan, PlanError, plan};
@@ -34,12 +33,9 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         ));
         return Exit::Usage;
     }
-    let backend = match choose(args.backend.into(), &|text| eprintln!("baton: {text}")) {
+    let backend = match backend_of(args.backend) {
         Ok(backend) => backend,
-        Err(error) => {
-            complain(error);
-            return Exit::Failed;
-        }
+        Err(failed) => return failed,
     };
     let agent = match crate::agent::load() {
         Ok(agent) => agent,

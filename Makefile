@@ -50,7 +50,7 @@ check: toolchain setup ## formatting, lints and documentation
 	    cargo doc --workspace --no-deps --document-private-items $(CARGO_FLAGS)
 
 build: toolchain setup agent ## target/release/baton and the agent that it puts into guests
-	cargo build --release -p harness $(CARGO_FLAGS)
+	cargo build --release -p baton $(CARGO_FLAGS)
 
 # Static, without a C library; --target keeps these flags away from build scripts.
 agent: toolchain setup

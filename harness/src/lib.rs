@@ -1,7 +1,7 @@
 //! The harness: from a scenario to a verdict.
 //!
 //! ```text
-//! scenario.toml -> plan -> machine (kernel, agent, DMA engine) -> evidence -> oracle -> verdict -> report
+//! scenario.toml -> plan -> machine (kernel, agent, DMA engine) -> evidence -> oracle -> verdict
 //! ```
 //!
 //! | stage | module | from | to |
@@ -10,8 +10,7 @@
 //! | resolve | [`mod@plan`] | scenario and command line | [`plan::Plan`]: kernels, sizes, the steps of each generation |
 //! | run | [`conductor`] | plan | [`evidence::Evidence`] |
 //! | look | [`oracle`] | evidence | findings per rule |
-//! | judge | [`verdict`] | rule results and expectations | [`verdict::Judgement`] |
-//! | tell | [`report`] | all of that | text and JSON |
+//! | judge | [`verdict`] | rule results and expectations | [`verdict::Judged`] |
 //!
 //! Only the conductor touches a machine. Evidence can be saved, and judged again from the directory without booting.
 #![forbid(unsafe_code)]
@@ -19,18 +18,16 @@
 pub mod agent;
 pub mod backend;
 pub mod blob;
-pub mod cli;
 pub mod conductor;
 pub mod evidence;
 pub mod initramfs;
 pub mod kernel;
 pub mod oracle;
 pub mod plan;
-pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod seed;
 pub mod verdict;
 
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

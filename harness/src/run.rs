@@ -3,9 +3,8 @@
 use crate::conductor::{Observer, chain, conduct};
 use crate::oracle::{MAX_KEPT, open_questions};
 use crate::plan::Plan;
-use crate::report::Judged;
 use crate::scenario::ScenarioError;
-use crate::verdict::Verdict;
+use crate::verdict::{Judged, Verdict};
 use vmm::machine::MachineError;
 use vmm::processors::Backend;
 

@@ -1,8 +1,8 @@
 //! From rule results to a verdict: what the rules say against what the scenario expects.
 
 use crate::evidence::{Evidence, Outcome, OutcomeKind};
-use crate::oracle::{RuleName, RuleResult};
-use crate::scenario::{Expect, Expected};
+use crate::oracle::{self, RuleName, RuleResult};
+use crate::scenario::{Expect, Expected, ScenarioError, parse};
 use serde::Serialize;
 
 /// What became of a scenario.
@@ -37,6 +37,31 @@ pub struct Judgement {
     pub reasons: Vec<String>,
     /// What each rule was expected to say and whether it did.
     pub rules: Vec<(RuleName, Expected, bool)>,
+}
+
+/// A scenario that was run, or loaded, and judged.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// All that the run left.
+    pub evidence: Evidence,
+    /// What each rule says about it.
+    pub results: Vec<RuleResult>,
+    /// What that means.
+    pub judgement: Judgement,
+}
+
+impl Judged {
+    /// Looks at evidence and judges it by the expectations of the scenario in it.
+    pub fn new(evidence: Evidence) -> Result<Self, ScenarioError> {
+        let scenario = parse(&evidence.scenario_file, &evidence.scenario_text)?;
+        let results = oracle::judge(&evidence);
+        let judgement = judge(&evidence, &scenario.expect, &results);
+        Ok(Self {
+            evidence,
+            results,
+            judgement,
+        })
+    }
 }
 
 /// Compares results with expectations.

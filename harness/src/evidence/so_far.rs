@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn no_expectation_makes_it_pass() {
         let verdict = |evidence: &Evidence| {
-            crate::report::Judged::new(evidence.clone())
+            crate::verdict::Judged::new(evidence.clone())
                 .unwrap()
                 .judgement
                 .verdict

@@ -8,46 +8,19 @@ pub use json::{Report, ScenarioReport, VERSION, write_json};
 pub use progress::Progress;
 pub use text::text;
 
-use crate::evidence::Evidence;
-use crate::oracle::RuleResult;
-use crate::verdict::Judgement;
+use harness::evidence::Evidence;
 use vmm::ledger::Entry;
-
-/// A scenario that was run, or loaded, and judged.
-#[derive(Debug, Clone)]
-pub struct Judged {
-    /// All that the run left.
-    pub evidence: Evidence,
-    /// What each rule says about it.
-    pub results: Vec<RuleResult>,
-    /// What that means.
-    pub judgement: Judgement,
-}
-
-impl Judged {
-    /// Looks at evidence and judges it by the expectations of the scenario in it.
-    pub fn new(evidence: Evidence) -> Result<Self, crate::scenario::ScenarioError> {
-        let scenario = crate::scenario::parse(&evidence.scenario_file, &evidence.scenario_text)?;
-        let results = crate::oracle::judge(&evidence);
-        let judgement = crate::verdict::judge(&evidence, &scenario.expect, &results);
-        Ok(Self {
-            evidence,
-            results,
-            judgement,
-        })
-    }
-}
 
 /// A phase with what the device did in it.
 struct PhaseLine<'a> {
-    record: &'a crate::evidence::PhaseRecord,
+    record: &'a harness::evidence::PhaseRecord,
     device_writes: u64,
     device_bytes: u64,
 }
 
 /// Phases in order. A chain passes a phase of one name several times, in one generation only once each.
 fn phase_lines(evidence: &Evidence) -> Vec<PhaseLine<'_>> {
-    let line = |record: &'_ crate::evidence::PhaseRecord| {
+    let line = |record: &'_ harness::evidence::PhaseRecord| {
         let ours = |write: &&Entry| {
             u32::from(write.stamp.generation) == record.generation && write.stamp.phase == record.phase
         };
@@ -102,7 +75,7 @@ mod tests {
 
     #[test]
     fn the_command_can_be_pasted() {
-        let mut evidence = crate::testing::good();
+        let mut evidence = harness::testing::good();
         evidence.scenario_file = "it's/a file.toml".into();
         evidence.overrides = vec!["--kernel".into(), "7.2.12".into()];
         assert_eq!(

@@ -1,9 +1,9 @@
 //! The JSON report. `docs/report.md` documents every field; [`VERSION`] changes when one changes its meaning or goes.
 
-use super::{Judged, phase_lines, reproduce};
-use crate::evidence::{Evidence, Outcome};
-use crate::oracle::{Finding, RuleResult};
-use crate::verdict::Verdict;
+use super::{phase_lines, reproduce};
+use harness::evidence::{Evidence, Outcome};
+use harness::oracle::{Finding, RuleResult};
+use harness::verdict::{Judged, Verdict};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -148,7 +148,7 @@ impl ScenarioReport {
             device_writes,
             device_bytes,
             preserved_pages: evidence.preserved_pages(),
-            preserved_bytes: evidence.preserved_pages() * crate::evidence::PAGE,
+            preserved_bytes: evidence.preserved_pages() * harness::evidence::PAGE,
             rules: results
                 .iter()
                 .zip(&judgement.rules)
@@ -216,7 +216,7 @@ fn outcome(outcome: &Outcome) -> OutcomeReport {
 }
 
 fn kernels(evidence: &Evidence) -> Vec<Kernel> {
-    let kernel = |(generation, kernel): (u32, &crate::evidence::KernelEvidence)| Kernel {
+    let kernel = |(generation, kernel): (u32, &harness::evidence::KernelEvidence)| Kernel {
         generation,
         release: kernel.release().to_owned(),
         build_id: kernel
@@ -260,7 +260,7 @@ pub fn write_json(report: &Report, path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
+    use harness::testing;
 
     #[test]
     fn every_documented_field_is_there_and_none_else() {

@@ -4,9 +4,9 @@ use super::image::{Image, ImageError, PAGE};
 use super::locate::Located;
 use super::model::Model;
 use super::{Exit, complain, json, print, text, wrong};
-use crate::scenario::{Bytes, wrong_at};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use harness::scenario::{Bytes, wrong_at};
 use kho_core::find::{Found, find};
 use kho_core::{
     Abi, FreeRegions, Handover, KhoData, PageAllocator, PhysicalMemory, PhysicalMemoryMut, Region, Severity,
@@ -94,10 +94,10 @@ fn build_into(args: &BuildArgs, model: &Model, mut image: Image) -> Result<Exit,
         .blueprint(image.size(), &mut free)
         .map_err(|error| wrong(&args.model, error))?;
     let entry = kho_core::build(&plan, args.abi, &mut image, &mut free)
-        .map_err(|error| wrong(&args.model, crate::conductor::chain(&error)))?;
+        .map_err(|error| wrong(&args.model, harness::conductor::chain(&error)))?;
     let setup_data = announce(entry, &mut image, &mut free).map_err(|error| failed(&args.into, error))?;
     let handover = Handover::read(&image, entry.fdt, entry.scratch)
-        .map_err(|error| failed(&args.into, crate::conductor::chain(&error)))?;
+        .map_err(|error| failed(&args.into, harness::conductor::chain(&error)))?;
     let located = Located {
         image,
         found: Found {

@@ -1,8 +1,8 @@
 //! `baton boot`: a serial console on a kernel.
 
 use super::{BootArgs, Exit, backend_of, complain};
-use crate::kernel::KernelImage;
-use crate::plan::COMMAND_LINE;
+use harness::kernel::KernelImage;
+use harness::plan::COMMAND_LINE;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{IsTerminal, Read, Write};
 use std::sync::mpsc::{Receiver, channel};
@@ -29,7 +29,7 @@ pub(super) fn boot(args: &BootArgs) -> Exit {
     };
     let result = config(args, &kernel, backend.command_line()).and_then(|config| {
         let machine = Machine::new(&config, backend.as_ref());
-        machine.map_err(|error| crate::conductor::chain(&error))
+        machine.map_err(|error| harness::conductor::chain(&error))
     });
     let mut machine = match result {
         Ok(machine) => machine,
@@ -54,8 +54,8 @@ fn config(args: &BootArgs, kernel: &KernelImage, needed: &str) -> Result<Machine
     let initramfs = match &args.initramfs {
         Some(path) => std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?,
         None => {
-            let agent = crate::agent::load().map_err(|error| error.to_string())?;
-            crate::initramfs::build(&agent, Some(&kernel.image))
+            let agent = harness::agent::load().map_err(|error| error.to_string())?;
+            harness::initramfs::build(&agent, Some(&kernel.image))
         }
     };
     Ok(MachineConfig {
@@ -102,7 +102,7 @@ fn drive(machine: &mut Machine) -> Result<String, String> {
         let limit = machine.moment().time.saturating_add(TURN_NS);
         match machine
             .run_until(limit)
-            .map_err(|error| crate::conductor::chain(&error))?
+            .map_err(|error| harness::conductor::chain(&error))?
         {
             None => {}
             // The agent has reported; nothing is asked of it.

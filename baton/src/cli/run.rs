@@ -1,11 +1,12 @@
 //! `baton run`.
 
 use super::{Exit, RunArgs, backend_of, complain, exit_of, write_report};
-use crate::conductor::{Observer, chain};
-use crate::evidence::{Evidence, Keeper, Phase, PhaseRecord};
-use crate::plan::{Overrides, Plan, PlanError, plan};
-use crate::report::{Judged, Progress, ScenarioReport, text};
-use crate::scenario::{ScenarioError, load, wrong_at};
+use crate::report::{Progress, ScenarioReport, text};
+use harness::conductor::{Observer, chain};
+use harness::evidence::{Evidence, Keeper, Phase, PhaseRecord};
+use harness::plan::{Overrides, Plan, PlanError, plan};
+use harness::scenario::{ScenarioError, load, wrong_at};
+use harness::verdict::Judged;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use vmm::processors::Backend;
@@ -37,7 +38,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         Ok(backend) => backend,
         Err(failed) => return failed,
     };
-    let agent = match crate::agent::load() {
+    let agent = match harness::agent::load() {
         Ok(agent) => agent,
         Err(error) => {
             complain(error);
@@ -105,7 +106,7 @@ fn run_one(plan: &Plan, agent: &[u8], backend: &dyn Backend, out: Option<PathBuf
         keeper,
         failed: Cell::new(false),
     };
-    let result = crate::run::run(plan, agent, backend, &observer, &|text| progress.note(text));
+    let result = harness::run::run(plan, agent, backend, &observer, &|text| progress.note(text));
     progress.finish();
     let judged = match result {
         Ok(judged) => judged,
@@ -153,7 +154,7 @@ impl Observer for Keeping<'_> {
 
 fn keep(judged: &Judged, out: Option<PathBuf>) -> Result<(), Exit> {
     let Some(directory) = out else { return Ok(()) };
-    crate::evidence::save(&judged.evidence, &directory).map_err(|error| {
+    harness::evidence::save(&judged.evidence, &directory).map_err(|error| {
         complain(chain(&error));
         Exit::Failed
     })

@@ -1,8 +1,8 @@
 //! `baton doctor`: what this host offers.
 
 use super::Exit;
-use crate::backend::Found;
-use crate::scenario::Bytes;
+use harness::backend::Found;
+use harness::scenario::Bytes;
 
 /// Least memory that a run of the default size takes.
 const WANTED_MEMORY: u64 = 768 << 20;
@@ -16,23 +16,23 @@ pub(super) fn doctor() -> Exit {
         "backend kvm:  {found}; using {} for --backend auto",
         found.best_name()
     );
-    let built: Vec<_> = crate::kernel::cached();
-    let default = crate::kernel::DEFAULT_VERSION;
+    let built: Vec<_> = harness::kernel::cached();
+    let default = harness::kernel::DEFAULT_VERSION;
     for (version, directory) in &built {
         match directory {
             Some(directory) => println!("kernel {version}: built, in {}", directory.display()),
             None => println!("kernel {version}: not built (images/build {version})"),
         }
     }
-    if crate::kernel::KernelImage::resolve(default).is_err() {
+    if harness::kernel::KernelImage::resolve(default).is_err() {
         println!("kernel {default}, the default one, is missing: run `make images`");
         usable = false;
     }
-    match crate::agent::load() {
+    match harness::agent::load() {
         Ok(agent) => println!(
             "agent: {} bytes, {}",
             agent.len(),
-            crate::agent::locate().unwrap_or_default().display()
+            harness::agent::locate().unwrap_or_default().display()
         ),
         Err(error) => {
             println!("agent: {error}");

@@ -1,9 +1,10 @@
 //! The report for people.
 
-use super::{Judged, phase_lines, reproduce};
-use crate::evidence::{Evidence, KernelEvidence, PAGE};
-use crate::oracle::{Finding, RuleResult};
-use crate::scenario::{Bytes, Expected};
+use super::{phase_lines, reproduce};
+use harness::evidence::{Evidence, KernelEvidence, PAGE};
+use harness::oracle::{Finding, RuleResult};
+use harness::scenario::{Bytes, Expected};
+use harness::verdict::Judged;
 use std::fmt::Write;
 
 /// Most findings that are printed of one rule; adjacent pages of one kind are one line.
@@ -211,7 +212,7 @@ fn finding(group: &[Finding], out: &mut String) -> std::fmt::Result {
         (None, _) => writeln!(out, "      owner {}", first.owner)?,
     }
     writeln!(out, "      expected {}, actual {}", first.expected, first.actual)?;
-    if first.last_writer != crate::oracle::Writer::Nobody {
+    if first.last_writer != harness::oracle::Writer::Nobody {
         writeln!(out, "      last writer: {}", first.last_writer)?;
     }
     Ok(())
@@ -225,7 +226,7 @@ fn thousandths(value: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
+    use harness::testing;
 
     #[test]
     fn a_pass_says_what_was_looked_at_and_how_to_have_it_again() {

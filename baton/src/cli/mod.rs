@@ -65,7 +65,7 @@ enum BackendChoice {
     Kvm,
 }
 
-impl From<BackendChoice> for crate::backend::Choice {
+impl From<BackendChoice> for harness::backend::Choice {
     fn from(choice: BackendChoice) -> Self {
         match choice {
             BackendChoice::Auto => Self::Auto,
@@ -112,7 +112,7 @@ struct JudgeArgs {
 #[derive(Debug, Args)]
 struct BootArgs {
     /// The kernel: a version or the path of a bzImage.
-    #[arg(long, value_name = "VERSION|PATH", default_value = crate::kernel::DEFAULT_VERSION)]
+    #[arg(long, value_name = "VERSION|PATH", default_value = harness::kernel::DEFAULT_VERSION)]
     kernel: String,
     /// An initramfs of your own; without it baton's agent is /init, and nothing is asked of it.
     #[arg(long, value_name = "FILE")]
@@ -125,7 +125,7 @@ struct BootArgs {
     backend: BackendChoice,
     /// Guest RAM.
     #[arg(long, value_name = "SIZE", default_value = "512 MiB")]
-    ram: crate::scenario::Bytes,
+    ram: harness::scenario::Bytes,
 }
 
 /// Runs the command that the program was called with.
@@ -147,7 +147,7 @@ fn complain(error: impl std::fmt::Display) {
 
 /// The backend that the user asks for. What `auto` made of the host is said on standard error.
 fn backend_of(choice: BackendChoice) -> Result<Box<dyn vmm::processors::Backend>, Exit> {
-    crate::backend::choose(choice.into(), &|text| eprintln!("baton: {text}")).map_err(|error| {
+    harness::backend::choose(choice.into(), &|text| eprintln!("baton: {text}")).map_err(|error| {
         complain(error);
         Exit::Failed
     })
@@ -163,11 +163,11 @@ fn write_report(json: Option<&PathBuf>, scenarios: Vec<crate::report::ScenarioRe
 }
 
 /// The exit status that a verdict asks for.
-fn exit_of(verdict: crate::verdict::Verdict) -> Exit {
+fn exit_of(verdict: harness::verdict::Verdict) -> Exit {
     match verdict {
-        crate::verdict::Verdict::Pass => Exit::Met,
-        crate::verdict::Verdict::Fail => Exit::Unmet,
-        crate::verdict::Verdict::Error => Exit::Failed,
+        harness::verdict::Verdict::Pass => Exit::Met,
+        harness::verdict::Verdict::Fail => Exit::Unmet,
+        harness::verdict::Verdict::Error => Exit::Failed,
     }
 }
 

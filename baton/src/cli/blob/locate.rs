@@ -96,7 +96,7 @@ pub(super) fn reason(unread: &Unread) -> String {
         Some(at) => format!(" (setup_data at {at:#x} points to it)"),
         None => String::new(),
     };
-    format!("{}{told}", crate::conductor::chain(&unread.error))
+    format!("{}{told}", harness::conductor::chain(&unread.error))
 }
 
 /// What is wrong with some of them, as a line; RAM made to mislead holds hundreds.
@@ -122,7 +122,7 @@ fn at_address(image: &Image, at: u64) -> Result<Found, LocateError> {
     let not_there = |reason: String| LocateError::NotThere { at, reason };
     if let Some(entry) = setup_data(image, at) {
         let handover = Handover::read(image, entry.fdt, entry.scratch)
-            .map_err(|error| not_there(crate::conductor::chain(&error)))?;
+            .map_err(|error| not_there(harness::conductor::chain(&error)))?;
         return Ok(Found {
             entry,
             setup_data: Some(at),
@@ -135,7 +135,7 @@ fn at_address(image: &Image, at: u64) -> Result<Found, LocateError> {
         scratch: Region::new(0, 0),
     };
     let handover = Handover::read(image, entry.fdt, entry.scratch)
-        .map_err(|error| not_there(crate::conductor::chain(&error)))?;
+        .map_err(|error| not_there(harness::conductor::chain(&error)))?;
     // Only setup_data says where the scratch array is; without it scratch stays unknown.
     let told = find(image)
         .found

@@ -1,8 +1,9 @@
 //! `baton judge`.
 
 use super::{Exit, JudgeArgs, complain, exit_of, write_report};
-use crate::evidence::is_kept_in;
-use crate::report::{Judged, ScenarioReport, text};
+use crate::report::{ScenarioReport, text};
+use harness::evidence::is_kept_in;
+use harness::verdict::Judged;
 use std::path::{Path, PathBuf};
 
 /// Judges kept evidence: that in the directory, or in the directories in it.
@@ -41,7 +42,7 @@ pub(super) fn judge(args: &JudgeArgs) -> Exit {
 }
 
 fn judge_one(directory: &Path) -> Result<Judged, String> {
-    let evidence = crate::evidence::load(directory).map_err(|error| crate::conductor::chain(&error))?;
+    let evidence = harness::evidence::load(directory).map_err(|error| harness::conductor::chain(&error))?;
     Judged::new(evidence).map_err(|error| error.to_string())
 }
 

@@ -44,7 +44,7 @@ fn unread(unread: &Unread) -> Value {
     json!({
         "fdt": unread.fdt,
         "setup_data": unread.setup_data,
-        "reason": crate::conductor::chain(&unread.error),
+        "reason": harness::conductor::chain(&unread.error),
     })
 }
 

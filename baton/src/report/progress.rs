@@ -1,7 +1,7 @@
 //! Phases as they pass: one live line on a terminal, plain lines otherwise.
 
-use crate::conductor::Observer;
-use crate::evidence::{Phase, PhaseRecord};
+use harness::conductor::Observer;
+use harness::evidence::{Phase, PhaseRecord};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 

@@ -1,6 +1,6 @@
 //! The TOML form of what is to be handed over; docs/blob.md describes it.
 
-use crate::scenario::Bytes;
+use harness::scenario::Bytes;
 use kho_core::abi::memfd::{FOLIO_DIRTY, FOLIO_UPTODATE};
 use kho_core::blueprint::{
     Blob, FileContentPlan, FilePlan, FlbPlan, FolioPlan, Kexec, LuoPlan, MemfdPlan, NamedRegion, SessionPlan,

@@ -5,7 +5,7 @@
 //! | `baton run`, `judge`, `boot`, `blob` and `doctor`: arguments, exit status, messages | [`cli`] |
 //! | a judged run as text and as JSON, and progress while it goes on | [`report`] |
 //!
-//! Everything that boots, observes and judges a guest is in [`harness`]; nothing there knows of this crate.
+//! [`harness`] boots, observes and judges a guest; it does not depend on this crate.
 #![forbid(unsafe_code)]
 
 pub mod cli;

@@ -20,14 +20,14 @@ pub enum RunError {
 }
 
 /// Runs a plan and judges it. Where bytes were changed by a CPU that is not known yet, the plan is run again with those bytes
-/// watched: a run on `soft` can be had again at will. `note` is told of that. Should the second run differ from the first, then
-/// neither proves anything, and the verdict is an error.
+/// watched: a run on `soft` can be had again at will. `again` is called before that, with how many bytes are in question. Should the
+/// second run differ from the first, then neither proves anything, and the verdict is an error.
 pub fn run(
     plan: &Plan,
     agent: &[u8],
     backend: &dyn Backend,
     observer: &dyn Observer,
-    note: &dyn Fn(&str),
+    again: &dyn Fn(usize),
 ) -> Result<Judged, RunError> {
     let first = conduct(plan, agent, backend, observer, &[]).map_err(RunError::Machine)?;
     let mut judged = Judged::new(first)?;
@@ -35,10 +35,7 @@ pub fn run(
     if questions.is_empty() || !backend.is_repeatable() {
         return Ok(judged);
     }
-    note(&format!(
-        "running once more to see who wrote {} bytes last",
-        questions.len()
-    ));
+    again(questions.len());
     let second = conduct(plan, agent, backend, &(), &questions).map_err(RunError::Machine)?;
     let hashes =
         [&judged.evidence, &second].map(|evidence| (evidence.state_hash.clone(), evidence.ledger_digest()));

@@ -13,7 +13,8 @@ pub(super) fn doctor() -> Exit {
     let found = Found::look();
     println!("backend soft: available");
     println!(
-        "backend kvm:  {found}; using {} for --backend auto",
+        "backend kvm:  {}; using {} for --backend auto",
+        crate::report::kvm(&found),
         found.best_name()
     );
     let built: Vec<_> = harness::kernel::cached();

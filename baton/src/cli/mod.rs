@@ -147,7 +147,14 @@ fn complain(error: impl std::fmt::Display) {
 
 /// The backend that the user asks for. What `auto` made of the host is said on standard error.
 fn backend_of(choice: BackendChoice) -> Result<Box<dyn vmm::processors::Backend>, Exit> {
-    harness::backend::choose(choice.into(), &|text| eprintln!("baton: {text}")).map_err(|error| {
+    let say = |found: &harness::backend::Found| {
+        eprintln!(
+            "baton: backend {}: {}",
+            found.best_name(),
+            crate::report::kvm(found)
+        );
+    };
+    harness::backend::choose(choice.into(), &say).map_err(|error| {
         complain(error);
         Exit::Failed
     })

@@ -106,7 +106,9 @@ fn run_one(plan: &Plan, agent: &[u8], backend: &dyn Backend, out: Option<PathBuf
         keeper,
         failed: Cell::new(false),
     };
-    let result = harness::run::run(plan, agent, backend, &observer, &|text| progress.note(text));
+    let result = harness::run::run(plan, agent, backend, &observer, &|bytes| {
+        progress.note(&format!("running once more to see who wrote {bytes} bytes last"));
+    });
     progress.finish();
     let judged = match result {
         Ok(judged) => judged,

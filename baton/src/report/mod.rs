@@ -1,9 +1,11 @@
 //! Reports: what a person reads, and what a program reads.
 
+mod host;
 mod json;
 mod progress;
 mod text;
 
+pub use host::kvm;
 pub use json::{Report, ScenarioReport, VERSION, write_json};
 pub use progress::Progress;
 pub use text::text;

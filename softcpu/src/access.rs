@@ -2,7 +2,7 @@
 
 use crate::core::{CODE_TLB, CodeEntry, Core, Ctx, Faulted, stop};
 use crate::memory::{PAGE_SIZE, Ram};
-use crate::mmu::{self, Access, NONE, TLB_ENTRIES, TlbEntry, WalkMode, slot};
+use crate::mmu::{self, Access, TLB_ENTRIES, TlbEntry, Translation, WITHHELD, WalkMode, slot};
 use crate::op::PAGE;
 use crate::registers::EFER_NXE;
 use crate::word::Word;
@@ -171,61 +171,105 @@ impl Core {
         self.write_bytes(cx, va, &value.to_le_bytes())
     }
 
-    /// Finds where a linear address lies and fills the TLB; a page fault is recorded.
+    /// Finds where a linear address lies for data and fills the TLB; a page fault is recorded.
     pub fn locate(&mut self, cx: &mut Ctx<'_>, va: u64, access: Access) -> Result<Place, Faulted> {
-        let cached = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
-        let tag = if access == Access::Write {
-            cached.write
+        let page = va >> 12;
+        let tag = page | self.mode_tag;
+        let cached = &mut self.tlb[slot::<TLB_ENTRIES>(page)];
+        let known = if access == Access::Write {
+            cached.write & !WITHHELD == tag
         } else {
-            cached.read
+            cached.read == tag
         };
-        if tag == (va >> 12) | self.mode_tag && access != Access::Fetch {
-            return Ok(Place::Ram(cached.offset + va % PAGE_SIZE));
+        if !known {
+            let found = self.walk(cx, va, access)?;
+            let Some(offset) = cx.ram.page_offset(found.physical) else {
+                return Ok(Place::Outside(found.physical));
+            };
+            self.tlb[slot::<TLB_ENTRIES>(page)] = TlbEntry {
+                read: tag,
+                write: if found.writable { tag | WITHHELD } else { mmu::NONE },
+                offset,
+            };
         }
+        let entry = &mut self.tlb[slot::<TLB_ENTRIES>(page)];
+        // After the first write of an epoch the tag waits until `written` has seen it.
+        if access == Access::Write && self.hooks.fast_writes(entry.offset) {
+            entry.write = tag;
+        }
+        Ok(Place::Ram(entry.offset + va % PAGE_SIZE))
+    }
+
+    /// Finds the page of RAM that code at a linear address lies in and fills the code TLB; a page fault is recorded.
+    pub fn locate_code(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<Place, Faulted> {
+        let page = va >> 12;
+        let tag = page | self.mode_tag;
+        let cached = &self.code_tlb[slot::<CODE_TLB>(page)];
+        if cached.tag & !WITHHELD == tag {
+            return Ok(Place::Ram(cached.offset));
+        }
+        let found = self.walk(cx, va, Access::Fetch)?;
+        let Some(offset) = cx.ram.page_offset(found.physical) else {
+            return Ok(Place::Outside(found.physical));
+        };
+        self.code_tlb[slot::<CODE_TLB>(page)] = CodeEntry {
+            tag: tag | WITHHELD,
+            offset,
+            ..CodeEntry::EMPTY
+        };
+        Ok(Place::Ram(offset))
+    }
+
+    /// Walks the page tables; a fault is recorded.
+    fn walk(&mut self, cx: &mut Ctx<'_>, va: u64, access: Access) -> Result<Translation, Faulted> {
         if !mmu::canonical(va) {
             return Err(self.protection());
         }
         let mode = self.walk_mode();
-        let found = match mmu::walk(cx.ram, mode, va, access) {
-            Ok(found) => found,
+        let mut changed = [None; 4];
+        let mut places = changed.iter_mut();
+        let found = mmu::walk(cx.ram, mode, va, access, |offset| {
+            if let Some(place) = places.next() {
+                *place = Some(offset);
+            }
+        });
+        for offset in changed.into_iter().flatten() {
+            self.drop_code_at(offset, 8, access != Access::Fetch);
+        }
+        match found {
+            Ok(found) => {
+                if found.size != PAGE_SIZE && cx.ram.page_offset(found.physical).is_some() {
+                    self.note_large(va, found.size);
+                }
+                Ok(found)
+            }
             Err(code) => {
                 self.cr2 = va;
-                return Err(self.raise(14, Some(code)));
+                Err(self.raise(14, Some(code)))
             }
-        };
-        let Some(offset) = cx.ram.page_offset(found.physical) else {
-            return Ok(Place::Outside(found.physical));
-        };
-        if found.size != PAGE_SIZE {
-            self.note_large(va, found.size);
         }
-        let page = va >> 12;
-        let tag = page | self.mode_tag;
-        let entry = &mut self.tlb[slot::<TLB_ENTRIES>(page)];
-        if entry.read != tag {
-            *entry = TlbEntry::EMPTY;
-        }
-        entry.read = tag;
-        entry.offset = offset;
-        // For writes the tag waits until `written` has seen one.
-        if found.writable && access == Access::Write && self.hooks.fast_writes(offset) {
-            entry.write = tag;
-        }
-        Ok(Place::Ram(offset + va % PAGE_SIZE))
     }
 
-    /// Notes a write to RAM that did not go through the TLB's write tag.
-    pub fn written(&mut self, ram: &Ram, offset: u64, len: u64) {
+    /// Sees to it that code decoded from bytes that are being written is decoded anew, here and on other processors. `leave`: the
+    /// loop may be executing it.
+    fn drop_code_at(&mut self, offset: u64, len: u64, leave: bool) {
         if self.hooks.code_overlaps(offset, len) {
             let page = offset & !(PAGE_SIZE - 1);
             if self.stale_code.last() != Some(&page) {
                 self.stale_code.push(page);
             }
-            self.cut(stop::CODE);
+            if leave {
+                self.cut(stop::CODE);
+            }
         }
         if self.hooks.is_guarded(offset) {
             self.hooks.note_guarded_write(offset, len);
         }
+    }
+
+    /// Notes a write to RAM that did not go through the TLB's write tag.
+    pub fn written(&mut self, ram: &Ram, offset: u64, len: u64) {
+        self.drop_code_at(offset, len, true);
         if self.hooks.wants_write(offset) {
             let record = crate::hooks::WriteRecord {
                 gpa: ram.address_of(offset),
@@ -247,7 +291,7 @@ impl Core {
         WalkMode {
             cr0: self.cr0,
             cr3: self.cr3,
-            efer: self.msrs.efer & EFER_NXE,
+            efer: self.efer & EFER_NXE,
             user: self.mode_tag != 0,
         }
     }
@@ -256,7 +300,7 @@ impl Core {
 
     pub fn flush_tlb(&mut self) {
         self.tlb.fill(TlbEntry::EMPTY);
-        self.code_tlb.fill(CodeEntry { tag: NONE, page: 0 });
+        self.code_tlb.fill(CodeEntry::EMPTY);
         self.large_regions.fill(0);
     }
 
@@ -270,7 +314,11 @@ impl Core {
         }
     }
 
+    /// INVLPG.
     pub fn flush_page(&mut self, va: u64) {
+        // The loop looks at the code TLB when it enters a page. It must do so at once where that page's translation goes, or it
+        // would depend on the next deadline when the guest's new page tables take effect.
+        self.cut(stop::MODE);
         let region = va >> 21;
         if self.large_regions[slot::<64>(region >> 6)] >> (region % 64) & 1 != 0 {
             return self.flush_tlb();
@@ -278,19 +326,19 @@ impl Core {
         let page = va >> 12;
         let entry = &mut self.tlb[slot::<TLB_ENTRIES>(page)];
         *entry = TlbEntry::EMPTY;
-        self.code_tlb[slot::<CODE_TLB>(page)].tag = NONE;
+        self.code_tlb[slot::<CODE_TLB>(page)] = CodeEntry::EMPTY;
     }
 
     /// Makes every next write to the page at `offset` go the slow way once more.
     pub fn revoke_writes(&mut self, offset: u64) {
         for entry in self.tlb.iter_mut().filter(|e| e.offset == offset) {
-            entry.write = NONE;
+            entry.write |= WITHHELD;
         }
     }
 
     pub fn revoke_all_writes(&mut self) {
         for entry in self.tlb.iter_mut() {
-            entry.write = NONE;
+            entry.write |= WITHHELD;
         }
     }
 }

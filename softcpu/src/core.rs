@@ -3,7 +3,7 @@
 use crate::bus::Bus;
 use crate::flags::{self, Lazy};
 use crate::hooks::Hooks;
-use crate::memory::Ram;
+use crate::memory::{PAGE_SIZE, Ram};
 use crate::mmu::{NONE, TLB_ENTRIES, TlbEntry, USER_TAG};
 use crate::model::CpuModel;
 use crate::msr::Msrs;
@@ -50,11 +50,29 @@ pub(crate) mod stop {
 /// Entries of the code TLB; a power of two.
 pub(crate) const CODE_TLB: usize = 512;
 
-/// A cached translation of a virtual page to its decoded code.
+/// A cached translation of a virtual page for fetches, and the decoded code there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CodeEntry {
+    /// As in a [`TlbEntry`]; with [`WITHHELD`](crate::mmu::WITHHELD) when `page` is not known or somebody wants to stop there.
     pub tag: u64,
+    /// Where the page lies in RAM.
+    pub offset: u64,
+    /// Number of the page's decoded code, [`NO_PAGE`] where there is none.
     pub page: u32,
+    /// A stop at low supervisor code was reported for this translation: go on from now on.
+    pub passed: bool,
+}
+
+/// A number that no page of decoded code has.
+pub(crate) const NO_PAGE: u32 = u32::MAX;
+
+impl CodeEntry {
+    pub const EMPTY: Self = Self {
+        tag: NONE,
+        offset: 0,
+        page: NO_PAGE,
+        passed: false,
+    };
 }
 
 pub(crate) struct Core {
@@ -100,6 +118,7 @@ pub(crate) struct Core {
     pub cr3: u64,
     pub cr4: u64,
     pub cr8: u64,
+    pub efer: u64,
     pub dr: [u64; 8],
     pub msrs: Msrs,
     pub xmm: [u128; 16],
@@ -125,7 +144,7 @@ impl Core {
             writer: 0,
             large_regions: [0; 64],
             tlb: Box::new([TlbEntry::EMPTY; TLB_ENTRIES]),
-            code_tlb: Box::new([CodeEntry { tag: NONE, page: 0 }; CODE_TLB]),
+            code_tlb: Box::new([CodeEntry::EMPTY; CODE_TLB]),
             until: 0,
             saved: 0,
             stops: 0,
@@ -145,8 +164,9 @@ impl Core {
             cr3: 0,
             cr4: 0,
             cr8: 0,
+            efer: 0,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
-            msrs: Msrs::new(),
+            msrs: Msrs::default(),
             xmm: [0; 16],
             mxcsr: 0x1f80,
             fpu: X87::default(),
@@ -179,7 +199,7 @@ impl Core {
             cr3: self.cr3,
             cr4: self.cr4,
             cr8: self.cr8,
-            efer: self.msrs.efer,
+            efer: self.efer,
             xmm: self.xmm,
             mxcsr: self.mxcsr,
             fpu: self.fpu.clone(),
@@ -203,7 +223,7 @@ impl Core {
         self.cr3 = state.cr3;
         self.cr4 = state.cr4;
         self.cr8 = state.cr8;
-        self.msrs.efer = state.efer;
+        self.efer = state.efer;
         self.xmm = state.xmm;
         self.mxcsr = state.mxcsr;
         self.fpu = state.fpu.clone();
@@ -213,7 +233,8 @@ impl Core {
         self.flush_tlb();
     }
 
-    /// Current privilege level: that of SS, as the architecture has it.
+    /// Current privilege level. The architecture keeps it in SS; CS's selector always agrees, but for the middle of a transfer
+    /// of control, and is the one that says so here.
     #[inline(always)]
     pub fn cpl(&self) -> u8 {
         u8::try_from(self.segments[CS].selector & 3).unwrap_or(0)
@@ -274,6 +295,12 @@ impl Core {
     #[cold]
     pub fn undefined(&mut self) -> Faulted {
         self.raise(6, None)
+    }
+
+    /// Says that the instruction at `rip` is the one that writes to memory from now on.
+    pub fn set_writer(&mut self, rip: u64) {
+        self.regs[usize::from(PAGE)] = rip & !(PAGE_SIZE - 1);
+        self.writer = u16::cut(rip % PAGE_SIZE);
     }
 
     /// An instruction that cannot be executed although the processor should be able to.

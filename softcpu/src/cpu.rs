@@ -5,13 +5,13 @@ use std::fmt;
 use crate::access::{Place, page_rest};
 use crate::bus::Bus;
 use crate::code::{CodeCache, CrossingCode};
-use crate::core::{CODE_TLB, CodeEntry, Core, Ctx, Faulted, stop};
+use crate::core::{CODE_TLB, Core, Ctx, Faulted, NO_PAGE, stop};
 use crate::decode;
 use crate::exec::{self, Leave, event};
 use crate::flags::{IF, TF};
 use crate::hooks::WriteRecord;
 use crate::memory::{PAGE_BYTES, PAGE_SIZE, Ram};
-use crate::mmu::{Access, NONE, slot};
+use crate::mmu::{WITHHELD, slot};
 use crate::model::CpuModel;
 use crate::op::Op;
 use crate::registers::Registers;
@@ -84,8 +84,8 @@ impl fmt::Display for UnknownInstruction {
 /// One processor, with its TLB, its decoded code and its watches.
 pub struct Cpu {
     pub(crate) core: Core,
-    cache: CodeCache,
-    scratch: Vec<Op>,
+    pub(crate) cache: CodeCache,
+    pub(crate) scratch: Vec<Op>,
 }
 
 impl fmt::Debug for Cpu {
@@ -123,19 +123,6 @@ impl Cpu {
     /// Replaces the architectural state.
     pub fn set_registers(&mut self, state: &Registers) {
         self.core.set_registers(state);
-    }
-
-    /// The state that [`Registers`] does not show (system MSRs, x87), in a fixed order, for a state hash.
-    #[must_use]
-    #[allow(clippy::cast_possible_truncation)] // halves of a u128
-    pub fn hidden_state(&self) -> Vec<u64> {
-        let mut words = self.core.msrs.words().to_vec();
-        words.extend(self.core.dr);
-        let fpu = &self.core.fpu;
-        words.extend(fpu.registers.iter().flat_map(|r| [*r as u64, (*r >> 64) as u64]));
-        words.extend([u64::from(fpu.control), u64::from(fpu.status), u64::from(fpu.full)]);
-        words.extend(self.core.nmi_blocked.then_some(1));
-        words
     }
 
     /// Guest time in ticks: instructions retired plus time skipped in HLT.
@@ -191,6 +178,7 @@ impl Cpu {
     pub fn inject_interrupt(&mut self, ram: &mut Ram, bus: &mut dyn Bus, vector: u8) -> Result<(), Shutdown> {
         let mut cx = Ctx { ram, bus };
         self.core.hooks.cover(cx.ram);
+        self.core.set_writer(self.core.rip);
         let delivered = event::deliver(&mut self.core, &mut cx, vector, None, event::Source::Hardware)
             .or_else(|Faulted| event::deliver_fault(&mut self.core, &mut cx));
         self.drop_stale_code();
@@ -211,33 +199,44 @@ impl Cpu {
             if self.core.window_wanted && self.can_take_interrupt() {
                 return Exit::InterruptWindow;
             }
-            let left = until.saturating_sub(self.core.until);
+            let before = self.core.until;
+            let left = until.saturating_sub(before);
             if left == 0 {
                 return Exit::Deadline;
             }
             let single = self.core.flags & TF != 0;
-            let budget = if single { 1 } else { left };
+            let budget = if single {
+                1
+            } else if self.core.window_wanted && self.core.flags & IF != 0 {
+                // Only the shadow of the instruction before holds the interrupt off.
+                left.min(self.core.shadow_until - self.core.until)
+            } else {
+                left
+            };
             self.core.until += budget;
             self.core.budget = budget;
             let outcome = self.run_until_stop(&mut cx);
             let stops = self.core.stops;
+            let executed = self.core.now() != before;
             self.settle();
-            match outcome {
-                Err(exit) => return exit,
-                Ok(()) if stops & stop::HALT != 0 => {
-                    return Exit::Halted {
-                        interruptible: self.core.flags & IF != 0,
-                    };
-                }
-                Ok(()) if stops & stop::BUS != 0 => return Exit::Bus,
-                Ok(()) if stops & stop::PAUSE != 0 && !single => return Exit::Pause { rip: self.core.rip },
-                Ok(()) => {}
-            }
-            if single
-                && self.core.flags & TF != 0
-                && let Err(exit) = self.single_step_trap(&mut cx)
-            {
+            if let Err(exit) = outcome {
                 return exit;
+            }
+            let trapped = single && executed && self.core.flags & TF != 0;
+            if trapped && let Err(exit) = self.single_step_trap(&mut cx) {
+                return exit;
+            }
+            if stops & stop::BUS != 0 {
+                return Exit::Bus;
+            }
+            // A trap ends HLT and PAUSE.
+            if stops & stop::HALT != 0 && !trapped {
+                return Exit::Halted {
+                    interruptible: self.core.flags & IF != 0,
+                };
+            }
+            if stops & stop::PAUSE != 0 && !trapped {
+                return Exit::Pause { rip: self.core.rip };
             }
         }
     }
@@ -293,70 +292,85 @@ impl Cpu {
         result
     }
 
-    /// Fills the code TLB for RIP.
+    /// Makes the code at RIP reachable by the loop, or stops there, or executes one instruction of a watched page.
     fn translate(&mut self, cx: &mut Ctx<'_>) -> Result<(), Obstacle> {
         let rip = self.core.rip;
         let page = self.locate_code(cx, rip)?;
+        let slot = slot::<CODE_TLB>(rip >> 12);
+        let hooks = &mut self.core.hooks;
+        let watched = hooks.watches_execution(page);
         let supervisor = self.core.mode_tag == 0;
-        let watched = self.core.hooks.watches_execution(page);
-        let low = self.core.hooks.low_supervisor_fetch && supervisor && rip >> 47 == 0;
-        if (watched || low) && self.core.hooks.pass.take() != Some(rip) {
-            self.core.hooks.pass = Some(rip);
-            return Err(Obstacle::Exit(if watched {
-                Exit::WatchExecute {
-                    rip,
-                    gpa: cx.ram.address_of(page) + rip % PAGE_SIZE,
-                }
-            } else {
-                Exit::LowSupervisorFetch { rip }
-            }));
+        let low =
+            hooks.low_supervisor_fetch && supervisor && rip >> 47 == 0 && !self.core.code_tlb[slot].passed;
+        if watched || low {
+            if hooks.pass.take() != Some(rip) {
+                hooks.pass = Some(rip);
+                return Err(Obstacle::Exit(if watched {
+                    Exit::WatchExecute {
+                        rip,
+                        gpa: cx.ram.address_of(page) + rip % PAGE_SIZE,
+                    }
+                } else {
+                    Exit::LowSupervisorFetch { rip }
+                }));
+            }
+            self.core.code_tlb[slot].passed |= low;
         }
-        let number = self.cache.page(page);
-        self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)] = CodeEntry {
-            tag: (rip >> 12) | self.core.mode_tag,
-            page: number,
-        };
         if watched {
-            self.step_watched(cx)?;
+            return self.step_watched(cx);
         }
+        self.attach(rip, page);
+        self.core.code_tlb[slot].tag &= !WITHHELD;
         Ok(())
     }
 
-    /// Executes one instruction of a watched page and makes the next one stop again.
+    /// Notes the number of the decoded code for the translation of `va`, which leads to `page`.
+    fn attach(&mut self, va: u64, page: u64) {
+        self.core.code_tlb[slot::<CODE_TLB>(va >> 12)].page = self.cache.page(page);
+    }
+
+    /// Executes one instruction of a watched page, whose translation is known, and ends this run of the loop: [`Cpu::run`] has
+    /// to look at everything again before the next one.
     fn step_watched(&mut self, cx: &mut Ctx<'_>) -> Result<(), Obstacle> {
-        let rest = self.core.budget - 1;
+        self.core.until -= self.core.budget - 1;
         self.core.budget = 1;
-        self.core.until -= rest;
         let rip = self.core.rip;
+        let slot = slot::<CODE_TLB>(rip >> 12);
         let result = loop {
-            match exec::run(&mut self.core, &self.cache, cx) {
+            self.drop_stale_code();
+            let page = self.core.code_tlb[slot].offset;
+            self.attach(rip, page);
+            self.core.code_tlb[slot].tag &= !WITHHELD;
+            let prepared = match exec::run(&mut self.core, &self.cache, cx) {
                 Leave::Fault => break Err(Obstacle::Fault),
                 _ if self.core.budget == 0 => break Ok(()),
-                Leave::Decode => self.decode(cx.ram)?,
-                Leave::Crossing => self.decode_crossing(cx)?,
-                Leave::Translate | Leave::Budget => break Ok(()),
+                Leave::Decode => self.decode(cx.ram),
+                Leave::Crossing => self.decode_crossing(cx),
+                // Decoding dropped what was decoded, this page included.
+                Leave::Translate | Leave::Budget => Ok(()),
+            };
+            if prepared.is_err() {
+                break prepared;
             }
         };
-        self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)].tag = NONE;
-        if self.core.stops == 0 {
-            self.core.budget += rest;
-        } else {
-            self.core.saved += rest;
-        }
-        self.core.until += rest;
+        self.core.code_tlb[slot].tag |= WITHHELD;
         result
     }
 
     /// RAM offset of the page that holds the instruction at `va`.
     fn locate_code(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<u64, Obstacle> {
-        match self.core.locate(cx, va, Access::Fetch) {
-            Ok(Place::Ram(offset)) => Ok(offset & !(PAGE_SIZE - 1)),
+        match self.core.locate_code(cx, va) {
+            Ok(Place::Ram(offset)) => Ok(offset),
             Ok(Place::Outside(gpa)) => Err(Obstacle::Exit(Exit::Unknown(UnknownInstruction {
                 rip: va,
                 bytes: Vec::new(),
                 what: format!("instruction fetch from guest physical address {gpa:#x}, which is not RAM"),
             }))),
-            Err(Faulted) => Err(Obstacle::Fault),
+            Err(Faulted) => {
+                // A fault takes a tick: instructions that fault have taken theirs in the loop, this one has not begun.
+                self.core.budget -= 1;
+                Err(Obstacle::Fault)
+            }
         }
     }
 
@@ -366,7 +380,7 @@ impl Cpu {
         let entry = self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)];
         let number = entry.page;
         let Some(page) = self.cache.offset_of(number) else {
-            self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)].tag = NONE;
+            self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)].tag |= WITHHELD;
             return Ok(());
         };
         if self.cache.pages[number as usize].is_full() {
@@ -400,11 +414,8 @@ impl Cpu {
         let rip = self.core.rip;
         let next_va = (rip & !(PAGE_SIZE - 1)).wrapping_add(PAGE_SIZE);
         let next_page = self.locate_code(cx, next_va)?;
-        let next = self.cache.page(next_page);
-        self.core.code_tlb[slot::<CODE_TLB>(next_va >> 12)] = CodeEntry {
-            tag: (next_va >> 12) | self.core.mode_tag,
-            page: next,
-        };
+        self.attach(next_va, next_page);
+        let next = self.core.code_tlb[slot::<CODE_TLB>(next_va >> 12)].page;
         let here = self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)].page;
         let Some(page) = self.cache.offset_of(here) else {
             return Ok(());
@@ -443,7 +454,8 @@ impl Cpu {
         self.core.hooks.clear_code(page);
         if let Some(number) = self.cache.forget(page) {
             for entry in self.core.code_tlb.iter_mut().filter(|entry| entry.page == number) {
-                entry.tag = NONE;
+                entry.tag |= WITHHELD;
+                entry.page = NO_PAGE;
             }
         }
     }
@@ -452,7 +464,10 @@ impl Cpu {
         for page in self.cache.clear() {
             self.core.hooks.clear_code(page);
         }
-        self.core.code_tlb.fill(CodeEntry { tag: NONE, page: 0 });
+        for entry in self.core.code_tlb.iter_mut() {
+            entry.tag |= WITHHELD;
+            entry.page = NO_PAGE;
+        }
     }
 
     fn unknown_here(&mut self, cx: &mut Ctx<'_>) -> Exit {
@@ -487,10 +502,13 @@ impl Cpu {
     // Watching.
 
     /// Makes [`Cpu::run`] return [`Exit::LowSupervisorFetch`] before kernel-mode code in the lower half of the address space
-    /// runs: at least once for each page after each TLB flush. Running again goes on past it.
+    /// runs: at least once for each page after this call and after each TLB flush. Running again goes on past it.
     pub fn stop_on_low_supervisor_fetch(&mut self, on: bool) {
         self.core.hooks.low_supervisor_fetch = on;
-        self.core.code_tlb.fill(CodeEntry { tag: NONE, page: 0 });
+        for entry in self.core.code_tlb.iter_mut() {
+            entry.tag |= WITHHELD;
+            entry.passed = false;
+        }
     }
 
     /// Makes [`Cpu::run`] return [`Exit::WatchExecute`] before each instruction in the page of `gpa`.
@@ -499,7 +517,9 @@ impl Cpu {
         if let Some(page) = ram.page_offset(gpa) {
             self.core.hooks.watch_execution(page, on);
         }
-        self.core.code_tlb.fill(CodeEntry { tag: NONE, page: 0 });
+        for entry in self.core.code_tlb.iter_mut() {
+            entry.tag |= WITHHELD;
+        }
     }
 
     /// Keeps, for each 8 bytes of the page of `gpa`, which CPU write came last.

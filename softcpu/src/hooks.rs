@@ -3,12 +3,17 @@
 //! One byte of flags per page of RAM decides whether writes may take the TLB's fast path; nothing here costs anything on a
 //! path that nobody watches.
 
-use std::collections::HashMap;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+pub use state::{WatchedPage, Watches};
 
 use crate::memory::{PAGE_SIZE, Ram};
 
 /// One write of the processor to RAM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteRecord {
     /// Guest physical address of the first byte.
     pub gpa: u64,
@@ -42,7 +47,9 @@ pub(crate) struct Hooks {
     /// First write to each page since the epoch began, in order.
     epoch: Vec<WriteRecord>,
     /// Last writer of each unit of the watched pages, by page number in RAM.
-    watched: HashMap<usize, Vec<Option<WriteRecord>>>,
+    watched: BTreeMap<usize, Vec<Option<WriteRecord>>>,
+    /// Pages watched for execution, by page number in RAM.
+    executed: BTreeSet<usize>,
     /// Whether `new_code` is kept.
     pub share_code: bool,
     /// RAM offsets of pages that code was decoded from and had not been before, since somebody last asked.
@@ -196,6 +203,11 @@ impl Hooks {
 
     pub fn watch_execution(&mut self, page: u64, on: bool) {
         self.set(page, EXECUTION, on);
+        if on {
+            self.executed.insert(number(page));
+        } else {
+            self.executed.remove(&number(page));
+        }
     }
 
     pub fn watches_execution(&self, page: u64) -> bool {

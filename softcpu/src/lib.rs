@@ -15,6 +15,7 @@
 //!   |- mmu      page-table walks
 //!   `- hooks    what the harness watches
 //!  memory   guest RAM: the only module with unsafe code
+//!  state    the whole processor as plain data
 //!  model    CPUID: offers exactly what is implemented
 //! ```
 //!
@@ -40,13 +41,16 @@ mod op;
 pub mod registers;
 mod share;
 mod sse;
+pub mod state;
 mod word;
 mod x87;
 
 pub use bus::{Bus, NoBus};
 pub use cpu::{Cpu, Exit, Shutdown, UnknownInstruction};
-pub use hooks::WriteRecord;
+pub use hooks::{WatchedPage, Watches, WriteRecord};
 pub use memory::{Ram, RamRegion};
 pub use model::CpuModel;
+pub use msr::Msrs;
 pub use registers::Registers;
+pub use state::{CpuState, StateError};
 pub use x87::X87;

@@ -5,10 +5,13 @@
 //!
 //! ```text
 //! entry:  read tag  | virtual page, with bit 63 set for user mode; NONE when reads must walk
-//!         write tag | the same for writes: only there once the dirty bit is set, and never for pages whose writes
-//!                   | somebody wants to see (decoded code, watched pages, first write of an epoch)
+//!         write tag | the same for writes, only there once the dirty bit is set; with WITHHELD when somebody wants to see
+//!                   | writes to the page (decoded code, watched pages, first write of an epoch)
 //!         offset    | where the page lies in RAM (crate::memory)
 //! ```
+//!
+//! A guest that changes its page tables without INVLPG can see what is cached, so what is cached must not depend on who watches. A
+//! withheld tag keeps an access off the fast path only: the slow path uses the same translation and does not walk.
 
 use crate::memory::{PAGE_SIZE, Ram};
 use crate::registers::{CR0_WP, EFER_NXE};
@@ -43,6 +46,8 @@ pub(crate) const SIZE_1G: u64 = 1 << 30;
 pub(crate) const NONE: u64 = u64::MAX;
 /// The bit of a tag that tells user mode.
 pub(crate) const USER_TAG: u64 = 1 << 63;
+/// The bit of a tag that keeps accesses off the fast path although their translation is known.
+pub(crate) const WITHHELD: u64 = 1 << 62;
 
 /// A cached translation of one 4 KiB page.
 #[derive(Debug, Clone, Copy)]
@@ -95,8 +100,15 @@ pub(crate) struct Translation {
     pub writable: bool,
 }
 
-/// Walks the page tables for `va` and sets accessed and dirty bits; the error is a page-fault error code.
-pub(crate) fn walk(ram: &mut Ram, mode: WalkMode, va: u64, access: Access) -> Result<Translation, u32> {
+/// Walks the page tables for `va` and sets accessed and dirty bits; the error is a page-fault error code. `changed` is told the
+/// RAM offset of each entry that was written.
+pub(crate) fn walk(
+    ram: &mut Ram,
+    mode: WalkMode,
+    va: u64,
+    access: Access,
+    mut changed: impl FnMut(u64),
+) -> Result<Translation, u32> {
     let mut code = 0;
     if access == Access::Write {
         code |= fault::WRITE;
@@ -132,6 +144,7 @@ pub(crate) fn walk(ram: &mut Ram, mode: WalkMode, va: u64, access: Access) -> Re
         if !leaf {
             if entry & pte::ACCESSED == 0 {
                 ram.store(offset, entry | pte::ACCESSED);
+                changed(offset);
             }
             table = entry & pte::ADDRESS;
             level -= 1;
@@ -159,6 +172,7 @@ pub(crate) fn walk(ram: &mut Ram, mode: WalkMode, va: u64, access: Access) -> Re
         }
         if updated != entry {
             ram.store(offset, updated);
+            changed(offset);
         }
         let base = entry & pte::ADDRESS & !(size - 1);
         return Ok(Translation {
@@ -178,6 +192,10 @@ pub(crate) fn canonical(va: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn walk(ram: &mut Ram, mode: WalkMode, va: u64, access: Access) -> Result<Translation, u32> {
+        super::walk(ram, mode, va, access, |_| {})
+    }
 
     const MODE: WalkMode = WalkMode {
         cr0: CR0_WP,

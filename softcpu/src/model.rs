@@ -3,8 +3,10 @@
 //! CPUID offers exactly what the crate implements. The vendor is Intel because the kernel takes the TSC and local APIC timer
 //! frequencies from leaf 0x15 only there, and so has nothing to calibrate.
 
+use serde::{Deserialize, Serialize};
+
 /// Identity and frequencies of a processor.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuModel {
     /// Local APIC identity (8 bits).
     pub apic_id: u32,

@@ -1,5 +1,7 @@
 //! Model-specific registers that the processor core itself has.
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::Bus;
 use crate::core::{Core, Ctx, Faulted, stop};
 use crate::mmu;
@@ -29,27 +31,37 @@ const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// Fast strings on; branch trace storage and PEBS unavailable.
 const MISC_ENABLE_RESET: u64 = 1 | 1 << 11 | 1 << 12;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Msrs {
-    pub efer: u64,
+/// Model-specific registers. EFER and the bases of FS and GS are in [`crate::Registers`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Msrs {
+    /// IA32_STAR: selectors of SYSCALL and SYSRET.
     pub star: u64,
+    /// IA32_LSTAR: where SYSCALL goes.
     pub lstar: u64,
+    /// IA32_CSTAR: where SYSCALL from 32-bit code would go.
     pub cstar: u64,
+    /// IA32_FMASK: flags that SYSCALL clears.
     pub fmask: u64,
+    /// IA32_KERNEL_GS_BASE: what SWAPGS exchanges the base of GS with.
     pub kernel_gs_base: u64,
+    /// IA32_TSC_AUX: what RDTSCP gives in ECX.
     pub tsc_aux: u64,
     /// What the TSC reads beyond guest time.
     pub tsc_offset: u64,
-    pat: u64,
-    misc_enable: u64,
-    sysenter: [u64; 3],
-    bios_sign: u64,
+    /// IA32_PAT.
+    pub pat: u64,
+    /// IA32_MISC_ENABLE.
+    pub misc_enable: u64,
+    /// IA32_SYSENTER_CS, _ESP and _EIP.
+    pub sysenter: [u64; 3],
+    /// IA32_BIOS_SIGN_ID.
+    pub bios_sign: u64,
 }
 
-impl Msrs {
-    pub fn new() -> Self {
+impl Default for Msrs {
+    /// As after a reset.
+    fn default() -> Self {
         Self {
-            efer: 0,
             star: 0,
             lstar: 0,
             cstar: 0,
@@ -62,25 +74,6 @@ impl Msrs {
             sysenter: [0; 3],
             bios_sign: 0,
         }
-    }
-
-    /// The registers in a fixed order, for a state hash.
-    pub fn words(&self) -> [u64; 12] {
-        let [cs, esp, eip] = self.sysenter;
-        [
-            self.efer,
-            self.star,
-            self.lstar,
-            self.cstar,
-            self.fmask,
-            self.kernel_gs_base,
-            self.tsc_aux,
-            self.tsc_offset,
-            self.pat,
-            cs,
-            esp,
-            eip,
-        ]
     }
 }
 
@@ -100,7 +93,7 @@ impl Core {
             SYSENTER_EIP => self.msrs.sysenter[2],
             MISC_ENABLE => self.msrs.misc_enable,
             PAT => self.msrs.pat,
-            EFER => self.msrs.efer,
+            EFER => self.efer,
             STAR => self.msrs.star,
             LSTAR => self.msrs.lstar,
             CSTAR => self.msrs.cstar,
@@ -139,7 +132,7 @@ impl Core {
                 if value & !known != 0 || leaves_long_mode {
                     return Err(self.protection());
                 }
-                self.msrs.efer = (value & !EFER_LMA) | (self.msrs.efer & EFER_LMA);
+                self.efer = (value & !EFER_LMA) | (self.efer & EFER_LMA);
                 self.flush_tlb();
                 self.cut(stop::MODE);
             }

@@ -1,5 +1,7 @@
 //! The architectural state of a processor as plain data, and the bits of its control registers.
 
+use serde::{Deserialize, Serialize};
+
 use crate::x87::X87;
 
 /// CR0: protection enable.
@@ -67,7 +69,7 @@ pub const EFER_LMA: u64 = 1 << 10;
 pub const EFER_NXE: u64 = 1 << 11;
 
 /// A segment register. Long mode uses little of it: the base of FS and GS, the privilege level of CS.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     /// Selector.
     pub selector: u16,
@@ -80,7 +82,7 @@ pub struct Segment {
 }
 
 /// A descriptor table register.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableRegister {
     /// Linear base address.
     pub base: u64,
@@ -123,7 +125,7 @@ pub const RDI: u8 = 7;
 pub const R11: u8 = 11;
 
 /// General, control and segment registers of a processor in long mode.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registers {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
     pub gpr: [u64; 16],

@@ -8,6 +8,7 @@ mod f80;
 pub(crate) mod ops;
 
 pub(crate) use f80::F80;
+use serde::{Deserialize, Serialize};
 
 /// Status word bits.
 pub(crate) mod status {
@@ -31,7 +32,7 @@ const INITIAL_CONTROL: u16 = 0x037f;
 /// The x87 state of a processor.
 ///
 /// The last-instruction pointers hold what FXRSTOR, FRSTOR or FLDENV put there; executing an instruction does not move them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct X87 {
     /// R0 to R7 (not ST0 to ST7): bits 63:0 significand, 78:64 exponent, 79 sign.
     pub registers: [u128; 8],

@@ -157,6 +157,7 @@ fn contributory(vector: u8) -> bool {
 #[allow(clippy::needless_range_loop)] // the index is the number of attempts so far
 pub(crate) fn deliver_fault(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Shutdown> {
     let rip = core.rip;
+    core.set_writer(rip);
     let mut current: Exception = core.fault;
     let mut vectors = [current.vector, 0, 0];
     // Faults push RFLAGS with RF set, so that an instruction breakpoint does not hit again.
@@ -196,7 +197,7 @@ pub(crate) fn deliver_fault(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Shu
 
 /// SYSCALL.
 pub(super) fn syscall(core: &mut Core, op: &Op) -> Result<(), Faulted> {
-    if core.msrs.efer & EFER_SCE == 0 {
+    if core.efer & EFER_SCE == 0 {
         return Err(core.undefined());
     }
     let flags = core.rflags() & !RF;
@@ -223,7 +224,7 @@ pub(super) fn syscall(core: &mut Core, op: &Op) -> Result<(), Faulted> {
 
 /// SYSRET with a 64-bit operand.
 pub(super) fn sysret(core: &mut Core) -> Result<(), Faulted> {
-    if core.msrs.efer & EFER_SCE == 0 {
+    if core.efer & EFER_SCE == 0 {
         return Err(core.undefined());
     }
     let target: u64 = core.get(RCX);
@@ -233,6 +234,7 @@ pub(super) fn sysret(core: &mut Core) -> Result<(), Faulted> {
     let before = core.flags;
     // RF, VM and reserved bits are cleared.
     core.set_rflags((core.get::<u64>(R11) & 0x003c_7fd7) | FIXED);
+    core.flags_loaded(before);
     let base = u16::cut(core.msrs.star >> 48);
     let user = |selector: u16, attributes: u16| Segment {
         selector: selector | 3,
@@ -244,9 +246,6 @@ pub(super) fn sysret(core: &mut Core) -> Result<(), Faulted> {
     core.segments[SS] = user(base.wrapping_add(8), DATA);
     core.rip = target;
     set_privilege(core, 3);
-    if core.flags & IF & !before != 0 {
-        core.want_window_after(0);
-    }
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use alu::Alu;
 
 use crate::code::CodeCache;
 use crate::core::{CODE_TLB, Core, Ctx};
-use crate::mmu::{self, slot};
+use crate::mmu::{self, WITHHELD, slot};
 use crate::op::{Op, OpCode, PAGE, SCRATCH};
 use crate::registers::{RBP, RSP};
 use crate::word::Word;
@@ -658,7 +658,7 @@ pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave
                     match &page.crossing {
                         Some(crossing)
                             if crossing.start == op.off
-                                && entry.tag == next | core.mode_tag
+                                && entry.tag & !WITHHELD == next | core.mode_tag
                                 && entry.page == crossing.next =>
                         {
                             ops = &crossing.ops;

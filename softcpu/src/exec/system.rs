@@ -151,10 +151,11 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
         K::Sti => {
             check_iopl(core)?;
             if core.flags & IF == 0 {
+                let before = core.flags;
                 core.flags |= IF;
                 // Interrupts stay off for one more instruction.
                 core.shadow_until = core.now() + 1;
-                core.want_window_after(1);
+                core.flags_loaded(before);
             }
         }
         K::Hlt => core.cut(stop::HALT),
@@ -432,12 +433,7 @@ pub(super) fn load_flags(core: &mut Core, image: u64, keep: u64) {
     }
     let before = core.flags;
     core.set_rflags((image & crate::flags::ARITHMETIC) | (before & !change) | (image & change));
-    if core.flags & IF & !before != 0 {
-        core.want_window_after(0);
-    }
-    if (core.flags ^ before) & TF != 0 {
-        core.cut(stop::MODE);
-    }
+    core.flags_loaded(before);
 }
 
 fn write_cr(core: &mut Core, number: u8, value: u64) -> Result<(), Faulted> {
@@ -486,17 +482,14 @@ fn write_cr(core: &mut Core, number: u8, value: u64) -> Result<(), Faulted> {
 }
 
 impl Core {
-    /// An interrupt may be taken after `instructions` more: if somebody waits for that, leave the loop there.
-    pub fn want_window_after(&mut self, instructions: u64) {
-        if !self.window_wanted {
-            return;
-        }
-        if instructions == 0 {
+    /// Leaves the loop where new flags change how it runs: an interrupt that somebody waits for may be taken now, or after one
+    /// instruction more; or the trap flag changed.
+    pub fn flags_loaded(&mut self, before: u64) {
+        if self.window_wanted && self.flags & IF & !before != 0 {
             self.cut(stop::WINDOW);
-        } else if self.stops == 0 && self.budget > instructions {
-            // A nearer end of this run of the loop; the caller asks for the rest again.
-            self.until -= self.budget - instructions;
-            self.budget = instructions;
+        }
+        if (self.flags ^ before) & TF != 0 {
+            self.cut(stop::MODE);
         }
     }
 }

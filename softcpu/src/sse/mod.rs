@@ -19,7 +19,7 @@ mod float;
 mod lanes;
 mod moves;
 pub(crate) mod softfloat;
-mod state;
+pub(crate) mod state;
 
 use iced_x86::{Instruction, OpKind, Register};
 

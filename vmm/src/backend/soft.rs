@@ -265,42 +265,8 @@ impl Vcpu for SoftVcpu {
     }
 
     fn hash_state(&self, hash: &mut Xxh3) {
-        let state = self.cpu.registers();
-        let words =
-            |hash: &mut Xxh3, words: &[u64]| words.iter().for_each(|word| hash.update(&word.to_le_bytes()));
-        words(hash, &state.gpr);
-        words(
-            hash,
-            &[
-                state.rip,
-                state.rflags,
-                state.cr0,
-                state.cr2,
-                state.cr3,
-                state.cr4,
-                state.cr8,
-                state.efer,
-            ],
-        );
-        for segment in state.segments.iter().chain([&state.tr, &state.ldtr]) {
-            let attributes = u64::from(segment.attributes) << 32 | u64::from(segment.limit);
-            words(hash, &[segment.selector.into(), segment.base, attributes]);
-        }
-        words(
-            hash,
-            &[
-                state.gdtr.base,
-                state.gdtr.limit.into(),
-                state.idtr.base,
-                state.idtr.limit.into(),
-            ],
-        );
-        state
-            .xmm
-            .iter()
-            .for_each(|register| hash.update(&register.to_le_bytes()));
-        words(hash, &[state.mxcsr.into(), self.cpu.now(), self.cpu.retired()]);
-        words(hash, &self.cpu.hidden_state());
+        // Encoding plain data into growing memory does not fail.
+        hash.update(&postcard::to_allocvec(&self.cpu.state(&self.ram)).unwrap_or_default());
     }
 }
 

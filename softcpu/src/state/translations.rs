@@ -1,0 +1,163 @@
+//! What the TLBs hold, as plain data.
+//!
+//! A guest that changes a page table without INVLPG goes on with what is cached, so this is part of the processor. Entries are
+//! listed by ascending slot, which follows from the virtual page.
+
+use serde::{Deserialize, Serialize};
+
+use super::StateError;
+use crate::core::{CODE_TLB, CodeEntry, Core};
+use crate::memory::{PAGE_SIZE, Ram};
+use crate::mmu::{self, NONE, TLB_ENTRIES, TlbEntry, USER_TAG, WITHHELD, slot};
+
+/// The contents of both TLBs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Translations {
+    /// For reads and writes, by ascending slot.
+    pub data: Vec<DataTranslation>,
+    /// For fetches, by ascending slot.
+    pub code: Vec<CodeTranslation>,
+    /// Which 2 MiB regions (hashed, one bit each) have pieces of large pages in the TLBs: INVLPG drops everything there.
+    pub large_regions: [[u64; 32]; 2],
+}
+
+/// A cached translation for reads and writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataTranslation {
+    /// Virtual page number: bits 63:12 of the address.
+    pub page: u64,
+    /// Used in user mode.
+    pub user: bool,
+    /// Where the page lies in RAM: the offset of its first byte (see [`crate::memory`]).
+    pub offset: u64,
+    /// Writes go ahead without a walk: they are allowed, and the dirty bit was set.
+    pub writable: bool,
+}
+
+/// A cached translation for fetches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeTranslation {
+    /// Virtual page number: bits 63:12 of the address.
+    pub page: u64,
+    /// Used in user mode.
+    pub user: bool,
+    /// Where the page lies in RAM.
+    pub offset: u64,
+    /// The stop before low supervisor code was reported and is not again.
+    pub passed: bool,
+}
+
+/// What a tag says: virtual page number, and whether it is user mode's. `None` for an unused entry.
+fn parts(tag: u64) -> Option<(u64, bool)> {
+    (tag != NONE).then_some((tag & !(USER_TAG | WITHHELD), tag & USER_TAG != 0))
+}
+
+/// The tag of a page, checked with what else an entry says.
+fn tag(page: u64, user: bool, offset: u64, ram: &Ram) -> Result<u64, StateError> {
+    if page >> 52 != 0 || !mmu::canonical(page << 12) {
+        return Err(StateError::VirtualPage { page });
+    }
+    if !offset.is_multiple_of(PAGE_SIZE) || offset >= ram.len() {
+        return Err(StateError::Offset { page, offset });
+    }
+    Ok(page | if user { USER_TAG } else { 0 })
+}
+
+/// The slot of `page`, if it is above the last one.
+fn next_slot<const N: usize>(last: &mut Option<usize>, page: u64) -> Result<usize, StateError> {
+    let slot = slot::<N>(page);
+    if last.is_some_and(|last| slot <= last) {
+        return Err(StateError::SlotOrder { page });
+    }
+    *last = Some(slot);
+    Ok(slot)
+}
+
+impl Translations {
+    pub(super) fn of(
+        tlb: &[TlbEntry; TLB_ENTRIES],
+        code_tlb: &[CodeEntry; CODE_TLB],
+        large_regions: &[u64; 64],
+    ) -> Self {
+        let data = |entry: &TlbEntry| {
+            // A withheld write tag is a matter of the watches.
+            let TlbEntry { read, write, offset } = *entry;
+            let (page, user) = parts(read)?;
+            Some(DataTranslation {
+                page,
+                user,
+                offset,
+                writable: write != NONE,
+            })
+        };
+        let code = |entry: &CodeEntry| {
+            let CodeEntry {
+                tag,
+                offset,
+                // Decoded code is a cache.
+                page: _,
+                passed,
+            } = *entry;
+            let (page, user) = parts(tag)?;
+            Some(CodeTranslation {
+                page,
+                user,
+                offset,
+                passed,
+            })
+        };
+        let mut regions = [[0; 32]; 2];
+        for (half, words) in regions.iter_mut().zip(large_regions.chunks_exact(32)) {
+            half.copy_from_slice(words);
+        }
+        Self {
+            data: tlb.iter().filter_map(data).collect(),
+            code: code_tlb.iter().filter_map(code).collect(),
+            large_regions: regions,
+        }
+    }
+
+    pub(super) fn put_into(&self, core: &mut Core, ram: &Ram) -> Result<(), StateError> {
+        let Self {
+            data,
+            code,
+            large_regions,
+        } = self;
+        core.flush_tlb();
+        let mut last = None;
+        for &DataTranslation {
+            page,
+            user,
+            offset,
+            writable,
+        } in data
+        {
+            let tag = tag(page, user, offset, ram)?;
+            core.tlb[next_slot::<TLB_ENTRIES>(&mut last, page)?] = TlbEntry {
+                read: tag,
+                write: if writable { tag | WITHHELD } else { NONE },
+                offset,
+            };
+        }
+        last = None;
+        for &CodeTranslation {
+            page,
+            user,
+            offset,
+            passed,
+        } in code
+        {
+            let tag = tag(page, user, offset, ram)?;
+            core.code_tlb[next_slot::<CODE_TLB>(&mut last, page)?] = CodeEntry {
+                tag: tag | WITHHELD,
+                offset,
+                passed,
+                ..CodeEntry::EMPTY
+            };
+        }
+        for (words, half) in core.large_regions.chunks_exact_mut(32).zip(large_regions) {
+            words.copy_from_slice(half);
+        }
+        Ok(())
+    }
+}

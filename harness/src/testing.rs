@@ -3,7 +3,8 @@
 //! The memory in it is computed here by simply doing all writes in order, not by the oracle's code.
 
 use crate::evidence::*;
-use crate::kernel::Symbols;
+use crate::kernel::{KernelImage, Symbols};
+use crate::plan::{Overrides, Plan, with_kernels};
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, Pattern, page_digest};
 use guest_agent::protocol::PageRun;
 use std::collections::BTreeMap;
@@ -29,7 +30,9 @@ pub const STOPPED: u64 = 2_400_000;
 pub const BLOCKS: (u64, u64) = (20, 16);
 const PERIOD: u64 = 100_000;
 const STARTED: u64 = 450_000;
-const SCENARIO: &str =
+const SYMBOLS: &str = "ffffffff81000100 T clear_page\n";
+/// The scenario of it.
+pub const SCENARIO: &str =
     "name = \"small\"\nram = \"128 MiB\"\n[[memfd]]\nname = \"m\"\nsize = \"72 KiB\"\ntoken = 7\n";
 
 fn phase(time: u64) -> (u32, Phase) {
@@ -378,10 +381,24 @@ pub fn good() -> Evidence {
     evidence
 }
 
+/// The plan of a scenario, with a kernel that nothing can boot.
+pub fn plan(scenario: &str) -> Plan {
+    let parsed = crate::scenario::parse("small.toml", scenario).unwrap();
+    let kernel = KernelImage::in_memory("7.3.4", SYMBOLS);
+    with_kernels(
+        &parsed,
+        "small.toml",
+        scenario,
+        &Overrides::default(),
+        kernel,
+        None,
+    )
+}
+
 /// A CPU write to `address` at `time`.
 pub fn cpu_write(address: u64, time_ns: u64) -> CpuWrite {
     let (generation, phase) = phase(time_ns);
-    let symbols = Symbols::parse("ffffffff81000100 T clear_page\n".into());
+    let symbols = Symbols::parse(SYMBOLS.into());
     let rip = 0xffff_ffff_8100_0107;
     let symbol = symbols.lookup(rip);
     CpuWrite {

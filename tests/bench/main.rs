@@ -167,7 +167,7 @@ fn planned(scenario: &Path, kernel: Option<String>) -> Result<Plan, Box<dyn Erro
         ..Overrides::default()
     };
     let plan = plan(&read, &scenario.display().to_string(), &text, &overrides)?;
-    if plan.kexecs != 1 || plan.objects.len() != 1 || plan.old_kernel.hash != plan.new_kernel.hash {
+    if plan.kexecs != 1 || plan.objects.len() != 1 || plan.kernel(0).hash != plan.kernel(1).hash {
         return Err(format!(
             "{}: only one memfd and one kexec into the same kernel can be compared; found {} and {}",
             scenario.display(),

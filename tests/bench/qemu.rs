@@ -26,7 +26,7 @@ impl Guest {
     /// Writes the initramfs into `work` and puts the command line together.
     pub fn prepare(program: &Path, plan: &Plan, agent: &[u8], work: &Path) -> Result<Self, String> {
         let initramfs = work.join("initramfs");
-        let bytes = harness::initramfs::build(agent, Some(&plan.new_kernel.image));
+        let bytes = harness::initramfs::build(agent, Some(&plan.kernel(1).image));
         std::fs::write(&initramfs, bytes).map_err(|error| format!("{}: {error}", initramfs.display()))?;
         let memfd_bytes: u64 = plan.objects.iter().map(|object| object.bytes).sum();
         let console = work.join("console");

@@ -38,7 +38,7 @@ impl Start {
             program: program.to_owned(),
             scenario: scenario.to_owned(),
             kernel,
-            next_kernel: plan.new_kernel.path.clone(),
+            next_kernel: plan.kernel(1).path.clone(),
         })
     }
 

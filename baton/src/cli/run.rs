@@ -145,8 +145,8 @@ impl Observer for Keeping<'_> {
         self.keeper.is_some() && !self.failed.get()
     }
 
-    fn so_far(&self, evidence: &Evidence) {
-        if let Some(Err(error)) = self.keeper.as_ref().map(|keeper| keeper.keep(evidence)) {
+    fn so_far(&self, evidence: Evidence) {
+        if let Some(Err(error)) = self.keeper.as_ref().map(|keeper| keeper.keep(&evidence)) {
             self.failed.set(true);
             self.progress
                 .note(&format!("evidence so far is no longer kept: {}", chain(&error)));

@@ -1,10 +1,11 @@
 //! What the conductor takes from the machine itself: pages, blobs, CPU writes, and at the end everything else.
 
+use super::cursor::{Ending, Move};
 use super::memory::GuestMemory;
-use super::{Break, Run};
+use super::{Observer, Run, chain};
 use crate::evidence::{
-    Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, KhoPointers,
-    ObjectCapture, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, empty_ledger, frames_of,
+    Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, KhoPointers, NOT_ENDED,
+    ObjectCapture, ObjectEvidence, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, frames_of,
 };
 use crate::oracle::Question;
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
@@ -18,11 +19,10 @@ const MAX_STRAYS: usize = 4096;
 /// Most CPU writes that are kept as evidence.
 const MAX_CPU_WRITES: usize = 200_000;
 
-impl Run<'_> {
+impl Run {
     /// Captures the pages of all objects, and asks who wrote the bytes in question.
-    pub(super) fn capture(&mut self, kind: CheckpointKind) -> Result<(), Break> {
-        let full = |error: PoolFull| Break::new(OutcomeKind::MachineFailed, error.to_string());
-        let (at, stamp) = (self.now(), self.machine.moment().stamp);
+    pub(super) fn capture(&mut self, kind: CheckpointKind) -> Result<(), PoolFull> {
+        let (at, stamp) = (self.moment(), self.machine.moment().stamp);
         let ram = std::sync::Arc::clone(self.machine.ram());
         let mut page = [0; PAGE_BYTES];
         let (mut objects, mut known) = (Vec::new(), HashSet::new());
@@ -32,11 +32,11 @@ impl Run<'_> {
             ..
         } = &mut self.evidence;
         for object in all.iter().filter(|object| object.closed.is_none()) {
-            let (pattern, frames) = (Pattern::new(object.pattern_seed), object.frames(self.generation));
+            let (pattern, frames) = (Pattern::new(object.pattern_seed), object.frames(at.generation));
             let mut pages = Vec::with_capacity(frames.len());
             for (index, frame) in (0..).zip(&frames) {
                 pages.push(match ram.read(frame.saturating_mul(PAGE), &mut page) {
-                    Ok(()) => captures.take(&pattern, index, &page).map_err(full)?,
+                    Ok(()) => captures.take(&pattern, index, &page)?,
                     Err(_) => PageContent::Unreadable,
                 });
             }
@@ -60,7 +60,7 @@ impl Run<'_> {
             .take(MAX_STRAYS)
         {
             if ram.read(frame.saturating_mul(PAGE), &mut page).is_ok() {
-                strays.push((frame, captures.take_stray(&page).map_err(full)?));
+                strays.push((frame, captures.take_stray(&page)?));
             }
         }
         let checkpoint = captures.checkpoints.len();
@@ -142,7 +142,7 @@ impl Run<'_> {
         let found = BootParams::read(ram, boot_params).and_then(|params| params.kho_data(ram));
         let (kho, problem) = match found {
             Ok(kho) => (kho, None),
-            Err(error) => (None, Some(super::chain(&error))),
+            Err(error) => (None, Some(chain(&error))),
         };
         let kho = kho.map(|kho| KhoPointers {
             fdt_address: kho.fdt_addr,
@@ -158,7 +158,8 @@ impl Run<'_> {
             .iter()
             .map(|range| (range.start, range.end - range.start))
             .collect();
-        let generation = self.generation;
+        // The machine counts the new kernel already.
+        let generation = self.moment().generation.saturating_sub(1);
         self.evidence.blobs.push(BlobEvidence {
             generation,
             time_ns,
@@ -178,8 +179,7 @@ impl Run<'_> {
             begin_ns: record.start_ns,
             guest_ns: record.end_ns.saturating_sub(record.start_ns),
             instructions: record.instructions,
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a time of this process
-            wall_us: (record.wall_ms * 1000.0) as u64,
+            wall_us: 0,
         };
         self.machine.phases().iter().map(record).collect()
     }
@@ -190,35 +190,37 @@ impl Run<'_> {
         String::from_utf8_lossy(&self.machine.console().text_of(generation)).into_owned()
     }
 
-    /// Ends the run and gives its evidence.
-    pub(super) fn finish(mut self, ended: Result<(), Break>) -> Evidence {
-        let moment = self.machine.moment();
-        let (mut kind, mut text) = match ended {
-            Ok(()) if self.lost => (OutcomeKind::SessionLost, self.first_failure()),
-            Ok(()) => (OutcomeKind::Completed, "every step was done".into()),
-            Err(Break { kind, text }) => (kind, text),
+    /// Ends the run, wherever it is, and returns its evidence.
+    pub fn finish(mut self, observer: &dyn Observer) -> Evidence {
+        let (generation, phase) = (self.cursor.generation, self.machine.moment().stamp.phase);
+        let Ending {
+            mut kind,
+            mut text,
+            rip,
+        } = match &self.cursor.due {
+            Move::End(ending) => ending.clone(),
+            _ => Ending::new(OutcomeKind::Unfinished, NOT_ENDED),
         };
+        if let Some(symbol) = rip.and_then(|rip| self.plan.kernel(generation).symbol(rip)) {
+            text = format!("{text}, at {symbol}");
+        }
         // Wherever a run breaks off, memory can be looked at.
         let captured = self.evidence.captures.checkpoints.last();
         let at_the_end = captured.is_some_and(|last| last.kind == CheckpointKind::End);
-        if self.generation > 0
+        if generation > 0
             && !at_the_end
             && let Err(more) = self.capture(CheckpointKind::End)
         {
-            text = format!("{text}; {}", more.text);
+            text = format!("{text}; {more}");
         }
         if let Err(error) = self.machine.finish() {
-            (kind, text) = (
-                OutcomeKind::MachineFailed,
-                format!("{text}; {}", super::chain(&error)),
-            );
+            (kind, text) = (OutcomeKind::MachineFailed, format!("{text}; {}", chain(&error)));
         }
-        self.collect();
-        if let Some(last) = self.evidence.phases.last() {
-            self.observer.passed(last);
+        let mut evidence = self.so_far();
+        if let Some(last) = evidence.phases.last() {
+            observer.passed(last);
         }
-        let compacted: u64 = self
-            .evidence
+        let compacted: u64 = evidence
             .ledger
             .counters
             .iter()
@@ -229,75 +231,45 @@ impl Run<'_> {
             text = format!("the ledger had to drop {compacted} entries: raise ledger in [limits]");
         }
         match self.machine.state_hash() {
-            Ok(hash) => self.evidence.state_hash = format!("{hash:032x}"),
+            Ok(hash) => evidence.state_hash = format!("{hash:032x}"),
             Err(error) => {
-                (kind, text) = (
-                    OutcomeKind::MachineFailed,
-                    format!("{text}; {}", super::chain(&error)),
-                );
+                (kind, text) = (OutcomeKind::MachineFailed, format!("{text}; {}", chain(&error)));
             }
         }
-        let phase = moment.stamp.phase;
-        self.evidence.outcome = Outcome {
+        evidence.outcome = Outcome {
             kind,
-            generation: self.generation,
+            generation,
             phase,
             text,
         };
-        self.evidence
+        evidence
     }
 
-    /// Takes in what the machine has kept until now.
-    fn collect(&mut self) {
-        self.evidence.phases = self.phase_records();
-        self.evidence.cpu_writes = self.cpu_writes();
-        self.evidence.cpu_writes_recorded = self
-            .machine
+    /// The evidence with what the machine has kept until now: of all phases that have ended.
+    pub(super) fn so_far(&self) -> Evidence {
+        let (mut evidence, machine) = (self.evidence.clone(), &self.machine);
+        evidence.outcome.generation = self.cursor.generation;
+        evidence.outcome.phase = machine.moment().stamp.phase;
+        evidence.phases = self.phase_records();
+        evidence.cpu_writes = self.cpu_writes(&evidence.objects);
+        evidence.cpu_writes_recorded = machine
             .provenance()
             .phases()
             .iter()
             .all(|phase| phase.dropped == 0);
-        self.evidence.event_causes = self.event_causes();
-        self.evidence.blackouts_ns = self
-            .machine
-            .blackouts()
-            .iter()
-            .filter_map(|one| one.nanoseconds())
-            .collect();
-        self.evidence.jumps_not_before = self
-            .machine
-            .blackouts()
-            .iter()
-            .map(|one| one.jump_not_before)
-            .collect();
-        self.evidence.device_lateness_ns = self.machine.device_lateness();
-        self.evidence.emulated = self.machine.emulated();
-        self.evidence.ledger = self.machine.ledger().to_record();
-        self.evidence.console = String::from_utf8_lossy(&self.machine.console().text()).into_owned();
-    }
-
-    /// Shows evidence of all phases that have ended.
-    pub(super) fn show_so_far(&mut self) {
-        self.collect();
-        self.evidence.outcome.generation = self.generation;
-        self.evidence.outcome.phase = self.machine.moment().stamp.phase;
-        self.observer.so_far(&self.evidence);
-        // A second copy of the ledger for the rest of the run would be a waste.
-        self.evidence.ledger = empty_ledger();
-    }
-
-    fn first_failure(&self) -> String {
-        let failed = self
-            .evidence
-            .retrievals
-            .iter()
-            .find_map(|retrieval| retrieval.failure);
-        let failure = failed.and_then(|failure| self.evidence.failures.get(failure));
-        failure.map_or(String::new(), ToString::to_string)
+        evidence.event_causes = self.event_causes();
+        let blackouts = machine.blackouts();
+        evidence.blackouts_ns = blackouts.iter().filter_map(|one| one.nanoseconds()).collect();
+        evidence.jumps_not_before = blackouts.iter().map(|one| one.jump_not_before).collect();
+        evidence.device_lateness_ns = machine.device_lateness();
+        evidence.emulated = machine.emulated();
+        evidence.ledger = machine.ledger().to_record();
+        evidence.console = String::from_utf8_lossy(&machine.console().text()).into_owned();
+        evidence
     }
 
     /// First CPU writes of each phase from the first jump on, to pages of objects and pages that the device wrote to.
-    fn cpu_writes(&self) -> Vec<CpuWrite> {
+    fn cpu_writes(&self, objects: &[ObjectEvidence]) -> Vec<CpuWrite> {
         let mut matter: HashSet<u64> = self
             .machine
             .ledger()
@@ -305,7 +277,7 @@ impl Run<'_> {
             .iter()
             .flat_map(frames_of)
             .collect();
-        for object in &self.evidence.objects {
+        for object in objects {
             object
                 .pages
                 .keys()

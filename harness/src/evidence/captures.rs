@@ -1,13 +1,9 @@
 //! Object pages as the host found them, stored losslessly but small: nearly every page is still its pattern.
 
+use super::pool::{Pool, PoolFull};
 use super::{Moment, Phase};
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use xxhash_rust::xxh3::xxh3_128;
-
-/// Most pages that are kept byte for byte in one run: 96 MiB, within the memory that a run may take.
-const MAX_STORED_PAGES: usize = 24 * 1024;
 
 /// Captured pages and the agent's digests of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,10 +13,7 @@ pub struct Captures {
     /// The agent's digests.
     pub digests: Vec<DigestRecord>,
     /// Pages that are not their pattern, each once.
-    #[serde(skip)]
-    pool: Vec<u8>,
-    #[serde(skip)]
-    slots: HashMap<u128, u32>,
+    pool: Pool,
 }
 
 /// When pages were captured.
@@ -85,83 +78,36 @@ pub struct DigestRecord {
     pub ledger_after: u64,
 }
 
-/// The pool of stored pages has no room left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "more than {MAX_STORED_PAGES} captured pages differ from their pattern, which is more than evidence may hold"
-)]
-pub struct PoolFull;
-
 impl Captures {
     /// Takes in a page: page `index` of an object with `pattern`.
     pub fn take(&mut self, pattern: &Pattern, index: u64, page: &[u8]) -> Result<PageContent, PoolFull> {
         if is_pattern(pattern, index, page) {
             Ok(PageContent::Pattern)
         } else {
-            self.store(page)
+            self.pool.store(page).map(PageContent::Stored)
         }
     }
 
     /// Takes in a page that belongs to no object.
     pub fn take_stray(&mut self, page: &[u8]) -> Result<PageContent, PoolFull> {
-        self.store(page)
+        self.pool.store(page).map(PageContent::Stored)
     }
 
     /// The bytes of a page captured by [`Self::take_stray`].
     pub fn bytes_without_pattern(&self, content: PageContent) -> Option<[u8; PAGE_BYTES]> {
         match content {
-            PageContent::Stored(slot) => self.slot(slot),
+            PageContent::Stored(slot) => self.pool.page(slot),
             PageContent::Pattern | PageContent::Unreadable => None,
         }
-    }
-
-    /// Keeps a page's bytes, once for all pages of the same content.
-    fn store(&mut self, page: &[u8]) -> Result<PageContent, PoolFull> {
-        let hash = xxh3_128(page);
-        if let Some(slot) = self.slots.get(&hash) {
-            return Ok(PageContent::Stored(*slot));
-        }
-        let stored = self.pool.len() / PAGE_BYTES;
-        let slot = u32::try_from(stored).map_err(|_| PoolFull)?;
-        if stored >= MAX_STORED_PAGES || page.len() != PAGE_BYTES {
-            return Err(PoolFull);
-        }
-        self.pool.extend_from_slice(page);
-        self.slots.insert(hash, slot);
-        Ok(PageContent::Stored(slot))
     }
 
     /// The bytes of a page captured as `content`; `None` when there are none.
     pub fn bytes(&self, pattern: &Pattern, index: u64, content: PageContent) -> Option<[u8; PAGE_BYTES]> {
         match content {
             PageContent::Pattern => Some(pattern.page(index)),
-            PageContent::Stored(slot) => self.slot(slot),
+            PageContent::Stored(slot) => self.pool.page(slot),
             PageContent::Unreadable => None,
         }
-    }
-
-    fn slot(&self, slot: u32) -> Option<[u8; PAGE_BYTES]> {
-        let start = (slot as usize).checked_mul(PAGE_BYTES)?;
-        self.pool
-            .get(start..start.checked_add(PAGE_BYTES)?)?
-            .try_into()
-            .ok()
-    }
-
-    /// The stored pages, one after the other, for saving.
-    pub(super) fn pool(&self) -> &[u8] {
-        &self.pool
-    }
-
-    /// Puts stored pages back after loading.
-    pub(super) fn set_pool(&mut self, pool: Vec<u8>) {
-        self.pool = pool;
-        self.slots = self
-            .pool
-            .chunks_exact(PAGE_BYTES)
-            .map(xxh3_128)
-            .zip(0..)
-            .collect();
     }
 }
 
@@ -215,7 +161,7 @@ mod tests {
             Some(pattern.page(9))
         );
         assert_eq!(captures.bytes(&pattern, 8, PageContent::Stored(2)), None);
-        assert_eq!(captures.pool().len(), 2 * PAGE_BYTES);
+        assert_eq!(captures.pool.pages(), 2);
     }
 
     proptest! {

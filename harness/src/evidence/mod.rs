@@ -6,17 +6,17 @@
 mod captures;
 mod device;
 mod outcome;
+mod pool;
 mod so_far;
 mod store;
 
-pub use captures::{
-    Captures, Checkpoint, CheckpointKind, DigestRecord, ObjectCapture, PageContent, PoolFull,
-};
+pub use captures::{Captures, Checkpoint, CheckpointKind, DigestRecord, ObjectCapture, PageContent};
 pub use device::{DmaEvidence, EventCause, Placed, describe, empty_ledger, end_of, frames_of, written_bytes};
 pub use outcome::{Outcome, OutcomeKind};
+pub use pool::PoolFull;
 pub use so_far::Keeper;
 pub(crate) use so_far::NOT_ENDED;
-pub use store::{StoreError, is_kept_in, load, save};
+pub use store::{StoreError, Unreadable, from_bytes, is_kept_in, load, save, to_bytes};
 
 use guest_agent::protocol::{Features, PageRun};
 use serde::{Deserialize, Serialize};

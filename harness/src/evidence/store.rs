@@ -15,6 +15,7 @@
 
 use super::{Captures, Evidence, VERSION, so_far};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write as _};
@@ -62,11 +63,75 @@ pub enum StoreError {
 
 type Blobs = BTreeMap<u32, BTreeMap<u64, Vec<u8>>>;
 
-#[derive(Serialize)]
-struct CapturesOut<'a>(&'a Captures, &'a [u8]);
+/// All of the evidence in one value: what serde skips in [`Evidence`] stands beside it.
+#[derive(Serialize, Deserialize)]
+struct Whole<'a> {
+    small: Cow<'a, Evidence>,
+    ledger: Vec<u8>,
+    captures: Cow<'a, Captures>,
+    /// Pages of each blob, in order.
+    blobs: Vec<Cow<'a, BTreeMap<u64, Vec<u8>>>>,
+    console: Cow<'a, str>,
+}
 
-#[derive(Deserialize)]
-struct CapturesIn(Captures, Vec<u8>);
+/// Evidence as bytes, complete, for a run that is held: [`from_bytes`] gives it back equal. Unlike an evidence directory they are
+/// for the same version of baton only.
+pub fn to_bytes(evidence: &Evidence) -> Result<Vec<u8>, Unreadable> {
+    let whole = Whole {
+        small: Cow::Borrowed(evidence),
+        ledger: evidence.ledger.to_bytes().map_err(Unreadable::new)?,
+        captures: Cow::Borrowed(&evidence.captures),
+        blobs: evidence
+            .blobs
+            .iter()
+            .map(|blob| Cow::Borrowed(&blob.pages))
+            .collect(),
+        console: Cow::Borrowed(&evidence.console),
+    };
+    postcard::to_allocvec(&whole).map_err(Unreadable::new)
+}
+
+/// Evidence from the bytes that [`to_bytes`] made. They may come from anywhere: damage is an error.
+pub fn from_bytes(bytes: &[u8]) -> Result<Evidence, Unreadable> {
+    let whole: Whole<'_> = postcard::from_bytes(bytes).map_err(Unreadable::new)?;
+    let mut evidence = whole.small.into_owned();
+    if evidence.version != VERSION {
+        return Err(Unreadable::new(wrong_version(evidence.version)));
+    }
+    if whole.blobs.len() != evidence.blobs.len() {
+        let (found, expected) = (whole.blobs.len(), evidence.blobs.len());
+        return Err(Unreadable::new(format!(
+            "pages of {found} blobs, expected {expected}"
+        )));
+    }
+    for (blob, pages) in evidence.blobs.iter_mut().zip(whole.blobs) {
+        blob.pages = pages.into_owned();
+    }
+    evidence.ledger = LedgerRecord::from_bytes(&whole.ledger).map_err(Unreadable::new)?;
+    evidence.captures = whole.captures.into_owned();
+    evidence.console = whole.console.into_owned();
+    Ok(evidence)
+}
+
+/// Bytes that are not evidence, or evidence that cannot be made bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not evidence of this baton: {reason}")]
+pub struct Unreadable {
+    /// What was expected or found.
+    pub reason: String,
+}
+
+impl Unreadable {
+    fn new(reason: impl ToString) -> Self {
+        Self {
+            reason: reason.to_string(),
+        }
+    }
+}
+
+fn wrong_version(version: u32) -> String {
+    format!("evidence version {version}, expected {VERSION}")
+}
 
 /// Writes `evidence` of a run that has ended to `directory`, which is made if it is missing.
 pub fn save(evidence: &Evidence, directory: &Path) -> Result<(), StoreError> {
@@ -91,7 +156,7 @@ pub(super) fn write_small(evidence: &Evidence, directory: &Path) -> Result<(), S
 }
 
 fn write_captures(evidence: &Evidence, path: &Path) -> Result<(), StoreError> {
-    write_packed(path, &CapturesOut(&evidence.captures, evidence.captures.pool()))
+    write_packed(path, &evidence.captures)
 }
 
 fn write_blobs(evidence: &Evidence, path: &Path) -> Result<(), StoreError> {
@@ -126,18 +191,13 @@ fn read_files(directory: &Path) -> Result<Evidence, StoreError> {
     }
     let head: Head = serde_json::from_slice(&json).map_err(|e| malformed(&path, e))?;
     if head.version != VERSION {
-        return Err(malformed(
-            &path,
-            format!("evidence version {}, expected {VERSION}", head.version),
-        ));
+        return Err(malformed(&path, wrong_version(head.version)));
     }
     let mut evidence: Evidence = serde_json::from_slice(&json).map_err(|e| malformed(&path, e))?;
     let path = directory.join(LEDGER);
     evidence.ledger = LedgerRecord::from_bytes(&read(&path)?).map_err(|e| malformed(&path, e))?;
     let path = directory.join(CAPTURES);
-    let CapturesIn(captures, pool) = decode(&path, &read_packed(&path)?)?;
-    evidence.captures = captures;
-    evidence.captures.set_pool(pool);
+    evidence.captures = decode(&path, &read_packed(&path)?)?;
     let path = directory.join(BLOB);
     let mut blobs: Blobs = decode(&path, &read_packed(&path)?)?;
     for blob in &mut evidence.blobs {
@@ -219,6 +279,20 @@ mod tests {
         save(&evidence, directory.path()).unwrap();
         let loaded = load(directory.path()).unwrap();
         assert!(loaded == evidence, "{loaded:#?}");
+    }
+
+    #[test]
+    fn bytes_give_the_whole_evidence_back_and_damage_is_an_error() {
+        let evidence = testing::good();
+        let bytes = to_bytes(&evidence).unwrap();
+        assert!(from_bytes(&bytes).unwrap() == evidence);
+        for length in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+            assert!(from_bytes(&bytes[..length]).is_err(), "{length}");
+        }
+        let mut other = evidence;
+        other.version += 1;
+        let error = from_bytes(&to_bytes(&other).unwrap()).unwrap_err();
+        assert!(error.reason.contains("version"), "{error}");
     }
 
     #[test]

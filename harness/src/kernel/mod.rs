@@ -7,6 +7,7 @@ mod symbols;
 pub use locate::{cached, kernel_directory};
 pub use symbols::Symbols;
 
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use xxhash_rust::xxh3::xxh3_64;
@@ -58,8 +59,9 @@ pub enum KernelError {
     },
 }
 
-/// A kernel that can be booted.
-#[derive(Debug, Clone)]
+/// A kernel that can be booted. Serialised, it holds its image and its symbols, so that neither file is needed again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(into = "Saved", from = "Saved")]
 pub struct KernelImage {
     /// What was asked for: a version or a path.
     pub name: String,
@@ -75,7 +77,57 @@ pub struct KernelImage {
     symbols: Arc<OnceLock<Option<Symbols>>>,
 }
 
+/// A kernel as it is serialised.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    name: String,
+    path: PathBuf,
+    image: Vec<u8>,
+    release: String,
+    /// Text of its System.map.
+    symbols: Option<String>,
+}
+
+impl From<KernelImage> for Saved {
+    fn from(kernel: KernelImage) -> Self {
+        Self {
+            symbols: kernel.symbols().map(|symbols| symbols.text().to_owned()),
+            name: kernel.name,
+            path: kernel.path,
+            image: kernel.image.as_ref().clone(),
+            release: kernel.release,
+        }
+    }
+}
+
+impl From<Saved> for KernelImage {
+    fn from(saved: Saved) -> Self {
+        Self {
+            name: saved.name,
+            path: saved.path,
+            // Computed anew: a hash beside the image could be wrong.
+            hash: xxh3_64(&saved.image),
+            image: Arc::new(saved.image),
+            release: saved.release,
+            map_path: None,
+            symbols: Arc::new(OnceLock::from(saved.symbols.map(Symbols::parse))),
+        }
+    }
+}
+
 impl KernelImage {
+    /// A kernel without files, for tests.
+    #[cfg(test)]
+    pub(crate) fn in_memory(name: &str, symbols: &str) -> Self {
+        Self::from(Saved {
+            name: name.into(),
+            path: name.into(),
+            image: name.into(),
+            release: name.into(),
+            symbols: Some(symbols.into()),
+        })
+    }
+
     /// Finds and reads the kernel `name`: a version of `images/kernels.toml` (built already), or the path of a bzImage.
     pub fn resolve(name: &str) -> Result<Self, KernelError> {
         let path = locate::locate(name)?;

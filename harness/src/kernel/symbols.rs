@@ -43,6 +43,11 @@ impl Symbols {
         Self { text, entries }
     }
 
+    /// The text that they were parsed from.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Symbol and offset of an address.
     pub fn lookup(&self, address: u64) -> Option<String> {
         let after = self.entries.partition_point(|entry| entry.0 <= address);

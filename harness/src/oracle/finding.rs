@@ -2,7 +2,7 @@
 
 use super::RuleName;
 use crate::evidence::{CpuWrite, EventCause, Phase, describe};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use vmm::ledger::{EngineEvent, Entry};
 
 /// Most findings that are kept for one rule; the others are counted.
@@ -36,7 +36,7 @@ pub struct Finding {
 }
 
 /// "Who wrote this byte last, as of this checkpoint?"
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     /// Checkpoint, by index.
     pub checkpoint: usize,

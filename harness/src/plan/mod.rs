@@ -4,12 +4,14 @@ mod steps;
 
 pub use steps::Step;
 
+use crate::evidence::{CheckpointKind, Phase};
 use crate::kernel::{KernelError, KernelImage};
-use crate::scenario::{Buffers, BusMaster, Expect, Misbehave, Scenario, WhenFull};
+use crate::scenario::{Buffers, BusMaster, Misbehave, Scenario, WhenFull};
 use crate::seed::seed_for;
 use guest_agent::device::dma::DESCRIPTOR_BYTES;
 use guest_agent::pattern::PAGE_BYTES;
 use guest_agent::protocol::Misbehaviour;
+use serde::{Deserialize, Serialize};
 
 /// What every guest kernel is told. Live update: `liveupdate=on kho=on`; `retain_initrd` keeps the initramfs readable, so that
 /// it can be handed to the next kernel. The rest keeps the guest from measuring time against hardware that does not
@@ -23,7 +25,7 @@ const ANONYMOUS_OBJECT: u32 = 1000;
 pub const WORKLOAD_OBJECT: u32 = 2000;
 
 /// What the command line may override.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overrides {
     /// `--kernel`.
     pub kernel: Option<String>,
@@ -44,8 +46,8 @@ impl Overrides {
     }
 }
 
-/// A scenario with everything resolved.
-#[derive(Debug, Clone)]
+/// A scenario with everything resolved. Its expectations are not part of it: whoever judges reads them from `scenario_text`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
     /// Scenario name.
     pub name: String,
@@ -65,8 +67,8 @@ pub struct Plan {
     pub kexecs: u32,
     /// The first kernel.
     pub old_kernel: KernelImage,
-    /// Every later kernel.
-    pub new_kernel: KernelImage,
+    /// Every later kernel; `None` if it is the first one again.
+    pub new_kernel: Option<KernelImage>,
     /// Command line of the first kernel.
     pub old_command_line: String,
     /// Command line of every later kernel.
@@ -81,12 +83,10 @@ pub struct Plan {
     pub progress_ns: u64,
     /// Most ledger entries.
     pub ledger_entries: u64,
-    /// What must come of it.
-    pub expect: Expect,
 }
 
 /// A memory object of the agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectPlan {
     /// Identity in messages.
     pub id: u32,
@@ -103,7 +103,7 @@ pub struct ObjectPlan {
 }
 
 /// The DMA engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmaPlan {
     /// Seed of the stream.
     pub seed: u64,
@@ -142,7 +142,6 @@ pub struct PlanError {
 
 /// Resolves a scenario.
 pub fn plan(scenario: &Scenario, file: &str, text: &str, overrides: &Overrides) -> Result<Plan, PlanError> {
-    let seed = overrides.seed.unwrap_or(scenario.seed);
     let kernel = &scenario.kernel;
     let default = (crate::kernel::DEFAULT_VERSION.to_owned(), None);
     let (old, old_span) = choose(&overrides.kernel, &kernel.old).unwrap_or(default);
@@ -157,10 +156,25 @@ pub fn plan(scenario: &Scenario, file: &str, text: &str, overrides: &Overrides) 
     };
     let old_kernel = resolve(&old, &old_span)?;
     let new_kernel = if new == old {
-        old_kernel.clone()
+        None
     } else {
-        resolve(&new, &new_span)?
+        Some(resolve(&new, &new_span)?)
     };
+    Ok(with_kernels(
+        scenario, file, text, overrides, old_kernel, new_kernel,
+    ))
+}
+
+/// The plan of a scenario whose kernels have been found.
+pub(crate) fn with_kernels(
+    scenario: &Scenario,
+    file: &str,
+    text: &str,
+    overrides: &Overrides,
+    old_kernel: KernelImage,
+    new_kernel: Option<KernelImage>,
+) -> Plan {
+    let (seed, kernel) = (overrides.seed.unwrap_or(scenario.seed), &scenario.kernel);
     let kexecs = *scenario.kexecs.get_ref();
     let mut objects: Vec<ObjectPlan> = (1..)
         .zip(&scenario.memfd)
@@ -192,12 +206,11 @@ pub fn plan(scenario: &Scenario, file: &str, text: &str, overrides: &Overrides) 
         steps: Vec::new(),
         progress_ns: scenario.limits.progress.0,
         ledger_entries: *scenario.limits.ledger.get_ref(),
-        expect: scenario.expect.clone(),
     };
     plan.steps = (0..=kexecs)
         .map(|generation| steps::of(&plan, scenario, generation))
         .collect();
-    Ok(plan)
+    plan
 }
 
 fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Option<DmaPlan> {
@@ -279,11 +292,8 @@ impl Plan {
 
     /// The kernel of a generation.
     pub fn kernel(&self, generation: u32) -> &KernelImage {
-        if generation == 0 {
-            &self.old_kernel
-        } else {
-            &self.new_kernel
-        }
+        let later = self.new_kernel.as_ref().filter(|_| generation > 0);
+        later.unwrap_or(&self.old_kernel)
     }
 
     /// The command line of a generation.
@@ -293,6 +303,16 @@ impl Plan {
         } else {
             &self.new_command_line
         }
+    }
+
+    /// Steps that end a run early, from the retrieval on.
+    pub fn wind_down(&self) -> Vec<Step> {
+        let stop = self.dma.as_ref().map(|_| Step::StopDma);
+        [Step::Phase(Phase::Done)]
+            .into_iter()
+            .chain(stop)
+            .chain([Step::Capture(CheckpointKind::End), Step::PowerOff])
+            .collect()
     }
 
     /// The object of identity `id`.
@@ -325,6 +345,24 @@ mod tests {
         assert_eq!(place_ring(&[9, 3, 4, 5, 1, 2], 512, 4), None);
         assert_eq!(place_ring(&[9, 7, 5, 3], 512, 0), None);
         assert_eq!(place_ring(&[], 256, 0), None);
+    }
+
+    #[test]
+    fn a_plan_and_its_kernels_come_back_from_bytes() {
+        let plan = crate::testing::plan(crate::testing::SCENARIO);
+        let bytes = postcard::to_allocvec(&plan).unwrap();
+        let again: Plan = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(postcard::to_allocvec(&again).unwrap(), bytes);
+        assert_eq!(again.steps, plan.steps);
+        let (old, new) = (again.kernel(0), again.kernel(1));
+        assert_eq!(
+            (old.hash, &old.release),
+            (plan.old_kernel.hash, &plan.old_kernel.release)
+        );
+        assert_eq!(
+            new.symbol(0xffff_ffff_8100_0107).as_deref(),
+            Some("clear_page+0x7")
+        );
     }
 
     #[test]

@@ -4,10 +4,11 @@ use super::{Plan, WORKLOAD_OBJECT, misbehaviour};
 use crate::evidence::{CheckpointKind, MemoryPoint, Phase};
 use crate::scenario::Scenario;
 use guest_agent::protocol::Misbehaviour;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// One step of the conductor.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// A phase begins.
     Phase(Phase),

@@ -1,13 +1,11 @@
 //! What the machine remembers about a run: phases and blackouts.
 
-use std::time::Instant;
-
 use serde::{Deserialize, Serialize};
 
 use crate::phase::{Generation, Stamp};
 
 /// One phase of one generation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseRecord {
     /// Generation and phase.
     pub stamp: Stamp,
@@ -17,8 +15,6 @@ pub struct PhaseRecord {
     pub end_ns: u64,
     /// Instructions retired in it, where the backend counts them.
     pub instructions: Option<u64>,
-    /// Host time spent in it, in milliseconds. The only number here that differs from run to run.
-    pub wall_ms: f64,
 }
 
 /// The phases so far; the last is still going on.
@@ -28,7 +24,6 @@ pub(super) struct Phases {
     stamp: Stamp,
     start_ns: u64,
     retired: Option<u64>,
-    wall: Instant,
 }
 
 impl Phases {
@@ -38,7 +33,6 @@ impl Phases {
             stamp,
             start_ns: 0,
             retired: Some(0),
-            wall: Instant::now(),
         }
     }
 
@@ -49,7 +43,6 @@ impl Phases {
             start_ns: self.start_ns,
             end_ns: now,
             instructions: retired.zip(self.retired).map(|(now, before)| now - before),
-            wall_ms: self.wall.elapsed().as_secs_f64() * 1e3,
         }
     }
 
@@ -60,7 +53,6 @@ impl Phases {
             stamp,
             start_ns: now,
             retired,
-            wall: Instant::now(),
         };
     }
 

@@ -1,0 +1,384 @@
+//! What the agent's answers and the machine's events mean: changes of the cursor, records in the evidence, or the end of the run.
+
+use super::asks::{is_last_portion, pages_of};
+use super::cursor::{Awaiting, Cursor, Ending, Point};
+use crate::evidence::{
+    AgentFailure, DigestRecord, Evidence, Hello, MemoryPoint, MemoryRecord, ObjectEvidence, OutcomeKind,
+    PAGE, Retrieval,
+};
+use crate::plan::{Plan, Step};
+use guest_agent::protocol::{Reply, Request, VERSION};
+use std::mem;
+use vmm::machine::Event;
+
+/// What the kernel prints when it panics (kernel/panic.c).
+const PANIC: &str = "Kernel panic - not syncing: ";
+/// What it prints if that is because PID 1 has died (kernel/exit.c).
+const INIT_DIED: &str = "Attempted to kill init";
+
+/// Takes in a message of the agent.
+pub(super) fn message(
+    plan: &Plan,
+    cursor: &mut Cursor,
+    evidence: &mut Evidence,
+    message: Result<Reply, String>,
+    at: Point,
+) -> Result<(), Ending> {
+    match (mem::replace(&mut cursor.awaiting, Awaiting::Nothing), message) {
+        (Awaiting::End, message) => Err(went_on(message)),
+        (_, Err(reason)) => Err(died(reason)),
+        (Awaiting::Greeting { generation }, Ok(reply)) => {
+            greeting(plan, cursor, evidence, reply)?;
+            if cursor.generation != generation {
+                let text = format!("generation {} reported, expected {generation}", cursor.generation);
+                return Err(Ending::new(OutcomeKind::MachineFailed, text));
+            }
+            (cursor.step, cursor.part) = (0, 0);
+            Ok(())
+        }
+        (Awaiting::Answer { request, asked }, Ok(reply)) => {
+            let began_anew = asked.moment.generation != cursor.generation;
+            if began_anew || matches!(reply, Reply::Hello { .. }) {
+                return Err(died("the agent began anew amid its work"));
+            }
+            answer(plan, cursor, evidence, &request, reply, (asked, at))?;
+            cursor.part += 1;
+            Ok(())
+        }
+        (Awaiting::Nothing, Ok(reply)) => {
+            Err(died(format!("the agent was asked nothing and said {reply:?}")))
+        }
+    }
+}
+
+fn greeting(plan: &Plan, cursor: &Cursor, evidence: &mut Evidence, reply: Reply) -> Result<(), Ending> {
+    let Reply::Hello {
+        protocol,
+        release,
+        build_id,
+        command_line,
+        features,
+        processors,
+    } = reply
+    else {
+        return Err(died("the agent's first message is no greeting"));
+    };
+    if protocol != VERSION {
+        return Err(died(format!(
+            "the agent speaks protocol {protocol}, expected {VERSION}"
+        )));
+    }
+    let generation = cursor.generation;
+    if let Some(kernel) = evidence.kernels.get_mut(generation as usize) {
+        kernel.hello = Some(Hello::new(release, build_id, command_line, features, processors));
+    }
+    let expected = plan.vcpus;
+    if processors == expected {
+        return Ok(());
+    }
+    let text =
+        format!("the kernel of generation {generation} brought up {processors} of {expected} processors");
+    Err(Ending::new(unable(generation), text))
+}
+
+/// Takes in the answer to `request`, which was made at the first of two points and answered at the second.
+fn answer(
+    plan: &Plan,
+    cursor: &mut Cursor,
+    evidence: &mut Evidence,
+    request: &Request,
+    reply: Reply,
+    (asked, at): (Point, Point),
+) -> Result<(), Ending> {
+    let generation = cursor.generation;
+    match (request, reply) {
+        (_, Reply::Failed { call, errno, detail }) => {
+            evidence.failures.push(AgentFailure {
+                generation,
+                phase: at.phase,
+                request: words(request),
+                call,
+                errno,
+                detail,
+            });
+            let failure = evidence.failures.len() - 1;
+            let Some(retrieval) = retrieval(plan, request, Some(failure), at) else {
+                let text = evidence.failures[failure].to_string();
+                return Err(Ending::new(unable(generation), text));
+            };
+            cursor.lost = true;
+            evidence.retrievals.push(retrieval);
+        }
+        (Request::ResolveRange { object, .. }, Reply::Pages(runs)) => {
+            cursor.resolved.extend(runs);
+            return resolved(plan, cursor, evidence, *object);
+        }
+        (
+            Request::Digest {
+                object, first_page, ..
+            },
+            Reply::Digests(values),
+        ) => {
+            evidence.captures.digests.push(DigestRecord {
+                generation,
+                object: *object,
+                first_page: *first_page,
+                values,
+                ledger_before: asked.moment.ledger_length,
+                ledger_after: at.moment.ledger_length,
+            });
+        }
+        (
+            Request::MemoryInfo,
+            Reply::Memory {
+                total_pages,
+                free_pages,
+            },
+        ) => memory(plan, cursor, evidence, total_pages, free_pages),
+        (Request::ConsumeDma, Reply::Dma { .. }) => {}
+        (request, Reply::Done) if expected(request) == "done" => {
+            done(cursor, evidence, request, asked, at);
+            evidence.retrievals.extend(retrieval(plan, request, None, at));
+        }
+        (request, _) => {
+            let expected = expected(request);
+            return Err(died(format!("the agent gave another answer than {expected}")));
+        }
+    }
+    Ok(())
+}
+
+/// The kind of reply that a request is answered with.
+fn expected(request: &Request) -> &'static str {
+    match request {
+        Request::ResolvePages { .. } | Request::ResolveRange { .. } => "pages",
+        Request::Digest { .. } => "digests",
+        Request::ConsumeDma => "the state of the DMA engine",
+        Request::MemoryInfo => "memory",
+        _ => "done",
+    }
+}
+
+/// Takes in that the agent has done what it was asked for.
+fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: Point, at: Point) {
+    match request {
+        Request::CreateMemfd { object, .. }
+        | Request::CreateBuffer { object, .. }
+        | Request::RetrieveMemfd { object, .. } => {
+            cursor.held.insert(*object);
+        }
+        Request::CreateSession { name } | Request::RetrieveSession { name } => {
+            cursor.sessions.insert(name.clone());
+        }
+        Request::FinishSession { name } => {
+            cursor.sessions.remove(name);
+        }
+        Request::Preserve { object, .. } => {
+            known(evidence, *object).for_each(|object| object.preserved_by.push(cursor.generation));
+        }
+        Request::Close { object } => {
+            cursor.held.remove(object);
+            known(evidence, *object).for_each(|object| object.closed = Some(at.moment));
+        }
+        Request::StartDma { .. } => {
+            // The engine runs from the moment that the driver enabled it, which the agent's answer comes after.
+            let enabled = at.engine_event_ns.filter(|time| *time > asked.moment.time_ns);
+            let mut started = at.moment;
+            started.ledger_length = 0;
+            started.time_ns = enabled.unwrap_or(started.time_ns);
+            evidence
+                .dma
+                .iter_mut()
+                .for_each(|dma| dma.started = Some(started));
+        }
+        Request::StopDma => evidence
+            .dma
+            .iter_mut()
+            .for_each(|dma| dma.stopped = Some(at.moment)),
+        _ => {}
+    }
+}
+
+fn known(evidence: &mut Evidence, object: u32) -> impl Iterator<Item = &mut ObjectEvidence> {
+    evidence
+        .objects
+        .iter_mut()
+        .filter(move |known| known.id == object)
+}
+
+/// Once the last portion has come: the pages must be as many as the object has.
+fn resolved(plan: &Plan, cursor: &mut Cursor, evidence: &mut Evidence, object: u32) -> Result<(), Ending> {
+    let pages = pages_of(plan, object);
+    if !is_last_portion(pages, cursor.part) {
+        return Ok(());
+    }
+    let runs = mem::take(&mut cursor.resolved);
+    let found = runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.count));
+    if found != pages {
+        let text = format!("the agent resolved {found} pages of object {object}, expected {pages}");
+        return Err(Ending::new(OutcomeKind::AgentFailed, text));
+    }
+    let generation = cursor.generation;
+    known(evidence, object).for_each(|object| drop(object.pages.insert(generation, runs.clone())));
+    Ok(())
+}
+
+/// The record of an attempt to retrieve something; `None` for any other request.
+fn retrieval(plan: &Plan, request: &Request, failure: Option<usize>, at: Point) -> Option<Retrieval> {
+    let (what, object) = match request {
+        Request::RetrieveSession { name } => (format!("session \"{name}\""), None),
+        Request::RetrieveMemfd { object, .. } => {
+            let name = plan.object(*object).map_or("", |object| &object.name);
+            (format!("memfd \"{name}\""), Some(*object))
+        }
+        _ => return None,
+    };
+    Some(Retrieval {
+        generation: at.moment.generation,
+        what,
+        object,
+        time_ns: at.moment.time_ns,
+        ledger_length: at.moment.ledger_length,
+        failure,
+    })
+}
+
+fn memory(plan: &Plan, cursor: &Cursor, evidence: &mut Evidence, total_pages: u64, free_pages: u64) {
+    let Some(Step::Memory(at)) = cursor.step_of(plan) else {
+        return;
+    };
+    let generation = cursor.generation;
+    let held = |object: &&ObjectEvidence| match at {
+        MemoryPoint::BeforeRetrieval => object
+            .preserved_by
+            .iter()
+            .any(|left| left.checked_add(1) == Some(generation)),
+        MemoryPoint::AfterClose => cursor.held.contains(&object.id),
+    };
+    let pages = evidence
+        .objects
+        .iter()
+        .filter(held)
+        .map(|object| object.bytes / PAGE);
+    let held_pages = pages.fold(0u64, u64::saturating_add);
+    evidence.memory.push(MemoryRecord {
+        generation,
+        at,
+        total_pages,
+        free_pages,
+        held_pages,
+    });
+}
+
+/// Takes in an event of the machine that is no message. Returns whether the step's present part is done by it; otherwise the guest
+/// has to run on.
+pub(super) fn event(
+    plan: &Plan,
+    cursor: &mut Cursor,
+    event: &Event,
+    panic: Option<String>,
+    at: Point,
+) -> Result<bool, Ending> {
+    match (&cursor.awaiting, event) {
+        (Awaiting::End, Event::PowerOff { .. }) if cursor.step_of(plan) == Some(Step::PowerOff) => {
+            cursor.awaiting = Awaiting::Nothing;
+            cursor.part += 1;
+            Ok(true)
+        }
+        (Awaiting::Greeting { .. } | Awaiting::Answer { .. }, Event::Jump { .. }) => Ok(false),
+        (Awaiting::Greeting { .. } | Awaiting::Answer { .. }, Event::KernelEntry { generation, .. }) => {
+            // Whatever the old kernel's agent held, the new one's has to retrieve.
+            cursor.generation = (*generation).into();
+            cursor.held.clear();
+            cursor.sessions.clear();
+            Ok(false)
+        }
+        _ => Err(ended_by(event, panic, at)),
+    }
+}
+
+/// The end of a run that an event brings.
+pub(super) fn ended_by(event: &Event, panic: Option<String>, at: Point) -> Ending {
+    if let Some(line) = panic {
+        let init_died = line.contains(INIT_DIED);
+        let kind = if init_died {
+            OutcomeKind::AgentDied
+        } else {
+            OutcomeKind::GuestPanic
+        };
+        return Ending::new(kind, line);
+    }
+    let kind = match event {
+        Event::MessageTooLong { .. } => OutcomeKind::AgentDied,
+        Event::PowerOff { .. } | Event::Reset { .. } => OutcomeKind::UnexpectedReset,
+        Event::TripleFault { .. } => OutcomeKind::TripleFault,
+        Event::DeadHalt { .. } | Event::NoProgress { .. } => OutcomeKind::GuestHang,
+        Event::LedgerFull { .. } => OutcomeKind::LedgerFull,
+        Event::UnknownInstruction { .. } => OutcomeKind::UnknownInstruction,
+        Event::Message(_) | Event::Jump { .. } | Event::KernelEntry { .. } => OutcomeKind::MachineFailed,
+    };
+    Ending {
+        rip: Some(at.rip),
+        ..Ending::new(kind, event.to_string())
+    }
+}
+
+/// The panic message in a kernel's console output, if there is one.
+pub(super) fn panic_line(console: &str) -> Option<String> {
+    let line = &console[console.find(PANIC)?..];
+    Some(line.lines().next().unwrap_or_default().trim_end().to_owned())
+}
+
+/// Why the first request that failed did so.
+pub(super) fn first_failure(evidence: &Evidence) -> String {
+    let failed = evidence.retrievals.iter().find_map(|retrieval| retrieval.failure);
+    let failure = failed.and_then(|failure| evidence.failures.get(failure));
+    failure.map_or(String::new(), ToString::to_string)
+}
+
+/// The agent spoke although it had been asked to end.
+fn went_on(message: Result<Reply, String>) -> Ending {
+    let text = match message {
+        Ok(Reply::Failed { call, errno, detail }) => format!("{call} failed: errno {errno}, {detail}"),
+        Ok(reply) => format!("the agent went on and said {reply:?}"),
+        Err(reason) => reason,
+    };
+    Ending::new(OutcomeKind::AgentFailed, text)
+}
+
+fn died(text: impl Into<String>) -> Ending {
+    Ending::new(OutcomeKind::AgentDied, text)
+}
+
+/// What it means that a generation cannot do what it was asked for: nothing was tested yet if it is the first.
+fn unable(generation: u32) -> OutcomeKind {
+    if generation == 0 {
+        OutcomeKind::SetupFailed
+    } else {
+        OutcomeKind::AgentFailed
+    }
+}
+
+/// A request in words, for failures.
+fn words(request: &Request) -> String {
+    match request {
+        Request::CreateSession { name } => format!("create session \"{name}\""),
+        Request::CreateMemfd { object, bytes, .. } => format!("create memfd {object} of {bytes} bytes"),
+        Request::CreateBuffer { object, bytes, .. } => format!("create buffer {object} of {bytes} bytes"),
+        Request::Preserve {
+            session,
+            object,
+            token,
+        } => {
+            format!("preserve memfd {object} in session \"{session}\" under token {token}")
+        }
+        Request::StartDma { entries, .. } => format!("start DMA with {entries} descriptors"),
+        Request::RetrieveSession { name } => format!("retrieve session \"{name}\""),
+        Request::RetrieveMemfd { session, token, .. } => {
+            format!("retrieve token {token} from session \"{session}\"")
+        }
+        Request::FinishSession { name } => format!("finish session \"{name}\""),
+        Request::LoadKexec { .. } => "load the next kernel".into(),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,223 @@
+//! What each step of a plan asks for, part by part.
+
+use super::cursor::{Awaiting, Cursor, Ending, Move, Point};
+use crate::evidence::{Evidence, OutcomeKind, PAGE, Phase};
+use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT, place_ring, ring_pages};
+use guest_agent::protocol::{Place, Request};
+
+/// Pages that the agent is asked about at once; a reply about them fits the mailbox.
+const PAGES_AT_ONCE: u64 = 8192;
+/// Into how many turns a wait is cut so that the consumer keeps up.
+const TURNS: u64 = 8;
+
+/// The move for the part of `step` that the cursor counts; `None` if the step has no such part, which means that it is done.
+///
+/// Parts are counted from 0. A request is one part together with its answer; every other move is a part of its own.
+pub(super) fn part(
+    plan: &Plan,
+    cursor: &mut Cursor,
+    evidence: &mut Evidence,
+    step: &Step,
+    at: Point,
+) -> Result<Option<Move>, Ending> {
+    let part = cursor.part;
+    let request = match step {
+        Step::Phase(phase) => return Ok((part == 0).then_some(Move::Enter(*phase))),
+        Step::Capture(kind) => return Ok((part == 0).then_some(Move::Capture(*kind))),
+        Step::Pass(ns) => match pass(evidence, *ns, part) {
+            Some(Turn::Pass(ns)) => return Ok(Some(Move::Pass(ns))),
+            Some(Turn::Consume) => Some(Request::ConsumeDma),
+            None => None,
+        },
+        Step::RetrieveSession(_) | Step::Retrieve(_) if part == 1 => {
+            // The agent answers for what is written from now on.
+            return Ok(Some(Move::SplitPageWrites));
+        }
+        Step::Kexec | Step::PowerOff | Step::Misbehave(_) if part > 0 => {
+            return Ok(announced(cursor, step, part));
+        }
+        Step::ResolvePages(object) | Step::Digest(object) => portion(plan, cursor, step, *object),
+        Step::StartDma if part == 0 => start_dma(cursor.generation, evidence)?,
+        _ if part == 0 => whole(plan, cursor, step)?,
+        _ => None,
+    };
+    Ok(request.map(|request| cursor.ask(request, at)))
+}
+
+/// The request of a step that is one request; `None` if there is nothing to do, because the agent has no such object or session.
+fn whole(plan: &Plan, cursor: &Cursor, step: &Step) -> Result<Option<Request>, Ending> {
+    Ok(Some(match step {
+        Step::Create(object) => create(planned(plan, *object)?),
+        Step::CreateSession(name) => Request::CreateSession { name: name.clone() },
+        Step::Preserve(object) => match planned(plan, *object)?.preserve.clone() {
+            Some((session, token)) => Request::Preserve {
+                session,
+                object: *object,
+                token,
+            },
+            None => return Ok(None),
+        },
+        Step::LoadKexec => Request::LoadKexec {
+            command_line: plan.command_line(cursor.generation.saturating_add(1)).to_owned(),
+        },
+        Step::RetrieveSession(name) => Request::RetrieveSession { name: name.clone() },
+        Step::Retrieve(object) => match planned(plan, *object)?.preserve.clone() {
+            Some((session, token)) if cursor.sessions.contains(&session) => Request::RetrieveMemfd {
+                session,
+                token,
+                object: *object,
+            },
+            _ => return Ok(None),
+        },
+        Step::FinishSession(name) if cursor.sessions.contains(name) => {
+            Request::FinishSession { name: name.clone() }
+        }
+        Step::UseMemory(bytes) => Request::CreateMemfd {
+            object: WORKLOAD_OBJECT,
+            bytes: bytes.saturating_add(PAGE - 1) / PAGE * PAGE,
+            seed: WORKLOAD_OBJECT.into(),
+        },
+        Step::StopDma => Request::StopDma,
+        Step::Close(object) if cursor.held.contains(object) => Request::Close { object: *object },
+        Step::Memory(_) => Request::MemoryInfo,
+        Step::Misbehave(how) => Request::Misbehave(*how),
+        Step::Kexec => Request::Kexec,
+        Step::PowerOff => Request::PowerOff,
+        _ => return Ok(None),
+    }))
+}
+
+fn planned(plan: &Plan, object: u32) -> Result<&ObjectPlan, Ending> {
+    let missing = || format!("the plan has no object {object}");
+    plan.object(object)
+        .ok_or_else(|| Ending::new(OutcomeKind::MachineFailed, missing()))
+}
+
+fn create(object: &ObjectPlan) -> Request {
+    let ObjectPlan { id, bytes, seed, .. } = *object;
+    match object.preserve {
+        Some(_) => Request::CreateMemfd {
+            object: id,
+            bytes,
+            seed,
+        },
+        None => Request::CreateBuffer {
+            object: id,
+            bytes,
+            seed,
+        },
+    }
+}
+
+/// The parts after the request of a step after which the agent looks for no other: it is released, and the kexec is made known.
+fn announced(cursor: &mut Cursor, step: &Step, part: u64) -> Option<Move> {
+    let due = match (step, part) {
+        (Step::Kexec, 1) => Move::Enter(Phase::Handover),
+        (Step::Kexec, 2) => Move::ExpectKexec,
+        (Step::Kexec, 3) => {
+            let generation = cursor.generation.saturating_add(1);
+            cursor.awaiting = Awaiting::Greeting { generation };
+            Move::Release
+        }
+        (Step::PowerOff | Step::Misbehave(_), 1) => {
+            cursor.awaiting = Awaiting::End;
+            Move::Release
+        }
+        _ => return None,
+    };
+    Some(due)
+}
+
+/// The next portion of pages to ask about; `None` behind the last one, or if the agent does not hold the object.
+fn portion(plan: &Plan, cursor: &Cursor, step: &Step, object: u32) -> Option<Request> {
+    let first_page = cursor.part.checked_mul(PAGES_AT_ONCE)?;
+    let left = pages_of(plan, object)
+        .checked_sub(first_page)
+        .filter(|left| *left > 0)?;
+    if !cursor.held.contains(&object) {
+        return None;
+    }
+    let pages = left.min(PAGES_AT_ONCE);
+    Some(match step {
+        Step::Digest(_) => Request::Digest {
+            object,
+            first_page,
+            pages,
+        },
+        _ => Request::ResolveRange {
+            object,
+            first_page,
+            pages,
+        },
+    })
+}
+
+/// Whether no portion of an object of `pages` pages comes after the one of that part.
+pub(super) fn is_last_portion(pages: u64, part: u64) -> bool {
+    part.saturating_add(1).saturating_mul(PAGES_AT_ONCE) >= pages
+}
+
+pub(super) fn pages_of(plan: &Plan, object: u32) -> u64 {
+    plan.object(object).map_or(0, |object| object.bytes / PAGE)
+}
+
+/// A part of a wait.
+enum Turn {
+    Pass(u64),
+    Consume,
+}
+
+/// Waits pass in turns if there is an engine, so that its consumer gives blocks back meanwhile. An engine that waits for the
+/// consumer would else stand still most of the time.
+fn pass(evidence: &Evidence, ns: u64, part: u64) -> Option<Turn> {
+    let Some(dma) = &evidence.dma else {
+        return (part == 0).then_some(Turn::Pass(ns));
+    };
+    let turns = if dma.free_run { 1 } else { TURNS };
+    let turn = if part.is_multiple_of(2) {
+        Turn::Pass(ns / turns)
+    } else {
+        Turn::Consume
+    };
+    (part < 2 * turns).then_some(turn)
+}
+
+/// Places ring, completion count and buffers in the objects' pages, as they were resolved.
+fn start_dma(generation: u32, evidence: &mut Evidence) -> Result<Option<Request>, Ending> {
+    let Some(dma) = &mut evidence.dma else {
+        return Ok(None);
+    };
+    let ring_object = evidence
+        .objects
+        .iter()
+        .find(|object| object.id == dma.ring_object);
+    let frames = ring_object.map_or(Vec::new(), |object| object.frames(generation));
+    let buffer_pages = (u64::from(dma.entries) * u64::from(dma.buffer_bytes)).div_ceil(PAGE);
+    let in_ring_object = dma.buffer_object == dma.ring_object;
+    let behind = if in_ring_object { buffer_pages + 1 } else { 1 };
+    let Some(page) = place_ring(&frames, dma.entries, behind) else {
+        let text = format!(
+            "no {} physically contiguous pages for the ring in object {}",
+            ring_pages(dma.entries),
+            dma.ring_object
+        );
+        return Err(Ending::new(OutcomeKind::SetupFailed, text));
+    };
+    dma.ring_offset = page * PAGE;
+    dma.completion_offset = dma.ring_offset + ring_pages(dma.entries) * PAGE;
+    dma.buffer_offset = if in_ring_object {
+        dma.completion_offset + PAGE
+    } else {
+        0
+    };
+    let place = |object, offset| Place { object, offset };
+    Ok(Some(Request::StartDma {
+        ring: place(dma.ring_object, dma.ring_offset),
+        entries: dma.entries,
+        completion: place(dma.ring_object, dma.completion_offset),
+        buffers: place(dma.buffer_object, dma.buffer_offset),
+        buffer_bytes: dma.buffer_bytes,
+        free_run: dma.free_run,
+        wild_addresses: dma.wild_addresses.clone(),
+    }))
+}

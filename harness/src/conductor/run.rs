@@ -1,0 +1,209 @@
+//! The driver: makes the moves that the cursor names on a machine.
+
+use super::answers::panic_line;
+use super::cursor::{Cursor, Move, Point, Said, What, next};
+use super::setup::{blank, machine_config};
+use super::{Observer, chain};
+use crate::evidence::{Evidence, Moment, PAGE, Phase};
+use crate::oracle::Question;
+use crate::plan::Plan;
+use guest_agent::protocol::{decode, encode};
+use std::error::Error;
+use vmm::machine::{Event, Machine, MachineError};
+use vmm::phase::{Generation, Stamp};
+use vmm::processors::Backend;
+
+/// A run: machine, position and evidence. All but the machine is plain data.
+pub struct Run {
+    pub(super) plan: Plan,
+    pub(super) machine: Machine,
+    pub(super) cursor: Cursor,
+    pub(super) evidence: Evidence,
+    /// Bytes whose last writer is to be told, by checkpoint.
+    pub(super) questions: Vec<Question>,
+}
+
+/// How far a run goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// To its end.
+    End,
+    /// To a guest time in nanoseconds. A run whose time is later already stands.
+    Time(u64),
+    /// To the beginning of a phase. A run that stands there already goes no further; one that has passed it goes to its end.
+    Phase(Stamp),
+}
+
+impl Until {
+    /// To the jump out of `generation`.
+    pub fn jump(generation: Generation) -> Self {
+        let phase = Phase::Jump;
+        Self::Phase(Stamp { generation, phase })
+    }
+
+    /// To the first instruction of the kernel of `generation`, 1 or later.
+    pub fn entry(generation: Generation) -> Self {
+        let phase = Phase::BootNew;
+        Self::Phase(Stamp { generation, phase })
+    }
+
+    fn is_reached(self, machine: &Machine) -> bool {
+        let now = machine.moment().time;
+        match self {
+            Self::End => false,
+            Self::Time(time) => now >= time,
+            Self::Phase(stamp) => {
+                let began =
+                    |record: &vmm::machine::PhaseRecord| record.stamp == stamp && record.start_ns == now;
+                machine.phases().last().is_some_and(began)
+            }
+        }
+    }
+}
+
+/// Why [`Run::proceed`] came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The run stands where it was to stop; it can go on.
+    Paused,
+    /// The run has ended.
+    Ended,
+}
+
+impl Run {
+    /// Switches a machine on for `plan`, with `agent` as /init. Questions make it a run that watches the bytes in question; they cost
+    /// time and change nothing else.
+    pub fn new(
+        plan: &Plan,
+        agent: &[u8],
+        backend: &dyn Backend,
+        questions: &[Question],
+    ) -> Result<Self, MachineError> {
+        // What the host's KVM needs is told to every generation.
+        let plan = plan.with_command_line(backend.command_line());
+        let mut machine = Machine::new(&machine_config(&plan, agent), backend)?;
+        machine.watch(questions.iter().map(|question| question.address / PAGE));
+        Ok(Self {
+            evidence: blank(&plan, backend.name()),
+            plan,
+            machine,
+            cursor: Cursor::start(),
+            questions: questions.to_vec(),
+        })
+    }
+
+    /// Goes on until the run has ended or `until` is reached, whichever comes first. The observer is told of the present phase to
+    /// begin with, then of each change. Where a run is paused changes nothing in what becomes of it.
+    pub fn proceed(&mut self, until: Until, observer: &dyn Observer) -> Progress {
+        self.tell_phase(observer);
+        while !matches!(self.cursor.due, Move::End(_)) {
+            if until.is_reached(&self.machine) {
+                return Progress::Paused;
+            }
+            let before = self.machine.moment().stamp;
+            let what = match self.make(until) {
+                Ok(Some(what)) => what,
+                Ok(None) => continue,
+                Err(error) => What::Failed(chain(error.as_ref())),
+            };
+            let at = self.here();
+            next(
+                &self.plan,
+                &mut self.cursor,
+                &mut self.evidence,
+                Said { at, what },
+            );
+            if self.machine.moment().stamp != before {
+                self.tell_change(observer);
+            }
+        }
+        Progress::Ended
+    }
+
+    /// Makes the move that is due. `None` means that `until` came before the move was through: what is left of it is due then.
+    fn make(&mut self, until: Until) -> Result<Option<What>, Box<dyn Error>> {
+        let limit = match until {
+            Until::Time(time) => time,
+            Until::End | Until::Phase(_) => u64::MAX,
+        };
+        let machine = &mut self.machine;
+        match &self.cursor.due {
+            Move::Run => return Ok(machine.run_until(limit)?.map(|event| self.told(event))),
+            Move::Pass(ns) => {
+                let (ns, left) = (*ns, limit.saturating_sub(machine.moment().time));
+                if let Some(event) = machine.pass(ns.min(left))? {
+                    return Ok(Some(self.told(event)));
+                }
+                if left < ns {
+                    self.cursor.due = Move::Pass(ns - left);
+                    return Ok(None);
+                }
+            }
+            Move::Say(request) => machine.reply(&encode(request)?)?,
+            Move::Release => machine.reply(&[])?,
+            Move::Enter(phase) => machine.enter_phase(*phase)?,
+            Move::ExpectKexec => {
+                let running = self.plan.kernel(self.cursor.generation);
+                machine.expect_kexec(&|| running.address_of("machine_kexec"));
+            }
+            Move::SplitPageWrites => machine.part_page_writes()?,
+            Move::Capture(kind) => self.capture(*kind)?,
+            Move::End(_) => {}
+        }
+        Ok(Some(What::Done))
+    }
+
+    /// What an event of the machine says. The handover is captured here, because guest memory has it only at the new kernel's entry.
+    fn told(&mut self, event: Event) -> What {
+        match event {
+            Event::Message(message) => What::Message(decode(&message).map_err(|error| error.to_string())),
+            event => {
+                if let Event::KernelEntry {
+                    time, boot_params, ..
+                } = event
+                {
+                    self.take_blob(time, boot_params);
+                }
+                let panic = panic_line(&self.console_of_generation());
+                What::Event { event, panic }
+            }
+        }
+    }
+
+    fn here(&self) -> Point {
+        let here = self.machine.moment();
+        Point {
+            moment: self.moment(),
+            phase: here.stamp.phase,
+            rip: here.rip,
+            engine_event_ns: self.machine.ledger().events().last().map(|event| event.time),
+        }
+    }
+
+    /// Here and now, for the evidence.
+    pub(super) fn moment(&self) -> Moment {
+        let here = self.machine.moment();
+        Moment {
+            generation: here.stamp.generation.into(),
+            time_ns: here.time,
+            ledger_length: self.machine.ledger().made(),
+        }
+    }
+
+    /// Tells the observer which phase has passed and which one goes on.
+    fn tell_change(&self, observer: &dyn Observer) {
+        if let [.., passed, _] = &self.phase_records()[..] {
+            observer.passed(passed);
+        }
+        self.tell_phase(observer);
+    }
+
+    /// Tells the observer which phase goes on, and shows the evidence so far to one who keeps it.
+    fn tell_phase(&self, observer: &dyn Observer) {
+        let Stamp { generation, phase } = self.machine.moment().stamp;
+        observer.phase(generation.into(), phase);
+        if observer.keeps() {
+            observer.so_far(self.so_far());
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What a plan makes of a machine that is to be switched on, and of evidence in which nothing has happened yet.
+
+use crate::evidence::{
+    Captures, DmaEvidence, Evidence, KernelEvidence, NOT_ENDED, ObjectEvidence, ObjectKind, Outcome,
+    OutcomeKind, Phase, VERSION, empty_ledger,
+};
+use crate::initramfs;
+use crate::plan::Plan;
+use vmm::devices::dma::{BusMaster, DmaConfig};
+use vmm::machine::MachineConfig;
+
+/// Rate of a DMA engine that is never started.
+const IDLE_RATE: u64 = 1_000_000;
+
+pub(super) fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
+    let rate = plan.dma.as_ref().map_or(IDLE_RATE, |dma| dma.rate);
+    let honoured = plan.dma.as_ref().is_some_and(|dma| dma.bus_master_honoured);
+    MachineConfig {
+        ram_bytes: plan.ram_bytes,
+        kernel: plan.old_kernel.image.as_ref().clone(),
+        initramfs: initramfs::build(agent, Some(&plan.kernel(1).image)),
+        command_line: plan.old_command_line.clone(),
+        seed: crate::seed::seed_for(plan.seed, "machine"),
+        dma: DmaConfig {
+            rate,
+            seed: plan.dma.as_ref().map_or(0, |dma| dma.seed),
+            bus_master: if honoured {
+                BusMaster::Honoured
+            } else {
+                BusMaster::Retained
+            },
+        },
+        progress_limit_ns: plan.progress_ns,
+        vcpus: u8::try_from(plan.vcpus).unwrap_or(u8::MAX),
+        ledger_entries: usize::try_from(plan.ledger_entries).unwrap_or(usize::MAX),
+    }
+}
+
+/// Evidence of a run in which nothing has happened yet.
+pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
+    let kernel = |generation| {
+        let kernel = plan.kernel(generation);
+        KernelEvidence {
+            path: kernel.path.display().to_string(),
+            image_hash: format!("{:016x}", kernel.hash),
+            image_release: kernel.release.clone(),
+            command_line: plan.command_line(generation).to_owned(),
+            hello: None,
+        }
+    };
+    let object = |object: &crate::plan::ObjectPlan| ObjectEvidence {
+        id: object.id,
+        name: object.name.clone(),
+        kind: match &object.preserve {
+            Some((session, token)) => ObjectKind::Memfd {
+                session: session.clone(),
+                token: *token,
+            },
+            None => ObjectKind::Anonymous,
+        },
+        bytes: object.bytes,
+        pattern_seed: object.seed,
+        pages: Default::default(),
+        preserved_by: Vec::new(),
+        closed: None,
+    };
+    let dma = plan.dma.as_ref().map(|dma| DmaEvidence {
+        seed: dma.seed,
+        rate: dma.rate,
+        buffer_bytes: dma.buffer_bytes,
+        entries: dma.entries,
+        free_run: dma.free_run,
+        bus_master_honoured: dma.bus_master_honoured,
+        ring_object: dma.ring_object,
+        ring_offset: 0,
+        completion_offset: 0,
+        buffer_object: dma.buffer_object,
+        buffer_offset: 0,
+        wild_addresses: dma.wild_addresses.clone(),
+        started: None,
+        stopped: None,
+    });
+    Evidence {
+        version: VERSION,
+        baton: env!("CARGO_PKG_VERSION").into(),
+        scenario_file: plan.scenario_file.clone(),
+        scenario_text: plan.scenario_text.clone(),
+        name: plan.name.clone(),
+        backend: backend.into(),
+        seed: plan.seed,
+        overrides: plan.overrides.arguments(),
+        ram_bytes: plan.ram_bytes,
+        kexecs: plan.kexecs,
+        kernels: (0..=plan.kexecs).map(kernel).collect(),
+        phases: Vec::new(),
+        objects: plan.objects.iter().map(object).collect(),
+        dma,
+        event_causes: Vec::new(),
+        cpu_writes: Vec::new(),
+        cpu_writes_recorded: false,
+        authors: Vec::new(),
+        memory: Vec::new(),
+        retrievals: Vec::new(),
+        failures: Vec::new(),
+        blobs: Vec::new(),
+        blackouts_ns: Vec::new(),
+        jumps_not_before: Vec::new(),
+        device_lateness_ns: 0,
+        emulated: Vec::new(),
+        outcome: Outcome {
+            kind: OutcomeKind::Unfinished,
+            generation: 0,
+            phase: Phase::BootOld,
+            text: NOT_ENDED.into(),
+        },
+        state_hash: String::new(),
+        ledger: empty_ledger(),
+        captures: Captures::default(),
+        console: String::new(),
+    }
+}

@@ -1,0 +1,637 @@
+//! Whole runs without a machine: scripted guests talk with [`next`]. Each talk is held twice, once with cursor and evidence
+//! made bytes and read again between every two inputs, which must change nothing.
+
+use super::cursor::{Cursor, Ending, Move, Point, Said, What, next};
+use super::setup::blank;
+use crate::evidence::{Evidence, Moment, OutcomeKind, Phase, from_bytes, to_bytes};
+use crate::plan::{Plan, Step};
+use crate::testing;
+use guest_agent::protocol::{Features, PageRun, Reply, Request, VERSION};
+use proptest::prelude::*;
+use vmm::machine::Event;
+use vmm::phase::Stamp;
+
+/// Two kexecs; one memfd takes two portions, another goes only over the first kexec.
+const SCENARIO: &str = r#"
+    name = "talk"
+    ram = "128 MiB"
+    kexecs = 2
+    [[memfd]]
+    name = "big"
+    size = "40 MiB"
+    token = 1
+    [[memfd]]
+    name = "small"
+    size = "72 KiB"
+    token = 2
+    hops = 1
+    session = "short"
+    [dma]
+    rate = "40 MiB/s"
+    ring = 16
+    when_full = "wait"
+    [run]
+    workload = "1 MiB"
+"#;
+
+/// A guest that exists only as what it says.
+struct Guest<'a> {
+    at: Point,
+    /// The request to be answered.
+    asked: Option<Request>,
+    /// The request that it was released after.
+    released: Option<Request>,
+    /// What it says instead of what a good guest would.
+    twist: &'a dyn Fn(&Guest<'_>, &Move) -> Option<What>,
+}
+
+impl<'a> Guest<'a> {
+    fn new(twist: &'a dyn Fn(&Guest<'_>, &Move) -> Option<What>) -> Self {
+        let moment = Moment {
+            generation: 0,
+            time_ns: 0,
+            ledger_length: 0,
+        };
+        Self {
+            at: Point {
+                moment,
+                phase: Phase::BootOld,
+                rip: 0xffff_ffff_8100_0107,
+                engine_event_ns: None,
+            },
+            asked: None,
+            released: None,
+            twist,
+        }
+    }
+
+    fn make(&mut self, due: &Move) -> What {
+        if let Some(what) = (self.twist)(self, due) {
+            if let What::Event {
+                event: Event::KernelEntry { generation, .. },
+                ..
+            } = &what
+            {
+                self.begin((*generation).into());
+            }
+            return what;
+        }
+        match due {
+            Move::Say(request) => self.asked = Some(request.clone()),
+            Move::Release => self.released = self.asked.take(),
+            Move::Enter(phase) => self.at.phase = *phase,
+            Move::Pass(ns) => {
+                self.at.moment.time_ns += ns;
+                self.at.moment.ledger_length += 10;
+            }
+            Move::Run => return self.run(),
+            Move::Capture(_) | Move::ExpectKexec | Move::SplitPageWrites | Move::End(_) => {}
+        }
+        What::Done
+    }
+
+    fn begin(&mut self, generation: u32) {
+        (self.asked, self.released) = (None, None);
+        (self.at.moment.generation, self.at.phase) = (generation, Phase::BootNew);
+    }
+
+    fn run(&mut self) -> What {
+        self.at.moment.time_ns += 1000;
+        match &self.released {
+            Some(Request::Kexec) if self.at.phase == Phase::Jump => {
+                let generation = self.at.moment.generation + 1;
+                self.begin(generation);
+                entry(generation)
+            }
+            Some(Request::Kexec) => {
+                self.at.phase = Phase::Jump;
+                event(Event::Jump {
+                    time: self.at.moment.time_ns,
+                })
+            }
+            Some(Request::PowerOff) => event(Event::PowerOff { at: here() }),
+            Some(_) => event(Event::NoProgress {
+                at: here(),
+                since: 1,
+                limit: 2,
+            }),
+            None => self.answer(),
+        }
+    }
+
+    fn answer(&mut self) -> What {
+        let Some(request) = self.asked.clone() else {
+            return What::Message(Ok(hello(VERSION, 1)));
+        };
+        if let Request::StartDma { .. } | Request::StopDma = request {
+            self.at.engine_event_ns = Some(self.at.moment.time_ns - 300);
+        }
+        What::Message(Ok(match request {
+            Request::ResolveRange {
+                object,
+                first_page,
+                pages,
+            } => {
+                let first = (u64::from(object) << 20) + first_page;
+                Reply::Pages(vec![PageRun { first, count: pages }])
+            }
+            Request::Digest { pages, .. } => Reply::Digests((0..pages).collect()),
+            Request::ConsumeDma => Reply::Dma {
+                completed_in_memory: Some(1),
+                completed: 1,
+                consumed: 1,
+                status: 0,
+            },
+            Request::MemoryInfo => Reply::Memory {
+                total_pages: 1000,
+                free_pages: 500,
+            },
+            _ => Reply::Done,
+        }))
+    }
+}
+
+fn hello(protocol: u32, processors: u32) -> Reply {
+    Reply::Hello {
+        protocol,
+        release: "7.3.4".into(),
+        build_id: "ab".into(),
+        command_line: "quiet".into(),
+        features: Features::default(),
+        processors,
+    }
+}
+
+fn failed(errno: i32) -> What {
+    What::Message(Ok(Reply::Failed {
+        call: "ioctl".into(),
+        errno,
+        detail: "no".into(),
+    }))
+}
+
+fn event(event: Event) -> What {
+    What::Event { event, panic: None }
+}
+
+fn entry(generation: u32) -> What {
+    event(Event::KernelEntry {
+        time: 5,
+        boot_params: 0x9_0000,
+        generation: generation.try_into().unwrap(),
+    })
+}
+
+fn here() -> vmm::machine::Moment {
+    vmm::machine::Moment {
+        time: 7,
+        retired: None,
+        rip: 0,
+        stamp: Stamp::START,
+    }
+}
+
+/// What a talk leaves.
+#[derive(Debug, PartialEq)]
+struct Told {
+    moves: Vec<Move>,
+    cursor: Cursor,
+    evidence: Evidence,
+}
+
+impl Told {
+    fn ending(&self) -> (OutcomeKind, &str) {
+        let Some(Move::End(Ending { kind, text, .. })) = self.moves.last() else {
+            panic!("the talk has no end");
+        };
+        (*kind, text)
+    }
+
+    fn requests(&self) -> impl Iterator<Item = &Request> {
+        self.moves.iter().filter_map(|one| match one {
+            Move::Say(request) => Some(request),
+            _ => None,
+        })
+    }
+}
+
+fn hold(cursor: &mut Cursor, evidence: &mut Evidence) {
+    *cursor = postcard::from_bytes(&postcard::to_allocvec(cursor).unwrap()).unwrap();
+    *evidence = from_bytes(&to_bytes(evidence).unwrap()).unwrap();
+}
+
+fn once(plan: &Plan, mut guest: Guest<'_>, held: bool) -> Told {
+    let (mut cursor, mut evidence) = (Cursor::start(), blank(plan, "none"));
+    let mut moves = vec![cursor.due.clone()];
+    while !matches!(cursor.due, Move::End(_)) {
+        assert!(moves.len() < 10_000, "an endless talk");
+        let what = guest.make(&cursor.due);
+        if held {
+            hold(&mut cursor, &mut evidence);
+        }
+        let said = Said { at: guest.at, what };
+        moves.push(next(plan, &mut cursor, &mut evidence, said));
+        assert_eq!(moves.last(), Some(&cursor.due));
+    }
+    Told {
+        moves,
+        cursor,
+        evidence,
+    }
+}
+
+/// Holds a talk, both ways.
+fn talk(plan: &Plan, twist: &dyn Fn(&Guest<'_>, &Move) -> Option<What>) -> Told {
+    let told = once(plan, Guest::new(twist), false);
+    assert_eq!(once(plan, Guest::new(twist), true), told);
+    told
+}
+
+/// A guest that says `what` once it runs after being asked `request`, in `generation`.
+fn saying<'a>(
+    generation: u32,
+    request: &'a dyn Fn(&Request) -> bool,
+    what: &'a dyn Fn() -> What,
+) -> impl Fn(&Guest<'_>, &Move) -> Option<What> + 'a {
+    move |guest, due| {
+        let asked = guest.asked.as_ref().or(guest.released.as_ref());
+        let hit = guest.at.moment.generation == generation && asked.is_some_and(request);
+        (hit && *due == Move::Run).then(what)
+    }
+}
+
+#[test]
+fn a_good_guest_is_taken_through_every_step() {
+    let plan = testing::plan(SCENARIO);
+    let told = talk(&plan, &|_, _| None);
+    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
+    let evidence = &told.evidence;
+    assert!(evidence.kernels.iter().all(|kernel| kernel.hello.is_some()));
+    assert_eq!(evidence.objects[0].preserved_by, [0, 1]);
+    assert_eq!(evidence.objects[1].preserved_by, [0]);
+    assert_eq!(
+        evidence.objects[0].pages[&0]
+            .iter()
+            .map(|run| run.count)
+            .sum::<u64>(),
+        10_240
+    );
+    assert_eq!(
+        evidence
+            .objects
+            .iter()
+            .map(|object| object.closed.map(|at| at.generation))
+            .collect::<Vec<_>>(),
+        [Some(2), Some(1)]
+    );
+    let retrieved: Vec<_> = evidence
+        .retrievals
+        .iter()
+        .map(|one| (one.generation, one.object))
+        .collect();
+    assert_eq!(
+        retrieved,
+        [
+            (1, None),
+            (1, None),
+            (1, Some(1)),
+            (1, Some(2)),
+            (2, None),
+            (2, Some(1))
+        ]
+    );
+    // Two portions of one memfd and one of the other, then two of the first.
+    assert_eq!(evidence.captures.digests.len(), 5);
+    let (started, stopped) = (
+        evidence.dma.as_ref().unwrap().started,
+        evidence.dma.as_ref().unwrap().stopped,
+    );
+    assert_eq!(
+        started.map(|at| (at.time_ns % 1000, at.ledger_length)),
+        Some((700, 0))
+    );
+    assert_eq!(stopped.map(|at| at.generation), Some(2));
+    let held: Vec<u64> = evidence.memory.iter().map(|record| record.held_pages).collect();
+    assert_eq!(held, [10_240 + 18, 10_240, 0]);
+    // A consumer that the engine waits for has eight turns in each wait: armed twice, restore twice.
+    let consumed = told.requests().filter(|request| **request == Request::ConsumeDma);
+    assert_eq!(consumed.count(), 32);
+    let splits = told.moves.iter().filter(|one| **one == Move::SplitPageWrites);
+    assert_eq!(splits.count(), evidence.retrievals.len());
+    assert!(told.cursor.held.is_empty() && told.cursor.sessions.is_empty());
+}
+
+#[test]
+fn a_kexec_is_announced_before_the_agent_is_released() {
+    let told = talk(&testing::plan(SCENARIO), &|_, _| None);
+    let said = told
+        .moves
+        .iter()
+        .position(|one| *one == Move::Say(Request::Kexec))
+        .unwrap();
+    let expected = [
+        Move::Run,
+        Move::Enter(Phase::Handover),
+        Move::ExpectKexec,
+        Move::Release,
+        // To the jump, to the entry, to the greeting.
+        Move::Run,
+        Move::Run,
+        Move::Run,
+        Move::Enter(Phase::Restore),
+    ];
+    assert_eq!(told.moves[said + 1..][..expected.len()], expected);
+}
+
+#[test]
+fn what_was_lost_ends_the_run_after_that_generation() {
+    let lost = |request: &Request| matches!(request, Request::RetrieveMemfd { object: 1, .. });
+    let told = talk(&testing::plan(SCENARIO), &saying(1, &lost, &|| failed(2)));
+    let (kind, text) = told.ending();
+    assert_eq!(kind, OutcomeKind::SessionLost);
+    assert!(text.contains("retrieve token 1 from session \"baton\""), "{text}");
+    assert!(told.cursor.winding_down && told.cursor.generation == 1);
+    assert_eq!(told.evidence.retrievals[2].failure, Some(0));
+    let last: Vec<_> = told.moves.iter().rev().take(3).rev().collect();
+    assert_eq!(last[0..2], [&Move::Release, &Move::Run]);
+    assert!(told.evidence.dma.as_ref().unwrap().stopped.is_some());
+    // Nothing is asked of a session that was not retrieved.
+    let gone = |request: &Request| matches!(request, Request::RetrieveSession { name } if name == "short");
+    let told = talk(&testing::plan(SCENARIO), &saying(1, &gone, &|| failed(2)));
+    assert_eq!(told.ending().0, OutcomeKind::SessionLost);
+    assert!(
+        !told
+            .requests()
+            .any(|one| matches!(one, Request::RetrieveMemfd { object: 2, .. }))
+    );
+}
+
+#[test]
+fn failures_and_deaths_end_a_run_in_the_way_of_their_generation() {
+    let plan = testing::plan(SCENARIO);
+    let dies = |reason: &str| What::Event {
+        event: Event::Reset { at: here() },
+        panic: Some(format!("Kernel panic - not syncing: {reason}")),
+    };
+    let wrong_pages = || What::Message(Ok(Reply::Pages(vec![PageRun { first: 1, count: 3 }])));
+    type Wanted = fn(&Request) -> bool;
+    let cases: [(u32, Wanted, &dyn Fn() -> What, OutcomeKind, &str); 12] = [
+        (
+            0,
+            |one| matches!(one, Request::Preserve { .. }),
+            &|| failed(22),
+            OutcomeKind::SetupFailed,
+            "preserve",
+        ),
+        (
+            1,
+            |one| matches!(one, Request::Digest { .. }),
+            &|| failed(0),
+            OutcomeKind::AgentFailed,
+            "Digest",
+        ),
+        (
+            0,
+            |one| matches!(one, Request::ResolveRange { first_page: 8192, .. }),
+            &wrong_pages,
+            OutcomeKind::AgentFailed,
+            "8195 pages",
+        ),
+        (
+            1,
+            |one| *one == Request::ConsumeDma,
+            &|| dies("Attempted to kill init!"),
+            OutcomeKind::AgentDied,
+            "kill init",
+        ),
+        (
+            1,
+            |one| *one == Request::ConsumeDma,
+            &|| dies("oops"),
+            OutcomeKind::GuestPanic,
+            "oops",
+        ),
+        (
+            0,
+            |one| *one == Request::MemoryInfo || matches!(one, Request::StartDma { .. }),
+            &|| {
+                event(Event::DeadHalt {
+                    at: here(),
+                    interruptible: false,
+                })
+            },
+            OutcomeKind::GuestHang,
+            "halted",
+        ),
+        (
+            2,
+            |one| *one == Request::StopDma,
+            &|| What::Message(Err("3 bytes left over".into())),
+            OutcomeKind::AgentDied,
+            "left over",
+        ),
+        (
+            2,
+            |one| *one == Request::MemoryInfo,
+            &|| What::Message(Ok(Reply::Done)),
+            OutcomeKind::AgentDied,
+            "than memory",
+        ),
+        (
+            0,
+            |one| matches!(one, Request::CreateSession { .. }),
+            &|| What::Message(Ok(Reply::Digests(vec![1]))),
+            OutcomeKind::AgentDied,
+            "than done",
+        ),
+        (
+            0,
+            |one| *one == Request::Kexec,
+            &|| failed(16),
+            OutcomeKind::SetupFailed,
+            "Kexec",
+        ),
+        (
+            2,
+            |one| *one == Request::StopDma,
+            &|| What::Message(Ok(hello(VERSION, 1))),
+            OutcomeKind::AgentDied,
+            "anew",
+        ),
+        (
+            1,
+            |one| *one == Request::StopDma || matches!(one, Request::Close { .. }),
+            &|| What::Failed("no memory".into()),
+            OutcomeKind::MachineFailed,
+            "no memory",
+        ),
+    ];
+    for (generation, request, what, kind, part) in cases {
+        let told = talk(&plan, &saying(generation, &request, what));
+        assert_eq!(told.ending().0, kind, "{part}: {told:?}");
+        assert!(told.ending().1.contains(part), "{part}: {:?}", told.ending());
+        assert_eq!(told.cursor.generation, generation);
+    }
+}
+
+#[test]
+fn a_greeting_must_be_the_expected_one() {
+    let plan = testing::plan(SCENARIO);
+    let greet = |generation, reply: fn() -> What| {
+        talk(&plan, &move |guest, due| {
+            let up = guest.asked.is_none() && guest.released.is_none();
+            (up && guest.at.moment.generation == generation && *due == Move::Run).then(reply)
+        })
+    };
+    let told = greet(0, || What::Message(Ok(hello(VERSION + 1, 1))));
+    assert_eq!(
+        told.ending(),
+        (OutcomeKind::AgentDied, "the agent speaks protocol 3, expected 2")
+    );
+    let told = greet(0, || What::Message(Ok(hello(VERSION, 3))));
+    assert_eq!(told.ending().0, OutcomeKind::SetupFailed);
+    let told = greet(1, || What::Message(Ok(hello(VERSION, 0))));
+    assert_eq!(told.ending().0, OutcomeKind::AgentFailed);
+    assert!(told.ending().1.contains("0 of 1 processors"), "{told:?}");
+    let told = greet(1, || What::Message(Ok(Reply::Done)));
+    assert_eq!(
+        told.ending(),
+        (OutcomeKind::AgentDied, "the agent's first message is no greeting")
+    );
+}
+
+#[test]
+fn a_jump_at_the_wrong_moment_is_noticed() {
+    let plan = testing::plan(SCENARIO);
+    // Amid work: the new kernel's agent greets where an answer is awaited.
+    let told = talk(&plan, &|guest, due| {
+        let digest = matches!(guest.asked, Some(Request::Digest { .. }));
+        (digest && *due == Move::Run).then(|| entry(2))
+    });
+    assert_eq!(
+        told.ending(),
+        (OutcomeKind::AgentDied, "the agent began anew amid its work")
+    );
+    // Twice instead of once.
+    let told = talk(&plan, &|guest, due| {
+        let once = guest.at.moment.generation == 1 && guest.asked.is_none() && *due == Move::Run;
+        once.then(|| entry(2))
+    });
+    assert_eq!(
+        told.ending(),
+        (OutcomeKind::MachineFailed, "generation 2 reported, expected 1")
+    );
+    // Instead of the end.
+    let off = |request: &Request| *request == Request::PowerOff;
+    let told = talk(&plan, &|guest, due| {
+        let released = guest.released.as_ref().is_some_and(off);
+        (released && *due == Move::Run).then(|| event(Event::Jump { time: 3 }))
+    });
+    assert_eq!(told.ending().0, OutcomeKind::MachineFailed);
+    assert!(matches!(
+        told.moves.last(),
+        Some(Move::End(Ending { rip: Some(_), .. }))
+    ));
+}
+
+#[test]
+fn an_agent_that_ought_to_end_may_not_go_on() {
+    let fault = format!("{SCENARIO}[fault]\nmisbehave = \"spin\"\ngeneration = 1\n");
+    let plan = testing::plan(&fault);
+    assert_eq!(talk(&plan, &|_, _| None).ending().0, OutcomeKind::GuestHang);
+    let goes_on = |guest: &Guest<'_>, due: &Move| {
+        let released = matches!(guest.released, Some(Request::Misbehave(_) | Request::PowerOff));
+        (released && *due == Move::Run).then(|| What::Message(Ok(Reply::Done)))
+    };
+    for plan in [plan, testing::plan(SCENARIO)] {
+        let told = talk(&plan, &goes_on);
+        assert_eq!(
+            told.ending(),
+            (OutcomeKind::AgentFailed, "the agent went on and said Done")
+        );
+    }
+    // A machine that switches itself off is no way to spin.
+    let told = talk(&testing::plan(&fault), &|guest, due| {
+        let spins = matches!(guest.released, Some(Request::Misbehave(_))) && *due == Move::Run;
+        spins.then(|| event(Event::PowerOff { at: here() }))
+    });
+    assert_eq!(told.ending().0, OutcomeKind::UnexpectedReset);
+}
+
+/// More than all moves but [`Move::Run`] that a plan can lead to.
+fn most_moves(plan: &Plan) -> usize {
+    let steps = plan.steps.iter().flatten().chain(&[Step::PowerOff]).count();
+    (steps + plan.wind_down().len()) * 20
+}
+
+fn any_what() -> impl Strategy<Value = What> {
+    let replies = prop_oneof![
+        Just(Reply::Done),
+        (0..4u32, 0..3u32).prop_map(|(protocol, processors)| hello(protocol, processors)),
+        prop::collection::vec((any::<u64>(), any::<u64>()), 0..3).prop_map(|runs| {
+            Reply::Pages(
+                runs.into_iter()
+                    .map(|(first, count)| PageRun { first, count })
+                    .collect(),
+            )
+        }),
+        prop::collection::vec(any::<u64>(), 0..3).prop_map(Reply::Digests),
+        (any::<u64>(), any::<u64>()).prop_map(|(total_pages, free_pages)| Reply::Memory {
+            total_pages,
+            free_pages
+        }),
+    ];
+    let events = prop_oneof![
+        any::<u64>().prop_map(|time| Event::Jump { time }),
+        (any::<u64>(), any::<u16>()).prop_map(|(time, generation)| Event::KernelEntry {
+            time,
+            boot_params: time,
+            generation
+        }),
+        Just(Event::PowerOff { at: here() }),
+        Just(Event::LedgerFull { at: here() }),
+        Just(Event::Message(vec![1])),
+    ];
+    prop_oneof![
+        3 => Just(What::Done),
+        3 => replies.prop_map(|reply| What::Message(Ok(reply))),
+        1 => any::<i32>().prop_map(failed),
+        1 => Just(What::Message(Err("nonsense".into()))),
+        2 => (events, prop::option::of(".{0,20}")).prop_map(|(event, panic)| What::Event { event, panic }),
+        1 => ".{0,10}".prop_map(What::Failed),
+    ]
+}
+
+proptest! {
+    /// A good guest up to some move, then anything. Whatever is said, each call returns, and only the guest itself can be asked to run
+    /// again and again.
+    #[test]
+    fn whatever_is_said_is_taken_and_ends(
+        good in 0..260usize,
+        rest in prop::collection::vec((any_what(), any::<u64>(), any::<u32>()), 1..40),
+    ) {
+        let plan = testing::plan(SCENARIO);
+        let (mut cursor, mut evidence) = (Cursor::start(), blank(&plan, "none"));
+        let mut guest = Guest::new(&|_, _| None);
+        let mut moves = 0;
+        for at in 0..good + rest.len() {
+            let (what, point) = match at.checked_sub(good) {
+                None => (guest.make(&cursor.due), guest.at),
+                Some(at) => {
+                    let (what, time_ns, generation) = rest[at].clone();
+                    let moment = Moment { generation, time_ns, ledger_length: time_ns };
+                    (what, Point { moment, engine_event_ns: Some(time_ns / 2), ..guest.at })
+                }
+            };
+            let ended = matches!(cursor.due, Move::End(_)).then(|| cursor.clone());
+            let due = next(&plan, &mut cursor, &mut evidence, Said { at: point, what });
+            prop_assert_eq!(&due, &cursor.due);
+            if let Some(ended) = ended {
+                prop_assert_eq!(&ended, &cursor);
+            }
+            moves += usize::from(!matches!(due, Move::Run | Move::End(_)));
+            prop_assert!(moves <= most_moves(&plan));
+        }
+        hold(&mut cursor, &mut evidence);
+    }
+}

@@ -1,8 +1,8 @@
 //! Choosing what executes guest code.
 
-use vmm::backend::Soft;
 use vmm::kvm::{Kvm, OpenError};
 use vmm::processors::Backend;
+use vmm::soft::Soft;
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -235,6 +235,13 @@ impl Core {
         });
         for offset in changed.into_iter().flatten() {
             self.drop_code_at(offset, 8, access != Access::Fetch);
+            // An instruction that only reads is not told to the hooks: of its walk the place is not known.
+            let rip = match access {
+                Access::Read => 0,
+                Access::Write => self.current_rip(),
+                Access::Fetch => va,
+            };
+            self.record_write(cx.ram, offset, 8, rip, false);
         }
         match found {
             Ok(found) => {
@@ -270,13 +277,17 @@ impl Core {
     /// Notes a write to RAM that did not go through the TLB's write tag.
     pub fn written(&mut self, ram: &Ram, offset: u64, len: u64) {
         self.drop_code_at(offset, len, true);
+        self.record_write(ram, offset, len, self.current_rip(), self.mode_tag != 0);
+    }
+
+    fn record_write(&mut self, ram: &Ram, offset: u64, len: u64, rip: u64, user: bool) {
         if self.hooks.wants_write(offset) {
             let record = crate::hooks::WriteRecord {
                 gpa: ram.address_of(offset),
                 len: u16::try_from(len).unwrap_or(u16::MAX),
-                rip: self.current_rip(),
+                rip,
                 time: self.tick(),
-                user: self.mode_tag != 0,
+                user,
             };
             self.hooks.record_write(offset, record);
         }

@@ -10,7 +10,7 @@ use harness::plan::Plan;
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
-use vmm::backend::Soft;
+use vmm::soft::Soft;
 
 /// Port writes of one run: on soft, and on KVM, where one may take ten microseconds.
 const PORT_WRITES: [u32; 2] = [1_000_000, 20_000];

@@ -111,7 +111,7 @@ fn seconds(backend: &dyn Backend, kernel: &[u8]) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmm::backend::Soft;
+    use vmm::soft::Soft;
 
     #[test]
     fn the_loop_ends_and_is_measured() {

@@ -2,35 +2,25 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::phase::Generation;
 
 /// Bytes kept from the beginning, and again from the end.
 pub const HALF_BYTES: usize = 512 * 1024;
 
-/// A listener to console output.
-pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
-
 /// A console's output: its first and its last half megabyte.
-#[derive(Default)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Console {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     total: u64,
     marks: Vec<(Generation, u64)>,
-    sink: Option<Sink>,
 }
 
 impl Console {
-    /// Also hands everything to `sink` from now on.
-    pub fn set_sink(&mut self, sink: Sink) {
-        self.sink = Some(sink);
-    }
-
     /// Appends output.
     pub fn write(&mut self, bytes: &[u8]) {
-        if let Some(sink) = &mut self.sink {
-            sink(bytes);
-        }
         self.total += bytes.len() as u64;
         let room = (HALF_BYTES - self.head.len()).min(bytes.len());
         self.head.extend_from_slice(&bytes[..room]);
@@ -66,6 +56,24 @@ impl Console {
     #[must_use]
     pub fn text(&self) -> Vec<u8> {
         self.slice(0, self.total)
+    }
+
+    /// What was printed after the first `offset` bytes, as far as it was kept. With [`Console::total`] a listener follows the
+    /// output.
+    #[must_use]
+    pub fn text_since(&self, offset: u64) -> Vec<u8> {
+        self.slice(offset.min(self.total), self.total)
+    }
+
+    /// Whether the sizes agree, as they do unless somebody made them up.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let kept = self.head.len().max(self.tail.len()) <= HALF_BYTES;
+        let marks = self.marks.iter().all(|mark| mark.1 <= self.total);
+        kept && marks
+            && self.marks.is_sorted()
+            && self.total >= (self.head.len() + self.tail.len()) as u64
+            && (self.tail.is_empty() || self.head.len() == HALF_BYTES)
     }
 
     /// What one generation printed, as far as it was kept.
@@ -129,6 +137,8 @@ mod tests {
         assert_eq!(console.text_of(1), b"new\n");
         assert_eq!(console.text_of(2), b"");
         assert_eq!(console.text_of(3), b"");
+        assert_eq!(console.text_since(5), b"ew\n");
+        assert_eq!(console.text_since(99), b"");
     }
 
     #[test]

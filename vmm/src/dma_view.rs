@@ -19,9 +19,10 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::devices::msix::Msi;
+use crate::interrupt::Msi;
 use crate::ledger::{Kind, Ledger, LedgerFull};
 use crate::memory::{GuestRam, MemoryError};
 use crate::phase::Stamp;
@@ -49,6 +50,16 @@ pub struct DmaView {
     messages: Vec<Msi>,
 }
 
+/// A view without its memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DmaViewState {
+    /// The record of everything written.
+    pub ledger: Ledger,
+    stamp: Stamp,
+    stale: Vec<(u64, u64)>,
+    messages: Vec<Msi>,
+}
+
 impl DmaView {
     /// A view of `ram` that records into `ledger`.
     #[must_use]
@@ -59,6 +70,42 @@ impl DmaView {
             stamp: Stamp::START,
             stale: Vec::new(),
             messages: Vec::new(),
+        }
+    }
+
+    /// All but the memory.
+    #[must_use]
+    pub fn state(&self) -> DmaViewState {
+        let Self {
+            ram: _,
+            ledger,
+            stamp,
+            stale,
+            messages,
+        } = self;
+        DmaViewState {
+            ledger: ledger.clone(),
+            stamp: *stamp,
+            stale: stale.clone(),
+            messages: messages.clone(),
+        }
+    }
+
+    /// A view of `ram` in that state.
+    #[must_use]
+    pub fn from_state(ram: Arc<GuestRam>, state: &DmaViewState) -> Self {
+        let DmaViewState {
+            ledger,
+            stamp,
+            stale,
+            messages,
+        } = state.clone();
+        Self {
+            ram,
+            ledger,
+            stamp,
+            stale,
+            messages,
         }
     }
 

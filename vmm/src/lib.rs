@@ -5,7 +5,7 @@
 //!   |- boot     bzImage -> RAM; boot parameters back at the next kernel's entry
 //!   |- acpi     the tables that a vanilla kernel wants
 //!   |- processors  what the machine needs of all processors together: traits Processors, Backend
-//!   |   |- stepped    processors and devices in turn, on one thread    vcpu (trait) <- backend/soft (softcpu)
+//!   |   |- soft       processors (softcpu) and devices in turn, on one thread
 //!   |   `- kvm        processors and devices on threads of their own, in real time
 //!   `- platform    all but the processors
 //!       `- devices     state machines over a clock, and the bus that routes to them
@@ -20,7 +20,6 @@
 #![deny(unsafe_code)]
 
 pub mod acpi;
-pub mod backend;
 pub mod boot;
 pub mod console;
 pub mod content;
@@ -28,6 +27,7 @@ pub mod devices;
 pub mod dma_view;
 #[cfg(test)]
 mod guests;
+pub mod interrupt;
 pub mod kvm;
 pub mod ledger;
 pub mod machine;
@@ -36,5 +36,5 @@ pub mod phase;
 pub mod platform;
 pub mod processors;
 pub mod provenance;
-pub mod stepped;
+pub mod soft;
 pub mod vcpu;

@@ -3,14 +3,40 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::devices::SystemBus;
-use crate::machine::Cause;
+use crate::devices::mailbox::TooLong;
+use crate::devices::power::PowerRequest;
 use crate::memory::GuestRam;
-use crate::processors::News;
 use crate::vcpu::Registers;
 
 /// Index of CS in [`Registers::segments`].
 const CS: usize = 1;
+
+/// What a device has to say to the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// The ledger is full and the DMA engine stands.
+    LedgerFull,
+    /// The agent rang the doorbell.
+    Message(Result<Vec<u8>, TooLong>),
+    /// The guest asked to be switched off or reset.
+    Power(PowerRequest),
+}
+
+/// The processor's access to the device that made an engine event happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// Index of the event in the ledger's list.
+    pub event: usize,
+    /// Address of the instruction after the one that made the access.
+    pub rip: u64,
+    /// Instructions retired, that one included, where the backend counts them.
+    pub retired: Option<u64>,
+    /// Privilege level, 0 or 3.
+    pub privilege: u8,
+}
 
 /// RAM, devices and records. Whoever runs processors has it for as long as they run.
 #[derive(Debug)]
@@ -78,7 +104,7 @@ impl Platform {
 }
 
 /// Signs of life: messages, console output, phase changes.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     since: u64,
     printed: u64,

@@ -65,7 +65,7 @@ pub struct PhaseWrites {
 }
 
 /// First writes of all phases so far.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     phases: Vec<PhaseWrites>,
     room: usize,

@@ -1,8 +1,9 @@
-//! What the machine needs of a processor, in types of its own: a backend translates.
+//! What the machine needs of a processor that runs in turn with the devices.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use xxhash_rust::xxh3::Xxh3;
+
+pub use softcpu::{Bus, CpuState, Exit, Shutdown};
 
 /// A segment register.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,62 +59,6 @@ pub struct Registers {
     pub efer: u64,
 }
 
-/// What is outside the processor. Times are guest nanoseconds.
-pub trait Bus {
-    /// Reads `size` (1, 2, 4 or 8) bytes of device memory.
-    fn mmio_read(&mut self, now: u64, address: u64, size: u8) -> u64;
-    /// Writes `size` bytes of device memory.
-    fn mmio_write(&mut self, now: u64, address: u64, size: u8, value: u64);
-    /// Reads `size` (1, 2 or 4) bytes from an I/O port.
-    fn port_read(&mut self, now: u64, port: u16, size: u8) -> u32;
-    /// Writes `size` bytes to an I/O port.
-    fn port_write(&mut self, now: u64, port: u16, size: u8, value: u32);
-    /// Reads a model-specific register that lies outside the processor proper; `None` is a general protection fault.
-    fn msr_read(&mut self, now: u64, index: u32) -> Option<u64>;
-    /// Writes such a register; `false` is a general protection fault.
-    fn msr_write(&mut self, now: u64, index: u32, value: u64) -> bool;
-}
-
-/// Why [`Vcpu::run`] came back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stop {
-    /// The time that was given is over.
-    Deadline,
-    /// The processor touched the bus; the access is complete.
-    Bus,
-    /// HLT; `interruptible` is RFLAGS.IF.
-    Halted {
-        /// Whether an interrupt could end it.
-        interruptible: bool,
-    },
-    /// An interrupt can be taken now.
-    InterruptWindow,
-    /// PAUSE: the guest waits for another processor.
-    Paused {
-        /// Address of the instruction after it.
-        rip: u64,
-    },
-    /// About to execute at privilege level 0 in the lower half of the address space, in a page not reported before.
-    LowSupervisorFetch {
-        /// Address of the instruction, not yet executed.
-        rip: u64,
-    },
-    /// Shutdown: a fault could not be delivered.
-    TripleFault {
-        /// What the backend knows about it.
-        reason: String,
-    },
-    /// The backend cannot execute an instruction that the processor should have.
-    UnknownInstruction {
-        /// Its address.
-        rip: u64,
-        /// Its bytes, as far as they could be fetched.
-        bytes: Vec<u8>,
-        /// What was made of it.
-        what: String,
-    },
-}
-
 /// One write of the processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuWrite {
@@ -136,7 +81,7 @@ pub trait Vcpu {
     /// Sets the registers.
     fn set_registers(&mut self, registers: &Registers);
     /// Executes until guest time `until` or until something happens.
-    fn run(&mut self, bus: &mut dyn Bus, until: u64) -> Stop;
+    fn run(&mut self, bus: &mut dyn Bus, until: u64) -> Exit;
     /// Guest time in nanoseconds.
     fn now(&self) -> u64;
     /// Lets time pass up to `time` without executing anything.
@@ -148,15 +93,15 @@ pub trait Vcpu {
     /// Whether an interrupt would be taken before the next instruction.
     fn can_take_interrupt(&self) -> bool;
     /// Delivers an external interrupt; allowed only when [`Vcpu::can_take_interrupt`].
-    fn inject_interrupt(&mut self, bus: &mut dyn Bus, vector: u8) -> Result<(), Stop>;
+    fn inject_interrupt(&mut self, bus: &mut dyn Bus, vector: u8) -> Result<(), Shutdown>;
     /// Whether [`Vcpu::run`] is to stop as soon as an interrupt can be taken.
     fn request_interrupt_window(&mut self, wanted: bool);
-    /// Whether [`Vcpu::run`] is to stop with [`Stop::Paused`].
+    /// Whether [`Vcpu::run`] is to stop with [`Exit::Pause`].
     fn stop_on_pause(&mut self, wanted: bool);
     /// Whether a non-maskable interrupt would be taken before the next instruction.
     fn can_take_nmi(&self) -> bool;
     /// Delivers a non-maskable interrupt; allowed only when [`Vcpu::can_take_nmi`].
-    fn inject_nmi(&mut self, bus: &mut dyn Bus) -> Result<(), Stop>;
+    fn inject_nmi(&mut self, bus: &mut dyn Bus) -> Result<(), Shutdown>;
     /// Page frames whose content this processor has come to remember as code since the last time. A processor that is
     /// alone need not tell.
     fn take_new_code(&mut self) -> Vec<u64>;
@@ -168,10 +113,10 @@ pub trait Vcpu {
     fn take_guarded_writes(&mut self) -> Vec<(u64, u64)>;
     /// Someone else wrote RAM.
     fn memory_written(&mut self, address: u64, length: u64);
-    /// Whether to stop with [`Stop::LowSupervisorFetch`].
+    /// Whether to stop with [`Exit::LowSupervisorFetch`].
     fn stop_on_low_supervisor_fetch(&mut self, wanted: bool);
-    /// Records every write of the processor to these page frames from now on.
-    fn watch_writes(&mut self, pfn: u64);
+    /// Whether every write of the processor to this page frame is recorded from now on.
+    fn watch_writes(&mut self, pfn: u64, on: bool);
     /// The last write to the byte at `address`, if its page is watched and was written.
     fn last_write(&self, address: u64) -> Option<CpuWrite>;
     /// Hands each page's first write since the last [`Vcpu::begin_write_epoch`] to `each`.
@@ -184,8 +129,8 @@ pub trait Vcpu {
     fn entered_user_at(&self) -> Option<u64>;
     /// Forgets both marks.
     fn reset_user_marks(&mut self);
-    /// Feeds the whole architectural state to a hash.
-    fn hash_state(&self, hash: &mut Xxh3);
+    /// The whole state, from which [`crate::soft`] makes an equal processor.
+    fn state(&self) -> CpuState;
 }
 
 /// A backend could not do what a machine needs.

@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, channel};
 use vmm::devices::dma::{BusMaster, DmaConfig};
 use vmm::machine::{Event, Machine, MachineConfig};
 
-/// Guest time between two looks at the keyboard, in nanoseconds.
-const TURN_NS: u64 = 10_000_000;
+/// Guest time between two looks at the keyboard and at what was printed, in nanoseconds.
+const TURN_NS: u64 = 5_000_000;
 /// Ctrl-A begins a command to baton itself; x ends it.
 const ESCAPE: u8 = 1;
 
@@ -80,12 +80,7 @@ fn config(args: &BootArgs, kernel: &KernelImage, needed: &str) -> Result<Machine
 
 /// Runs the machine until it or the user has had enough; says why it ended.
 fn drive(machine: &mut Machine) -> Result<String, String> {
-    machine.set_console_sink(Box::new(|bytes| {
-        // When the terminal is gone there is nobody left to tell.
-        let _ = std::io::stdout()
-            .write_all(bytes)
-            .and_then(|()| std::io::stdout().flush());
-    }));
+    let mut shown = 0;
     let keys = keyboard();
     let mut escaped = false;
     loop {
@@ -100,10 +95,16 @@ fn drive(machine: &mut Machine) -> Result<String, String> {
             }
         }
         let limit = machine.moment().time.saturating_add(TURN_NS);
-        match machine
+        let event = machine
             .run_until(limit)
-            .map_err(|error| harness::conductor::chain(&error))?
-        {
+            .map_err(|error| harness::conductor::chain(&error))?;
+        let console = machine.console();
+        // When the terminal is gone there is nobody left to tell.
+        let _ = std::io::stdout()
+            .write_all(&console.text_since(shown))
+            .and_then(|()| std::io::stdout().flush());
+        shown = console.total();
+        match event {
             None => {}
             // The agent has reported; nothing is asked of it.
             Some(Event::Message(_)) => machine.reply(&[]).map_err(|error| error.to_string())?,

@@ -117,7 +117,7 @@ impl From<Saved> for KernelImage {
 
 impl KernelImage {
     /// A kernel without files, for tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn in_memory(name: &str, symbols: &str) -> Self {
         Self::from(Saved {
             name: name.into(),

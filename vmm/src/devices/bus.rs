@@ -1,21 +1,25 @@
-//! Routes the processors' accesses to the devices, and interrupts back to it.
+//! Routes the processors' accesses to the devices, and interrupts back to them.
+
+use std::sync::Arc;
 
 use guest_agent::device::{DMA_SLOT, MAILBOX_SLOT, VENDOR_ID, dma as dma_map, mailbox as mailbox_map};
-use xxhash_rust::xxh3::Xxh3;
+use serde::{Deserialize, Serialize};
 
 use super::clock::{self, Clock};
 use super::dma::{DmaConfig, DmaEngine};
-use super::ioapic::{self, IoApic, Message};
+use super::ioapic::{self, IoApic};
 use super::lapic::{self, LocalApics};
 use super::mailbox::Mailbox;
-use super::msix::Msi;
 use super::pci::{
     ADDRESS_PORT, CLASS_HOST_BRIDGE, ConfigAddress, ConfigSpace, DATA_PORT, HOST_BRIDGE_DEVICE_ID,
     WINDOW_LAST, WINDOW_START,
 };
 use super::power::Power;
-use super::uart::{self, Uart};
-use crate::dma_view::DmaView;
+use super::uart::{self, Uart, UartState};
+use crate::dma_view::{DmaView, DmaViewState};
+use crate::interrupt::{Message, Msi};
+use crate::ledger::Ledger;
+use crate::memory::GuestRam;
 use crate::vcpu::Bus;
 
 /// Frequency of the crystal that local APIC timers count, in Hz; CPUID leaf 0x15 says the same.
@@ -45,6 +49,22 @@ pub struct SystemBus {
     pub clock: Clock,
     /// Interrupts on their way to local APICs that are not ours but the host kernel's; `None` when ours are used.
     pub outbox: Option<Vec<Msi>>,
+    bridge: ConfigSpace,
+    address: ConfigAddress,
+}
+
+/// The devices as plain data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BusState {
+    lapics: LocalApics,
+    ioapic: IoApic,
+    uart: UartState,
+    mailbox: Mailbox,
+    dma: DmaEngine,
+    /// The DMA engine's view of memory, with the ledger.
+    pub view: DmaViewState,
+    power: Power,
+    clock: Clock,
     bridge: ConfigSpace,
     address: ConfigAddress,
 }
@@ -94,22 +114,76 @@ impl SystemBus {
         taken
     }
 
-    /// Feeds the state of every device to a hash.
-    pub fn hash_state(&self, hash: &mut Xxh3) {
-        fn feed<T: serde::Serialize>(hash: &mut Xxh3, name: &str, state: &T) {
-            hash.update(name.as_bytes());
-            // Encoding plain data into growing memory does not fail; if it did, the name alone would stay.
-            hash.update(&postcard::to_allocvec(state).unwrap_or_default());
+    /// The state of all devices. Interrupts on their way to a host kernel's local APICs are not in it: nobody can go on from the state
+    /// of a machine that has such.
+    #[must_use]
+    pub fn state(&self) -> BusState {
+        let Self {
+            lapics,
+            ioapic,
+            uart,
+            mailbox,
+            dma,
+            view,
+            power,
+            clock,
+            outbox: _,
+            bridge,
+            address,
+        } = self;
+        BusState {
+            lapics: lapics.clone(),
+            ioapic: ioapic.clone(),
+            uart: uart.state(),
+            mailbox: mailbox.clone(),
+            dma: dma.clone(),
+            view: view.state(),
+            power: power.clone(),
+            clock: clock.clone(),
+            bridge: bridge.clone(),
+            address: address.clone(),
         }
-        self.lapics
-            .hash_state(hash, |hash, apic| feed(hash, "lapic", apic));
-        feed(hash, "ioapic", &self.ioapic);
-        feed(hash, "uart", &self.uart.state_bytes());
-        feed(hash, "mailbox", &self.mailbox);
-        feed(hash, "dma", &self.dma);
-        feed(hash, "power", &self.power);
-        feed(hash, "clock", &self.clock);
-        feed(hash, "pci", &(&self.bridge, &self.address));
+    }
+
+    /// Devices in that state, beside `ram` and `processors` processors, at guest time `now`. The error is the name of the device whose
+    /// state cannot be.
+    pub fn from_state(
+        state: &BusState,
+        ram: Arc<GuestRam>,
+        processors: usize,
+        now: u64,
+    ) -> Result<Self, &'static str> {
+        let BusState {
+            lapics,
+            ioapic,
+            uart,
+            mailbox,
+            dma,
+            view,
+            power,
+            clock,
+            bridge,
+            address,
+        } = state;
+        let fresh = Self::new(dma.setup(), DmaView::new(Arc::clone(&ram), Ledger::new(1)));
+        let sound = |sound: bool, device| if sound { Ok(()) } else { Err(device) };
+        sound(lapics.are_sound(processors, CRYSTAL_HZ), "local APICs")?;
+        sound(mailbox.has_shape_of(&fresh.mailbox), "mailbox")?;
+        sound(dma.is_sound(&fresh.dma, now), "DMA engine")?;
+        sound(bridge.has_shape_of(&fresh.bridge), "host bridge")?;
+        Ok(Self {
+            lapics: lapics.clone(),
+            ioapic: ioapic.clone(),
+            uart: Uart::from_state(uart).ok_or("serial port")?,
+            mailbox: mailbox.clone(),
+            dma: dma.clone(),
+            view: DmaView::from_state(ram, view),
+            power: power.clone(),
+            clock: clock.clone(),
+            outbox: None,
+            bridge: bridge.clone(),
+            address: address.clone(),
+        })
     }
 
     fn interrupt(&mut self, message: Message) {
@@ -273,8 +347,7 @@ impl Bus for SystemBus {
 mod tests {
     use super::*;
     use crate::devices::dma::BusMaster;
-    use crate::ledger::Ledger;
-    use crate::memory::{GuestRam, MIN_RAM};
+    use crate::memory::MIN_RAM;
 
     fn bus() -> SystemBus {
         let ram = GuestRam::new(MIN_RAM).unwrap();
@@ -366,13 +439,11 @@ mod tests {
     }
 
     #[test]
-    fn the_state_hash_sees_every_device() {
+    fn the_state_has_every_device() {
         let hash = |change: &dyn Fn(&mut SystemBus)| {
             let mut bus = bus();
             change(&mut bus);
-            let mut hash = Xxh3::new();
-            bus.hash_state(&mut hash);
-            hash.digest128()
+            postcard::to_allocvec(&bus.state()).unwrap()
         };
         let changes: [&dyn Fn(&mut SystemBus); 7] = [
             &|_| {},
@@ -390,7 +461,7 @@ mod tests {
                 )
             },
         ];
-        let hashes: std::collections::HashSet<u128> = changes.iter().map(|change| hash(*change)).collect();
+        let hashes: std::collections::HashSet<Vec<u8>> = changes.iter().map(|change| hash(*change)).collect();
         assert_eq!(hashes.len(), changes.len());
         assert_eq!(hash(&|_| {}), hash(&|_| {}));
     }

@@ -3,7 +3,7 @@
 //!
 //! It shows [`EPOCH`] plus guest time, so that a run does not depend on the day.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// I/O port that selects a register.
 pub const INDEX: u16 = 0x70;
@@ -21,7 +21,7 @@ const STATUS_D: u8 = 1 << 7;
 const NS_PER_SECOND: u64 = 1_000_000_000;
 
 /// The clock.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
     index: u8,
 }

@@ -1,6 +1,8 @@
 //! An I/O APIC with 24 pins (82093AA data sheet, plus the EOI register of version 0x20).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::interrupt::Message;
 
 /// Guest physical address of the registers.
 pub const BASE: u64 = BASE_32 as u64;
@@ -29,23 +31,8 @@ const DELIVERY_STATUS: u64 = 1 << 12;
 /// Bits that software cannot write.
 const READ_ONLY: u64 = REMOTE_IRR | DELIVERY_STATUS;
 
-/// An interrupt on its way to the local APICs; MSI carries the same fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message {
-    /// Interrupt vector.
-    pub vector: u8,
-    /// Physical or logical destination.
-    pub destination: u8,
-    /// Whether the destination is logical.
-    pub logical: bool,
-    /// Delivery mode: 0 fixed, 1 lowest priority.
-    pub mode: u8,
-    /// Level-triggered.
-    pub level: bool,
-}
-
 /// An I/O APIC.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoApic {
     select: u8,
     id: u32,

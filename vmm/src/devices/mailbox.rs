@@ -1,19 +1,19 @@
 //! The mailbox: the agent writes a message into the window and rings; the machine stands until the host has answered.
 
 use guest_agent::device::{MAILBOX_DEVICE_ID, VENDOR_ID, mailbox as map};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::pci::{CLASS_COMMUNICATION, ConfigSpace};
 
 /// A message that is longer than the window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TooLong {
     /// Its length in bytes.
     pub length: u64,
 }
 
 /// The mailbox function.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mailbox {
     /// Its configuration space.
     pub config: ConfigSpace,
@@ -33,6 +33,12 @@ impl Mailbox {
             reply_length: 0,
             rung: None,
         }
+    }
+
+    /// Whether both have the same configuration space, as far as a guest cannot change it, and windows of one size.
+    #[must_use]
+    pub fn has_shape_of(&self, other: &Self) -> bool {
+        self.config.has_shape_of(&other.config) && self.window.len() == other.window.len()
     }
 
     /// Reads BAR 0.

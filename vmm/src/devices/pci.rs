@@ -1,6 +1,6 @@
 //! PCI configuration space (PCI Local Bus Specification 3.0, chapter 6) by configuration mechanism #1.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// I/O port of the configuration address register.
 pub const ADDRESS_PORT: u16 = 0xcf8;
@@ -37,7 +37,7 @@ const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASK: u16 = 1 << 14;
 
 /// The configuration space of one function: 256 bytes and which of their bits can be written.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigSpace {
     bytes: Vec<u8>,
     writable: Vec<u8>,
@@ -61,6 +61,14 @@ impl ConfigSpace {
         space.allow(COMMAND, &COMMAND_WRITABLE.to_le_bytes());
         space.allow(INTERRUPT_LINE, &[0xff]);
         space
+    }
+
+    /// Whether both have the same writable bits and BAR sizes, which no guest can change.
+    #[must_use]
+    pub fn has_shape_of(&self, other: &Self) -> bool {
+        self.bytes.len() == other.bytes.len()
+            && self.writable == other.writable
+            && self.bar_sizes == other.bar_sizes
     }
 
     /// Adds a 32-bit memory BAR of `size` bytes (a power of two), placed at `address` as firmware would, and turns memory
@@ -150,7 +158,7 @@ fn low(value: u64) -> u32 {
 }
 
 /// The configuration address register of the host bridge.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigAddress {
     value: u32,
 }

@@ -1,6 +1,6 @@
 //! Power off and reset: the ACPI sleep registers, the ACPI reset register, and the two ways of a PC.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// I/O port of the ACPI sleep control register.
 pub const SLEEP_CONTROL: u16 = 0x600;
@@ -21,7 +21,7 @@ const DELAY: u16 = 0x80;
 const SLEEP_ENABLE: u32 = 1 << 5;
 
 /// What the guest asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PowerRequest {
     /// ACPI S5.
     Off,
@@ -30,7 +30,7 @@ pub enum PowerRequest {
 }
 
 /// The power ports.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Power {
     requested: Option<PowerRequest>,
 }

@@ -5,8 +5,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
 use vm_superio::serial::NoEvents;
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 
 use crate::console::Console;
 
@@ -40,6 +41,18 @@ pub struct Uart {
     input: VecDeque<u8>,
     /// Everything that was printed.
     pub console: Console,
+}
+
+/// The serial port as plain data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UartState {
+    /// Divisor latch low and high, IER, IIR, LCR, LSR, MCR, MSR, scratch.
+    registers: [u8; 9],
+    /// Bytes received and not yet read.
+    received: Vec<u8>,
+    input: VecDeque<u8>,
+    interrupt: bool,
+    console: Console,
 }
 
 impl Default for Uart {
@@ -84,24 +97,92 @@ impl Uart {
         self.interrupt.0.swap(false, Ordering::Relaxed)
     }
 
-    /// The registers as bytes, for the state hash.
+    /// Its whole state.
     #[must_use]
-    pub fn state_bytes(&self) -> Vec<u8> {
-        let state = self.serial.state();
-        let mut bytes = vec![
-            state.baud_divisor_low,
-            state.baud_divisor_high,
-            state.interrupt_enable,
-            state.interrupt_identification,
-            state.line_control,
-            state.line_status,
-            state.modem_control,
-            state.modem_status,
-            state.scratch,
-        ];
-        bytes.extend(state.in_buffer);
-        bytes.extend(&self.input);
-        bytes
+    pub fn state(&self) -> UartState {
+        let Self {
+            serial,
+            interrupt,
+            input,
+            console,
+        } = self;
+        let SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        } = serial.state();
+        UartState {
+            registers: [
+                baud_divisor_low,
+                baud_divisor_high,
+                interrupt_enable,
+                interrupt_identification,
+                line_control,
+                line_status,
+                modem_control,
+                modem_status,
+                scratch,
+            ],
+            received: in_buffer,
+            input: input.clone(),
+            interrupt: interrupt.0.load(Ordering::Relaxed),
+            console: console.clone(),
+        }
+    }
+
+    /// A serial port in that state; `None` if there is no such state.
+    #[must_use]
+    pub fn from_state(state: &UartState) -> Option<Self> {
+        let UartState {
+            registers,
+            received,
+            input,
+            interrupt,
+            console,
+        } = state;
+        let [
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+        ] = *registers;
+        let serial = SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer: received.clone(),
+        };
+        if input.len() > MAX_INPUT || !console.is_sound() {
+            return None;
+        }
+        let trigger = Interrupt::default();
+        let serial = Serial::from_state(&serial, trigger.clone(), NoEvents, Vec::new()).ok()?;
+        // Making it may raise the interrupt once more.
+        trigger.0.store(*interrupt, Ordering::Relaxed);
+        Some(Self {
+            serial,
+            interrupt: trigger,
+            input: input.clone(),
+            console: console.clone(),
+        })
     }
 
     fn feed(&mut self) {
@@ -142,5 +223,33 @@ mod tests {
         }
         assert_eq!(got, typed);
         assert_eq!(uart.type_in(&vec![0; MAX_INPUT + 500]), MAX_INPUT);
+    }
+
+    #[test]
+    fn a_state_goes_on_where_it_was_taken() {
+        let mut uart = Uart::default();
+        uart.write(1, 1);
+        uart.write(0, b'x');
+        uart.write(7, 0x5a);
+        assert_eq!(uart.type_in(&[7; 100]), 100);
+        let state = uart.state();
+        let mut again = Uart::from_state(&state).unwrap();
+        assert_eq!(again.state(), state);
+        let read = |uart: &mut Uart| (0..120).map(|_| (uart.read(5), uart.read(0))).collect::<Vec<_>>();
+        assert_eq!(read(&mut again), read(&mut uart));
+        assert_eq!(again.take_interrupt(), uart.take_interrupt());
+        assert_eq!(again.console.text(), b"x");
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_is_refused() {
+        let state = Uart::default().state();
+        let mut flooded = state.clone();
+        flooded.input = vec![0; MAX_INPUT + 1].into();
+        let mut overfull = state.clone();
+        overfull.received = vec![0; 1000];
+        assert!(Uart::from_state(&state).is_some());
+        assert!(Uart::from_state(&flooded).is_none());
+        assert!(Uart::from_state(&overfull).is_none());
     }
 }

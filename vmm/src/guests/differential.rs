@@ -11,7 +11,7 @@ use super::guest::{Guest, Run, to_the_end};
 use super::idioms::{self, STATUS};
 use super::sequence::{REACH, REGISTERS, Rng, VECTORS, integer_forms, vector_forms};
 use super::{hosts, sequence};
-use crate::backend::Soft;
+use crate::soft::Soft;
 
 const SEED: u64 = 0xba70_2026;
 /// Middle of the window of memory.

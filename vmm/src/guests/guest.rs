@@ -211,6 +211,7 @@ impl Evidence {
             touched: machine
                 .ram()
                 .touched_pages()
+                .into_iter()
                 .filter(|pfn| !boot_tables().contains(pfn))
                 .collect(),
             ledger: ledger.map(|entry| entry.address).collect(),

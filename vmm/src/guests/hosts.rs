@@ -7,9 +7,9 @@ use iced_x86::code_asm::{al, byte_ptr, rax};
 
 use super::code::{DATA, UPPER};
 use super::guest::{Guest, to_the_end};
-use crate::backend::Soft;
 use crate::kvm::Kvm;
 use crate::processors::Backend;
+use crate::soft::Soft;
 
 /// KVM of this host, opened once, or why there is none.
 fn opened() -> Result<&'static Kvm, &'static str> {

@@ -11,9 +11,9 @@ use softcpu::{Cpu, CpuModel, Exit, X87};
 
 use super::Refused;
 use super::state;
-use crate::backend::soft::{SoftBus, ram_view, registers_in, registers_out, write_out};
 use crate::memory::{GuestRam, PAGE_SIZE};
 use crate::processors::Happening;
+use crate::soft::vcpu::{ram_view, registers_in, registers_out, write_out};
 use crate::vcpu::{BackendError, Bus, CpuWrite, Registers};
 
 /// Instructions that softcpu executes in KVM's place in one run. A guest that needs more would be better off on softcpu.
@@ -89,9 +89,7 @@ impl Emulator {
         self.load(&before, &xsave, sregs.cr8);
         self.cpu.begin_write_epoch(&self.ram);
         let start = self.cpu.now();
-        let exit = self
-            .cpu
-            .run(&mut self.ram, &mut SoftBus(bus), start.saturating_add(1));
+        let exit = self.cpu.run(&mut self.ram, bus, start.saturating_add(1));
         if let Some(end) = ended(exit) {
             return Ok(Emulated::Ended(end));
         }

@@ -16,7 +16,7 @@ use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Refused;
-use crate::devices::msix::Msi;
+use crate::interrupt::Msi;
 
 /// Routes below this number are those of the I/O APIC's pins.
 const FIRST_GSI: u32 = crate::devices::ioapic::PINS as u32;

@@ -7,7 +7,6 @@ use std::thread;
 
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::clock::Clock;
 use super::cpu::Cpu;
@@ -21,7 +20,7 @@ use super::shared::{End, Glance, Marks, Shared, first_and_rest, lock};
 use super::{Refused, devices};
 use crate::memory::GuestRam;
 use crate::platform::Platform;
-use crate::processors::{Happening, Processors};
+use crate::processors::{Happening, Processors, ProcessorsState};
 use crate::vcpu::{BackendError, CpuWrite, Registers};
 
 /// The processors. The order of the fields is the order in which they are dropped: guest RAM outlives the virtual machine.
@@ -211,7 +210,7 @@ impl Processors for Live {
     }
 
     // The dirty log knows pages, not bytes: a machine on KVM has no last writer to tell.
-    fn watch_writes(&mut self, _: u64) {}
+    fn watch_writes(&mut self, _: u64, _: bool) {}
 
     fn last_write(&self, _: u64) -> Option<CpuWrite> {
         None
@@ -255,9 +254,8 @@ impl Processors for Live {
 
     /// General and special registers. On KVM a run is no function of its inputs, so that this tells two states apart, and no
     /// more.
-    fn hash_state(&self, hash: &mut Xxh3) {
-        for cpu in &self.cpus {
-            hash.update(format!("{:?}", cpu.registers()).as_bytes());
-        }
+    fn state(&self) -> ProcessorsState {
+        let registers = |cpu: &Cpu| format!("{:?}", cpu.registers());
+        ProcessorsState::Kvm(self.cpus.iter().map(registers).collect())
     }
 }

@@ -240,22 +240,53 @@ mod tests {
         assert!(confined(Role::Vcpu, create).1.is_err());
     }
 
+    /// A port that no device has and no other test writes to.
+    const PORT: u16 = 0x99;
+
+    /// Makes a forbidden call on the thread of the vCPU that writes to [`PORT`], which is told to whoever traces.
+    struct Trespasser;
+
+    impl tracing::Subscriber for Trespasser {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            struct Port(bool);
+            impl tracing::field::Visit for Port {
+                fn record_u64(&mut self, field: &tracing::field::Field, value: u64) {
+                    self.0 |= field.name() == "port" && value == u64::from(PORT);
+                }
+                fn record_debug(&mut self, _: &tracing::field::Field, _: &dyn std::fmt::Debug) {}
+            }
+            let mut port = Port(false);
+            event.record(&mut port);
+            if port.0 {
+                let _ = std::net::UdpSocket::bind("127.0.0.1:0");
+            }
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
     #[test]
     fn a_forbidden_call_ends_the_run() {
         let Some(kvm) = crate::guests::hosts::kvm() else {
             return;
         };
-        // mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp .
-        let code = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xeb, 0xfe];
+        // mov dx, 0x3f8; mov al, 'x'; out dx, al; out PORT, al; jmp .
+        let port = PORT.to_le_bytes()[0];
+        let code = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xe6, port, 0xeb, 0xfe];
         let mut kernel = crate::boot::bzimage::tests::image(4096);
         kernel[1024 + 0x200..][..code.len()].copy_from_slice(&code);
         let mut config = crate::machine::config::tests::config(kernel);
         config.progress_limit_ns = u64::MAX / 2;
         let mut machine = crate::machine::Machine::new(&config, kvm).unwrap();
-        // The guest's output is handed on by the thread of its vCPU.
-        machine.set_console_sink(Box::new(|_| {
-            let _ = std::net::UdpSocket::bind("127.0.0.1:0");
-        }));
+        tracing::subscriber::set_global_default(Trespasser).unwrap();
         let error = machine.run().unwrap_err().to_string();
         assert!(error.contains("thread vcpu0 made system call 41,"), "{error}");
         assert_eq!(

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 pub use codec::{CodecError, VERSION};
 pub use entry::{Counters, EngineEvent, EngineEventKind, Entry, FaultReason, Kind};
@@ -38,18 +38,19 @@ pub struct LedgerRecord {
     pub events: Vec<EngineEvent>,
     /// Counters per generation and phase, in order.
     pub counters: Vec<(Stamp, Counters)>,
-    /// XXH3-128 over the encoding of all entries ever made.
+    /// Digest of all entries ever made, as [`Ledger::digest`] has it.
     pub digest: u128,
 }
 
 /// A growing ledger.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     entries: Vec<Entry>,
     made: u64,
     capacity: usize,
     events: Vec<EngineEvent>,
     counters: BTreeMap<Stamp, Counters>,
-    digest: Xxh3,
+    digest: u128,
     full: bool,
 }
 
@@ -63,7 +64,7 @@ impl Ledger {
             capacity: capacity.max(1),
             events: Vec::new(),
             counters: BTreeMap::new(),
-            digest: Xxh3::new(),
+            digest: 0,
             full: false,
         }
     }
@@ -96,7 +97,7 @@ impl Ledger {
             length,
             checksum: xxh3_64(data),
         };
-        self.digest.update(&entry.encode());
+        self.digest = xxh3_128(&[&self.digest.to_le_bytes(), &entry.encode()[..]].concat());
         self.made += 1;
         self.entries.push(entry);
         let counters = self.counters(stamp);
@@ -154,10 +155,10 @@ impl Ledger {
         &self.events
     }
 
-    /// XXH3-128 over the encoding of all entries ever made.
+    /// A chain over all entries ever made: XXH3-128 of the digest before (0 at first) and the entry's encoding.
     #[must_use]
     pub fn digest(&self) -> u128 {
-        self.digest.digest128()
+        self.digest
     }
 
     /// The ledger as it stands, for storing.

@@ -93,6 +93,20 @@ pub enum MachineError {
     /// The backend.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// Something of the machine cannot be encoded.
+    #[error("the machine's state cannot be encoded: {0}")]
+    Encoding(String),
+    /// The backend has no state that a machine could go on from.
+    #[error(
+        "the kvm backend cannot hold a machine as data, because its processors and their time belong to the host; use --backend soft"
+    )]
+    NoSnapshot,
+    /// A snapshot that no machine can have been in.
+    #[error("the state of the {device} in the snapshot cannot be")]
+    UnsoundState {
+        /// Which part.
+        device: &'static str,
+    },
     /// The agent stands and waits.
     #[error("the machine was told to run on, but the agent waits for the answer to its message")]
     ReplyOwed,

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::phase::{Generation, Stamp};
 
 /// When and where something happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// Guest time in nanoseconds.
     pub time: u64,
@@ -25,21 +27,8 @@ impl fmt::Display for Moment {
     }
 }
 
-/// The processor's access to the device that made an engine event happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cause {
-    /// Index of the event in the ledger's list.
-    pub event: usize,
-    /// Address of the instruction after the one that made the access.
-    pub rip: u64,
-    /// Instructions retired, that one included, where the backend counts them.
-    pub retired: Option<u64>,
-    /// Privilege level, 0 or 3.
-    pub privilege: u8,
-}
-
 /// Why [`super::Machine::run`] came back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// The agent sent a message and stands until [`super::Machine::reply`].
     Message(Vec<u8>),

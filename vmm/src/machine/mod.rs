@@ -5,31 +5,35 @@ mod event;
 mod record;
 mod run;
 #[cfg(test)]
+mod snapshot_tests;
+mod state;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
 use guest_agent::device::mailbox::WINDOW_SIZE;
-use xxhash_rust::xxh3::Xxh3;
 
+pub use crate::platform::Cause;
 pub use config::{MAX_RATE, MAX_VCPUS, MIN_RATE, MachineConfig, MachineError};
-pub use event::{Cause, Event, Moment};
+pub use event::{Event, Moment};
 pub use record::{Blackout, PhaseRecord};
+pub use state::{MachineState, Snapshot};
 
 use crate::acpi;
 use crate::boot::{BootRequest, load, wakeup};
-use crate::console::{Console, Sink};
+use crate::console::Console;
 use crate::devices::SystemBus;
 use crate::dma_view::DmaView;
 use crate::ledger::Ledger;
-use crate::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE};
+use crate::memory::GuestRam;
 use crate::phase::{Phase, Stamp};
 use crate::platform::{Platform, Progress};
 use crate::processors::{Backend, PowerOn, Processors};
 use crate::provenance::Provenance;
 use crate::vcpu::{CpuWrite, Registers};
 use record::Phases;
-use run::Kexec;
+use state::Records;
 
 /// A write of the processor, with the phase it was made in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +48,7 @@ pub struct StampedWrite {
 pub struct Machine {
     platform: Platform,
     processors: Box<dyn Processors>,
-    stamp: Stamp,
-    phases: Phases,
-    provenance: Provenance,
-    blackouts: Vec<Blackout>,
-    kexec: Kexec,
-    reply_owed: bool,
-    ended: Option<Event>,
+    records: Records,
 }
 
 impl Machine {
@@ -85,25 +83,17 @@ impl Machine {
             registers,
         };
         let processors = backend.power_on(ram, &mut platform, &power_on)?;
-        let mut provenance = Provenance::default();
-        provenance.begin(Stamp::START);
         Ok(Self {
             platform,
             processors,
-            stamp: Stamp::START,
-            phases: Phases::new(Stamp::START),
-            provenance,
-            blackouts: Vec::new(),
-            kexec: Kexec::BeforeGreeting,
-            reply_owed: false,
-            ended: None,
+            records: Records::new(),
         })
     }
 
     /// Answers the agent's message, so that it runs on. An empty answer tells it nothing.
     pub fn reply(&mut self, message: &[u8]) -> Result<(), MachineError> {
         let length = message.len();
-        if !self.reply_owed {
+        if !self.records.reply_owed {
             return Err(MachineError::NothingAsked { length });
         }
         let too_long = MachineError::ReplyTooLong {
@@ -111,13 +101,16 @@ impl Machine {
             window: WINDOW_SIZE,
         };
         self.platform.bus.mailbox.reply(message).map_err(|_| too_long)?;
-        self.reply_owed = false;
+        self.records.reply_owed = false;
         Ok(())
     }
 
     /// Begins a phase. The machine itself begins [`Phase::Jump`] and [`Phase::BootNew`].
     pub fn enter_phase(&mut self, phase: Phase) -> Result<(), MachineError> {
-        self.change_stamp(Stamp { phase, ..self.stamp })
+        self.change_stamp(Stamp {
+            phase,
+            ..self.records.stamp
+        })
     }
 
     /// The next kernel is loaded and the agent's answer will make it jump. `machine_kexec` is the address of that function in
@@ -162,16 +155,16 @@ impl Machine {
         bus.dma.end_phase(now, &mut bus.view);
         bus.view.set_stamp(stamp);
         self.collect_page_writes()?;
-        self.stamp = stamp;
-        self.phases.change(stamp, now, self.processors.retired());
-        self.provenance.begin(stamp);
+        self.records.stamp = stamp;
+        self.records.phases.change(stamp, now, self.processors.retired());
+        self.records.provenance.begin(stamp);
         self.platform.progress.mark(now);
         Ok(())
     }
 
     /// Moves the processors' log of first writes into the provenance of the phase that made them.
     fn collect_page_writes(&mut self) -> Result<(), MachineError> {
-        let (provenance, ram) = (&mut self.provenance, &self.platform.ram);
+        let (provenance, ram) = (&mut self.records.provenance, &self.platform.ram);
         self.processors.epoch_writes(&mut |write| {
             ram.mark(write.address, write.length.into());
             provenance.add(write);
@@ -186,7 +179,7 @@ impl Machine {
             time: self.processors.now(),
             retired: self.processors.retired(),
             rip: self.processors.registers().rip,
-            stamp: self.stamp,
+            stamp: self.records.stamp,
         }
     }
 
@@ -220,11 +213,6 @@ impl Machine {
         &self.platform.bus.uart.console
     }
 
-    /// Hands what the guest prints to `sink`, too.
-    pub fn set_console_sink(&mut self, sink: Sink) {
-        self.platform.bus.uart.console.set_sink(sink);
-    }
-
     /// Types for the guest; returns how many bytes were taken.
     pub fn type_in(&mut self, bytes: &[u8]) -> usize {
         self.platform.bus.type_in(bytes)
@@ -239,19 +227,21 @@ impl Machine {
     /// The phases so far, the current one as if it ended now.
     #[must_use]
     pub fn phases(&self) -> Vec<PhaseRecord> {
-        self.phases.all(self.processors.now(), self.processors.retired())
+        self.records
+            .phases
+            .all(self.processors.now(), self.processors.retired())
     }
 
     /// The pages that the processor wrote in each phase that has ended.
     #[must_use]
     pub fn provenance(&self) -> &Provenance {
-        &self.provenance
+        &self.records.provenance
     }
 
     /// One entry per kexec.
     #[must_use]
     pub fn blackouts(&self) -> Vec<Blackout> {
-        let mut blackouts = self.blackouts.clone();
+        let mut blackouts = self.records.blackouts.clone();
         if let Some(last) = blackouts.last_mut() {
             last.entered_user_at = last.entered_user_at.or(self.processors.entered_user_at());
         }
@@ -260,7 +250,14 @@ impl Machine {
 
     /// Keeps, from now on, the last write of the processor to each byte of these page frames.
     pub fn watch(&mut self, pfns: impl IntoIterator<Item = u64>) {
-        pfns.into_iter().for_each(|pfn| self.processors.watch_writes(pfn));
+        pfns.into_iter()
+            .for_each(|pfn| self.processors.watch_writes(pfn, true));
+    }
+
+    /// Takes these page frames off watch, which leaves the state as if they had never been on it.
+    pub fn unwatch(&mut self, pfns: impl IntoIterator<Item = u64>) {
+        pfns.into_iter()
+            .for_each(|pfn| self.processors.watch_writes(pfn, false));
     }
 
     /// The processor's last write to the byte at `address`, if its page is watched and it wrote there.
@@ -269,27 +266,8 @@ impl Machine {
         let write = self.processors.last_write(address)?;
         Some(StampedWrite {
             write,
-            stamp: self.phases.stamp_at(write.time),
+            stamp: self.records.phases.stamp_at(write.time),
         })
-    }
-
-    /// XXH3-128 over the whole state: every page that is not all zero with its number, processor, devices. Equal states have
-    /// equal hashes whatever led to them.
-    pub fn state_hash(&mut self) -> Result<u128, MachineError> {
-        let ram = &self.platform.ram;
-        self.processors
-            .epoch_writes(&mut |write| ram.mark(write.address, write.length.into()))?;
-        let mut hash = Xxh3::new();
-        let mut page = [0; PAGE_BYTES];
-        for pfn in ram.touched_pages() {
-            if ram.read(pfn * PAGE_SIZE, &mut page).is_ok() && page.iter().any(|&byte| byte != 0) {
-                hash.update(&pfn.to_le_bytes());
-                hash.update(&page);
-            }
-        }
-        self.processors.hash_state(&mut hash);
-        self.platform.bus.hash_state(&mut hash);
-        Ok(hash.digest128())
     }
 }
 

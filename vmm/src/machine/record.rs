@@ -18,7 +18,7 @@ pub struct PhaseRecord {
 }
 
 /// The phases so far; the last is still going on.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Phases {
     closed: Vec<PhaseRecord>,
     stamp: Stamp,

@@ -1,5 +1,7 @@
 //! Running: what happens to the processors becomes events, and the kexec is followed.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Blackout, Event, Machine, MachineError};
 use crate::boot::BootParams;
 use crate::boot::layout::ENTRY_64;
@@ -9,7 +11,7 @@ use crate::processors::{Happening, News};
 use crate::vcpu::RSI;
 
 /// How far the current kernel is on its way to the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kexec {
     /// The agent has not spoken yet. A booting kernel runs in the lower half of the address space, so nothing is watched.
     BeforeGreeting,
@@ -33,10 +35,10 @@ impl Machine {
     ///
     /// After an event that is final ([`Event::is_final`]) it only ever returns that again.
     pub fn run_until(&mut self, limit: u64) -> Result<Option<Event>, MachineError> {
-        if let Some(event) = &self.ended {
+        if let Some(event) = &self.records.ended {
             return Ok(Some(event.clone()));
         }
-        if self.reply_owed {
+        if self.records.reply_owed {
             return Err(MachineError::ReplyOwed);
         }
         loop {
@@ -57,7 +59,7 @@ impl Machine {
     /// Lets `ns` nanoseconds of guest time pass while the processors stand, as they do while a message is not answered:
     /// devices go on. An event is one that ends the run.
     pub fn pass(&mut self, ns: u64) -> Result<Option<Event>, MachineError> {
-        if let Some(event) = &self.ended {
+        if let Some(event) = &self.records.ended {
             return Ok(Some(event.clone()));
         }
         let end = self.processors.now().saturating_add(ns);
@@ -72,7 +74,7 @@ impl Machine {
 
     fn report(&mut self, event: Event) -> Event {
         if event.is_final() {
-            self.ended = Some(event.clone());
+            self.records.ended = Some(event.clone());
         }
         event
     }
@@ -81,9 +83,9 @@ impl Machine {
         match news {
             News::LedgerFull => Event::LedgerFull { at: self.moment() },
             News::Message(Ok(message)) => {
-                self.reply_owed = true;
-                if self.kexec == Kexec::BeforeGreeting {
-                    self.kexec = Kexec::Watching;
+                self.records.reply_owed = true;
+                if self.records.kexec == Kexec::BeforeGreeting {
+                    self.records.kexec = Kexec::Watching;
                     self.processors.watch_for_kexec(true);
                 }
                 Event::Message(message)
@@ -118,13 +120,13 @@ impl Machine {
         not_before: Option<u64>,
     ) -> Result<Option<Event>, MachineError> {
         let time = self.processors.now();
-        match self.kexec {
+        match self.records.kexec {
             Kexec::BeforeGreeting => Ok(None),
             Kexec::Watching => {
-                self.kexec = Kexec::Jumped;
+                self.records.kexec = Kexec::Jumped;
                 self.close_blackout();
-                self.blackouts.push(Blackout {
-                    generation: self.stamp.generation + 1,
+                self.records.blackouts.push(Blackout {
+                    generation: self.records.stamp.generation + 1,
                     left_user_at: self.processors.left_user_at(),
                     entered_user_at: None,
                     jump_not_before: not_before,
@@ -137,9 +139,9 @@ impl Machine {
                 let Some(boot_params) = self.kernel_entry(rip) else {
                     return Ok(None);
                 };
-                self.kexec = Kexec::BeforeGreeting;
+                self.records.kexec = Kexec::BeforeGreeting;
                 self.processors.watch_for_kexec(false);
-                let generation = self.stamp.generation + 1;
+                let generation = self.records.stamp.generation + 1;
                 self.platform.bus.uart.console.mark(generation);
                 self.change_stamp(Stamp {
                     generation,
@@ -168,7 +170,7 @@ impl Machine {
     /// The new kernel's first user instruction is fixed once another jump begins.
     pub(super) fn close_blackout(&mut self) {
         let entered = self.processors.entered_user_at();
-        if let Some(last) = self.blackouts.last_mut() {
+        if let Some(last) = self.records.blackouts.last_mut() {
             last.entered_user_at = last.entered_user_at.or(entered);
         }
     }

@@ -10,9 +10,10 @@ mod ring;
 use guest_agent::device::{DMA_DEVICE_ID, VENDOR_ID, dma as map};
 use serde::{Deserialize, Serialize};
 
-use super::msix::{Msi, Msix};
+use super::msix::Msix;
 use super::pci::{CLASS_COMMUNICATION, COMMAND_MASTER, ConfigSpace};
 use crate::dma_view::DmaView;
+use crate::interrupt::Msi;
 use crate::ledger::EngineEventKind;
 use ring::Pace;
 
@@ -38,7 +39,7 @@ pub struct DmaConfig {
 }
 
 /// The engine.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmaEngine {
     /// Its configuration space.
     pub config: ConfigSpace,
@@ -55,11 +56,23 @@ pub struct DmaEngine {
     active_at: Option<u64>,
     ledger_full: bool,
     #[serde(skip)]
-    buffer: Vec<u8>,
+    buffer: Scratch,
 }
 
+/// Memory that each block is made in; what it holds between two blocks means nothing.
+#[derive(Debug, Clone, Default)]
+struct Scratch(Vec<u8>);
+
+impl PartialEq for Scratch {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Scratch {}
+
 /// The registers that a reset clears.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Registers {
     control: u32,
     fault: bool,
@@ -92,8 +105,25 @@ impl DmaEngine {
             waiting_since: None,
             active_at: None,
             ledger_full: false,
-            buffer: Vec::new(),
+            buffer: Scratch::default(),
         }
+    }
+
+    /// Whether an engine in this state can be that of a machine set up with `setup` at guest time `now`: what the guest cannot
+    /// change is as after power-on, and nothing began in the future.
+    #[must_use]
+    pub fn is_sound(&self, after_power_on: &Self, now: u64) -> bool {
+        let begun = [self.waiting_since, self.active_at];
+        self.setup.rate > 0
+            && self.config.has_shape_of(&after_power_on.config)
+            && self.msix.has_shape_of(&after_power_on.msix)
+            && begun.into_iter().flatten().all(|time| time <= now)
+    }
+
+    /// How it behaves.
+    #[must_use]
+    pub fn setup(&self) -> DmaConfig {
+        self.setup
     }
 
     /// Blocks written since the machine was switched on.

@@ -1,7 +1,7 @@
 //! The engine at work: one block after another.
 
 use guest_agent::device::dma as map;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::DmaEngine;
 use crate::content::block_content;
@@ -9,7 +9,7 @@ use crate::dma_view::{DmaError, DmaView};
 use crate::ledger::{EngineEventKind, FaultReason, Kind};
 
 /// When blocks are due. Counting bytes from a common origin keeps the rate exact whatever the block size.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pace {
     origin: u64,
     bytes: u64,
@@ -95,13 +95,14 @@ impl DmaEngine {
             view.ledger.counters(view.stamp()).overwrites += 1;
         }
         let buffer = self.next_buffer(view)?;
-        self.buffer.resize(buffer.length as usize, 0);
-        block_content(self.setup.seed, self.sequence, &mut self.buffer);
+        let block = &mut self.buffer.0;
+        block.resize(buffer.length as usize, 0);
+        block_content(self.setup.seed, self.sequence, block);
         let kind = Kind::Block {
             sequence: self.sequence,
             descriptor: buffer.descriptor,
         };
-        view.write(now, kind, buffer.address, &self.buffer)
+        view.write(now, kind, buffer.address, block)
             .map_err(|error| match error {
                 DmaError::Ledger(_) => Halt::LedgerFull,
                 DmaError::Memory(_) => Halt::Fault(buffer.fault(FaultReason::BufferOutsideRam)),

@@ -1,12 +1,12 @@
 //! The local APICs of all processors, and the way of interrupts between and to them.
 
-use xxhash_rust::xxh3::Xxh3;
+use serde::{Deserialize, Serialize};
 
 use super::{Ipi, LocalApic, MODE_FIXED, MODE_LOWEST_PRIORITY, MODE_NMI};
-use crate::devices::ioapic::Message;
+use crate::interrupt::Message;
 
 /// One local APIC per processor, in order of their identities, which begin at 0.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalApics {
     apics: Vec<LocalApic>,
     accessing: usize,
@@ -120,9 +120,13 @@ impl LocalApics {
         self.apics.iter().filter_map(LocalApic::next_event).min()
     }
 
-    /// Feeds the state of each to `feed`.
-    pub fn hash_state(&self, hash: &mut Xxh3, feed: impl Fn(&mut Xxh3, &LocalApic)) {
-        self.apics.iter().for_each(|apic| feed(hash, apic));
+    /// Whether these can be the local APICs of `count` processors whose timers count at `crystal_hz`.
+    #[must_use]
+    pub fn are_sound(&self, count: usize, crystal_hz: u64) -> bool {
+        let fresh = LocalApic::new(0, crystal_hz);
+        self.apics.len() == count
+            && self.accessing < count
+            && self.apics.iter().all(|apic| apic.counts_like(&fresh))
     }
 }
 

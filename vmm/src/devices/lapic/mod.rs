@@ -2,7 +2,7 @@
 
 mod all;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use all::LocalApics;
 
@@ -67,7 +67,7 @@ const ESR_RECEIVE_ILLEGAL_VECTOR: u32 = 1 << 6;
 const ESR_ILLEGAL_REGISTER: u32 = 1 << 7;
 
 /// A 256-bit register such as IRR.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Vectors([u32; 8]);
 
 impl Vectors {
@@ -100,7 +100,7 @@ pub const MODE_NMI: u8 = 4;
 pub const MODE_INIT: u8 = 5;
 
 /// An interprocessor interrupt that a local APIC sends to others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipi {
     /// Whether it goes to all others, whatever the destination is.
     pub all_others: bool,
@@ -115,7 +115,7 @@ pub struct Ipi {
 }
 
 /// A local APIC.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalApic {
     apic_base: u64,
     id: u8,
@@ -143,7 +143,6 @@ pub struct LocalApic {
     /// An interprocessor interrupt that has not been taken to its receivers yet.
     sent: Option<Ipi>,
     /// A non-maskable interrupt waits for the processor.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     nmi: bool,
 }
 
@@ -177,6 +176,12 @@ impl LocalApic {
             sent: None,
             nmi: false,
         }
+    }
+
+    /// Whether the timers of both count at the same rate.
+    #[must_use]
+    pub fn counts_like(&self, other: &Self) -> bool {
+        self.tick_ns == other.tick_ns
     }
 
     /// The interprocessor interrupt to others that the last write sent, if it did: to be taken after each write.

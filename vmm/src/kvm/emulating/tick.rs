@@ -15,9 +15,8 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
 use super::super::{Refused, state};
-use crate::devices::ioapic::Message;
 use crate::devices::lapic::MSR_TSC_DEADLINE;
-use crate::devices::msix::Msi;
+use crate::interrupt::{Message, Msi};
 
 const MSR_TSC: u32 = 0x10;
 /// Processor time that a vCPU gets between two timer interrupts.

@@ -1,12 +1,14 @@
 //! Whose turn it is.
 
+use serde::{Deserialize, Serialize};
+
 /// Instructions of one turn. Short enough that an interprocessor interrupt is served within some tens of microseconds of
 /// guest time with all processors busy, long enough that the change of processors costs little.
-pub(super) const TURN: u64 = 10_000;
+pub const TURN: u64 = 10_000;
 
 /// What a processor does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activity {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activity {
     /// It executes.
     Running,
     /// HLT with interrupts enabled.
@@ -18,8 +20,8 @@ pub(super) enum Activity {
 }
 
 /// The turn of one processor.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Turn {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
     /// Whose.
     pub processor: usize,
     /// Guest time at which it ends.

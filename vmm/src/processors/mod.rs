@@ -1,28 +1,21 @@
 //! What the machine needs of its processors taken together: how they run, share time with the devices, and what they can tell.
 //!
-//! Two kinds exist. [`crate::stepped`] runs processors and devices in turn on one thread and is a pure function of its inputs;
+//! Two kinds exist. [`crate::soft`] runs processors and devices in turn on one thread and is a pure function of its inputs;
 //! [`crate::kvm`] runs each processor and the devices on threads of their own, in real time.
+
+mod idle;
+mod state;
+mod turn;
 
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
-
-use crate::devices::mailbox::TooLong;
-use crate::devices::power::PowerRequest;
 use crate::memory::GuestRam;
+pub use crate::platform::News;
 use crate::platform::Platform;
 use crate::vcpu::{BackendError, CpuWrite, Registers};
-
-/// What a device has to say to the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// The ledger is full and the DMA engine stands.
-    LedgerFull,
-    /// The agent rang the doorbell.
-    Message(Result<Vec<u8>, TooLong>),
-    /// The guest asked to be switched off or reset.
-    Power(PowerRequest),
-}
+pub use idle::Idle;
+pub use state::{ProcessorsState, SteppedState};
+pub use turn::{Activity, Turn};
 
 /// Why processors came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,8 +72,8 @@ pub trait Processors {
     /// The next kernel is loaded and the agent is about to jump into it. `machine_kexec` is the address of that function, if
     /// symbols are at hand.
     fn expect_kexec(&mut self, ram: &GuestRam, machine_kexec: &dyn Fn() -> Option<u64>);
-    /// Records every processor write to this page frame from now on, where the backend can.
-    fn watch_writes(&mut self, pfn: u64);
+    /// Whether every processor write to this page frame is recorded from now on, where the backend can.
+    fn watch_writes(&mut self, pfn: u64, on: bool);
     /// The last write to the byte at `address`, if its page is watched and was written.
     fn last_write(&self, address: u64) -> Option<CpuWrite>;
     /// Hands each page's first write since the last [`Processors::begin_write_epoch`] to `each`.
@@ -104,8 +97,8 @@ pub trait Processors {
     fn entered_user_at(&self) -> Option<u64>;
     /// Forgets both marks.
     fn reset_user_marks(&mut self);
-    /// Feeds the whole architectural state to a hash.
-    fn hash_state(&self, hash: &mut Xxh3);
+    /// Their whole state as data.
+    fn state(&self) -> ProcessorsState;
 }
 
 /// What processors are to begin with.

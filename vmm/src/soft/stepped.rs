@@ -6,23 +6,17 @@
 //! counters agree wherever they are compared, and locked instructions are atomic because nobody else runs. Interprocessor
 //! interrupts are taken when the receiver has its turn.
 
-mod code;
-mod idle;
-#[cfg(test)]
-mod tests;
-mod turn;
-
-use xxhash_rust::xxh3::Xxh3;
+use std::sync::Arc;
 
 use crate::boot::layout::EXTENDED_START;
 use crate::boot::wakeup;
 use crate::memory::GuestRam;
 use crate::platform::Platform;
-use crate::processors::{Happening, Processors};
-use crate::vcpu::{BackendError, CpuWrite, Registers, Stop, Vcpu};
-use code::SharedCode;
-use idle::Idle;
-use turn::{Activity, Turn};
+use crate::processors::{Activity, Happening, Idle, Processors, ProcessorsState, SteppedState, Turn};
+use crate::vcpu::{BackendError, CpuWrite, Exit, Registers, Shutdown, Vcpu};
+
+use super::code::SharedCode;
+use super::vcpu::SoftVcpu;
 
 /// Processors and the devices, in turn.
 pub struct Stepped {
@@ -48,6 +42,39 @@ impl Stepped {
             code: SharedCode::default(),
             idle: Idle::default(),
         }
+    }
+
+    /// Processors in this state on `ram`.
+    pub fn from_state(state: &SteppedState, ram: &Arc<GuestRam>) -> Result<Self, BackendError> {
+        let SteppedState {
+            vcpus,
+            activities,
+            turn,
+            idle,
+        } = state;
+        let count = vcpus.len();
+        if count == 0 || activities.len() != count || turn.processor >= count {
+            return Err(BackendError {
+                backend: "soft",
+                reason: format!(
+                    "the state has {count} processors, {} of which it says what they do, and processor {} has its turn",
+                    activities.len(),
+                    turn.processor
+                ),
+            });
+        }
+        let vcpus: Result<Vec<Box<dyn Vcpu>>, BackendError> = vcpus
+            .iter()
+            .map(|state| Ok(Box::new(SoftVcpu::from_state(Arc::clone(ram), state)?) as Box<dyn Vcpu>))
+            .collect();
+        Ok(Self {
+            vcpus: vcpus?,
+            activities: activities.clone(),
+            turn: *turn,
+            // Nothing has been decoded yet.
+            code: SharedCode::default(),
+            idle: idle.clone(),
+        })
     }
 
     fn several(&self) -> bool {
@@ -130,8 +157,8 @@ impl Stepped {
             self.set_activity(Activity::Running);
         }
         platform.bus.lapics.select(self.turn.processor);
-        if let Err(stop) = self.offer_interrupt(platform) {
-            return self.stopped(stop);
+        if let Err(shutdown) = self.offer_interrupt(platform) {
+            return self.exited(Exit::Shutdown(shutdown));
         }
         let (now, patience) = (self.now(), platform.progress.deadline());
         if now >= patience {
@@ -153,16 +180,16 @@ impl Stepped {
             until = until.min(self.turn.end);
         }
         let before = platform.engine_events();
-        let stop = self.current_mut().run(&mut platform.bus, until);
+        let exit = self.current_mut().run(&mut platform.bus, until);
         let events = before..platform.engine_events();
         platform.note_causes(events, Some(self.total_retired()), || self.current().registers());
         if self.several() {
             self.code.settle(&mut self.vcpus, self.turn.processor);
         }
-        self.stopped(stop)
+        self.exited(exit)
     }
 
-    fn offer_interrupt(&mut self, platform: &mut Platform) -> Result<(), Stop> {
+    fn offer_interrupt(&mut self, platform: &mut Platform) -> Result<(), Shutdown> {
         let current = self.turn.processor;
         let vcpu = &mut self.vcpus[current];
         let lapic = platform.bus.lapics.current_mut();
@@ -188,35 +215,43 @@ impl Stepped {
         vcpu.inject_interrupt(&mut platform.bus, vector)
     }
 
-    fn stopped(&mut self, stop: Stop) -> Option<Happening> {
-        match stop {
-            Stop::Deadline | Stop::Bus | Stop::InterruptWindow => None,
-            Stop::Paused { rip } => {
+    /// Takes in why the processor came back. `None` if the others, and the devices, can go on.
+    fn exited(&mut self, exit: Exit) -> Option<Happening> {
+        match exit {
+            Exit::Deadline | Exit::Bus | Exit::InterruptWindow => None,
+            Exit::Pause { rip } => {
                 self.turn.yielded = true;
                 if wakeup::is_waiting_at(rip) {
                     self.set_activity(Activity::Waiting);
                 }
                 None
             }
-            Stop::Halted { interruptible: true } => {
+            Exit::Halted { interruptible: true } => {
                 self.set_activity(Activity::Halted);
                 None
             }
-            Stop::Halted { interruptible } => {
+            Exit::Halted { interruptible } => {
                 self.set_activity(Activity::Dead);
                 self.is_dead().then_some(Happening::DeadHalt { interruptible })
             }
             // Below 1 MiB is start-up code: this machine's firmware and the kernel's trampoline. Linux keeps what it kexecs
             // out of there.
-            Stop::LowSupervisorFetch { rip } if self.several() && rip < EXTENDED_START => None,
-            Stop::LowSupervisorFetch { rip } => Some(Happening::LowSupervisorFetch {
+            Exit::LowSupervisorFetch { rip } if self.several() && rip < EXTENDED_START => None,
+            Exit::LowSupervisorFetch { rip } => Some(Happening::LowSupervisorFetch {
                 rip,
                 not_before: None,
             }),
-            Stop::TripleFault { reason } => Some(Happening::TripleFault { reason }),
-            Stop::UnknownInstruction { bytes, what, .. } => {
-                Some(Happening::UnknownInstruction { bytes, what })
+            // No page is watched for execution through this backend.
+            Exit::WatchExecute { .. } => None,
+            Exit::Shutdown(Shutdown { vectors, rip, cr2 }) => {
+                let [first, second, third] = vectors;
+                let reason = format!("exceptions {first}, {second}, {third} from {rip:#x} on, CR2 {cr2:#x}");
+                Some(Happening::TripleFault { reason })
             }
+            Exit::Unknown(unknown) => Some(Happening::UnknownInstruction {
+                what: unknown.to_string(),
+                bytes: unknown.bytes,
+            }),
         }
     }
 
@@ -299,9 +334,9 @@ impl Processors for Stepped {
     // The processors see the jump themselves.
     fn expect_kexec(&mut self, _: &GuestRam, _: &dyn Fn() -> Option<u64>) {}
 
-    fn watch_writes(&mut self, pfn: u64) {
+    fn watch_writes(&mut self, pfn: u64, on: bool) {
         for vcpu in &mut self.vcpus {
-            vcpu.watch_writes(pfn);
+            vcpu.watch_writes(pfn, on);
         }
     }
 
@@ -355,20 +390,20 @@ impl Processors for Stepped {
         }
     }
 
-    fn hash_state(&self, hash: &mut Xxh3) {
-        for vcpu in &self.vcpus {
-            vcpu.hash_state(hash);
-        }
-        if self.several() {
-            // Who sleeps and whose turn it is decide how the others go on, and no register tells.
-            hash.update(
-                &self
-                    .activities
-                    .iter()
-                    .map(|activity| *activity as u8)
-                    .collect::<Vec<u8>>(),
-            );
-            hash.update(&self.turn.processor.to_le_bytes());
-        }
+    fn state(&self) -> ProcessorsState {
+        // What the processors have decoded can be decoded again.
+        let Self {
+            vcpus,
+            activities,
+            turn,
+            code: _,
+            idle,
+        } = self;
+        ProcessorsState::Soft(SteppedState {
+            vcpus: vcpus.iter().map(|vcpu| vcpu.state()).collect(),
+            activities: activities.clone(),
+            turn: *turn,
+            idle: idle.clone(),
+        })
     }
 }

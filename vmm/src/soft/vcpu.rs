@@ -1,67 +1,27 @@
-//! The `soft` backend: softcpu. Guest time is retired instructions, one nanosecond each, plus time skipped in HLT.
+//! One software processor: softcpu on the machine's RAM.
 
 use std::sync::Arc;
 
 use softcpu::memory::{Ram, RamRegion};
 use softcpu::registers as soft;
-use softcpu::{Cpu, CpuModel, Exit};
-use xxhash_rust::xxh3::Xxh3;
+use softcpu::{Cpu, CpuModel};
 
-use crate::boot::wakeup;
 use crate::devices::bus::CRYSTAL_HZ;
-use crate::devices::lapic::LocalApics;
 use crate::memory::{GuestRam, PAGE_SIZE};
-use crate::platform::Platform;
-use crate::processors::{Backend, PowerOn, Processors};
-use crate::stepped::Stepped;
-use crate::vcpu::{BackendError, Bus, CpuWrite, DescriptorTable, Registers, Segment, Stop, Vcpu};
+use crate::vcpu::{
+    BackendError, Bus, CpuState, CpuWrite, DescriptorTable, Exit, Registers, Segment, Shutdown, Vcpu,
+};
 
-/// The software processor as a backend.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Soft;
-
-impl Backend for Soft {
-    fn name(&self) -> &'static str {
-        "soft"
-    }
-
-    fn gigabyte_pages(&self) -> bool {
-        true
-    }
-
-    fn is_repeatable(&self) -> bool {
-        true
-    }
-
-    fn power_on(
-        &self,
-        ram: Arc<GuestRam>,
-        platform: &mut Platform,
-        request: &PowerOn,
-    ) -> Result<Box<dyn Processors>, BackendError> {
-        platform.bus.lapics = LocalApics::new(request.count, CRYSTAL_HZ);
-        let mut vcpus: Vec<Box<dyn Vcpu>> = Vec::new();
-        for id in 0..request.count {
-            let mut vcpu = SoftVcpu::new(Arc::clone(&ram), id, request.count)?;
-            if id == 0 {
-                vcpu.set_registers(&request.registers);
-            } else {
-                vcpu.set_registers(&wakeup::registers());
-            }
-            vcpu.begin_write_epoch();
-            vcpus.push(Box::new(vcpu));
-        }
-        Ok(Box::new(Stepped::new(vcpus)))
-    }
-
-    fn starts_by_mailbox(&self) -> bool {
-        true
-    }
+/// One software processor. `ram` points into `_owner` and so is declared, and dropped, before it.
+pub(super) struct SoftVcpu {
+    cpu: Cpu,
+    ram: Ram,
+    _owner: Arc<GuestRam>,
 }
 
 impl SoftVcpu {
     /// A processor with this local APIC identity, of `count`.
-    fn new(ram: Arc<GuestRam>, apic_id: u8, count: u8) -> Result<Self, BackendError> {
+    pub fn new(ram: Arc<GuestRam>, apic_id: u8, count: u8) -> Result<Self, BackendError> {
         let view = ram_view(&ram)?;
         let model = CpuModel {
             apic_id: apic_id.into(),
@@ -73,6 +33,20 @@ impl SoftVcpu {
         if count > 1 {
             cpu.share_code();
         }
+        Ok(Self {
+            cpu,
+            ram: view,
+            _owner: ram,
+        })
+    }
+
+    /// A processor in this state.
+    pub fn from_state(ram: Arc<GuestRam>, state: &CpuState) -> Result<Self, BackendError> {
+        let view = ram_view(&ram)?;
+        let cpu = Cpu::from_state(state, &view).map_err(|error| BackendError {
+            backend: "soft",
+            reason: error.to_string(),
+        })?;
         Ok(Self {
             cpu,
             ram: view,
@@ -104,37 +78,6 @@ pub(crate) fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
     })
 }
 
-/// One software processor. `ram` points into `_owner` and so is declared, and dropped, before it.
-struct SoftVcpu {
-    cpu: Cpu,
-    ram: Ram,
-    _owner: Arc<GuestRam>,
-}
-
-/// The machine's bus under softcpu's name.
-pub(crate) struct SoftBus<'a>(pub &'a mut dyn Bus);
-
-impl softcpu::Bus for SoftBus<'_> {
-    fn mmio_read(&mut self, now: u64, gpa: u64, size: u8) -> u64 {
-        self.0.mmio_read(now, gpa, size)
-    }
-    fn mmio_write(&mut self, now: u64, gpa: u64, size: u8, value: u64) {
-        self.0.mmio_write(now, gpa, size, value);
-    }
-    fn port_read(&mut self, now: u64, port: u16, size: u8) -> u32 {
-        self.0.port_read(now, port, size)
-    }
-    fn port_write(&mut self, now: u64, port: u16, size: u8, value: u32) {
-        self.0.port_write(now, port, size, value);
-    }
-    fn msr_read(&mut self, now: u64, index: u32) -> Option<u64> {
-        self.0.msr_read(now, index)
-    }
-    fn msr_write(&mut self, now: u64, index: u32, value: u64) -> bool {
-        self.0.msr_write(now, index, value)
-    }
-}
-
 impl Vcpu for SoftVcpu {
     fn registers(&self) -> Registers {
         registers_out(&self.cpu.registers())
@@ -145,23 +88,8 @@ impl Vcpu for SoftVcpu {
         self.cpu.set_registers(&state);
     }
 
-    fn run(&mut self, bus: &mut dyn Bus, until: u64) -> Stop {
-        match self.cpu.run(&mut self.ram, &mut SoftBus(bus), until) {
-            Exit::Deadline => Stop::Deadline,
-            Exit::Bus => Stop::Bus,
-            Exit::Halted { interruptible } => Stop::Halted { interruptible },
-            Exit::InterruptWindow => Stop::InterruptWindow,
-            Exit::Pause { rip } => Stop::Paused { rip },
-            Exit::Shutdown(shutdown) => triple_fault(&shutdown),
-            Exit::LowSupervisorFetch { rip } => Stop::LowSupervisorFetch { rip },
-            Exit::Unknown(unknown) => Stop::UnknownInstruction {
-                what: unknown.to_string(),
-                rip: unknown.rip,
-                bytes: unknown.bytes,
-            },
-            // No page is watched for execution through this backend.
-            Exit::WatchExecute { .. } => Stop::Bus,
-        }
+    fn run(&mut self, bus: &mut dyn Bus, until: u64) -> Exit {
+        self.cpu.run(&mut self.ram, bus, until)
     }
 
     fn now(&self) -> u64 {
@@ -184,10 +112,8 @@ impl Vcpu for SoftVcpu {
         self.cpu.can_take_interrupt()
     }
 
-    fn inject_interrupt(&mut self, bus: &mut dyn Bus, vector: u8) -> Result<(), Stop> {
-        self.cpu
-            .inject_interrupt(&mut self.ram, &mut SoftBus(bus), vector)
-            .map_err(|shutdown| triple_fault(&shutdown))
+    fn inject_interrupt(&mut self, bus: &mut dyn Bus, vector: u8) -> Result<(), Shutdown> {
+        self.cpu.inject_interrupt(&mut self.ram, bus, vector)
     }
 
     fn request_interrupt_window(&mut self, wanted: bool) {
@@ -202,10 +128,8 @@ impl Vcpu for SoftVcpu {
         self.cpu.can_take_nmi()
     }
 
-    fn inject_nmi(&mut self, bus: &mut dyn Bus) -> Result<(), Stop> {
-        self.cpu
-            .inject_nmi(&mut self.ram, &mut SoftBus(bus))
-            .map_err(|shutdown| triple_fault(&shutdown))
+    fn inject_nmi(&mut self, bus: &mut dyn Bus) -> Result<(), Shutdown> {
+        self.cpu.inject_nmi(&mut self.ram, bus)
     }
 
     fn take_new_code(&mut self) -> Vec<u64> {
@@ -234,8 +158,8 @@ impl Vcpu for SoftVcpu {
         self.cpu.stop_on_low_supervisor_fetch(wanted);
     }
 
-    fn watch_writes(&mut self, pfn: u64) {
-        self.cpu.watch_writes(&self.ram, pfn * PAGE_SIZE, true);
+    fn watch_writes(&mut self, pfn: u64, on: bool) {
+        self.cpu.watch_writes(&self.ram, pfn * PAGE_SIZE, on);
     }
 
     fn last_write(&self, address: u64) -> Option<CpuWrite> {
@@ -264,17 +188,8 @@ impl Vcpu for SoftVcpu {
         self.cpu.reset_user_marks();
     }
 
-    fn hash_state(&self, hash: &mut Xxh3) {
-        // Encoding plain data into growing memory does not fail.
-        hash.update(&postcard::to_allocvec(&self.cpu.state(&self.ram)).unwrap_or_default());
-    }
-}
-
-fn triple_fault(shutdown: &softcpu::Shutdown) -> Stop {
-    let [first, second, third] = shutdown.vectors;
-    let (rip, cr2) = (shutdown.rip, shutdown.cr2);
-    Stop::TripleFault {
-        reason: format!("exceptions {first}, {second}, {third} from {rip:#x} on, CR2 {cr2:#x}"),
+    fn state(&self) -> CpuState {
+        self.cpu.state(&self.ram)
     }
 }
 

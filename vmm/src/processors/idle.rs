@@ -1,8 +1,10 @@
 //! Time that passes without instructions: sleeping in HLT, and standing while the host thinks.
 
+use serde::{Deserialize, Serialize};
+
 /// Stretches of time without instructions, merged where they touch.
-#[derive(Debug, Default)]
-pub(super) struct Idle {
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idle {
     /// End of each stretch, and all the idle time up to it, in nanoseconds.
     stretches: Vec<(u64, u64)>,
 }

@@ -1,6 +1,6 @@
 //! Guests of a few instructions on two software processors.
 
-use crate::backend::Soft;
+use super::Soft;
 use crate::boot::bzimage::tests::image;
 use crate::boot::wakeup::{MAILBOX, RESET_VECTOR};
 use crate::devices::power::SLEEP_CONTROL;

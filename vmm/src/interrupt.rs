@@ -1,0 +1,86 @@
+//! An interrupt on its way: as a device signals it, and as local APICs take it.
+
+use serde::{Deserialize, Serialize};
+
+/// An interrupt on its way to the local APICs; MSI carries the same fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    /// Interrupt vector.
+    pub vector: u8,
+    /// Physical or logical destination.
+    pub destination: u8,
+    /// Whether the destination is logical.
+    pub logical: bool,
+    /// Delivery mode: 0 fixed, 1 lowest priority.
+    pub mode: u8,
+    /// Level-triggered.
+    pub level: bool,
+}
+
+/// Message addresses of local APICs.
+const MESSAGE_BASE: u64 = 0xfee0_0000;
+const MESSAGE_SIZE: u64 = 0x10_0000;
+
+/// What a function writes to interrupt the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Msi {
+    /// Message address.
+    pub address: u64,
+    /// Message data.
+    pub data: u32,
+}
+
+impl Msi {
+    /// The interrupt that this message is to the local APICs; `None` if it is addressed to something else.
+    #[must_use]
+    pub fn message(self) -> Option<Message> {
+        let offset = self
+            .address
+            .checked_sub(MESSAGE_BASE)
+            .filter(|&offset| offset < MESSAGE_SIZE)?;
+        Some(Message {
+            vector: self.data.to_le_bytes()[0],
+            destination: (offset >> 12 & 0xff) as u8,
+            logical: offset & 1 << 2 != 0,
+            mode: (self.data >> 8 & 0b111) as u8,
+            level: self.data & 1 << 15 != 0,
+        })
+    }
+}
+
+/// An I/O APIC's message in the form of an MSI, for local APICs that take nothing else.
+impl From<Message> for Msi {
+    fn from(message: Message) -> Self {
+        const LOGICAL: u64 = 1 << 2;
+        const LOWEST_PRIORITY_HINT: u64 = 1 << 3;
+        const ASSERT: u32 = 1 << 14;
+        let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+        let level = if message.level { 1 << 15 | ASSERT } else { 0 };
+        Self {
+            address: MESSAGE_BASE
+                | u64::from(message.destination) << 12
+                | flag(message.logical, LOGICAL)
+                | flag(message.mode == 1, LOWEST_PRIORITY_HINT),
+            data: u32::from(message.vector) | u32::from(message.mode) << 8 | level,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_apics_message_survives_as_msi() {
+        for (logical, mode, level) in [(false, 0, false), (true, 1, false), (true, 0, true)] {
+            let message = Message {
+                vector: 0x31,
+                destination: 3,
+                logical,
+                mode,
+                level,
+            };
+            assert_eq!(Msi::from(message).message(), Some(message));
+        }
+    }
+}

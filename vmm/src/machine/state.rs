@@ -1,0 +1,203 @@
+//! The whole machine as plain data: what a snapshot holds is exactly what the state hash covers.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+use super::run::Kexec;
+use super::{Blackout, Cause, Event, Machine, MachineError, Phases};
+use crate::devices::SystemBus;
+use crate::devices::bus::BusState;
+use crate::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE, RamImage};
+use crate::phase::Stamp;
+use crate::platform::{Platform, Progress};
+use crate::processors::{Processors, ProcessorsState};
+use crate::provenance::Provenance;
+use crate::soft::stepped::Stepped;
+
+/// What the machine knows of the run so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Records {
+    pub stamp: Stamp,
+    pub phases: Phases,
+    pub provenance: Provenance,
+    pub blackouts: Vec<Blackout>,
+    pub kexec: Kexec,
+    pub reply_owed: bool,
+    pub ended: Option<Event>,
+}
+
+impl Records {
+    /// Records of a machine that has just been switched on.
+    pub fn new() -> Self {
+        let mut provenance = Provenance::default();
+        provenance.begin(Stamp::START);
+        Self {
+            stamp: Stamp::START,
+            phases: Phases::new(Stamp::START),
+            provenance,
+            blackouts: Vec::new(),
+            kexec: Kexec::BeforeGreeting,
+            reply_owed: false,
+            ended: None,
+        }
+    }
+}
+
+/// A machine but for its RAM: processors, devices and records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineState {
+    now: u64,
+    processors: ProcessorsState,
+    devices: BusState,
+    causes: Vec<Cause>,
+    progress: Progress,
+    records: Records,
+}
+
+impl MachineState {
+    /// XXH3-128 of each part's encoding, by name: two states that differ do so in a part that can be named.
+    pub fn parts(&self) -> Result<Vec<(&'static str, u128)>, MachineError> {
+        let Self {
+            now,
+            processors,
+            devices,
+            causes,
+            progress,
+            records,
+        } = self;
+        Ok(vec![
+            ("time", digest(now)?),
+            ("processors", digest(processors)?),
+            ("devices", digest(devices)?),
+            ("causes of engine events", digest(causes)?),
+            ("signs of progress", digest(progress)?),
+            ("records", digest(records)?),
+        ])
+    }
+}
+
+#[cfg(test)]
+impl MachineState {
+    pub(super) fn set_time(&mut self, now: u64) {
+        self.now = now;
+    }
+}
+
+fn digest<T: Serialize>(part: &T) -> Result<u128, MachineError> {
+    let encoded = postcard::to_allocvec(part).map_err(|error| MachineError::Encoding(error.to_string()))?;
+    Ok(xxh3_128(&encoded))
+}
+
+/// A machine at one moment, held as data. Any number of machines can go on from it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Guest RAM.
+    pub ram: Arc<RamImage>,
+    /// Everything else.
+    pub state: MachineState,
+}
+
+impl Machine {
+    /// Everything but RAM, as data.
+    #[must_use]
+    pub fn state(&self) -> MachineState {
+        let Self {
+            platform,
+            processors,
+            records,
+        } = self;
+        let Platform {
+            ram: _,
+            bus,
+            causes,
+            progress,
+        } = platform;
+        MachineState {
+            now: processors.now(),
+            processors: processors.state(),
+            devices: bus.state(),
+            causes: causes.clone(),
+            progress: progress.clone(),
+            records: records.clone(),
+        }
+    }
+
+    /// Holds the machine as it is now. It runs on unaffected.
+    ///
+    /// Only a machine on the `soft` backend can be held.
+    pub fn snapshot(&mut self) -> Result<Snapshot, MachineError> {
+        let state = self.state();
+        if let ProcessorsState::Kvm(_) = state.processors {
+            return Err(MachineError::NoSnapshot);
+        }
+        self.mark_page_writes()?;
+        Ok(Snapshot {
+            ram: self.platform.ram.image()?,
+            state,
+        })
+    }
+
+    /// A machine that goes on from `snapshot`: what it does from here on is what the other would have done. It shares the
+    /// snapshot's RAM until it writes.
+    pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self, MachineError> {
+        let MachineState {
+            now,
+            processors,
+            devices,
+            causes,
+            progress,
+            records,
+        } = &snapshot.state;
+        let ProcessorsState::Soft(processors) = processors else {
+            return Err(MachineError::NoSnapshot);
+        };
+        let ram = GuestRam::from_image(&snapshot.ram, snapshot.ram.pages().saturating_mul(PAGE_SIZE))?;
+        let bus = SystemBus::from_state(devices, Arc::clone(&ram), processors.count(), *now)
+            .map_err(|device| MachineError::UnsoundState { device })?;
+        let resumed = Stepped::from_state(processors, &ram)?;
+        if resumed.now() != *now {
+            return Err(MachineError::UnsoundState {
+                device: "clock of the processors",
+            });
+        }
+        Ok(Self {
+            processors: Box::new(resumed),
+            platform: Platform {
+                ram,
+                bus,
+                causes: causes.clone(),
+                progress: progress.clone(),
+            },
+            records: records.clone(),
+        })
+    }
+
+    /// XXH3-128 over the whole state: the digest of each of its parts, then every page of RAM that is not all zero with its
+    /// number.
+    pub fn state_hash(&mut self) -> Result<u128, MachineError> {
+        self.mark_page_writes()?;
+        let mut hash = Xxh3::new();
+        for (_, digest) in self.state().parts()? {
+            hash.update(&digest.to_le_bytes());
+        }
+        let ram = &self.platform.ram;
+        let mut page = [0; PAGE_BYTES];
+        for pfn in ram.touched_pages() {
+            if ram.read(pfn * PAGE_SIZE, &mut page).is_ok() && page.iter().any(|&byte| byte != 0) {
+                hash.update(&pfn.to_le_bytes());
+                hash.update(&page);
+            }
+        }
+        Ok(hash.digest128())
+    }
+
+    /// Marks in RAM what processors wrote and nobody has been told of yet.
+    fn mark_page_writes(&mut self) -> Result<(), MachineError> {
+        let ram = &self.platform.ram;
+        Ok(self
+            .processors
+            .epoch_writes(&mut |write| ram.mark(write.address, write.length.into()))?)
+    }
+}

@@ -1,0 +1,69 @@
+//! Host address space for guest RAM: zeroed memory, with pieces of sealed files laid over it copy on write.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+/// A private mapping, unmapped when dropped.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    start: *mut u8,
+    length: usize,
+}
+
+// SAFETY: the mapping is plain memory that belongs to this value alone; nothing about it is tied to a thread.
+unsafe impl Send for Mapping {}
+// SAFETY: a shared reference gives out the address only; who uses it answers for the accesses.
+unsafe impl Sync for Mapping {}
+
+const PROTECTION: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+const FLAGS: MapFlags = MapFlags::PRIVATE.union(MapFlags::NORESERVE);
+
+impl Mapping {
+    /// Maps `length` bytes of zeroed memory. The host provides each page when it is first touched.
+    pub fn zeroed(length: usize) -> Result<Self, Errno> {
+        // SAFETY: without a fixed address the kernel chooses one where nothing is mapped.
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), length, PROTECTION, FLAGS)? };
+        Ok(Self {
+            start: start.cast(),
+            length,
+        })
+    }
+
+    /// Replaces `length` bytes from `offset` on by a private view of `file` from `file_offset` on: reads see the file,
+    /// writes stay in this mapping. All three numbers are multiples of the page size.
+    pub fn overlay(
+        &mut self,
+        offset: usize,
+        length: usize,
+        file: BorrowedFd<'_>,
+        file_offset: u64,
+    ) -> Result<(), Errno> {
+        let inside = offset.checked_add(length).is_some_and(|end| end <= self.length);
+        if !inside {
+            return Err(Errno::INVAL);
+        }
+        let at: *mut c_void = self.start.wrapping_add(offset).cast();
+        // SAFETY: the range lies within this mapping, which nobody else has seen yet, so that replacing it takes no memory
+        // from anybody. The caller's files are sealed against writing and shrinking: no access to the mapping can fault.
+        unsafe { mmap(at, length, PROTECTION, FLAGS | MapFlags::FIXED, file, file_offset)? };
+        Ok(())
+    }
+
+    /// Its first byte.
+    pub fn start(&self) -> *mut u8 {
+        self.start
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `zeroed`, and nothing that was handed out of it outlives its owner. Unmapping a mapped
+        // range can only fail for want of memory to split it, which leaves it mapped.
+        let _ = unsafe { munmap(self.start.cast(), self.length) };
+    }
+}

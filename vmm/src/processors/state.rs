@@ -1,0 +1,38 @@
+//! The state of all processors of a machine, as plain data.
+
+use serde::{Deserialize, Serialize};
+
+use super::idle::Idle;
+use super::turn::{Activity, Turn};
+use crate::vcpu::CpuState;
+
+/// The state of all processors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcessorsState {
+    /// Complete: a machine can go on from it.
+    Soft(SteppedState),
+    /// What KVM tells of its processors, in words. It tells two states apart; nothing can go on from it, because a run on KVM
+    /// also depends on the host's time.
+    Kvm(Vec<String>),
+}
+
+/// All processors of a machine on the `soft` backend, and whose turn it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SteppedState {
+    /// The processors, in order of their local APIC identities.
+    pub vcpus: Vec<CpuState>,
+    /// What each does.
+    pub activities: Vec<Activity>,
+    /// Whose turn it is.
+    pub turn: Turn,
+    /// Time that passed without instructions.
+    pub idle: Idle,
+}
+
+impl SteppedState {
+    /// Number of processors.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.vcpus.len()
+    }
+}

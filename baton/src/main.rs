@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // A reader that has seen enough, as of `baton doctor | head`, ends the program and is no fault of it.
+    // Restores SIGPIPE's default action: in `baton doctor | head` the program ends silently when head closes the pipe.
     sigpipe::reset();
     baton::cli::main()
 }

@@ -12,9 +12,9 @@
 //! | look | [`oracle`] | evidence | findings per rule |
 //! | judge | [`verdict`] | rule results and expectations | [`verdict::Judged`] |
 //!
-//! [`run::run`] goes from a plan to the judgement; [`backend`], [`kernel`], [`agent`] and [`initramfs`] are what it is given. Only
-//! the conductor touches a machine. Evidence can be saved, and judged again from the directory without booting. Nothing here prints:
-//! the command line and the reports are in the crate `baton`.
+//! [`run::run`] goes from a plan to the judgement; [`backend`], [`kernel`], [`agent`] and [`initramfs`] are what it is
+//! given. Only the conductor touches a machine. Evidence can be saved, and judged again from the directory without
+//! booting. Nothing here prints: the command line and the reports are in the crate `baton`.
 #![forbid(unsafe_code)]
 
 pub mod agent;

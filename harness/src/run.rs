@@ -19,9 +19,9 @@ pub enum RunError {
     Scenario(#[from] ScenarioError),
 }
 
-/// Runs a plan and judges it. Where bytes were changed by a CPU that is not known yet, the plan is run again with those bytes
-/// watched: a run on `soft` can be had again at will. `again` is called before that, with how many bytes are in question. Should the
-/// second run differ from the first, then neither proves anything, and the verdict is an error.
+/// Runs a plan and judges it. If findings are about bytes whose last writer is unknown and the backend is repeatable, the
+/// plan is run a second time with those bytes watched. `again` is called before that, with the number of such bytes. If
+/// the second run differs from the first, neither proves anything, and the verdict is an error.
 pub fn run(
     plan: &Plan,
     agent: &[u8],

@@ -1,4 +1,4 @@
-//! `baton boot`: a serial console on a kernel.
+//! `baton boot`: boots a kernel with its serial console on this terminal.
 
 use super::{BootArgs, Exit, backend_of, complain};
 use harness::kernel::KernelImage;
@@ -9,9 +9,9 @@ use std::sync::mpsc::{Receiver, channel};
 use vmm::devices::dma::{BusMaster, DmaConfig};
 use vmm::machine::{Event, Machine, MachineConfig};
 
-/// Guest time between two looks at the keyboard and at what was printed, in nanoseconds.
+/// Guest time between two polls of the keyboard and the console, in nanoseconds.
 const TURN_NS: u64 = 5_000_000;
-/// Ctrl-A begins a command to baton itself; x ends it.
+/// Ctrl-A, which begins a command to baton itself; the only command is `x`, which ends the machine.
 const ESCAPE: u8 = 1;
 
 /// Boots a kernel with its console on this terminal.
@@ -78,7 +78,7 @@ fn config(args: &BootArgs, kernel: &KernelImage, needed: &str) -> Result<Machine
     })
 }
 
-/// Runs the machine until it or the user has had enough; says why it ended.
+/// Runs the machine until it ends or the user types Ctrl-A x. Both `Ok` and `Err` say why it ended.
 fn drive(machine: &mut Machine) -> Result<String, String> {
     let mut shown = 0;
     let keys = keyboard();
@@ -99,14 +99,14 @@ fn drive(machine: &mut Machine) -> Result<String, String> {
             .run_until(limit)
             .map_err(|error| harness::conductor::chain(&error))?;
         let console = machine.console();
-        // When the terminal is gone there is nobody left to tell.
+        // An error means that the terminal is closed, so that it cannot be reported there either.
         let _ = std::io::stdout()
             .write_all(&console.text_since(shown))
             .and_then(|()| std::io::stdout().flush());
         shown = console.total();
         match event {
             None => {}
-            // The agent has reported; nothing is asked of it.
+            // The agent has reported and waits for a request; an empty reply asks nothing of it.
             Some(Event::Message(_)) => machine.reply(&[]).map_err(|error| error.to_string())?,
             Some(event) if event.is_final() => return Ok(event.to_string()),
             Some(_) => {}
@@ -114,7 +114,7 @@ fn drive(machine: &mut Machine) -> Result<String, String> {
     }
 }
 
-/// What is typed, byte by byte.
+/// Bytes from standard input, read by a thread that ends with the input.
 fn keyboard() -> Receiver<u8> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
@@ -127,11 +127,11 @@ fn keyboard() -> Receiver<u8> {
     receiver
 }
 
-/// The terminal in raw mode for as long as this lives.
+/// Keeps the terminal in raw mode; dropping it restores the former settings.
 struct RawTerminal(Termios);
 
 impl RawTerminal {
-    /// `None` when standard input is no terminal.
+    /// `None` if standard input is not a terminal or its settings cannot be changed.
     fn enter() -> Option<Self> {
         let input = std::io::stdin();
         if !input.is_terminal() {
@@ -147,7 +147,7 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // Nothing can be done about a terminal that is gone.
+        // Restoring fails only if the terminal is closed; there is then nothing to restore.
         let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
     }
 }

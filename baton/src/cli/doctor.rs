@@ -4,10 +4,10 @@ use super::Exit;
 use harness::backend::Found;
 use harness::scenario::Bytes;
 
-/// Least memory that a run of the default size takes.
+/// Available memory below which a run of the default size may fail, in bytes.
 const WANTED_MEMORY: u64 = 768 << 20;
 
-/// Says what is there. Fails when scenarios cannot be run.
+/// Prints backends, kernels, agent, memory and processors. `Failed` if the default kernel or the agent is missing.
 pub(super) fn doctor() -> Exit {
     let mut usable = true;
     let found = Found::look();

@@ -1,4 +1,4 @@
-//! `baton judge`.
+//! `baton judge`: judges saved evidence again.
 
 use super::{Exit, JudgeArgs, complain, exit_of, write_report};
 use crate::report::{ScenarioReport, text};
@@ -6,7 +6,7 @@ use harness::evidence::is_kept_in;
 use harness::verdict::Judged;
 use std::path::{Path, PathBuf};
 
-/// Judges kept evidence: that in the directory, or in the directories in it.
+/// Judges the evidence in the directory itself, or else in each of its subdirectories.
 pub(super) fn judge(args: &JudgeArgs) -> Exit {
     let directories = kept(&args.directory);
     if directories.is_empty() {
@@ -46,7 +46,7 @@ fn judge_one(directory: &Path) -> Result<Judged, String> {
     Judged::new(evidence).map_err(|error| error.to_string())
 }
 
-/// Directories with evidence: this one, or else those in it, by name.
+/// This directory if it holds evidence, otherwise its subdirectories that do, sorted by name.
 fn kept(directory: &Path) -> Vec<PathBuf> {
     let has = |directory: &PathBuf| is_kept_in(directory);
     if is_kept_in(directory) {

@@ -1,4 +1,4 @@
-//! The `baton` command.
+//! The `baton` command: arguments, exit statuses, and one module per subcommand.
 
 mod blob;
 mod boot;
@@ -10,12 +10,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Exit statuses.
+/// Exit statuses, from best to worst; a command that runs several scenarios returns the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exit {
     /// Every scenario met its expectations.
     Met = 0,
-    /// One did not.
+    /// At least one scenario did not meet its expectations, or `blob` found errors or differences.
     Unmet = 1,
     /// Bad usage or a bad scenario; nothing was started.
     Usage = 2,
@@ -83,7 +83,8 @@ struct RunArgs {
     /// What executes guest code.
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendChoice,
-    /// First kernel, and every later one unless the scenario or --next-kernel names it: a version or the path of a bzImage.
+    /// First kernel, and every later one unless the scenario or --next-kernel names it: a version or the path of a
+    /// bzImage.
     #[arg(long, value_name = "VERSION|PATH")]
     kernel: Option<String>,
     /// Every later kernel.
@@ -128,7 +129,8 @@ struct BootArgs {
     ram: harness::scenario::Bytes,
 }
 
-/// Runs the command that the program was called with.
+/// Parses the command line, runs its command and returns the exit status. Wrong arguments end the process with status
+/// 2.
 pub fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
@@ -140,12 +142,12 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-/// Prints an error, as every command does.
+/// Prints an error on standard error, on one line that begins with `baton: error:`.
 fn complain(error: impl std::fmt::Display) {
     eprintln!("baton: error: {error}");
 }
 
-/// The backend that the user asks for. What `auto` made of the host is said on standard error.
+/// Opens the backend that the user chose. With `auto`, standard error says what was chosen and why.
 fn backend_of(choice: BackendChoice) -> Result<Box<dyn vmm::processors::Backend>, Exit> {
     let say = |found: &harness::backend::Found| {
         eprintln!(
@@ -160,7 +162,7 @@ fn backend_of(choice: BackendChoice) -> Result<Box<dyn vmm::processors::Backend>
     })
 }
 
-/// Writes the JSON report where it is wanted.
+/// Writes the JSON report to the file that `--json` names; without `--json` does nothing.
 fn write_report(json: Option<&PathBuf>, scenarios: Vec<crate::report::ScenarioReport>) -> Result<(), Exit> {
     let Some(path) = json else { return Ok(()) };
     crate::report::write_json(&crate::report::Report::new(scenarios), path).map_err(|error| {
@@ -169,7 +171,7 @@ fn write_report(json: Option<&PathBuf>, scenarios: Vec<crate::report::ScenarioRe
     })
 }
 
-/// The exit status that a verdict asks for.
+/// Exit status for a verdict.
 fn exit_of(verdict: harness::verdict::Verdict) -> Exit {
     match verdict {
         harness::verdict::Verdict::Pass => Exit::Met,

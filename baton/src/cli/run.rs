@@ -1,4 +1,4 @@
-//! `baton run`.
+//! `baton run`: runs scenarios one after another and reports on each.
 
 use super::{Exit, RunArgs, backend_of, complain, exit_of, write_report};
 use crate::report::{Progress, ScenarioReport, text};
@@ -67,7 +67,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
     }
 }
 
-/// Reads a scenario and resolves it.
+/// Reads a scenario file and resolves it to a plan. Errors name file, line and column if the plan knows the place.
 fn prepare(file: &Path, overrides: &Overrides) -> Result<Plan, ScenarioError> {
     let (scenario, text) = load(file)?;
     let name = file.display().to_string();
@@ -80,7 +80,7 @@ fn prepare(file: &Path, overrides: &Overrides) -> Result<Plan, ScenarioError> {
     })
 }
 
-/// A name that two plans have.
+/// First name, in alphabetical order, that two plans share.
 fn twice(plans: &[Plan]) -> Option<&str> {
     let mut names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
     names.sort_unstable();
@@ -114,7 +114,7 @@ fn run_one(plan: &Plan, agent: &[u8], backend: &dyn Backend, out: Option<PathBuf
         Ok(judged) => judged,
         Err(error) => return failed(error.to_string()),
     };
-    // Evidence first: nobody may be left to read the report.
+    // Evidence is saved before anything is printed, because a closed standard output ends the program.
     let kept = keep(&judged, out);
     println!("{}", text(&judged));
     let exit = exit_of(judged.judgement.verdict);
@@ -124,11 +124,11 @@ fn run_one(plan: &Plan, agent: &[u8], backend: &dyn Backend, out: Option<PathBuf
     )
 }
 
-/// Shows progress, and keeps evidence so far where evidence is wanted.
+/// Observer that shows progress and, with `--out`, saves the evidence gathered so far.
 struct Keeping<'a> {
     progress: &'a Progress,
     keeper: Option<Keeper>,
-    /// It could not be kept, and that has been said.
+    /// Set after the first failed save: the user has been told, and no further save is tried.
     failed: Cell<bool>,
 }
 

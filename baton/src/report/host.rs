@@ -2,7 +2,8 @@
 
 use harness::backend::Found;
 
-/// One line on the host's KVM: whether it can be used, how fast it executes kernel code and how many workarounds it needs.
+/// One line on the host's KVM: whether it can be used, how fast it executes kernel code and how many workarounds it
+/// needs.
 pub fn kvm(found: &Found) -> String {
     match found {
         Found::Sound(kvm) => format!(

@@ -1,4 +1,5 @@
-//! The JSON report. `docs/report.md` documents every field; [`VERSION`] changes when one changes its meaning or goes.
+//! The JSON report. `docs/report.md` documents every field. [`VERSION`] goes up when a field is removed or changes its
+//! meaning.
 
 use super::{phase_lines, reproduce};
 use harness::evidence::{Evidence, Outcome};
@@ -8,7 +9,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Version of the schema.
+/// Version of the report's schema.
 pub const VERSION: u32 = 1;
 
 /// The whole report.
@@ -18,7 +19,7 @@ pub struct Report {
     pub schema: &'static str,
     /// [`VERSION`].
     pub version: u32,
-    /// Version of baton that judged.
+    /// Version of the baton that made the verdicts.
     pub baton: &'static str,
     /// One entry per scenario, in the order of the command line.
     pub scenarios: Vec<ScenarioReport>,
@@ -29,7 +30,7 @@ pub struct Report {
 pub struct ScenarioReport {
     name: String,
     verdict: Verdict,
-    /// Why it is not a pass.
+    /// Why the verdict is not `pass`, one sentence each.
     reasons: Vec<String>,
     scenario_file: String,
     reproduce: String,
@@ -48,7 +49,7 @@ pub struct ScenarioReport {
     ledger_digest: String,
     blackout_ns: Option<u64>,
     blackouts_ns: Vec<u64>,
-    /// For each jump, when the old kernel surely still ran; null when the jump was seen at its very instruction.
+    /// Lower bound on the time of each jump; null if the backend saw the jump itself.
     jumps_not_before_ns: Vec<Option<u64>>,
     /// Instructions that softcpu executed because KVM could not.
     emulated: BTreeMap<String, u64>,
@@ -98,7 +99,7 @@ struct Rule {
 }
 
 impl Report {
-    /// The report on some scenarios.
+    /// Puts scenarios into a report.
     pub fn new(scenarios: Vec<ScenarioReport>) -> Self {
         Self {
             schema: "baton-report",
@@ -110,7 +111,7 @@ impl Report {
 }
 
 impl ScenarioReport {
-    /// Of a scenario that was judged.
+    /// The entry of a scenario that was judged.
     pub fn new(judged: &Judged) -> Self {
         let Judged {
             evidence,
@@ -167,17 +168,17 @@ impl ScenarioReport {
         }
     }
 
-    /// Its name.
+    /// The scenario's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its verdict.
+    /// The scenario's verdict.
     pub fn verdict(&self) -> Verdict {
         self.verdict
     }
 
-    /// Of a scenario that could not be run or judged at all.
+    /// The entry of a scenario that could not be run or judged. `reason` is the only one of its reasons.
     pub fn error(name: String, scenario_file: String, seed: u64, reason: String) -> Self {
         Self {
             name,

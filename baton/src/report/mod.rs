@@ -1,4 +1,4 @@
-//! Reports: what a person reads, and what a program reads.
+//! Reports on a judged run as text and as JSON, and progress while it runs.
 
 mod host;
 mod json;
@@ -13,14 +13,14 @@ pub use text::text;
 use harness::evidence::Evidence;
 use vmm::ledger::Entry;
 
-/// A phase with what the device did in it.
+/// A phase with the device's writes in it, their number and their bytes.
 struct PhaseLine<'a> {
     record: &'a harness::evidence::PhaseRecord,
     device_writes: u64,
     device_bytes: u64,
 }
 
-/// Phases in order. A chain passes a phase of one name several times, in one generation only once each.
+/// Phases in order. In a chain of kernels a phase occurs once per generation, so a line is one phase of one generation.
 fn phase_lines(evidence: &Evidence) -> Vec<PhaseLine<'_>> {
     let line = |record: &'_ harness::evidence::PhaseRecord| {
         let ours = |write: &&Entry| {
@@ -47,7 +47,7 @@ fn phase_lines(evidence: &Evidence) -> Vec<PhaseLine<'_>> {
     lines.collect()
 }
 
-/// The command that runs a scenario again.
+/// Shell command that runs the scenario again with the same seed, backend and overrides.
 fn reproduce(evidence: &Evidence) -> String {
     let mut words = vec!["baton", "run", &evidence.scenario_file, "--seed"];
     let seed = evidence.seed.to_string();
@@ -61,7 +61,7 @@ fn reproduce(evidence: &Evidence) -> String {
         .join(" ")
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for the shell if it needs quoting.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

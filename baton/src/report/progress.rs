@@ -1,11 +1,11 @@
-//! Phases as they pass: one live line on a terminal, plain lines otherwise.
+//! Progress on standard error: one live line on a terminal, otherwise a line per finished phase.
 
 use harness::conductor::Observer;
 use harness::evidence::{Phase, PhaseRecord};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 
-/// Shows how a run goes on, on standard error.
+/// Prints the phases of one run on standard error.
 #[derive(Debug)]
 pub struct Progress {
     name: String,
@@ -13,7 +13,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For the scenario of that name.
+    /// Begins the progress of the scenario `name`.
     pub fn new(name: &str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg}");
@@ -30,7 +30,7 @@ impl Progress {
         }
     }
 
-    /// Something that is neither: a second run begins.
+    /// Shows a message that is not about a phase, such as that a second run begins.
     pub fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_owned()),
@@ -38,7 +38,7 @@ impl Progress {
         }
     }
 
-    /// The run is over.
+    /// Ends the run's progress and clears the live line.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -64,7 +64,7 @@ impl Observer for Progress {
     }
 }
 
-/// What happens in a phase, in a few words.
+/// Short description of what happens in a phase.
 fn story(phase: Phase) -> &'static str {
     match phase {
         Phase::BootOld => "the first kernel boots",

@@ -1,4 +1,4 @@
-//! The report for people.
+//! The report as text.
 
 use super::{phase_lines, reproduce};
 use harness::evidence::{Evidence, KernelEvidence, PAGE};
@@ -7,10 +7,10 @@ use harness::scenario::{Bytes, Expected};
 use harness::verdict::Judged;
 use std::fmt::Write;
 
-/// Most findings that are printed of one rule; adjacent pages of one kind are one line.
+/// Most groups of findings that are printed for one rule; a group is findings on adjacent pages ([`grouped`]).
 const SHOWN: usize = 6;
 
-/// The report on one scenario, as lines that each end with a line break.
+/// The report on one scenario; every line ends with a line break.
 pub fn text(judged: &Judged) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
@@ -100,19 +100,20 @@ fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
     if blackouts.is_empty() {
         writeln!(out, "  no blackout was measured")?;
     } else {
-        // On KVM user code is seen when it accesses a device, and so a little before or after its last or first instruction.
+        // On KVM user code is noticed only when it accesses a device: before the old kernel's last user instruction and
+        // after the new kernel's first. The measured time is therefore an upper bound.
         let at_most = if from_outside(evidence) { "at most " } else { "" };
         writeln!(out, "  blackout {at_most}{} of guest time", blackouts.join(", "))?;
     }
     backend_notes(evidence, out)
 }
 
-/// Whether the backend sees the guest by its exits only.
+/// Whether the backend observes the guest only through exits, and so sees no single instructions.
 fn from_outside(evidence: &Evidence) -> bool {
     evidence.backend == "kvm"
 }
 
-/// What a backend that cannot see everything has to say about the run.
+/// Lines about the precision of each jump's time, and about instructions that softcpu executed for KVM.
 fn backend_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
     for (number, not_before) in (1..).zip(&evidence.jumps_not_before) {
         if not_before.is_none() && from_outside(evidence) {
@@ -185,7 +186,7 @@ fn findings(result: &RuleResult, out: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-/// Findings on adjacent pages of one owner, together.
+/// Splits findings into runs on adjacent pages with the same owner and the same kind of last writer.
 fn grouped(findings: &[Finding]) -> Vec<&[Finding]> {
     let follows = |a: &Finding, b: &Finding| {
         let adjacent = a.page.is_some_and(|page| page.checked_add(1) == b.page);
@@ -218,7 +219,7 @@ fn finding(group: &[Finding], out: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-/// A number of thousandths with a decimal point.
+/// Formats a number of thousandths as a decimal number.
 fn thousandths(value: u64) -> String {
     format!("{}.{:03}", value / 1000, value % 1000)
 }

@@ -19,7 +19,7 @@ const _: () = assert!(KhoData::SIZE == PAYLOAD_SIZE as usize);
 
 /// Largest model file, in bytes.
 const MAX_MODEL: u64 = 64 << 20;
-/// Below this the firmware, the boot loader and the real-mode kernel have their things.
+/// Memory that firmware, boot loader and real-mode code use; blocks come from it only if the model names it as free.
 const LOW_MEMORY: Region = Region::new(0, 1 << 20);
 
 #[derive(Debug, Args)]
@@ -30,7 +30,8 @@ pub(super) struct BuildArgs {
     /// Version of the records.
     #[arg(long, value_parser = abis())]
     abi: Abi,
-    /// Raw image of RAM to write the handover into. Only zeroed pages are written to, unless the model names free memory.
+    /// Raw image of RAM to write the handover into. Only zeroed pages are written to, unless the model names free
+    /// memory.
     #[arg(long, value_name = "RAM.img")]
     into: PathBuf,
     /// Make the image, of this size, all zeroes; it must not exist yet.
@@ -42,16 +43,16 @@ pub(super) struct BuildArgs {
 }
 
 fn abis() -> impl TypedValueParser<Value = Abi> {
-    // The parser lets only these names through.
+    // `PossibleValuesParser` accepts only names of `Abi::ALL`, so the error never occurs.
     PossibleValuesParser::new(Abi::ALL.map(Abi::name))
         .try_map(|name| Abi::from_name(&name).ok_or("no such ABI"))
 }
 
-/// Gives free blocks in which there are only zeroes, so that nothing in the image is lost.
+/// Allocates blocks that hold only zeroes, so that nothing in the image is overwritten.
 struct Zeroed {
     regions: FreeRegions,
     image: Image,
-    /// Whether the model says that this memory is free, whatever is in it.
+    /// Whether the model names free memory; blocks are then handed out whatever they hold.
     trusted: bool,
 }
 
@@ -73,7 +74,7 @@ fn is_zero(image: &Image, address: u64, size: u64) -> bool {
     })
 }
 
-/// Builds, reads back and verifies. An image made for a handover that cannot be built is taken away again.
+/// Builds the handover, reads it back and verifies it. If that fails, an image that `--ram` made is removed.
 pub(super) fn build(args: &BuildArgs) -> Result<Exit, Exit> {
     let model = load(&args.model)?;
     let image = target(args)?;
@@ -147,7 +148,7 @@ fn load(path: &Path) -> Result<Model, Exit> {
     })
 }
 
-/// The image to write into, made first when a size is given.
+/// Opens the image to write into; with `--ram` creates it first.
 fn target(args: &BuildArgs) -> Result<Image, Exit> {
     if let Some(size) = args.ram {
         let made = std::fs::File::create_new(&args.into).and_then(|file| file.set_len(size.0));
@@ -182,7 +183,7 @@ fn allocator(model: &Model, image: &Image) -> Result<Zeroed, ImageError> {
     })
 }
 
-/// Writes the `setup_data` node that tells a kernel, and everybody else, where the handover is.
+/// Writes a `setup_data` node that points to the handover. Returns its address.
 fn announce(entry: KhoData, image: &mut Image, free: &mut Zeroed) -> Result<u64, String> {
     let at = free.allocate(0).ok_or("no free page for setup_data")?;
     let mut node = vec![0; PAGE];

@@ -1,4 +1,4 @@
-//! Preserved memory by owner: what the list of extents, the summary and the picture are made of.
+//! Preserved memory by owner, for the list of extents, the summary and the map.
 
 use kho_core::{Handover, Owner, Owners, Region};
 use std::collections::BTreeMap;
@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 pub(super) struct Extent {
     /// The memory.
     pub region: Region,
-    /// Whose it is; none when nothing in the handover claims it.
+    /// The owner; `None` if nothing in the handover claims the memory.
     pub owner: Option<Owner>,
 }
 
-/// All preserved memory, ascending, cut where the owner changes.
+/// All preserved memory by ascending address, split where the owner changes.
 pub(super) fn extents(handover: &Handover) -> Vec<Extent> {
     let owners = Owners::of(handover);
     let mut list: Vec<Extent> = Vec::new();
@@ -51,7 +51,7 @@ pub(super) fn totals(extents: &[Extent]) -> BTreeMap<Option<Owner>, u64> {
     totals
 }
 
-/// The owner in words.
+/// Name of an owner.
 pub(super) fn name(owner: Option<Owner>, handover: &Handover) -> String {
     match owner {
         Some(owner) => owner.describe(handover).to_string(),
@@ -59,7 +59,7 @@ pub(super) fn name(owner: Option<Owner>, handover: &Handover) -> String {
     }
 }
 
-/// What kind of owner it is, as the summary and JSON say it.
+/// Kind of an owner, as the summary and JSON name it.
 pub(super) fn kind(owner: Option<Owner>) -> &'static str {
     match owner {
         None => "unclaimed",

@@ -1,9 +1,9 @@
-//! An FDT without the memory that it points into.
+//! Decodes an FDT alone, without the memory that it points to.
 
 use kho_core::fdt::{Fdt, FdtError, Node, Property};
 use kho_core::tree::{Bytes, Line};
 
-/// Bytes of a value of unknown type that are shown.
+/// Most bytes shown of a value of unknown type.
 const SHOWN: usize = 32;
 
 /// Decodes an FDT to a tree; `at` of each line is the offset in the file.
@@ -36,7 +36,8 @@ fn line(node: Node<'_, '_>) -> Line {
     }
 }
 
-/// Strings as strings, native numbers of four and eight bytes as numbers, the rest as bytes.
+/// Formats a value: a printable string in quotes, four or eight bytes as a native-endian number, anything else as
+/// bytes.
 fn value(property: &Property<'_>) -> String {
     let readable = |text: &&str| !text.is_empty() && !text.chars().any(char::is_control);
     if let Some(text) = property.as_str().filter(readable) {

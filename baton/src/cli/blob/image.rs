@@ -11,21 +11,21 @@ use std::path::Path;
 pub(super) const PAGE: usize = 4096;
 /// First bytes of a zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// Pages with something in them that a compressed image may unpack to: 4 GiB.
+/// Most pages other than zero pages in a compressed image: 4 GiB.
 const MAX_UNPACKED_PAGES: usize = 1 << 20;
-/// log2 of the bytes that a compressed image may refer back: `zstd --long=30`. The decoder keeps as much memory.
+/// log2 of the largest zstd window, in bytes: `zstd --long=30`. The decoder allocates the window.
 const MAX_WINDOW_LOG: u32 = 30;
-/// Greatest size of a compressed image when unpacked: zeroes cost almost nothing
-/// packed, but time to unpack.
+/// Largest unpacked size of a compressed image, in bytes. It bounds the time to unpack zeroes, which take almost no
+/// packed space.
 const MAX_UNPACKED_BYTES: u64 = 1 << 40;
 
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImageError {
-    /// The system does not let us have it.
+    /// The operating system refused to open or read it.
     #[error("cannot be read: {0}")]
     Unreadable(#[from] std::io::Error),
-    /// It is something else.
+    /// It is not an image of the expected kind; the text says why.
     #[error("{0}")]
     Wrong(String),
 }
@@ -33,16 +33,16 @@ pub(super) enum ImageError {
 /// A file that holds RAM.
 #[derive(Debug)]
 pub(super) enum Image {
-    /// As it is; read where it is asked for.
+    /// A raw image; each access reads the file.
     Raw {
         /// The file.
         file: File,
         /// Its size in bytes.
         size: u64,
     },
-    /// Unpacked; pages of zeroes are left out.
+    /// A compressed image, unpacked into memory without its zero pages.
     Unpacked {
-        /// Pages by number.
+        /// Pages by page frame number.
         pages: BTreeMap<u64, Box<[u8]>>,
         /// Size of the whole image in bytes.
         size: u64,
@@ -80,7 +80,7 @@ impl Image {
         Ok(Self::Raw { file, size })
     }
 
-    /// Another handle on a raw image, to look at memory while the first is being written.
+    /// A second handle on the image. For a raw image both see each other's writes.
     pub(super) fn again(&self) -> Result<Self, ImageError> {
         match self {
             Self::Raw { file, size } => Ok(Self::Raw {
@@ -101,7 +101,7 @@ impl Image {
         }
     }
 
-    /// The whole contents, when there are at most `limit` bytes.
+    /// The whole contents; `None` if there are more than `limit` bytes or they cannot be read.
     pub(super) fn small(&self, limit: u64) -> Option<Vec<u8>> {
         let size = usize::try_from(self.size())
             .ok()
@@ -112,7 +112,7 @@ impl Image {
     }
 }
 
-/// Size of a regular file or a block device's first bytes; directories and pipes have none that helps.
+/// Size of a regular file in bytes; an error for anything else.
 fn size_of(file: &File) -> Result<u64, ImageError> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {

@@ -10,10 +10,10 @@ use kho_core::{Handover, Rule};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// Version of the form; counts up when a field goes or changes its meaning.
+/// Version of the schema; goes up when a field is removed or changes its meaning.
 const VERSION: u32 = 1;
 
-/// Joins the fields that every command prints and those of this one.
+/// A document with the fields of every command, followed by `fields`.
 fn document(command: &str, fields: Value) -> String {
     let mut all = Map::new();
     all.insert("schema".into(), json!("baton-blob"));
@@ -26,7 +26,7 @@ fn document(command: &str, fields: Value) -> String {
     format!("{:#}", Value::Object(all))
 }
 
-/// Where a handover was found.
+/// The file, and the addresses at which the handover was found.
 fn source(file: &Path, located: &Located) -> Value {
     let found = &located.found;
     json!({

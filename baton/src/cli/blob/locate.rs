@@ -1,37 +1,37 @@
-//! From a file to the handover in it.
+//! Finds the handover in a file.
 
 use super::image::{Image, ImageError};
 use kho_core::find::{Found, Unread, find};
 use kho_core::{Handover, KhoData, PhysicalMemory, Region};
 use std::path::Path;
 
-/// KHO FDTs that cannot be read of which a message says why.
+/// Most unreadable KHO FDTs whose errors are listed in a message.
 pub(super) const MAX_REASONS: usize = 8;
 
-/// A RAM image and the handover that was looked for.
+/// A RAM image and the handover found in it.
 pub(super) struct Located {
     /// The image.
     pub image: Image,
     /// The handover.
     pub found: Found,
-    /// FDTs of the other handovers in the image, when it was searched.
+    /// Addresses of the KHO FDTs of other handovers in the image; empty if it was not searched.
     pub others: Vec<u64>,
-    /// KHO FDTs in the image that cannot be read, when it was searched.
+    /// KHO FDTs in the image that cannot be read; empty if it was not searched.
     pub unread: Vec<Unread>,
 }
 
-/// What a file is.
+/// Contents of a file, as far as `blob` tells them apart.
 pub(super) enum Input {
     /// RAM with a handover.
     Ram(Box<Located>),
-    /// An FDT alone, by value.
+    /// The bytes of an FDT alone.
     Fdt(Vec<u8>),
 }
 
 /// Why there is no handover to look at.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LocateError {
-    /// The file itself.
+    /// The file cannot be used as an image.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// Nothing was found.
@@ -40,10 +40,10 @@ pub(super) enum LocateError {
         /// Size of the image in bytes.
         size: u64,
     },
-    /// What was found cannot be read: it is of an unknown version, or damaged.
+    /// Every KHO FDT found is of an unknown version or damaged.
     #[error("holds no handover that can be read: {}", reasons(.0))]
     Unread(Vec<Unread>),
-    /// What is at the address given is no handover.
+    /// There is no handover at the given address.
     #[error("holds no handover at {at:#x}: {reason}")]
     NotThere {
         /// The address given.
@@ -81,7 +81,7 @@ pub(super) fn open(path: &Path, at: Option<u64>) -> Result<Input, LocateError> {
     })))
 }
 
-/// Why a search found no handover.
+/// The error for a search without a readable handover.
 fn nothing(image: &Image, unread: Vec<Unread>) -> LocateError {
     if unread.is_empty() {
         LocateError::Nothing { size: image.size() }
@@ -90,7 +90,7 @@ fn nothing(image: &Image, unread: Vec<Unread>) -> LocateError {
     }
 }
 
-/// What is wrong with a KHO FDT that cannot be read, where it is, and who points to it.
+/// Why a KHO FDT cannot be read, with its address and that of the `setup_data` node that points to it.
 pub(super) fn reason(unread: &Unread) -> String {
     let told = match unread.setup_data {
         Some(at) => format!(" (setup_data at {at:#x} points to it)"),
@@ -99,7 +99,7 @@ pub(super) fn reason(unread: &Unread) -> String {
     format!("{}{told}", harness::conductor::chain(&unread.error))
 }
 
-/// What is wrong with some of them, as a line; RAM made to mislead holds hundreds.
+/// Why KHO FDTs cannot be read, on one line. At most [`MAX_REASONS`] are named, because a hostile image holds hundreds.
 fn reasons(unread: &[Unread]) -> String {
     let (some, others) = unread.split_at(unread.len().min(MAX_REASONS));
     let mut reasons: Vec<String> = some.iter().map(reason).collect();
@@ -109,7 +109,7 @@ fn reasons(unread: &[Unread]) -> String {
     reasons.join("; ")
 }
 
-/// The file's contents when it is an FDT and nothing else; an image of RAM is larger than the FDT at its start.
+/// The file's bytes if it is an FDT and nothing else. An image of RAM that begins with an FDT is larger than that FDT.
 fn bare_fdt(image: &Image) -> Option<Vec<u8>> {
     let bytes = image.small(kho_core::read::MAX_FDT_SIZE)?;
     let stated = kho_core::fdt::total_size(&bytes).ok()?;
@@ -136,7 +136,7 @@ fn at_address(image: &Image, at: u64) -> Result<Found, LocateError> {
     };
     let handover = Handover::read(image, entry.fdt, entry.scratch)
         .map_err(|error| not_there(harness::conductor::chain(&error)))?;
-    // Only setup_data says where the scratch array is; without it scratch stays unknown.
+    // Only a setup_data node says where the scratch array is, so the image is searched for one that points to this FDT.
     let told = find(image)
         .found
         .into_iter()
@@ -148,7 +148,8 @@ fn at_address(image: &Image, at: u64) -> Result<Found, LocateError> {
     }))
 }
 
-/// The payload of the KHO `setup_data` node at an address, when there is one: {next, type, length, payload}.
+/// The payload of the KHO `setup_data` node {next, type, length, payload} at an address; `None` if there is no such
+/// node.
 fn setup_data(image: &Image, at: u64) -> Option<KhoData> {
     let mut node = [0; 16 + KhoData::SIZE];
     image.read(at, &mut node).ok()?;

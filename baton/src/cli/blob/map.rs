@@ -1,8 +1,9 @@
-//! A picture of the address space: RAM, scratch, preserved memory by owner.
+//! Draws the address space as SVG: RAM, scratch, preserved memory by owner.
 //!
-//! RAM is drawn as rows of equal size, read like text. A cell is one pixel wide; of what lies in the memory of a cell
-//! the last in the legend is shown, so that a single page of records can be seen in the middle of anything. The size of
-//! the picture does not depend on how much there is to draw.
+//! RAM is drawn as rows of equal size, read like text. A cell is one pixel wide. If several classes have memory in a
+//! cell, the cell shows the one that is last in the legend, so that a single page of records is visible within other
+//! memory. The size of the SVG does not grow with the amount of RAM: at most [`MAX_ROWS`] rows of [`CELLS`] cells are
+//! drawn.
 
 use super::classes::{self, Extent};
 use super::locate::Located;
@@ -13,9 +14,9 @@ use std::path::Path;
 
 /// Cells in a row, one pixel each.
 const CELLS: usize = 1024;
-/// Rows at most.
+/// Most rows.
 const MAX_ROWS: u64 = 32;
-/// Least memory in a row: a page is then four cells wide.
+/// Least memory in a row, in bytes: a page is then four cells wide.
 const MIN_ROW: u64 = 1 << 20;
 /// Owners of data with a colour of their own; the others share one.
 const DATA_COLOURS: [&str; 8] = [
@@ -34,7 +35,7 @@ const ROW_HEIGHT: usize = 16;
 const ROW_STEP: usize = 21;
 const LEGEND_STEP: usize = 22;
 
-/// What has one colour.
+/// Memory that is drawn in one colour.
 struct Class {
     label: String,
     colour: &'static str,
@@ -49,7 +50,7 @@ impl Class {
     }
 }
 
-/// Draws the picture as SVG.
+/// Draws the handover's memory; returns the SVG document.
 pub(super) fn draw(file: &Path, located: &Located) -> String {
     let classes = classes(located);
     let ram = located.image.size();
@@ -94,7 +95,7 @@ fn preserved(handover: &kho_core::Handover) -> u64 {
         .fold(0, |sum, extent| sum.saturating_add(extent.size))
 }
 
-/// What is drawn, what must stay visible last.
+/// Classes in drawing order. A later class covers earlier ones, so records and the map come last.
 fn classes(located: &Located) -> Vec<Class> {
     let handover = &located.found.handover;
     let extents = classes::extents(handover);
@@ -140,14 +141,14 @@ fn classes(located: &Located) -> Vec<Class> {
     let map = Owners::of(handover).regions(|owner| owner == Owner::KhoMap);
     list.push(class("preserved-memory map (not itself preserved)", MAP, map));
     for class in &mut list {
-        // Kernels write scratch areas of no bytes too.
+        // Kernels also write scratch areas of zero bytes.
         class.regions.retain(|region| region.size != 0);
     }
     list.retain(|class| !class.regions.is_empty());
     list
 }
 
-/// Offsets inside a row, above the rows.
+/// Draws the axis above the rows: offsets from a row's first byte.
 fn axis(out: &mut String, row: u64) {
     for tick in 0..=8_u64 {
         let x = LEFT + CELLS / 8 * usize::try_from(tick).unwrap_or(0);
@@ -193,7 +194,7 @@ fn draw_row(out: &mut String, index: usize, memory: Region, row: u64, classes: &
     }
 }
 
-/// The class to be seen in each cell of a row.
+/// Index of the class that each cell of a row shows; `None` for plain RAM.
 fn cells(memory: Region, cell: u64, classes: &[Class]) -> Vec<Option<usize>> {
     let mut cells = vec![None; CELLS];
     for (index, class) in classes.iter().enumerate() {
@@ -263,7 +264,7 @@ fn words(out: &mut String, (x, y): (usize, usize), size: usize, anchor: &str, te
     );
 }
 
-/// Text as XML: names in a handover are whatever the guest chose.
+/// Escapes text for XML, because the guest chooses the names in a handover.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

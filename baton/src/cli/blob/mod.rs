@@ -1,4 +1,4 @@
-//! `baton blob`: the handover blob in an image of RAM.
+//! `baton blob`: shows, checks, compares and builds the handover in an image of RAM.
 
 mod build;
 mod classes;
@@ -42,7 +42,7 @@ enum BlobCommand {
     Build(build::BuildArgs),
 }
 
-/// What looks at one handover.
+/// Arguments of the commands that read one handover.
 #[derive(Debug, Args)]
 struct LookArgs {
     /// Image of RAM with the handover in it.
@@ -87,7 +87,7 @@ struct DiffArgs {
     json: bool,
 }
 
-/// Runs the command. Each command's `Err` is the exit status after a complaint.
+/// Runs the command. A command returns `Err` with the exit status after it has printed its error.
 pub(super) fn blob(args: &BlobArgs) -> Exit {
     let result = match &args.command {
         BlobCommand::Show(args) => show(args),
@@ -164,7 +164,7 @@ fn diff(args: &DiffArgs) -> Result<Exit, Exit> {
     })
 }
 
-/// The handover, with its memory unless only the records are wanted.
+/// One side of a comparison: the handover, and the memory unless only `records` are compared.
 fn side(located: &Located, records: bool) -> kho_core::diff::Side<'_> {
     kho_core::diff::Side {
         handover: &located.found.handover,
@@ -199,7 +199,7 @@ fn open(path: &Path, at: Option<u64>) -> Result<Input, Exit> {
             LocateError::Image(image::ImageError::Unreadable(_)) => Exit::Failed,
             _ => Exit::Usage,
         };
-        // The message may quote the image.
+        // The message may quote the image, which is not trusted.
         complain(text::clean(&format!("{}: {error}", path.display())));
         exit
     })
@@ -220,7 +220,7 @@ fn wrong(path: &Path, error: impl std::fmt::Display) -> Exit {
     Exit::Usage
 }
 
-/// Prints to standard output. A reader that has seen enough and closed the pipe is no failure.
+/// Prints to standard output. A closed pipe is not an error: the reader needs no more.
 fn print(text: &str) -> Result<(), Exit> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
@@ -232,7 +232,7 @@ fn print(text: &str) -> Result<(), Exit> {
     }
 }
 
-/// A number as C writes it: `0x1000`, or decimal.
+/// Parses an address: hexadecimal with `0x`, otherwise decimal.
 fn address(text: &str) -> Result<u64, String> {
     let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => u64::from_str_radix(&digits.replace('_', ""), 16),

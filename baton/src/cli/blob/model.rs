@@ -1,4 +1,4 @@
-//! The TOML form of what is to be handed over; docs/blob.md describes it.
+//! The model file of `baton blob build`, in TOML; docs/blob.md describes it.
 
 use harness::scenario::Bytes;
 use kho_core::abi::memfd::{FOLIO_DIRTY, FOLIO_UPTODATE};
@@ -8,14 +8,14 @@ use kho_core::blueprint::{
 use kho_core::{Block, Blueprint, PageAllocator, Region};
 use serde::Deserialize;
 
-/// Greatest order that Linux gives to a folio here: 1 GiB.
+/// Largest order of a folio on x86-64: 1 GiB.
 const MAX_ORDER: u8 = 18;
 
 /// A model file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Model {
-    /// Where records and unplaced memory go; any zeroed RAM when empty.
+    /// Memory for records and for whatever has no address in the model; if empty, any zeroed RAM.
     pub free: Vec<Area>,
     scratch: Vec<Area>,
     blocks: Vec<BlockModel>,
@@ -85,7 +85,7 @@ struct SessionModel {
     file: Vec<FileModel>,
 }
 
-/// Exactly one of `memfd` and `other` is there.
+/// A preserved file. Exactly one of `memfd` and `other` must be present.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileModel {
@@ -111,7 +111,7 @@ struct MemfdModel {
     seals: u32,
     #[serde(default)]
     flags: u32,
-    /// Order of the folios that are placed.
+    /// Order of the folios that baton places; unused if `folios` is present.
     #[serde(default)]
     order: u8,
     /// The folios; placed in free memory when absent.
@@ -150,7 +150,7 @@ struct BlobModel {
 }
 
 impl Model {
-    /// All memory that the model names.
+    /// All memory whose address the model states.
     pub(super) fn placed(&self) -> Vec<Region> {
         let mut placed: Vec<Region> = self.scratch.iter().map(Area::region).collect();
         let blocks = self
@@ -177,8 +177,7 @@ impl Model {
         placed
     }
 
-    /// What kho-core builds. Memory of files without folios comes from `free`; no file may be larger than `ram`
-    /// bytes.
+    /// Blueprint for kho-core. Files without folios get memory from `free`; no file may be larger than `ram` bytes.
     pub(super) fn blueprint(&self, ram: u64, free: &mut dyn PageAllocator) -> Result<Blueprint, String> {
         let mut luo = None;
         if let Some(model) = &self.luo {

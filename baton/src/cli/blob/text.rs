@@ -1,4 +1,4 @@
-//! What `baton blob` prints for people.
+//! The text that `baton blob` prints.
 
 use super::classes::{self, Extent};
 use super::locate::Located;
@@ -30,7 +30,7 @@ pub(super) fn fdt(file: &Path, tree: &Line) -> String {
     )
 }
 
-/// The findings by rule, worst first, and the verdict.
+/// The findings by rule, most severe first, and the verdict.
 pub(super) fn verify(file: &Path, located: &Located, verdict: &Verdict) -> String {
     let mut out = head(file, located);
     out.push_str("\n\n");
@@ -84,7 +84,7 @@ pub(super) fn verify(file: &Path, located: &Located, verdict: &Verdict) -> Strin
     clean(&out)
 }
 
-/// The differences, pages that differ alike together, and how many there are of each kind.
+/// The differences and their number by kind. Consecutive pages of a file that differ in the same way are one line.
 pub(super) fn diff(
     (file, one): (&Path, &Located),
     (other_file, other): (&Path, &Located),
@@ -129,7 +129,7 @@ pub(super) fn diff(
     clean(&out)
 }
 
-/// Preserved memory, a line for each run of one owner.
+/// Preserved memory, one line per extent.
 pub(super) fn extents(file: &Path, located: &Located, extents: &[Extent]) -> String {
     let handover = &located.found.handover;
     let mut out = head(file, located);
@@ -152,7 +152,7 @@ pub(super) fn extents(file: &Path, located: &Located, extents: &[Extent]) -> Str
     clean(&out)
 }
 
-/// What the file is, and how the handover was found.
+/// The file, its size, and the addresses at which the handover was found.
 pub(super) fn head(file: &Path, located: &Located) -> String {
     let found = &located.found;
     let told = match found.setup_data {
@@ -180,7 +180,7 @@ pub(super) fn head(file: &Path, located: &Located) -> String {
     out
 }
 
-/// How much is preserved and for what, in a line or two.
+/// Preserved memory by kind, scratch, and the number of findings, on one line.
 pub(super) fn summary(handover: &Handover) -> String {
     let extents = classes::extents(handover);
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
@@ -215,18 +215,18 @@ pub(super) fn summary(handover: &Handover) -> String {
     )
 }
 
-/// What a difference about a page is about.
+/// The page that a difference is about.
 #[derive(Debug, PartialEq, Eq)]
 struct Page<'a> {
     /// The file or region.
     name: &'a str,
     /// Number of the page in it.
     number: u64,
-    /// What of the page.
+    /// Part of the page that differs, as text to append: nothing, `, flags` or `, contents`.
     aspect: &'static str,
 }
 
-/// How many differences follow that are of the same kind and about the next pages of the same file.
+/// Number of differences in `others` that continue `first`: same kind, same file, consecutive pages.
 fn run(first: &Difference, others: &[Difference]) -> usize {
     let Some(start) = page(first) else { return 0 };
     let same = |(index, other): &(usize, &Difference)| {
@@ -237,7 +237,7 @@ fn run(first: &Difference, others: &[Difference]) -> usize {
     others.iter().enumerate().take_while(same).count()
 }
 
-/// The page, when a difference is about one: `NAME / page N`, and then nothing, ` flags` or ` at byte N`.
+/// The page that a difference names as `NAME / page N`, ` flags` or ` at byte N` following; `None` if it names none.
 fn page(difference: &Difference) -> Option<Page<'_>> {
     let (name, rest) = difference.what.rsplit_once(" / page ")?;
     let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
@@ -264,7 +264,7 @@ fn sign(difference: &Difference) -> char {
     }
 }
 
-/// Names in a handover are whatever the guest chose: what would steer a terminal is shown as an escape.
+/// Escapes control characters except line breaks, because the guest chooses the names in a handover.
 pub(super) fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -25,8 +25,6 @@ pub mod console;
 pub mod content;
 pub mod devices;
 pub mod dma_view;
-#[cfg(test)]
-mod guests;
 pub mod interrupt;
 pub mod kvm;
 pub mod ledger;

@@ -17,7 +17,8 @@ pub const ID: u8 = 0;
 
 const SELECT: u64 = 0x00;
 const WINDOW: u64 = 0x10;
-const EOI: u64 = 0x40;
+/// Offset of the EOI register.
+pub const EOI: u64 = 0x40;
 const REG_ID: u8 = 0x00;
 const REG_VERSION: u8 = 0x01;
 const REG_ARBITRATION: u8 = 0x02;

@@ -144,14 +144,20 @@ impl Kvm {
         })
     }
 
-    /// The same host with these workarounds, whatever it needs, and this many instructions on softcpu.
-    #[cfg(test)]
-    pub(crate) fn open_with(workarounds: Workarounds, emulations: u64) -> Result<Self, OpenError> {
-        Ok(Self {
-            workarounds,
-            emulations,
-            ..Self::open()?
-        })
+    /// Uses these workarounds instead of those that the host needs: for tests of the workarounds themselves.
+    #[must_use]
+    pub fn with_workarounds(self, workarounds: Workarounds) -> Self {
+        Self { workarounds, ..self }
+    }
+
+    /// Sets the most instructions that softcpu executes in KVM's place in one run. A guest that needs more ends with an
+    /// unknown instruction.
+    #[must_use]
+    pub fn with_emulation_limit(self, instructions: u64) -> Self {
+        Self {
+            emulations: instructions,
+            ..self
+        }
     }
 
     /// What was measured.

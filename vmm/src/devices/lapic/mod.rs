@@ -22,7 +22,8 @@ const BASE_ENABLE: u64 = 1 << 11;
 
 const ID: u64 = 0x020;
 const VERSION: u64 = 0x030;
-const TPR: u64 = 0x080;
+/// Offset of the task priority register.
+pub const TPR: u64 = 0x080;
 const APR: u64 = 0x090;
 const PPR: u64 = 0x0a0;
 const EOI: u64 = 0x0b0;
@@ -33,18 +34,24 @@ const ISR: u64 = 0x100;
 const TMR: u64 = 0x180;
 const IRR: u64 = 0x200;
 const ESR: u64 = 0x280;
-const ICR_LOW: u64 = 0x300;
-const ICR_HIGH: u64 = 0x310;
-const LVT_TIMER: u64 = 0x320;
+/// Offset of the interrupt command register's lower half.
+pub const ICR_LOW: u64 = 0x300;
+/// Offset of the interrupt command register's upper half.
+pub const ICR_HIGH: u64 = 0x310;
+/// Offset of the timer's entry in the local vector table.
+pub const LVT_TIMER: u64 = 0x320;
 const LVT_LAST: u64 = 0x370;
-const TIMER_INITIAL: u64 = 0x380;
+/// Offset of the timer's initial count.
+pub const TIMER_INITIAL: u64 = 0x380;
 const TIMER_CURRENT: u64 = 0x390;
-const TIMER_DIVIDE: u64 = 0x3e0;
+/// Offset of the timer's divide configuration.
+pub const TIMER_DIVIDE: u64 = 0x3e0;
 
 /// Version 0x14, six LVT entries, no suppression of EOI broadcasts.
 const VERSION_VALUE: u32 = 0x0005_0014;
 const SVR_ENABLE: u32 = 1 << 8;
-const LVT_MASKED: u32 = 1 << 16;
+/// Local vector table: the entry is masked.
+pub const LVT_MASKED: u32 = 1 << 16;
 const TIMER_MODE: u32 = 0b11 << 17;
 const TIMER_PERIODIC: u32 = 0b01 << 17;
 const TIMER_DEADLINE: u32 = 0b10 << 17;

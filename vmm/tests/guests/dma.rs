@@ -1,15 +1,15 @@
-//! The DMA engine at work in real time while the guest runs: what it wrote is in the ledger, and no processor's.
+//! The DMA engine works while the guest runs. Its writes are in the ledger and do not count as the processor's.
 
 use guest_agent::device::{DMA_SLOT, dma};
 use iced_x86::code_asm::*;
 
 use super::code::{Asm, Code, DATA, DMA, UPPER};
 use super::guest::Guest;
-use crate::content::block_content;
-use crate::ledger::{EngineEventKind, Kind};
-use crate::machine::Event;
-use crate::memory::PAGE_SIZE;
-use crate::phase::Phase;
+use vmm::content::block_content;
+use vmm::ledger::{EngineEventKind, Kind};
+use vmm::machine::Event;
+use vmm::memory::PAGE_SIZE;
+use vmm::phase::Phase;
 
 const RING: u64 = DATA;
 const COMPLETION: u64 = DATA + 0x1000;
@@ -17,7 +17,7 @@ const BUFFERS: u64 = DATA + 0x10_0000;
 const ENTRIES: u64 = 8;
 const LENGTH: u64 = 0x1800;
 
-/// A ring of [`ENTRIES`] buffers, each of one and a half pages, every one on two pages of its own.
+/// A ring of [`ENTRIES`] buffers of one and a half pages. Each buffer begins a page, and no two share one.
 fn ring() -> Vec<u8> {
     let descriptors = (0..ENTRIES).flat_map(|index| [BUFFERS + index * 2 * PAGE_SIZE, LENGTH]);
     descriptors.flat_map(u64::to_le_bytes).collect()
@@ -80,7 +80,7 @@ fn pages_that_both_write_are_the_processors_too() {
     let guest = guest(|c| {
         start(c, 0)?;
         c.wait_for(COMPLETION, 8)?;
-        // Into the second half of the pages where buffers 0 and 3 end.
+        // Writes to the second page of buffers 0 and 3, behind the buffer's end.
         c.store32(BUFFERS + 0x1900, 7)?;
         c.store32(BUFFERS + 3 * 2 * PAGE_SIZE + 0x1900, 7)?;
         c.power_off()
@@ -95,13 +95,13 @@ fn pages_that_both_write_are_the_processors_too() {
     }
 }
 
-/// The engine overwrites its ring for as long as the guest computes: neither notices the other.
+/// The engine overwrites its ring while the guest computes on another page. Neither disturbs the other.
 #[test]
 fn the_engine_races_the_guest() {
     let mut guest = guest(|c| {
         start(c, dma::CONTROL_FREE_RUN)?;
         c.wait_for(COMPLETION, 4)?;
-        // Sums up its own page while the engine writes.
+        // Adds up numbers in a page of its own while the engine writes.
         c.mov(rbx, UPPER + DATA + 0x4000)?;
         c.mov(ecx, 3000)?;
         let mut again = c.create_label();
@@ -132,7 +132,7 @@ fn the_engine_races_the_guest() {
                 Kind::Completion { count } => Some(count),
                 _ => None,
             });
-        // Superseded entries are dropped, so the last one is what stands in RAM.
+        // The ledger drops superseded entries, so the last one is the value in RAM.
         assert_eq!(
             completions.next(),
             Some(run.machine.ram().read_u64(COMPLETION).unwrap())
@@ -147,7 +147,7 @@ fn the_engine_races_the_guest() {
                 EngineEventKind::Stop
             ]
         ));
-        // The accesses that caused them: in the upper half, at privilege level 0.
+        // Each event was caused by kernel code in the upper half.
         let causes = run.machine.causes();
         assert_eq!(causes.len(), 3, "{}", run.backend);
         assert!(
@@ -160,7 +160,7 @@ fn the_engine_races_the_guest() {
 
 #[test]
 fn causes_are_the_same_instructions() {
-    // Not a bus master, the engine is enabled and disabled but never runs.
+    // Without bus mastering the engine is enabled and disabled but never runs.
     let guest = Guest::new(|c| {
         c.store32(DMA + dma::CONTROL, dma::CONTROL_ENABLE)?;
         stop(c)?;
@@ -183,7 +183,7 @@ fn causes_are_the_same_instructions() {
 }
 
 #[test]
-fn devices_go_on_while_the_guest_stands() {
+fn devices_go_on_while_the_guest_waits_for_an_answer() {
     let mut guest = guest(|c| {
         start(c, 0)?;
         c.ring(0)?;
@@ -191,7 +191,7 @@ fn devices_go_on_while_the_guest_stands() {
         c.mov(r12, qword_ptr(rax))?;
         c.power_off()
     });
-    // A block takes 600 us: none is finished but the first before the guest stands.
+    // A block takes 600 us, so at most one is finished when the guest rings the doorbell and stops.
     guest.config.dma.rate = 10_000_000;
     for run in guest.compare(|machine| {
         let message = machine.run().unwrap();
@@ -204,13 +204,13 @@ fn devices_go_on_while_the_guest_stands() {
     }) {
         assert_eq!(run.evidence.registers.gpr[12], ENTRIES, "{}", run.backend);
         assert!(run.evidence.pages_in(Phase::Prepare).is_empty());
-        let stood = run
+        let meanwhile = run
             .machine
             .ledger()
             .entries()
             .iter()
             .filter(|entry| entry.stamp.phase == Phase::Prepare);
-        assert!(stood.count() > 10, "{}", run.backend);
+        assert!(meanwhile.count() > 10, "{}", run.backend);
     }
 }
 

@@ -1,20 +1,20 @@
-//! More than one processor on KVM: started by INIT and SIPI, and looked after together.
+//! More than one vCPU on KVM: how they are started, how they end the run together, and whether locked instructions are
+//! atomic.
 
 use iced_x86::code_asm::*;
 
-use super::code::{Asm, Code, DATA};
+use super::code::{Asm, Code, DATA, UPPER};
 use super::guest::{Guest, Run, to_the_end};
 use super::hosts;
-use crate::kvm::{Kvm, Workarounds};
-use crate::machine::Machine;
-use crate::processors::Backend;
+use vmm::devices::lapic::{ICR_HIGH, ICR_LOW};
+use vmm::kvm::{Kvm, Workarounds};
+use vmm::machine::Machine;
+use vmm::processors::Backend;
 
-/// Where the second processor begins, in real mode: the SIPI's vector is its page number.
+/// Where the second processor starts in real mode. The SIPI's vector is its page number.
 const TRAMPOLINE: u64 = 0x8000;
-/// The byte that it writes there.
+/// A byte that the second processor sets.
 const FLAG: u64 = TRAMPOLINE + 0x100;
-const ICR_LOW: u64 = 0x300;
-const ICR_HIGH: u64 = 0x310;
 
 /// mov ax, cs; mov ds, ax; mov dx, 0x3f8; mov al, '2'; out dx, al; mov byte [0x100], 1; cli; hlt
 const REAL_MODE: [u8; 18] = [
@@ -36,14 +36,15 @@ fn guest(write: impl FnOnce(&mut Code) -> Asm) -> Guest {
     guest
 }
 
-/// A run with two processors, even where user code must not run on the second: there is none here.
+/// A run with two processors. Hosts that need `fix_syscall` refuse a second one because user code would fault on it;
+/// these guests have no user code, so the workaround is turned off.
 fn run(guest: &Guest) -> Option<Run> {
     let kvm = hosts::kvm()?;
     let workarounds = Workarounds {
         fix_syscall: false,
         ..*kvm.workarounds()
     };
-    let kvm = Kvm::open_with(workarounds, u64::MAX).unwrap();
+    let kvm = Kvm::open().unwrap().with_workarounds(workarounds);
     Some(guest.run_on(&kvm, &to_the_end))
 }
 
@@ -51,19 +52,24 @@ fn run(guest: &Guest) -> Option<Run> {
 fn a_second_processor_is_started_by_init_and_sipi() {
     let guest = guest(|c| {
         start_second(c)?;
-        let mut again = c.create_label();
-        c.mov(rax, super::code::UPPER + FLAG)?;
-        c.set_label(&mut again)?;
-        c.pause()?;
-        c.cmp(byte_ptr(rax), 1)?;
-        c.jne(again)?;
+        wait_for_flag(c, 1)?;
         c.power_off()
     });
     let Some(run) = run(&guest) else { return };
     assert_eq!(run.evidence.events, ["power off"]);
     assert_eq!(run.evidence.console, "2");
-    // Its writes are a processor's.
+    // Its writes count as a processor's.
     assert!(run.evidence.pages[0].1.contains(&(FLAG >> 12)));
+}
+
+/// Waits until the second processor has set its byte to `value`. Clobbers RAX.
+fn wait_for_flag(c: &mut Code, value: i32) -> Asm {
+    let mut again = c.create_label();
+    c.mov(rax, UPPER + FLAG)?;
+    c.set_label(&mut again)?;
+    c.pause()?;
+    c.cmp(byte_ptr(rax), value)?;
+    c.jb(again)
 }
 
 #[test]
@@ -75,7 +81,7 @@ fn the_guest_is_dead_when_all_of_its_processors_are() {
     });
     let Some(run) = run(&halted) else { return };
     assert_eq!(run.evidence.events, ["dead halt, interruptible false"]);
-    // One that was never started does not keep the guest alive.
+    // A processor that was never started does not keep the guest alive.
     let alone = guest(|c| {
         c.sti()?;
         c.hlt()
@@ -85,7 +91,7 @@ fn the_guest_is_dead_when_all_of_its_processors_are() {
 }
 
 #[test]
-fn a_death_of_one_ends_the_run_of_all() {
+fn a_triple_fault_of_one_ends_the_run_of_all() {
     let guest = guest(|c| {
         start_second(c)?;
         c.count(DATA)?;
@@ -96,7 +102,7 @@ fn a_death_of_one_ends_the_run_of_all() {
 }
 
 #[test]
-fn hosts_that_cannot_are_told_so() {
+fn a_host_that_cannot_run_two_refuses() {
     let Some(kvm) = hosts::kvm() else { return };
     let mut config = guest(Code::power_off).config;
     config.vcpus = 2;

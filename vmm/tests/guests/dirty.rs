@@ -1,4 +1,5 @@
-//! Which pages the processor wrote, phase by phase: exact on softcpu, by page on KVM, the same pages on both.
+//! The pages that the processor wrote in each phase. They are the same on both backends; only softcpu knows the exact
+//! writes.
 
 use std::collections::BTreeSet;
 
@@ -7,19 +8,19 @@ use iced_x86::code_asm::*;
 use super::code::{Asm, Code, DATA, GDT, STACK, UPPER, UPPER_ENTRY};
 use super::guest::{Guest, LEAF, TABLE, to_the_end};
 use super::hosts;
-use crate::boot::layout::PDPT;
-use crate::machine::{Event, Machine};
-use crate::memory::PAGE_SIZE;
-use crate::phase::Phase;
+use vmm::boot::layout::PDPT;
+use vmm::machine::{Event, Machine};
+use vmm::memory::PAGE_SIZE;
+use vmm::phase::Phase;
 
 const PAGE: u64 = DATA >> 12;
 
-/// The data page number `index`.
+/// Physical address of data page `index`.
 fn page(index: u64) -> u64 {
     DATA + index * PAGE_SIZE
 }
 
-/// Writes to each of these data pages.
+/// Writes one word to each of these data pages.
 fn touch(c: &mut Code, pages: &[u64]) -> Asm {
     pages
         .iter()
@@ -96,8 +97,8 @@ fn every_kind_of_write_counts_and_reads_do_not() {
     }
 }
 
-/// The one way in which KVM's dirty log says too much (see [`hosts::reads_may_count`]): a page's first read. It never says too little,
-/// and a page that was touched before is in the log for writes alone.
+/// KVM's dirty log may have a page that was only read, if that was the first access to it (see
+/// [`hosts::reads_may_count`]). Later reads do not add it again.
 #[test]
 fn a_read_counts_at_most_once() {
     let mut guest = Guest::new(|c| {
@@ -139,7 +140,7 @@ fn writes_belong_to_their_phase() {
         c.ring(0)?;
         touch(c, &[1, 2])?;
         c.ring(0)?;
-        // Nothing in this one.
+        // No write in this phase.
         c.mov(rax, UPPER + DATA)?;
         c.mov(rax, qword_ptr(rax))?;
         c.ring(0)?;
@@ -159,8 +160,8 @@ fn writes_belong_to_their_phase() {
 }
 
 #[test]
-fn a_phase_may_be_parted() {
-    // What was written before is on record at once on KVM, and not lost to what comes after.
+fn writes_are_recorded_in_mid_phase() {
+    // On KVM `part_page_writes` records at once what was written before it, so that later writes cannot hide it.
     let guest = Guest::new(|c| {
         touch(c, &[0])?;
         c.ring(0)?;
@@ -182,7 +183,7 @@ fn a_phase_may_be_parted() {
 }
 
 #[test]
-fn the_host_and_the_loader_are_not_the_processor() {
+fn writes_of_host_and_loader_do_not_count() {
     let guest = Guest::new(|c| {
         c.ring(0)?;
         touch(c, &[1])?;
@@ -205,15 +206,16 @@ fn the_host_and_the_loader_are_not_the_processor() {
 }
 
 #[test]
-fn what_the_processor_does_by_itself_counts() {
-    // Accessed and dirty bits of page tables, the accessed bit of a descriptor, the busy bit of a task state, an exception's frame.
+fn implicit_writes_count() {
+    // Accessed and dirty bits of page tables, the accessed bit of a descriptor, the busy bit of a TSS, an exception
+    // frame.
     const TABLES: u64 = 0x70_0000;
     let (top, middle, bottom) = (TABLES, TABLES + 0x1000, TABLES + 0x2000);
     let mut guest = Guest::new(|c| {
         c.tables()?;
         c.mov(rax, top)?;
         c.mov(cr3, rax)?;
-        // Through the fresh tables: page 0 is read and page 1 is written.
+        // With the new page tables, page 0 is read and page 1 is written.
         c.mov(rax, DATA)?;
         c.mov(rcx, qword_ptr(rax))?;
         c.mov(qword_ptr(rax + 0x1000), rcx)?;
@@ -233,7 +235,7 @@ fn what_the_processor_does_by_itself_counts() {
         let run = guest.run_on(backend, &to_the_end);
         let mut expected = set(&[1]);
         expected.extend([GDT, STACK - 1].map(|address| address >> 12));
-        // softcpu sets accessed and dirty bits without counting them as writes: no instruction made them.
+        // softcpu does not count accessed and dirty bits as writes, because no instruction made them.
         if run.backend == "kvm" {
             expected.extend([top, middle, bottom].map(|address| address >> 12));
         }

@@ -1,15 +1,15 @@
-//! What takes more than one instruction to be defined: divisions, string instructions, the stack, and branches.
+//! Instructions that need others around them for a defined result: divisions, string instructions, stack, and branches.
 
 use iced_x86::code_asm::*;
 
 use super::code::Asm;
 use super::sequence::{REGISTERS, Rng};
 
-/// CF, PF, AF, ZF, SF, OF.
-pub(super) const STATUS: i32 = 0x8d5;
+/// The status flags: CF, PF, AF, ZF, SF, OF.
+pub const STATUS: i32 = 0x8d5;
 
-/// Writes one of them.
-pub(super) fn one(c: &mut CodeAssembler, rng: &mut Rng) -> Asm {
+/// Writes a random one of them.
+pub fn one(c: &mut CodeAssembler, rng: &mut Rng) -> Asm {
     match rng.below(4) {
         0 => division(c, rng),
         1 => string(c, rng),
@@ -18,7 +18,8 @@ pub(super) fn one(c: &mut CodeAssembler, rng: &mut Rng) -> Asm {
     }
 }
 
-/// The divisor is positive and the dividend no wider than the quotient, so that it fits. Flags are undefined afterwards.
+/// A division that does not overflow: the divisor is positive and the dividend no wider than the quotient. It leaves
+/// the flags undefined, so a comparison follows.
 fn division(c: &mut CodeAssembler, rng: &mut Rng) -> Asm {
     c.and(rbx, 0x7f)?;
     c.or(rbx, 1)?;
@@ -59,7 +60,7 @@ fn division(c: &mut CodeAssembler, rng: &mut Rng) -> Asm {
     c.cmp(rng.pick(&REGISTERS), rng.pick(&REGISTERS))
 }
 
-/// String instructions over at most 200 bytes to either side of places within 0x200 of the window's middle.
+/// String instructions on at most 200 bytes, beginning within 0x200 bytes of the window's middle.
 fn string(c: &mut CodeAssembler, rng: &mut Rng) -> Asm {
     c.lea(rsi, qword_ptr(r15 + offset(rng)))?;
     c.lea(rdi, qword_ptr(r15 + offset(rng)))?;
@@ -104,7 +105,7 @@ fn stack(c: &mut CodeAssembler, rng: &mut Rng) -> Asm {
         2 => c.push(qword_ptr(r15 + offset(rng)))?,
         3 => c.pushfq()?,
         4 => {
-            // Frames.
+            // A stack frame.
             c.push(to)?;
             c.enter(0x20, 0)?;
             c.mov(qword_ptr(rbp - 8), from)?;
@@ -123,7 +124,7 @@ fn stack(c: &mut CodeAssembler, rng: &mut Rng) -> Asm {
             c.set_label(&mut done)?;
         }
         _ => {
-            // Status flags out of a register, and no others.
+            // Loads the status flags from a register, and no other flags.
             c.push(from)?;
             c.and(qword_ptr(rsp), STATUS)?;
             c.popfq()?;

@@ -1,30 +1,25 @@
-//! Every way of an interrupt: from the local APIC itself, from the I/O APIC, by message, and what holds it back.
+//! Interrupts from the local APIC, from the I/O APIC and by message, and what delays or masks them.
 
 use guest_agent::device::{DMA_SLOT, dma};
 use iced_x86::code_asm::*;
 
 use super::code::{Asm, Code, DATA, DMA, MSIX, STACK, UPPER};
 use super::guest::Guest;
-use crate::devices::{ioapic, uart};
-use crate::machine::{Event, Machine};
-use crate::memory::GuestRam;
+use vmm::devices::lapic::{
+    ICR_HIGH, ICR_LOW, LVT_MASKED, LVT_TIMER, MSR_TSC_DEADLINE, TIMER_DIVIDE, TIMER_INITIAL, TPR,
+};
+use vmm::devices::{ioapic, uart};
+use vmm::machine::{Event, Machine};
+use vmm::memory::GuestRam;
 
 const VECTOR: u8 = 0x51;
 const OTHER: u8 = 0x62;
-/// Counters that handlers keep.
+/// The counters of the two handlers.
 const FIRST: u64 = DATA;
 const SECOND: u64 = DATA + 8;
-/// Where the handler keeps the I/O APIC's entry.
+/// Where the handler stores the I/O APIC's entry.
 const PIN: u64 = DATA + 0x1000;
-/// Local APIC registers.
-const ICR_LOW: u64 = 0x300;
-const ICR_HIGH: u64 = 0x310;
-const LVT_TIMER: u64 = 0x320;
-const TIMER_INITIAL: u64 = 0x380;
-const TIMER_DIVIDE: u64 = 0x3e0;
-const TASK_PRIORITY: u64 = 0x80;
-const MSR_TSC_DEADLINE: u32 = 0x6e0;
-/// I/O APIC entry: level-triggered; an interrupt that has not been ended.
+/// I/O APIC entry: level-triggered; the last interrupt has not been ended.
 const LEVEL: u32 = 1 << 15;
 const REMOTE_IRR: u64 = 1 << 14;
 
@@ -32,14 +27,14 @@ fn count(ram: &GuestRam, counter: u64) -> u64 {
     ram.read_u64(counter).unwrap()
 }
 
-/// A guest that is interrupted anywhere, and so has anything on its stack.
+/// A guest that is interrupted at any point. What the interrupt leaves on the stack is not compared.
 fn interrupted(write: impl FnOnce(&mut Code) -> Asm) -> Guest {
     let mut guest = Guest::new(write);
     guest.moving.insert((STACK - 1) >> 12);
     guest
 }
 
-/// Every backend must see these counts and then a power off.
+/// Checks that on every backend the counters have these values and the guest switches itself off.
 fn counts(guest: &Guest, drive: impl Fn(&mut Machine) -> Vec<Event>, expected: [u64; 2]) {
     for run in guest.compare(drive) {
         assert!(
@@ -62,7 +57,7 @@ fn to_the_end(machine: &mut Machine) -> Vec<Event> {
     super::guest::to_the_end(machine)
 }
 
-/// Halts until the counter has this value, without missing an interrupt in between.
+/// Halts until the counter has this value. Interrupts are off while it is compared, so none is missed.
 fn sleep_for(c: &mut Code, counter: u64, value: i32) -> Asm {
     let mut again = c.create_label();
     let mut done = c.create_label();
@@ -83,7 +78,7 @@ fn prologue(c: &mut Code) -> Asm {
     c.enable_apic()
 }
 
-/// Lets go of what tells times, which differ.
+/// Clears what depends on timing, and switches off.
 fn epilogue(c: &mut Code) -> Asm {
     c.cli()?;
     c.mov(ecx, 0)?;
@@ -91,7 +86,7 @@ fn epilogue(c: &mut Code) -> Asm {
 }
 
 #[test]
-fn the_timer_shoots_once() {
+fn the_one_shot_timer_fires_once() {
     let guest = interrupted(|c| {
         prologue(c)?;
         c.apic(TIMER_DIVIDE, 0b1011)?;
@@ -114,10 +109,10 @@ fn the_timer_repeats() {
         c.apic(LVT_TIMER, u32::from(VECTOR) | 1 << 17)?;
         c.apic(TIMER_INITIAL, 2_000_000)?;
         sleep_for(c, FIRST, 2)?;
-        // Masked: none follows.
+        // It is masked, so no interrupt follows.
         c.cli()?;
-        c.apic(LVT_TIMER, u32::from(VECTOR) | 1 << 16 | 1 << 17)?;
-        // There may have been more, on a busy host.
+        c.apic(LVT_TIMER, u32::from(VECTOR) | LVT_MASKED | 1 << 17)?;
+        // On a busy host there may have been more than two.
         c.store32(FIRST, 2)?;
         epilogue(c)?;
         c.counting_handler(VECTOR, FIRST)
@@ -145,10 +140,10 @@ fn the_timer_keeps_a_deadline() {
         c.sti()?;
         deadline(c, 200_000)?;
         sleep_for(c, FIRST, 1)?;
-        // One that has passed.
+        // A deadline that has passed.
         deadline(c, -1)?;
         sleep_for(c, FIRST, 2)?;
-        // One that is taken back.
+        // A deadline that is cancelled.
         deadline(c, i32::MAX)?;
         c.write_msr(MSR_TSC_DEADLINE, 0)?;
         deadline(c, 100_000)?;
@@ -164,13 +159,13 @@ fn a_processor_interrupts_itself() {
     let guest = interrupted(|c| {
         prologue(c)?;
         c.sti()?;
-        // By the shorthand "self", and by its own identity.
+        // By the shorthand "self", and by its own APIC ID.
         c.apic(ICR_LOW, u32::from(VECTOR) | 1 << 18 | 1 << 14)?;
         c.wait_for(FIRST, 1)?;
         c.apic(ICR_HIGH, 0)?;
         c.apic(ICR_LOW, u32::from(OTHER) | 1 << 14)?;
         c.wait_for(SECOND, 1)?;
-        // Another processor's: nobody gets it.
+        // To an APIC ID that no processor has.
         c.apic(ICR_HIGH, 5 << 24)?;
         c.apic(ICR_LOW, u32::from(OTHER) | 1 << 14)?;
         c.nop()?;
@@ -182,8 +177,8 @@ fn a_processor_interrupts_itself() {
 }
 
 #[test]
-fn task_priority_holds_interrupts_back() {
-    // By CR8, and by the local APIC's own register.
+fn task_priority_delays_interrupts() {
+    // Set by CR8, and by the local APIC's register.
     let guest = interrupted(|c| {
         prologue(c)?;
         c.sti()?;
@@ -198,12 +193,12 @@ fn task_priority_holds_interrupts_back() {
         c.mov(ecx, 4)?;
         c.mov(cr8, rcx)?;
         c.wait_for(FIRST, 1)?;
-        c.apic(TASK_PRIORITY, 0xf0)?;
+        c.apic(TPR, 0xf0)?;
         c.apic(ICR_LOW, u32::from(OTHER) | 1 << 18 | 1 << 14)?;
         c.nop()?;
         c.mov(rax, UPPER + SECOND)?;
         c.mov(r15, qword_ptr(rax))?;
-        c.apic(TASK_PRIORITY, 0)?;
+        c.apic(TPR, 0)?;
         c.wait_for(SECOND, 2)?;
         epilogue(c)?;
         c.counting_handler(VECTOR, FIRST)?;
@@ -216,7 +211,7 @@ fn task_priority_holds_interrupts_back() {
     }
 }
 
-/// Serves the UART: the byte goes to R12's end. `look_at_pin`: the pin's entry, as the first interrupt finds it, is kept.
+/// A handler that shifts the UART's byte into R12. With `look_at_pin`, the first interrupt stores the pin's entry.
 fn uart_handler(c: &mut Code, look_at_pin: bool) -> Asm {
     c.handler(VECTOR)?;
     c.push(rax)?;
@@ -244,7 +239,7 @@ fn uart_handler(c: &mut Code, look_at_pin: bool) -> Asm {
     c.iretq()
 }
 
-/// Types a byte after each message.
+/// Types one byte after each of two messages.
 fn typing(machine: &mut Machine) -> Vec<Event> {
     let mut events = Vec::new();
     for byte in b"ab" {
@@ -289,7 +284,7 @@ fn typing_interrupts_through_the_io_apic() {
 #[test]
 fn a_level_triggered_interrupt_is_ended_at_the_io_apic() {
     let mut guest = typed_to(LEVEL);
-    // A KVM that emulates guest kernels tells of the end when the interrupt is delivered, before the handler runs.
+    // A KVM that emulates guest kernels reports the end of the interrupt when it delivers it, before the handler runs.
     guest.moving.insert(PIN >> 12);
     for run in guest.compare(typing) {
         let gpr = run.evidence.registers.gpr;
@@ -301,7 +296,7 @@ fn a_level_triggered_interrupt_is_ended_at_the_io_apic() {
 }
 
 #[test]
-fn a_masked_pin_interrupts_nobody() {
+fn a_masked_pin_does_not_interrupt() {
     let guest = interrupted(|c| {
         prologue(c)?;
         c.io_apic(uart::IRQ, VECTOR, 1 << 16)?;
@@ -322,7 +317,7 @@ fn the_engine_interrupts_by_message() {
     const DONE: u64 = DATA + 0x3000;
     let mut guest = interrupted(|c| {
         prologue(c)?;
-        // Memory space and bus master; MSI-X on; vector 0 to this processor, unmasked.
+        // Turns on memory space, bus master and MSI-X, and directs vector 0 to this processor, unmasked.
         c.config(DMA_SLOT, 0x04, 0x6)?;
         c.config(DMA_SLOT, 0x40, 1 << 31)?;
         c.store32(MSIX, 0xfee0_0000)?;
@@ -333,13 +328,13 @@ fn the_engine_interrupts_by_message() {
         c.store32(DMA + dma::RING_ENTRIES, 1)?;
         c.store64(DMA + dma::COMPLETION_ADDRESS, DONE)?;
         c.store32(DMA + dma::CONTROL, dma::CONTROL_ENABLE | dma::CONTROL_INTERRUPT)?;
-        // One block, and then the ring is full until that is given back.
+        // After one block the ring is full until the guest gives the block back.
         sleep_for(c, FIRST, 1)?;
         c.store64(DMA + dma::CONSUMED, 1)?;
         c.wait_for(FIRST, 2)?;
         c.mov(rax, UPPER + DONE)?;
         c.mov(r12, qword_ptr(rax))?;
-        // One more, whose interrupt is held until it is unmasked.
+        // The interrupt of the next block is masked, and pending until it is unmasked.
         c.cli()?;
         c.store32(MSIX + 12, 1)?;
         c.store64(DMA + dma::CONSUMED, 2)?;
@@ -364,7 +359,7 @@ fn the_engine_interrupts_by_message() {
         let gpr = run.evidence.registers.gpr;
         assert_eq!(gpr[12..15], [2, 2, 1], "{}", run.backend);
         assert_eq!(count(run.machine.ram(), FIRST), 3);
-        // What the device wrote is no processor's.
+        // Device writes do not count as a processor's.
         let pages = &run.evidence.pages[0].1;
         assert!(
             !pages.contains(&(BUFFER >> 12)) && !pages.contains(&(DONE >> 12)),

@@ -1,7 +1,9 @@
-//! Random sequences of instructions at privilege level 0, on softcpu and on KVM: registers, flags and memory must be equal.
+//! Random sequences of instructions at privilege level 0, on softcpu and on KVM: registers, flags and memory must be
+//! equal.
 //!
-//! On a sound host this compares softcpu with the processor, elsewhere with KVM's emulator. One guest runs many sequences: each begins
-//! with registers of its own and leaves them in a block of its own, so that the first one that differs is known.
+//! This compares softcpu with the host's processor, or with KVM's emulator on a host that emulates guest kernels. One
+//! guest runs many sequences. Each loads its own registers and stores the results in its own block, so the first
+//! sequence that differs can be found.
 
 use iced_x86::code_asm::*;
 use iced_x86::{Code as Form, Decoder, DecoderOptions};
@@ -11,18 +13,18 @@ use super::guest::{Guest, Run, to_the_end};
 use super::idioms::{self, STATUS};
 use super::sequence::{REACH, REGISTERS, Rng, VECTORS, integer_forms, vector_forms};
 use super::{hosts, sequence};
-use crate::soft::Soft;
+use vmm::soft::Soft;
 
 const SEED: u64 = 0xba70_2026;
-/// Middle of the window of memory.
+/// Middle of the memory that sequences work on.
 const WINDOW: u64 = 0x80_0000;
-/// Where results begin, by physical address; a block each.
+/// Physical address of the first sequence's block of results.
 const RESULTS: u64 = 0x90_0000;
 const BLOCK: u64 = 0x100;
 /// Instructions in a sequence.
 const LENGTH: usize = 24;
 
-/// Loads every register and the flags with numbers of its own.
+/// Loads every register and the flags with random numbers.
 fn begin(c: &mut Code, vectors: bool, rng: &mut Rng) -> Asm {
     c.mov(eax, i32::try_from(rng.next() & 0xffff).unwrap() & STATUS)?;
     c.push(rax)?;
@@ -41,7 +43,7 @@ fn begin(c: &mut Code, vectors: bool, rng: &mut Rng) -> Asm {
     Ok(())
 }
 
-/// Leaves registers and status flags in block `index`.
+/// Stores registers and status flags in block `index`.
 fn end(c: &mut Code, vectors: bool, index: u64) -> Asm {
     c.mov(r15, UPPER + RESULTS + index * BLOCK)?;
     for (number, register) in (0..).zip(REGISTERS) {
@@ -85,7 +87,7 @@ fn guest(seed: u64, count: u64, forms: &[Form], vectors: bool) -> Guest {
     guest
 }
 
-/// The first sequence whose block differs.
+/// Describes the first sequence whose block differs; `None` if there is none.
 fn first_difference(count: u64, one: &Run, other: &Run) -> Option<String> {
     let block = |run: &Run, index: u64| {
         let mut bytes = vec![0; usize::try_from(BLOCK).unwrap()];
@@ -117,7 +119,7 @@ fn first_difference(count: u64, one: &Run, other: &Run) -> Option<String> {
     ))
 }
 
-/// The instructions of sequence `index`: between two loads of R15 with the address of a block.
+/// The instructions of sequence `index`. A sequence lies between two loads of R15 with the address of a block.
 fn listing(run: &Run, index: u64) -> String {
     let mut code = vec![0; 0x1_0000];
     run.machine.ram().read(CODE, &mut code).unwrap();
@@ -138,7 +140,7 @@ fn listing(run: &Run, index: u64) -> String {
         .collect()
 }
 
-/// Runs on every backend and compares.
+/// Runs the guest on every backend and compares the blocks, then everything else.
 fn compare(seed: u64, count: u64, forms: &[Form], vectors: bool) {
     let guest = guest(seed, count, forms, vectors);
     let backends = hosts::backends();

@@ -1,12 +1,12 @@
-//! How guests end, each told from the others.
+//! The ways that a guest ends: each is reported as what it is.
 
 use iced_x86::code_asm::*;
 
 use super::code::{Code, DATA, UPPER};
 use super::guest::Guest;
-use crate::machine::Event;
+use vmm::machine::Event;
 
-/// The one event that every backend must report.
+/// Checks that every backend reports this event and no other.
 fn end(guest: &Guest, expected: &str) -> Vec<Event> {
     let runs = guest.runs();
     for run in &runs {
@@ -28,7 +28,7 @@ fn each_port_resets() {
 }
 
 #[test]
-fn what_is_no_reset_goes_on() {
+fn writes_that_are_no_reset_are_ignored() {
     let guest = Guest::new(|c| {
         for (port, value) in [(0x602, 0), (0xcf9, 2), (0x64, 0xd1), (0x600, 0x14), (0x601, 0)] {
             c.out8(port, value)?;
@@ -50,14 +50,14 @@ fn an_exception_without_a_table_is_a_triple_fault() {
 }
 
 #[test]
-fn a_table_without_room_is_a_triple_fault() {
+fn a_table_without_the_gate_is_a_triple_fault() {
     let mut guest = Guest::new(|c| {
         c.tables()?;
         c.mov(rax, UPPER + DATA)?;
         c.lidt(qword_ptr(rax))?;
         c.ud2()
     });
-    // Three gates: #UD has none, and neither has #GP nor #DF.
+    // The table has three gates: none for #UD, #GP or #DF.
     guest.memory.push((
         DATA,
         [&47_u16.to_le_bytes()[..], &(UPPER + DATA).to_le_bytes()].concat(),
@@ -67,7 +67,7 @@ fn a_table_without_room_is_a_triple_fault() {
 
 #[test]
 fn a_wild_jump_is_a_triple_fault() {
-    // To where nothing is mapped.
+    // Nothing is mapped at the target.
     let guest = Guest::new(|c| {
         c.mov(rax, 0xffff_c000_dead_beef_u64)?;
         c.jmp(rax)
@@ -76,7 +76,7 @@ fn a_wild_jump_is_a_triple_fault() {
 }
 
 #[test]
-fn halts_that_nothing_ends_are_told_apart() {
+fn dead_halts_differ_by_the_interrupt_flag() {
     end(
         &Guest::new(|c| {
             c.cli()?;
@@ -118,7 +118,7 @@ fn printing_is_progress() {
         c.mov(ebx, 3)?;
         c.set_label(&mut again)?;
         c.print(b'.')?;
-        // In time that both backends have: a TSC of 1 GHz or more.
+        // Waits by the TSC, which runs at 1 GHz or more on both backends.
         c.rdtsc()?;
         c.shl(rdx, 32)?;
         c.or(rax, rdx)?;

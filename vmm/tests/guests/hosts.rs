@@ -1,4 +1,4 @@
-//! Which backends there are on this host.
+//! The backends of this host.
 
 use std::io::Write;
 use std::sync::OnceLock;
@@ -7,20 +7,20 @@ use iced_x86::code_asm::{al, byte_ptr, rax};
 
 use super::code::{DATA, UPPER};
 use super::guest::{Guest, to_the_end};
-use crate::kvm::Kvm;
-use crate::processors::Backend;
-use crate::soft::Soft;
+use vmm::soft::Soft;
+use vmm::kvm::Kvm;
+use vmm::processors::Backend;
 
-/// KVM of this host, opened once, or why there is none.
+/// This host's KVM, opened once, or why it cannot be used.
 fn opened() -> Result<&'static Kvm, &'static str> {
     static OPENED: OnceLock<Result<Kvm, String>> = OnceLock::new();
     let opened = OPENED.get_or_init(|| Kvm::open().map_err(|error| error.to_string()));
     opened.as_ref().map_err(String::as_str)
 }
 
-/// KVM of this host; `None` where there is none. A test that goes without it says so on standard error, past the test harness's
-/// capture; in CI it fails.
-pub(crate) fn kvm() -> Option<&'static Kvm> {
+/// This host's KVM; `None` if it cannot be used. The test is then named on standard error, which the test harness does
+/// not capture here. In CI it fails instead.
+pub fn kvm() -> Option<&'static Kvm> {
     let why = match opened() {
         Ok(kvm) => return Some(kvm),
         Err(why) => why,
@@ -30,25 +30,26 @@ pub(crate) fn kvm() -> Option<&'static Kvm> {
         "this test needs KVM, and nothing may be skipped in CI: {why}"
     );
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    // A standard error that takes nothing is nobody's to read.
+    // If standard error cannot be written, nobody reads it.
     let _ = writeln!(std::io::stderr(), "SKIPPED on kvm: {name}: {why}");
     None
 }
 
-/// Whether KVM here emulates guest kernels.
-pub(super) fn emulates() -> bool {
+/// Whether this host's KVM emulates guest kernels.
+pub fn emulates() -> bool {
     opened().is_ok_and(|kvm| kvm.workarounds().emulated_kernel)
 }
 
-/// Every backend of this host, the software processor first.
-pub(super) fn backends() -> Vec<&'static dyn Backend> {
+/// Every backend of this host; softcpu is the first.
+pub fn backends() -> Vec<&'static dyn Backend> {
     let soft: &'static dyn Backend = &Soft;
     let kvm = kvm().map(|kvm| -> &'static dyn Backend { kvm });
     [soft].into_iter().chain(kvm).collect()
 }
 
-/// Guest nanoseconds that a guest which is not stuck may take to show progress. On KVM time is real, and this host may be busy.
-pub(super) fn patience(backend: &dyn Backend) -> u64 {
+/// Progress limit in guest nanoseconds for a guest that is not stuck. It is long on KVM, where time is real and the
+/// host may be busy.
+pub fn patience(backend: &dyn Backend) -> u64 {
     const ON_SOFT: u64 = 200_000_000;
     const HOST_NS: u64 = 10_000_000_000;
     match opened().ok().filter(|_| backend.name() != Soft.name()) {
@@ -57,11 +58,11 @@ pub(super) fn patience(backend: &dyn Backend) -> u64 {
     }
 }
 
-/// Whether KVM here may count a page as written that the guest only read. KVM maps a page of a slot with a dirty log writable when
-/// it is first touched, by whatever access, if the host may write it, and counts it then. So on a host with VT-x or SVM what is
-/// read for the first time may be in the log; what was touched before is there only if written. Where KVM emulates kernel code it
-/// reads for the guest, and maps nothing. Measured with a guest that reads a page which the loader wrote.
-pub(super) fn reads_may_count() -> bool {
+/// Whether this host's KVM may log a page as written that the guest only read. With VT-x or SVM, KVM maps a page
+/// writable at the guest's first access to it, even a read, and then logs it. Pages accessed before are logged only if
+/// they are written. A KVM that emulates kernel code reads for the guest and maps nothing. Measured with a guest that
+/// reads a page written by the loader.
+pub fn reads_may_count() -> bool {
     static MEASURED: OnceLock<bool> = OnceLock::new();
     let Ok(kvm) = opened() else { return false };
     *MEASURED.get_or_init(|| {

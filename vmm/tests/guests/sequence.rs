@@ -1,5 +1,5 @@
-//! Random straight-line instructions for privilege level 0, whose result is defined: operands lie in a window of memory, divisions
-//! do not overflow, and flags that an instruction leaves undefined are defined before anything reads them.
+//! Random straight-line instructions for privilege level 0 with a defined result. Memory operands lie in a window, and
+//! flags that an instruction leaves undefined are set before anything reads them.
 
 use iced_x86::code_asm::*;
 use iced_x86::{
@@ -8,16 +8,16 @@ use iced_x86::{
 
 use super::code::Asm;
 
-/// Half of the window that operands in memory lie in: R15 points at its middle.
-pub(super) const REACH: u64 = 0x1000;
-/// General registers that instructions may use; RSP is the stack's, R15 the window's.
-pub(super) const REGISTERS: [AsmRegister64; 14] =
+/// Half the size of the window for memory operands. R15 points to its middle.
+pub const REACH: u64 = 0x1000;
+/// General registers that instructions may use: all but RSP, the stack pointer, and R15, the window's base.
+pub const REGISTERS: [AsmRegister64; 14] =
     [rax, rcx, rdx, rbx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14];
-/// Vector registers that instructions may use.
-pub(super) const VECTORS: u32 = 8;
+/// Number of vector registers that instructions may use.
+pub const VECTORS: u32 = 8;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
-pub(super) struct Rng(pub u64);
+pub struct Rng(pub u64);
 
 impl Rng {
     pub fn next(&mut self) -> u64 {
@@ -36,7 +36,7 @@ impl Rng {
         from[usize::try_from(self.below(from.len() as u64)).unwrap()]
     }
 
-    /// Small, near a power of two, or plain random.
+    /// A small number, one near a power of two, or a uniformly random one.
     pub fn integer(&mut self) -> u64 {
         let raw = self.next();
         let edge = 1_u64 << self.below(64);
@@ -51,7 +51,7 @@ impl Rng {
 }
 
 /// Forms with one or two operands in general registers and memory.
-pub(super) fn integer_forms() -> Vec<Form> {
+pub fn integer_forms() -> Vec<Form> {
     use Mnemonic as M;
     let wanted = |mnemonic| {
         let name = format!("{mnemonic:?}");
@@ -120,14 +120,14 @@ pub(super) fn integer_forms() -> Vec<Form> {
 }
 
 /// Forms of SSE and SSE2.
-pub(super) fn vector_forms() -> Vec<Form> {
+pub fn vector_forms() -> Vec<Form> {
     forms(|form| {
         let features = form.cpuid_features();
         let vector = features
             .iter()
             .any(|feature| matches!(feature, CpuidFeature::SSE | CpuidFeature::SSE2));
         let name = format!("{:?}", form.mnemonic());
-        // Not the operands of Maskmovdqu, which are another segment's, and no prefetches and fences, which do nothing.
+        // MASKMOVDQU has an implicit memory operand outside the window. Prefetches and fences change nothing.
         vector && !name.starts_with("Mask") && form.op_code().op_count() > 1
     })
 }
@@ -156,7 +156,7 @@ fn is_usable(kind: OpCodeOperandKind) -> bool {
         )
 }
 
-/// Whether the form's result may be undefined whatever its operands are, or processors differ.
+/// Whether the form's result may be undefined or differ between processors.
 fn is_undefined(form: Form) -> bool {
     use Mnemonic as M;
     let narrow = format!("{form:?}").contains("16");
@@ -202,8 +202,8 @@ fn general(kind: OpCodeOperandKind) -> Option<u32> {
     }
 }
 
-/// Writes one instruction of this form, with what it needs before and behind it.
-pub(super) fn one(c: &mut CodeAssembler, form: Form, rng: &mut Rng) -> Asm {
+/// Writes one instruction of this form, and others before and after it so that its result is defined.
+pub fn one(c: &mut CodeAssembler, form: Form, rng: &mut Rng) -> Asm {
     let vector = VECTOR_OPERANDS
         .iter()
         .any(|kind| form.op_code().op_kinds().contains(kind));
@@ -229,13 +229,13 @@ const VECTOR_OPERANDS: [OpCodeOperandKind; 3] = [
     OpCodeOperandKind::xmm_or_mem,
 ];
 
-/// Sources that are not zero, where that is undefined; bit offsets within the window.
+/// Makes the source of BSF and BSR non-zero, and keeps bit offsets within the window.
 fn prepare(c: &mut CodeAssembler, insn: &Instruction, rng: &mut Rng) -> Asm {
     use Mnemonic as M;
     match insn.mnemonic() {
         M::Bsf | M::Bsr => {
             let mut set = *insn;
-            // OR of the same source with a byte that is not zero.
+            // ORs the source with a byte that is not zero.
             set.set_code(Form::Or_rm8_imm8);
             if insn.op1_kind() == OpKind::Memory {
                 set.set_op0_kind(OpKind::Memory);
@@ -253,7 +253,7 @@ fn prepare(c: &mut CodeAssembler, insn: &Instruction, rng: &mut Rng) -> Asm {
             let offset = insn.op1_register().full_register();
             let whole = get_gpr64(offset).unwrap();
             if offset == insn.memory_index().full_register() {
-                // Index and bit offset in one: both at most 7.
+                // The register is both index and bit offset, so it is at most 7.
                 return c.and(whole, 7);
             }
             c.and(whole, 0x3ff)
@@ -264,7 +264,7 @@ fn prepare(c: &mut CodeAssembler, insn: &Instruction, rng: &mut Rng) -> Asm {
 
 fn low_byte(register: Register) -> Register {
     let number = u32::try_from(register.number()).unwrap();
-    // With a REX prefix, which the encoder puts where it must, AL to DIL and R8B to R15B.
+    // The encoder adds the REX prefix that SPL to R15B need.
     let bytes = [
         Register::AL,
         Register::CL,
@@ -290,7 +290,8 @@ fn operand(
     rng: &mut Rng,
 ) -> Asm {
     use OpCodeOperandKind as K;
-    // In a register, KVM's emulator extends the destination with zeroes even where the comparison fails; processors do not.
+    // With a register destination, KVM's emulator clears its upper half even if the comparison fails. Processors do
+    // not.
     let in_memory_only = insn.code() == Form::Cmpxchg_rm32_r32;
     if kind == K::mem || is_memory(kind) && (in_memory_only || rng.below(2) == 0) {
         return memory(c, insn, index, vector, rng);
@@ -322,7 +323,7 @@ fn operand(
     Ok(())
 }
 
-/// A place in the window; for vectors an aligned one.
+/// A memory operand in the window, aligned to 16 bytes if the instruction needs that.
 fn memory(c: &mut CodeAssembler, insn: &mut Instruction, index: u32, vector: bool, rng: &mut Rng) -> Asm {
     let aligned = vector || insn.code().mnemonic() == Mnemonic::Cmpxchg16b;
     let half = REACH / 2;

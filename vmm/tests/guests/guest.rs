@@ -1,4 +1,4 @@
-//! A guest, runs of it, and the comparison of two runs.
+//! A guest, its runs, and the comparison of two runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -6,41 +6,40 @@ use std::ops::Range;
 use super::code::{
     Asm, CODE, Code, ENTRY, GDT, GDT_OPERAND, IDT, IDT_OPERAND, INTERRUPT_STACK, TSS, UPPER, UPPER_ENTRY,
 };
+use super::config::{bz_image, machine_config};
 use super::hosts;
-use crate::boot::bzimage::tests::image;
-use crate::boot::layout::{PD, PD_COUNT, PDPT, PML4};
-use crate::machine::config::tests::config;
-use crate::machine::{Event, Machine, MachineConfig};
-use crate::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE};
-use crate::phase::{Phase, Stamp};
-use crate::processors::Backend;
-use crate::vcpu::Registers;
+use vmm::boot::layout::{PD, PD_COUNT, PDPT, PML4};
+use vmm::machine::{Event, Machine, MachineConfig};
+use vmm::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE};
+use vmm::phase::{Phase, Stamp};
+use vmm::processors::Backend;
+use vmm::vcpu::Registers;
 
-/// Bytes of code that a guest may have.
+/// Most bytes of code that a guest can have.
 const ROOM: usize = 0x1_0000;
-/// Present, writable, accessed, dirty; a leaf of 2 MiB or 1 GiB.
-pub(super) const TABLE: u64 = 0x63;
-pub(super) const LEAF: u64 = 0xe3;
-/// RFLAGS.RF, which tells how an instruction was come to, not what the guest did.
+/// Page table entries with present, writable, accessed and dirty set; a leaf maps 2 MiB or 1 GiB.
+pub const TABLE: u64 = 0x63;
+pub const LEAF: u64 = 0xe3;
+/// RFLAGS.RF: it depends on how the processor came to an instruction, so it is not compared.
 const RESUME: u64 = 1 << 16;
 
-/// Code, and what is in RAM besides.
-pub(super) struct Guest {
+/// Code, and what else is in RAM.
+pub struct Guest {
     pub config: MachineConfig,
-    /// Guest nanoseconds without progress after which the guest is stuck, where that is what it is about.
+    /// Progress limit in guest nanoseconds; `None` takes [`hosts::patience`].
     pub patience: Option<u64>,
     pub memory: Vec<(u64, Vec<u8>)>,
     /// Page frames whose content may differ: a device writes them in real time.
     pub moving: BTreeSet<u64>,
-    /// The guest has user code, whose reads KVM may count as writes even where it emulates kernels: see
+    /// The guest has user code. KVM may then count its reads as writes even on a host that emulates guest kernels: see
     /// [`hosts::reads_may_count`].
     pub reads_natively: bool,
-    /// Where the guest is when the end comes is not compared: it ends in the middle of a loop.
+    /// The run ends at any point of a loop, so registers are not compared.
     pub adrift: bool,
 }
 
-/// What came of a run.
-pub(super) struct Run {
+/// A run and its results.
+pub struct Run {
     /// Name of the backend.
     pub backend: &'static str,
     pub machine: Machine,
@@ -50,14 +49,14 @@ pub(super) struct Run {
     pub evidence: Evidence,
 }
 
-/// What must be the same whatever executes the guest.
+/// What must be equal on all backends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Evidence {
+pub struct Evidence {
     pub events: Vec<String>,
     pub console: String,
-    /// Page frames that processors wrote, phase by phase.
+    /// Page frames that processors wrote in each phase.
     pub pages: Vec<(Stamp, BTreeSet<u64>)>,
-    /// Page frames that anybody wrote, but for the boot page tables.
+    /// Page frames that anything wrote, without the boot page tables.
     pub touched: BTreeSet<u64>,
     /// Addresses that devices wrote.
     pub ledger: BTreeSet<u64>,
@@ -72,7 +71,7 @@ impl Run {
 }
 
 impl Guest {
-    /// A guest that executes this in the upper half.
+    /// A guest that executes the code that `write` assembles, in the upper half.
     pub fn new(write: impl FnOnce(&mut Code) -> Asm) -> Self {
         let assembled = Code::assemble(UPPER + CODE, write);
         assert!(
@@ -84,12 +83,9 @@ impl Guest {
             code.mov(iced_x86::code_asm::rax, UPPER + CODE)?;
             code.jmp(iced_x86::code_asm::rax)
         });
-        let mut kernel = image(ROOM);
-        for (at, bytes) in [(0x200, &jump.bytes), (0x210, &assembled.bytes)] {
-            kernel[1024 + at..][..bytes.len()].copy_from_slice(bytes);
-        }
+        let kernel = bz_image(&[(0x200, &jump.bytes), (0x210, &assembled.bytes)]);
         Self {
-            config: config(kernel),
+            config: machine_config(kernel),
             patience: None,
             memory: tables(&assembled.gates),
             moving: BTreeSet::new(),
@@ -98,7 +94,7 @@ impl Guest {
         }
     }
 
-    /// Runs on this backend. `drive` runs the machine and says what happened.
+    /// Runs on this backend. `drive` runs the machine and returns its events.
     pub fn run_on(&self, backend: &dyn Backend, drive: &dyn Fn(&mut Machine) -> Vec<Event>) -> Run {
         let config = MachineConfig {
             progress_limit_ns: self.patience.unwrap_or_else(|| hosts::patience(backend)),
@@ -120,13 +116,13 @@ impl Guest {
         }
     }
 
-    /// Runs on every backend of this host and compares.
+    /// Runs on every backend of this host and compares the runs.
     pub fn compare(&self, drive: impl Fn(&mut Machine) -> Vec<Event>) -> Vec<Run> {
         let run = |backend| self.run_on(backend, &drive);
         self.check(hosts::backends().into_iter().map(run).collect())
     }
 
-    /// Compares runs, the first of them on softcpu.
+    /// Compares all runs with the first one, which is on softcpu.
     pub fn check(&self, mut runs: Vec<Run>) -> Vec<Run> {
         let (soft, others) = runs.split_at_mut(1);
         let soft = &soft[0];
@@ -153,7 +149,7 @@ impl Guest {
         self.compare(to_the_end)
     }
 
-    /// [`Guest::runs`] of a guest that must switch itself off and do nothing else that the machine reports.
+    /// [`Guest::runs`], and checks that power off was the only event.
     pub fn completed(&self) -> Vec<Run> {
         let runs = self.runs();
         for run in &runs {
@@ -170,7 +166,7 @@ impl Guest {
 }
 
 /// Runs to a final event and answers every message with "ok".
-pub(super) fn to_the_end(machine: &mut Machine) -> Vec<Event> {
+pub fn to_the_end(machine: &mut Machine) -> Vec<Event> {
     let mut events = Vec::new();
     loop {
         let event = machine.run().unwrap();
@@ -191,7 +187,7 @@ impl Evidence {
         let ledger = machine.ledger().entries().iter();
         let mut registers = machine.registers();
         registers.rflags &= !RESUME;
-        // A null segment's hidden part is what it was before, or not.
+        // Processors differ in the hidden part of a null segment.
         let null = registers
             .segments
             .iter_mut()
@@ -219,14 +215,14 @@ impl Evidence {
         }
     }
 
-    /// Takes out pages that only this run, on KVM, has as written, but that hold something all the same and so may have been read.
-    /// What the other run, on softcpu, has as written stays to be found.
+    /// Removes pages that this run, on KVM, may have only read: those that are not all zero and that `exact`, a run on
+    /// softcpu, did not write.
     fn forgive_reads(&mut self, exact: &Self, ram: &GuestRam) {
         for ((_, pages), (_, written)) in self.pages.iter_mut().zip(&exact.pages) {
-            pages.retain(|pfn| written.contains(pfn) || !holds_something(ram, *pfn));
+            pages.retain(|pfn| written.contains(pfn) || !is_not_zero(ram, *pfn));
         }
         self.touched
-            .retain(|pfn| exact.touched.contains(pfn) || !holds_something(ram, *pfn));
+            .retain(|pfn| exact.touched.contains(pfn) || !is_not_zero(ram, *pfn));
     }
 
     /// Page frames that processors wrote in this phase of generation 0.
@@ -257,11 +253,12 @@ fn name(event: &Event) -> String {
     }
 }
 
-/// Descriptor tables in RAM: kernel code and data at 0x10 and 0x18, user data and code at 0x28 and 0x30, task state at 0x38.
+/// Descriptor tables for RAM: kernel code and data at 0x10 and 0x18, user data and code at 0x28 and 0x30, task state at
+/// 0x38.
 fn tables(gates: &[(u8, u64)]) -> Vec<(u64, Vec<u8>)> {
     let mut idt = vec![0_u8; PAGE_BYTES];
     for (vector, handler) in gates {
-        // An interrupt gate at privilege level 0; INT3 and INT n may come from level 3.
+        // An interrupt gate. Privilege level 3 may use those of INT3 and INT 0x80.
         let dpl = u64::from(matches!(vector, 3 | 0x80)) * 3;
         let low = handler & 0xffff | 0x10 << 16 | (0x8e | dpl << 5) << 40 | (handler >> 16 & 0xffff) << 48;
         let at = usize::from(*vector) * 16;
@@ -300,7 +297,8 @@ fn tables(gates: &[(u8, u64)]) -> Vec<(u64, Vec<u8>)> {
     ]
 }
 
-/// Maps the upper half, and marks the boot page tables' entries accessed and dirty, so that page walks write none of them.
+/// Maps the upper half and marks all entries of the boot page tables accessed and dirty, so that page walks do not
+/// write them.
 fn set_up(ram: &GuestRam, memory: &[(u64, Vec<u8>)]) {
     let pdpt = ram.read_u64(PML4).unwrap() | 0x20;
     ram.write(PML4, &pdpt.to_le_bytes()).unwrap();
@@ -321,7 +319,8 @@ fn set_up(ram: &GuestRam, memory: &[(u64, Vec<u8>)]) {
     }
 }
 
-/// Page frames whose content differs, but for the boot page tables, which are in 1 GiB pages where the processor has such.
+/// Page frames whose content differs. The boot page tables are left out, because they use 1 GiB pages only if the
+/// processor has them.
 fn differing_pages(one: &GuestRam, other: &GuestRam) -> BTreeSet<u64> {
     let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     let mut differing = BTreeMap::new();
@@ -339,7 +338,7 @@ fn differing_pages(one: &GuestRam, other: &GuestRam) -> BTreeSet<u64> {
     differing.into_keys().collect()
 }
 
-fn holds_something(ram: &GuestRam, pfn: u64) -> bool {
+fn is_not_zero(ram: &GuestRam, pfn: u64) -> bool {
     let mut page = [0; PAGE_BYTES];
     ram.read(pfn * PAGE_SIZE, &mut page).unwrap();
     page.iter().any(|byte| *byte != 0)

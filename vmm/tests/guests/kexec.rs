@@ -1,29 +1,30 @@
-//! A kexec of two kernels of a few instructions each: the jump and the entry, told from the rest on both backends.
+//! A kexec between two kernels of a few instructions: both backends report the jump and the entry.
 
 use iced_x86::code_asm::*;
 
 use super::code::{Asm, Code, DATA, UPPER};
 use super::guest::Guest;
 use super::hosts;
-use crate::boot::layout::BOOT_PARAMS;
-use crate::machine::{Event, Machine};
-use crate::phase::Phase;
+use vmm::boot::layout::BOOT_PARAMS;
+use vmm::machine::{Event, Machine};
+use vmm::phase::Phase;
 
-/// Where the old kernel's `machine_kexec` is, by physical address; it runs in the upper half.
+/// Physical address of the old kernel's `machine_kexec`, which runs in the upper half.
 const MACHINE_KEXEC: u64 = 0x120_0000;
-/// `relocate_kernel`'s page, identity-mapped.
+/// The identity-mapped page of `relocate_kernel`.
 const RELOCATE: u64 = 0x60_0000;
 /// The new kernel's load address and entry point.
 const NEW_KERNEL: u64 = 0x140_0000;
 const NEW_ENTRY: u64 = NEW_KERNEL + 0x200;
-/// Purgatory's registers: in RAM with the loaded image.
+/// Purgatory's `entry64_regs`, in RAM with the loaded image.
 const ENTRY_REGS: u64 = 0x64_0100;
-/// Pages that tell who wrote when.
+/// One page each for the old kernel, the code between the kernels, and the new kernel to write to.
 const OLD: u64 = DATA;
 const JUMPING: u64 = DATA + 0x1000;
 const NEW: u64 = DATA + 0x2000;
 
-/// The old kernel greets and jumps; the new one greets and switches off, or, told to by its count of entries, jumps again.
+/// The old kernel sends a message and jumps. The new one sends a message and jumps again, until it was entered
+/// `entries` times; then it switches off.
 fn guest(entries: i32) -> Guest {
     let mut guest = Guest::new(|c| {
         c.ring(0)?;
@@ -39,7 +40,7 @@ fn guest(entries: i32) -> Guest {
     let relocate = Code::assemble(RELOCATE, |c| {
         c.mov(rax, JUMPING)?;
         c.mov(dword_ptr(rax), 1)?;
-        // As purgatory does: the boot parameters in RSI, and then the entry point.
+        // As purgatory does: loads RSI with the boot parameters and jumps to the entry point.
         c.mov(rsi, BOOT_PARAMS)?;
         c.mov(rax, NEW_ENTRY)?;
         c.jmp(rax)
@@ -63,7 +64,7 @@ fn new_kernel(c: &mut Code, entries: i32) -> Asm {
     let mut off = c.create_label();
     c.mov(rax, NEW)?;
     c.inc(dword_ptr(rax))?;
-    // To the upper half, as every kernel goes there early.
+    // Goes to the upper half early, as every kernel does.
     c.lea(rax, qword_ptr(upper))?;
     c.mov(rcx, UPPER)?;
     c.add(rax, rcx)?;
@@ -80,19 +81,19 @@ fn new_kernel(c: &mut Code, entries: i32) -> Asm {
     c.power_off()
 }
 
-/// Answers each greeting, and tells the machine that a kexec is coming where one is.
+/// Answers each message, and tells the machine to expect a kexec after the first `kexecs` of them.
 fn drive(machine: &mut Machine, kexecs: usize, symbol: Option<u64>) -> Vec<Event> {
     let mut events = Vec::new();
-    let mut greetings = 0;
+    let mut messages = 0;
     loop {
         let event = machine.run().unwrap();
         events.push(event.clone());
         if let Event::Message(_) = event {
             machine.enter_phase(Phase::Handover).unwrap();
-            if greetings < kexecs {
+            if messages < kexecs {
                 machine.expect_kexec(&|| symbol);
             }
-            greetings += 1;
+            messages += 1;
             machine.reply(&[]).unwrap();
         }
         if event.is_final() {
@@ -142,23 +143,23 @@ fn without_symbols_the_jump_is_bounded() {
         let Event::Jump { time: jump } = run.events[1] else {
             panic!()
         };
-        // The pages that tell; others may have been read, see `hosts::reads_may_count`.
-        let telling = |pfn: &u64| [OLD, JUMPING, NEW].map(|address| address >> 12).contains(pfn);
+        // Only these pages matter. Others may have been read, see `hosts::reads_may_count`.
+        let relevant = |pfn: &u64| [OLD, JUMPING, NEW].map(|address| address >> 12).contains(pfn);
         let pages = |phase| {
             run.evidence
                 .pages_in(phase)
                 .into_iter()
-                .filter(telling)
+                .filter(relevant)
                 .collect::<Vec<_>>()
         };
         if run.backend == "soft" {
             assert_eq!(blackout.jump_not_before, None);
             assert_eq!(pages(Phase::Jump), [JUMPING >> 12]);
         } else {
-            // The bound is the old kernel's last access to a device: the doorbell.
+            // The bound is the old kernel's last access to a device, the doorbell.
             let bound = blackout.jump_not_before.unwrap();
             assert!(bound > 0 && bound <= jump, "{bound} {jump}");
-            // What was written on the way is the old kernel's, as it cannot be told apart.
+            // Writes between jump and entry count as the old kernel's, because the jump was not seen.
             assert_eq!(
                 pages(Phase::Handover),
                 [OLD, JUMPING].map(|address| address >> 12)
@@ -186,8 +187,8 @@ fn one_kexec_follows_another() {
 }
 
 #[test]
-fn a_symbol_that_is_wrong_still_leaves_the_entry() {
-    // Another kernel's symbols: nothing executes there, and the entry's breakpoint tells.
+fn with_a_wrong_symbol_the_entry_is_still_seen() {
+    // As with another kernel's symbols: nothing executes there, but the entry has a breakpoint too.
     for backend in hosts::backends() {
         let run = guest(1).run_on(backend, &|machine| drive(machine, 1, Some(UPPER + 0x1ff_0000)));
         assert_eq!(run.evidence.events, EVENTS, "{}", run.backend);
@@ -199,8 +200,8 @@ fn a_symbol_that_is_wrong_still_leaves_the_entry() {
 }
 
 #[test]
-fn no_kexec_is_seen_before_the_greeting() {
-    // A booting kernel is in the lower half, too.
+fn no_kexec_is_reported_before_the_first_message() {
+    // A booting kernel executes in the lower half, too.
     let guest = Guest::new(|c| {
         let mut low = c.create_label();
         let mut high = c.create_label();

@@ -1,13 +1,15 @@
-//! Instructions that KVM may leave to softcpu: on a sound host it never does, on one that emulates guest kernels it does at
-//! privilege level 0. Either way they do the same, and their writes count.
+//! Instructions that softcpu executes where KVM's emulator gives up. On a host that emulates guest kernels, these are
+//! all that KVM's emulator lacks. On other hosts, they are those that access device memory. The result is the same
+//! either way, and writes to RAM count.
 
+use guest_agent::device::mailbox::WINDOW;
 use iced_x86::code_asm::*;
 
-use super::code::{Code, DATA, UPPER};
-use super::guest::{Guest, Run};
+use super::code::{Code, DATA, MAILBOX, UPPER};
+use super::guest::{Guest, Run, to_the_end};
 use super::hosts;
-use crate::machine::Event;
-use crate::phase::Phase;
+use vmm::machine::Event;
+use vmm::phase::Phase;
 
 /// Turns on SSE: CR0.EM off and MP on, CR4.OSFXSR and OSXMMEXCPT on. Clobbers RAX.
 fn enable_sse(c: &mut Code) -> super::code::Asm {
@@ -16,7 +18,7 @@ fn enable_sse(c: &mut Code) -> super::code::Asm {
     c.mov(cr4, rax)
 }
 
-/// How often this mnemonic was executed by softcpu in KVM's place.
+/// How often softcpu executed this mnemonic in KVM's place.
 fn count(run: &Run, mnemonic: &str) -> u64 {
     let counts = run.machine.emulated();
     counts
@@ -37,7 +39,7 @@ fn what_kvm_lacks_is_executed_and_counted() {
             c.popcnt(rcx, rax)?;
         }
         c.mov(qword_ptr(rbx), rcx)?;
-        // 16 bytes at once: equal, and so exchanged.
+        // The 16 bytes equal RDX:RAX, so they are exchanged.
         c.mov(edx, 0)?;
         c.mov(eax, 0)?;
         c.mov(ecx, 5)?;
@@ -47,7 +49,7 @@ fn what_kvm_lacks_is_executed_and_counted() {
         c.lock().cmpxchg16b(xmmword_ptr(rsi))?;
         c.pop(rbx)?;
         c.setz(byte_ptr(rbx + 8))?;
-        // SSE state goes there and back.
+        // SSE state is copied to softcpu and back.
         c.movdqu(xmm3, xmmword_ptr(rbx))?;
         c.paddq(xmm3, xmm3)?;
         c.pshufd(xmm4, xmm3, 0x1b)?;
@@ -84,7 +86,7 @@ fn what_kvm_lacks_is_executed_and_counted() {
 }
 
 #[test]
-fn x87_state_goes_there_and_back() {
+fn x87_state_is_copied_to_softcpu_and_back() {
     let mut guest = Guest::new(|c| {
         enable_sse(c)?;
         c.mov(rbx, UPPER + DATA)?;
@@ -112,8 +114,8 @@ fn x87_state_goes_there_and_back() {
 }
 
 #[test]
-fn the_whole_state_is_saved_and_restored() {
-    // FXSAVE and FXRSTOR are KVM's own even where it emulates.
+fn fxsave_and_fxrstor_keep_sse_state() {
+    // KVM's emulator has FXSAVE and FXRSTOR.
     let guest = Guest::new(|c| {
         enable_sse(c)?;
         c.mov(rbx, UPPER + DATA)?;
@@ -129,7 +131,7 @@ fn the_whole_state_is_saved_and_restored() {
         c.power_off()
     });
     let mut guest = guest;
-    // The tags, opcode and pointers of a unit that was never used differ between processors.
+    // Tags, opcode and pointers of an FPU that was never used differ between processors.
     guest.moving.insert(DATA >> 12);
     for run in guest.completed() {
         let gpr = run.evidence.registers.gpr;
@@ -142,8 +144,8 @@ fn the_whole_state_is_saved_and_restored() {
 }
 
 #[test]
-fn their_faults_are_the_guests() {
-    // A page fault and a missing feature, both in instructions that an emulating host leaves to softcpu.
+fn faults_of_emulated_instructions_reach_the_guest() {
+    // The page fault is in an instruction that KVM's emulator lacks.
     let guest = Guest::new(|c| {
         c.tables()?;
         enable_sse(c)?;
@@ -173,7 +175,7 @@ fn software_interrupts_of_kernel_code_are_delivered() {
         c.int3()?;
         c.int(0x80)?;
         c.int(0x51)?;
-        // Within the table, but no gate.
+        // The vector is within the table but has no gate.
         c.mov(r12, rsp)?;
         c.int(0x52)?;
         c.power_off()?;
@@ -182,7 +184,7 @@ fn software_interrupts_of_kernel_code_are_delivered() {
             c.count(counter)?;
             c.iretq()?;
         }
-        // With the gate's number in the error code; on past INT n.
+        // The error code has the gate's number. Returns behind INT n.
         c.handler(13)?;
         c.pop(rcx)?;
         c.keep_rcx(DATA + 24)?;
@@ -200,9 +202,7 @@ fn software_interrupts_of_kernel_code_are_delivered() {
 }
 
 #[test]
-fn their_accesses_to_devices_are_made() {
-    use super::code::MAILBOX;
-    use guest_agent::device::mailbox::WINDOW;
+fn emulated_instructions_access_devices() {
     let guest = Guest::new(|c| {
         enable_sse(c)?;
         c.mov(rbx, UPPER + MAILBOX + WINDOW)?;
@@ -221,7 +221,7 @@ fn their_accesses_to_devices_are_made() {
 }
 
 #[test]
-fn their_number_is_bounded_by_nothing_short() {
+fn five_hundred_emulated_instructions_are_allowed() {
     let guest = Guest::new(|c| {
         c.mov(ebx, 500)?;
         let mut again = c.create_label();
@@ -237,7 +237,7 @@ fn their_number_is_bounded_by_nothing_short() {
     }
 }
 
-/// x87 arithmetic at privilege level 0 is what softcpu refuses, and an emulating KVM hands over.
+/// softcpu has no x87 arithmetic, and neither has KVM's emulator.
 #[test]
 fn what_neither_executes_ends_the_run() {
     let guest = Guest::new(|c| {
@@ -247,7 +247,7 @@ fn what_neither_executes_ends_the_run() {
         c.power_off()
     });
     for backend in hosts::backends() {
-        let run = guest.run_on(backend, &super::guest::to_the_end);
+        let run = guest.run_on(backend, &to_the_end);
         if run.backend == "kvm" && !run.is_emulated() {
             assert_eq!(run.evidence.events, ["power off"]);
             continue;
@@ -262,13 +262,13 @@ fn what_neither_executes_ends_the_run() {
 }
 
 #[test]
-fn a_doorbell_that_they_ring_stands_the_guest_at_once() {
-    use super::code::MAILBOX;
+fn a_doorbell_rung_by_an_emulated_instruction_stops_the_guest_at_once() {
     use guest_agent::device::dma::{CONTROL, CONTROL_ENABLE};
     use guest_agent::device::mailbox::DOORBELL;
     let mut guest = Guest::new(|c| {
         enable_sse(c)?;
-        // Rings with 0x1f80, MXCSR's value after reset; then the engine's control register gets its enable bit.
+        // The message length is 0x1f80, MXCSR's value after reset. Then the enable bit is written to the engine's
+        // control register.
         c.mov(rbx, UPPER + MAILBOX + DOORBELL)?;
         c.stmxcsr(dword_ptr(rbx))?;
         c.store32(DATA, 1)?;

@@ -1,26 +1,28 @@
-//! What hosts that emulate guest kernels need, and that they need it: each workaround with a guest that shows it.
+//! The workarounds for hosts that emulate guest kernels: a guest for each one shows that it works and that only such
+//! hosts need it.
 
 use iced_x86::code_asm::*;
 
 use super::code::{Code, UPPER};
 use super::guest::{Guest, Run, to_the_end};
 use super::{hosts, user};
-use crate::kvm::{Kvm, Workarounds};
-use crate::machine::Event;
+use vmm::devices::lapic::{LVT_TIMER, MSR_TSC_DEADLINE};
+use vmm::kvm::{Kvm, Workarounds};
+use vmm::machine::Event;
 
-/// A run on this host's KVM with these workarounds, whatever it needs.
-fn with(guest: &Guest, workarounds: Workarounds) -> Run {
-    let kvm = Kvm::open_with(workarounds, u64::MAX).unwrap();
+/// A run on this host's KVM with these workarounds instead of those that it needs.
+fn run_with(guest: &Guest, workarounds: Workarounds) -> Run {
+    let kvm = Kvm::open().unwrap().with_workarounds(workarounds);
     guest.run_on(&kvm, &to_the_end)
 }
 
 #[test]
-fn syscall_is_finished_where_the_probe_found_it_broken_and_nowhere_else() {
+fn syscall_is_finished_only_if_the_probe_found_it_broken() {
     let Some(kvm) = hosts::kvm() else { return };
     let works = kvm.measured().syscall_works;
     assert_eq!(kvm.workarounds().fix_syscall, !works);
-    // Without the workaround the guest goes wrong just where the probe says so.
-    let run = with(&user::calling_guest(), Workarounds::default());
+    // Without the workaround the guest fails exactly if the probe says that SYSCALL is broken.
+    let run = run_with(&user::calling_guest(), Workarounds::default());
     assert_eq!(user::has_called(&run), works, "{:?}", run.events);
     if !works {
         // SYSCALL arrives at the entry point at privilege level 3, and the fetch faults.
@@ -31,22 +33,22 @@ fn syscall_is_finished_where_the_probe_found_it_broken_and_nowhere_else() {
 }
 
 #[test]
-fn the_workaround_for_syscall_harms_no_sound_host() {
+fn the_workaround_for_syscall_does_no_harm_elsewhere() {
     let Some(kvm) = hosts::kvm() else { return };
     let fixed = Workarounds {
         fix_syscall: true,
         ..*kvm.workarounds()
     };
-    assert!(user::has_called(&with(&user::calling_guest(), fixed)));
+    assert!(user::has_called(&run_with(&user::calling_guest(), fixed)));
 }
 
-/// Sets a deadline an hour away and reads it back to RAX.
+/// Sets a deadline far in the future and reads its upper half back to R12.
 fn far_deadline() -> Guest {
     Guest::new(|c: &mut Code| {
         c.tables()?;
         c.enable_apic()?;
-        c.apic(0x320, 0x51 | 2 << 17)?;
-        c.write_msr(0x6e0, 1 << 60)?;
+        c.apic(LVT_TIMER, 0x51 | 2 << 17)?;
+        c.write_msr(MSR_TSC_DEADLINE, 1 << 60)?;
         c.mov(edx, 0)?;
         c.rdmsr()?;
         c.mov(r12, rdx)?;
@@ -55,17 +57,20 @@ fn far_deadline() -> Guest {
 }
 
 #[test]
-fn deadlines_are_diverted_from_the_local_apic() {
-    // The local APIC of a diverted guest never gets to know. That they are delivered all the same is the timer's own test.
+fn deadlines_are_kept_from_the_local_apic() {
+    // The local APIC never gets an intercepted deadline. `interrupts` tests that the interrupt comes nevertheless.
     let Some(_) = hosts::kvm() else { return };
-    for diverted in [false, true] {
+    for intercepted in [false, true] {
         let workarounds = Workarounds {
-            emulated_kernel: diverted,
+            emulated_kernel: intercepted,
             ..Workarounds::default()
         };
-        let run = with(&far_deadline(), workarounds);
-        let expected = if diverted { 0 } else { 1 << 28 };
-        assert_eq!(run.evidence.registers.gpr[12], expected, "diverted: {diverted}");
+        let run = run_with(&far_deadline(), workarounds);
+        let expected = if intercepted { 0 } else { 1 << 28 };
+        assert_eq!(
+            run.evidence.registers.gpr[12], expected,
+            "intercepted: {intercepted}"
+        );
     }
 }
 
@@ -83,7 +88,7 @@ fn the_features_of_leaf_seven_are_hidden_where_the_kernel_is_emulated() {
             emulated_kernel,
             ..Workarounds::default()
         };
-        let run = with(&guest, workarounds);
+        let run = run_with(&guest, workarounds);
         let highest = run.evidence.registers.gpr[12];
         assert_eq!(highest < 7, emulated_kernel, "{highest}");
     }
@@ -112,7 +117,7 @@ fn the_number_of_instructions_on_softcpu_is_bounded() {
         }
         c.power_off()
     });
-    let bounded = Kvm::open_with(*kvm.workarounds(), 4).unwrap();
+    let bounded = Kvm::open().unwrap().with_emulation_limit(4);
     let run = guest.run_on(&bounded, &to_the_end);
     if !kvm.workarounds().emulated_kernel {
         assert_eq!(run.evidence.events, ["power off"]);
@@ -122,6 +127,6 @@ fn the_number_of_instructions_on_softcpu_is_bounded() {
         panic!("{:?}", run.events)
     };
     assert!(what.contains("more than 4 instructions"), "{what}");
-    let enough = Kvm::open_with(*kvm.workarounds(), 5).unwrap();
+    let enough = Kvm::open().unwrap().with_emulation_limit(5);
     assert_eq!(guest.run_on(&enough, &to_the_end).evidence.events, ["power off"]);
 }

@@ -5,9 +5,9 @@ use iced_x86::code_asm::*;
 
 use super::code::{Code, DATA, MAILBOX, UPPER};
 use super::guest::Guest;
-use crate::devices::{pci, uart};
-use crate::machine::Event;
-use crate::memory::PAGE_SIZE;
+use vmm::devices::{pci, uart};
+use vmm::machine::Event;
+use vmm::memory::PAGE_SIZE;
 
 /// Port of the UART's scratch register.
 const SCRATCH: u32 = uart::PORT as u32 + 7;
@@ -23,7 +23,7 @@ fn ports_are_written_and_read_in_each_size() {
         c.mov(eax, 0xffff_ffff_u32)?;
         c.in_(al, dx)?;
         c.mov(dword_ptr(rbx), eax)?;
-        // Configuration mechanism #1 takes all sizes at its data port.
+        // The data port of PCI configuration mechanism #1 takes all sizes.
         c.mov(edx, u32::from(pci::ADDRESS_PORT))?;
         c.mov(eax, 0x8000_0000_u32 | 1 << 11)?;
         c.out(dx, eax)?;
@@ -40,7 +40,7 @@ fn ports_are_written_and_read_in_each_size() {
         c.mov(edx, u32::from(pci::DATA_PORT) + 2)?;
         c.in_(al, dx)?;
         c.mov(qword_ptr(rbx + 24), rax)?;
-        // The command register in 16 bits, there and back.
+        // Writes the command register in 16 bits and reads it back.
         c.mov(edx, u32::from(pci::ADDRESS_PORT))?;
         c.mov(eax, 0x8000_0004_u32 | 1 << 11)?;
         c.out(dx, eax)?;
@@ -49,7 +49,7 @@ fn ports_are_written_and_read_in_each_size() {
         c.out(dx, ax)?;
         c.in_(eax, dx)?;
         c.mov(dword_ptr(rbx + 32), eax)?;
-        // The immediate form.
+        // The forms with an immediate port number.
         c.mov(eax, 0x77)?;
         c.out(0x80, al)?;
         c.in_(al, 0x80)?;
@@ -111,7 +111,7 @@ fn string_forms_print_and_read_whole_runs() {
         let registers = &run.evidence.registers;
         assert_eq!(registers.gpr[5], UPPER + DATA + text.len() as u64);
         assert_eq!(registers.gpr[12], UPPER + DATA + PAGE_SIZE + 5);
-        // Written across a page boundary: the page where the run began, too.
+        // INS wrote across a page boundary. Both pages count.
         let pages = run.evidence.pages[0].1.clone();
         assert!(pages.contains(&(DATA >> 12)) && pages.contains(&((DATA >> 12) + 1)));
         assert_eq!(run.machine.ram().read_u64(DATA + 0x2000).unwrap(), u64::MAX);
@@ -144,16 +144,16 @@ fn device_memory_is_written_and_read_in_each_size() {
         c.mov(rax, UPPER + MAILBOX + MAGIC)?;
         c.mov(eax, dword_ptr(rax))?;
         c.mov(qword_ptr(r15 + 40), rax)?;
-        // Read, change and write in one instruction.
+        // One instruction that reads, changes and writes.
         c.add(dword_ptr(rbx + 4), 1)?;
         c.mov(rax, qword_ptr(rbx))?;
         c.mov(qword_ptr(r15 + 48), rax)?;
-        // Nobody is there.
+        // No device is at this address.
         c.mov(rax, UPPER + 0xd000_0000)?;
         c.mov(qword_ptr(rax), rax)?;
         c.mov(rax, qword_ptr(rax))?;
         c.mov(qword_ptr(r15 + 56), rax)?;
-        // From RAM to the window and back.
+        // Copies RAM to the window and back.
         c.lea(rsi, qword_ptr(r15))?;
         c.lea(rdi, qword_ptr(rbx + 0x20))?;
         c.mov(ecx, 4)?;
@@ -179,7 +179,7 @@ fn device_memory_is_written_and_read_in_each_size() {
         ];
         assert_eq!(found, expected, "{}: {found:#x?}", run.backend);
         assert!((0..4).all(|index| word(0x80 + 8 * index) == word(8 * index)));
-        // Device memory is not RAM: the only page written is that of the results.
+        // Device memory is not RAM, so only the page of the results was written.
         assert_eq!(
             run.evidence.pages[0].1.iter().copied().collect::<Vec<_>>(),
             [DATA >> 12]
@@ -188,7 +188,7 @@ fn device_memory_is_written_and_read_in_each_size() {
 }
 
 #[test]
-fn a_doorbell_stands_the_guest_until_the_answer() {
+fn a_doorbell_stops_the_guest_until_the_answer() {
     let guest = Guest::new(|c| {
         c.store32(MAILBOX + WINDOW, u32::from_le_bytes(*b"ask!"))?;
         c.ring(3)?;
@@ -216,7 +216,7 @@ fn a_doorbell_stands_the_guest_until_the_answer() {
 }
 
 #[test]
-fn the_answer_costs_the_guest_no_time() {
+fn waiting_for_an_answer_takes_no_guest_time() {
     let guest = Guest::new(|c| {
         c.ring(0)?;
         c.power_off()
@@ -232,7 +232,7 @@ fn the_answer_costs_the_guest_no_time() {
 }
 
 #[test]
-fn too_long_a_message_ends_the_run() {
+fn a_message_that_is_too_long_ends_the_run() {
     let guest = Guest::new(|c| c.ring(1 << 20));
     for run in guest.runs() {
         assert_eq!(
@@ -244,7 +244,7 @@ fn too_long_a_message_ends_the_run() {
     }
 }
 
-/// The handler counts, and skips the two bytes of RDMSR or WRMSR.
+/// A #GP handler that counts and skips the two bytes of RDMSR or WRMSR.
 fn skipping_handler(c: &mut Code, counter: u64) -> super::code::Asm {
     c.push(rax)?;
     c.mov(rax, UPPER + counter)?;
@@ -258,20 +258,20 @@ fn skipping_handler(c: &mut Code, counter: u64) -> super::code::Asm {
 }
 
 #[test]
-fn model_specific_registers_that_nobody_has_fault() {
+fn unknown_model_specific_registers_fault() {
     let guest = Guest::new(|c| {
         c.tables()?;
         c.mov(ecx, 0x1234_5678)?;
         c.mov(r12, 0x77_u64)?;
         c.rdmsr()?;
         c.wrmsr()?;
-        // Known ones go through: the base of GS, there and back.
+        // Known registers do not fault: writes the base of GS and reads it back.
         c.write_msr(0xc000_0101, 0x1122_3344_5566)?;
         c.rdmsr()?;
         c.shl(rdx, 32)?;
         c.or(rax, rdx)?;
         c.mov(r13, rax)?;
-        // Not canonical.
+        // The address is not canonical.
         c.write_msr(0xc000_0101, 0x8000_0000_0000_0000)?;
         c.power_off()?;
         c.handler(13)?;
@@ -287,7 +287,7 @@ fn model_specific_registers_that_nobody_has_fault() {
 }
 
 #[test]
-fn running_for_a_while_comes_back_and_runs_on() {
+fn a_run_with_a_time_limit_can_be_continued() {
     let guest = Guest::new(|c| {
         c.wait_for(DATA, 1)?;
         c.power_off()

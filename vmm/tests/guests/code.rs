@@ -1,4 +1,4 @@
-//! Writing a guest: iced's assembler, with the few things that all guests do.
+//! An assembler for guests: iced's, with what all guests need.
 
 use std::ops::{Deref, DerefMut};
 
@@ -6,47 +6,48 @@ use guest_agent::device::{dma, mailbox};
 use iced_x86::code_asm::{CodeAssembler, CodeLabel, al, dx, eax, edx, qword_ptr, rax, rcx, rdx};
 use iced_x86::{BlockEncoderOptions, IcedError};
 
-use crate::devices::pci::{ADDRESS_PORT, DATA_PORT, WINDOW_START};
-use crate::devices::power::SLEEP_CONTROL;
-use crate::devices::{ioapic, lapic, uart};
+use vmm::devices::pci::{ADDRESS_PORT, DATA_PORT, WINDOW_START};
+use vmm::devices::power::SLEEP_CONTROL;
+use vmm::devices::{ioapic, lapic, uart};
 
-/// Start of the mapping of all physical memory in the upper half, where guests run: Linux's own place for it. (A KVM that emulates
-/// guest kernels has no place for them everywhere: at the half's very start, user code's faults lack their present bit.)
-pub(super) const UPPER: u64 = 0xffff_8880_0000_0000;
+/// Virtual address at which all physical memory is mapped in the upper half, the same as in Linux. It cannot be the
+/// start of the upper half: on a KVM that emulates guest kernels, page faults of user code lack their present bit
+/// there.
+pub const UPPER: u64 = 0xffff_8880_0000_0000;
 /// Offset of the top-level page table's entry for it.
-pub(super) const UPPER_ENTRY: u64 = (UPPER >> 39 & 0x1ff) * 8;
+pub const UPPER_ENTRY: u64 = (UPPER >> 39 & 0x1ff) * 8;
 /// Physical address of the first instruction: the entry point of the image.
-pub(super) const ENTRY: u64 = 0x100_0200;
+pub const ENTRY: u64 = 0x100_0200;
 /// Physical address of the guest's own code, behind the jump to the upper half.
-pub(super) const CODE: u64 = ENTRY + 0x10;
+pub const CODE: u64 = ENTRY + 0x10;
 /// Interrupt descriptor table.
-pub(super) const IDT: u64 = 0x30_0000;
+pub const IDT: u64 = 0x30_0000;
 /// Global descriptor table.
-pub(super) const GDT: u64 = 0x30_1000;
+pub const GDT: u64 = 0x30_1000;
 /// Task-state segment.
-pub(super) const TSS: u64 = 0x30_2000;
+pub const TSS: u64 = 0x30_2000;
 /// Operands of LIDT and LGDT.
-pub(super) const IDT_OPERAND: u64 = 0x30_3000;
-pub(super) const GDT_OPERAND: u64 = 0x30_3010;
+pub const IDT_OPERAND: u64 = 0x30_3000;
+pub const GDT_OPERAND: u64 = 0x30_3010;
 /// Top of the stack.
-pub(super) const STACK: u64 = 0x41_0000;
+pub const STACK: u64 = 0x41_0000;
 /// Top of the stack that an interrupt at privilege level 3 changes to.
-pub(super) const INTERRUPT_STACK: u64 = 0x42_0000;
-/// What guests write for the test to read, in pages.
-pub(super) const DATA: u64 = 0x50_0000;
+pub const INTERRUPT_STACK: u64 = 0x42_0000;
+/// Where guests write what the test reads; several pages.
+pub const DATA: u64 = 0x50_0000;
 
-/// BARs, where firmware has placed them.
-pub(super) const MAILBOX: u64 = WINDOW_START as u64;
-pub(super) const DMA: u64 = MAILBOX + mailbox::BAR0_SIZE;
-pub(super) const MSIX: u64 = DMA + dma::BAR0_SIZE;
-/// Value that [`SLEEP_CONTROL`] takes for power off.
+/// Addresses of the BARs, as firmware would have set them.
+pub const MAILBOX: u64 = WINDOW_START as u64;
+pub const DMA: u64 = MAILBOX + mailbox::BAR0_SIZE;
+pub const MSIX: u64 = DMA + dma::BAR0_SIZE;
+/// Value for [`SLEEP_CONTROL`] that switches the machine off.
 const S5: u32 = 0x34;
 
-/// What assembling gives.
-pub(super) type Asm = Result<(), IcedError>;
+/// Result of writing an instruction.
+pub type Asm = Result<(), IcedError>;
 
 /// An assembler.
-pub(super) struct Code {
+pub struct Code {
     asm: CodeAssembler,
     gates: Vec<(u8, CodeLabel)>,
 }
@@ -64,8 +65,8 @@ impl DerefMut for Code {
     }
 }
 
-/// Machine code, and which interrupt gates point where.
-pub(super) struct Assembled {
+/// Machine code, and the interrupt gates (vector, address) that point into it.
+pub struct Assembled {
     pub bytes: Vec<u8>,
     pub gates: Vec<(u8, u64)>,
 }
@@ -90,7 +91,7 @@ impl Code {
         }
     }
 
-    /// The gate of this vector points here.
+    /// Makes the gate of this vector point to the next instruction.
     pub fn handler(&mut self, vector: u8) -> Asm {
         let mut label = self.asm.create_label();
         self.asm.set_label(&mut label)?;
@@ -109,7 +110,7 @@ impl Code {
         self.stack()
     }
 
-    /// A stack.
+    /// Loads the stack pointer.
     pub fn stack(&mut self) -> Asm {
         self.mov(iced_x86::code_asm::rsp, UPPER + STACK)
     }
@@ -121,7 +122,7 @@ impl Code {
         self.out(dx, al)
     }
 
-    /// Writes 32 bits of a device's memory or of RAM, at a physical address. Clobbers RAX and RDX.
+    /// Writes 32 bits to device memory or RAM at a physical address. Clobbers RAX and RDX.
     pub fn store32(&mut self, address: u64, value: u32) -> Asm {
         self.mov(rax, UPPER + address)?;
         self.mov(edx, value)?;
@@ -135,7 +136,7 @@ impl Code {
         self.mov(qword_ptr(rax), rdx)
     }
 
-    /// Keeps RCX at a physical address. Clobbers RAX.
+    /// Stores RCX at a physical address. Clobbers RAX.
     pub fn keep_rcx(&mut self, address: u64) -> Asm {
         self.mov(rax, UPPER + address)?;
         self.mov(qword_ptr(rax), rcx)
@@ -162,7 +163,8 @@ impl Code {
         self.store32(MAILBOX + mailbox::DOORBELL, length)
     }
 
-    /// Switches off. Clobbers RAX and RDX, and the flags, which may stem from a wait.
+    /// Switches the machine off. Clobbers RAX, RDX and the flags. The flags are set to fixed values first, because they
+    /// may depend on timing.
     pub fn power_off(&mut self) -> Asm {
         self.cmp(eax, eax)?;
         self.out8(SLEEP_CONTROL, S5)
@@ -200,8 +202,8 @@ impl Code {
         self.iretq()
     }
 
-    /// Points the I/O APIC's pin at a vector of the first processor; `flags` are the lower half's other bits. Clobbers RAX and
-    /// RDX.
+    /// Points the I/O APIC's pin at a vector of the first processor; `flags` are the lower half's other bits. Clobbers
+    /// RAX and RDX.
     pub fn io_apic(&mut self, pin: u8, vector: u8, flags: u32) -> Asm {
         let register = 0x10 + 2 * u32::from(pin);
         self.store32(ioapic::BASE, register + 1)?;

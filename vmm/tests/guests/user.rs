@@ -1,4 +1,4 @@
-//! Privilege level 3: the way there and back, and the faults on the way.
+//! Privilege level 3: entering and leaving it, and its faults.
 
 use guest_agent::device::mailbox::{DOORBELL, WINDOW};
 use iced_x86::code_asm::*;
@@ -6,21 +6,21 @@ use iced_x86::code_asm::*;
 use super::code::{Asm, CODE, Code, DATA, GDT, INTERRUPT_STACK, MAILBOX, UPPER, UPPER_ENTRY};
 use super::guest::{Guest, LEAF, Run, TABLE, to_the_end};
 use super::hosts;
-use crate::boot::layout::{BOOT_PARAMS, ENTRY_64, PDPT};
-use crate::machine::{Event, Machine};
+use vmm::boot::layout::{BOOT_PARAMS, ENTRY_64, PDPT};
+use vmm::machine::{Event, Machine};
 
-/// Page tables of the guest: user pages below, all of memory for the kernel above.
+/// The guest's page tables. The lower half has user pages, the upper half all of memory for the kernel.
 const TOP: u64 = 0x70_0000;
 const MIDDLE: u64 = TOP + 0x1000;
 const BOTTOM: u64 = TOP + 0x2000;
 const DEVICES: u64 = TOP + 0x3000;
-/// Page table entries: user; not writable.
+/// Page table entries: accessible to user code.
 const USER: u64 = 4;
-/// User memory: code and stack in one page of 2 MiB, then one that the page-fault handler maps, then nothing.
-pub(super) const USER_CODE: u64 = 0x80_0000;
+/// User memory: 2 MiB for code and stack, then 2 MiB that the page-fault handler maps.
+pub const USER_CODE: u64 = 0x80_0000;
 const USER_STACK: u64 = 0x90_0000;
 const ON_DEMAND: u64 = 0xa0_0000;
-/// Where the kernel keeps user mode's stack pointer, and what its page-fault handler saw.
+/// Where the kernel stores the user stack pointer, what its page-fault handler finds, and its counters.
 const KEPT_STACK: u64 = DATA + 0x10;
 const FAULT_ADDRESS: u64 = DATA + 0x20;
 const FAULT_ERROR: u64 = DATA + 0x28;
@@ -33,7 +33,7 @@ const CALLS: u64 = DATA + 0x50;
 const STACK_SEGMENT: u64 = DATA + 0x1000;
 const USER_CS: u64 = 0x33;
 const USER_SS: u64 = 0x2b;
-/// What RAX holds to have the machine switched off.
+/// Value of RAX at SYSCALL that switches the machine off.
 const OFF: u32 = 60;
 /// Bits of RFLAGS that SYSCALL clears: TF, IF, DF.
 const MASK: u64 = 0x700;
@@ -47,7 +47,8 @@ fn enter_user(c: &mut Code) -> Asm {
     c.iretq()
 }
 
-/// A kernel that goes to user mode and serves it. Registers are zero but for RSP and RIP when it gets there.
+/// A kernel that enters user mode and handles its system calls. User mode begins with RCX, RDX, RBX, RBP, RSI and RDI
+/// zero.
 fn kernel(c: &mut Code, at_call: &dyn Fn(&mut Code) -> Asm) -> Asm {
     let mut entry = c.create_label();
     c.tables()?;
@@ -61,7 +62,7 @@ fn kernel(c: &mut Code, at_call: &dyn Fn(&mut Code) -> Asm) -> Asm {
     c.wrmsr()?;
     c.mov(rax, TOP)?;
     c.mov(cr3, rax)?;
-    // A word on the console, as every kernel has one to say before it goes to user mode.
+    // Prints before it enters user mode, as every kernel does.
     c.print(b'k')?;
     for register in [rcx, rdx, rbx, rbp, rsi, rdi] {
         c.mov(register, 0_u64)?;
@@ -83,7 +84,7 @@ fn kernel(c: &mut Code, at_call: &dyn Fn(&mut Code) -> Asm) -> Asm {
     c.mov(rsp, qword_ptr(r15))?;
     c.sysretq()?;
     c.set_label(&mut off)?;
-    // Not compared: where SYSCALL is finished by the host, SS is null, and CR2 is that of the fault which that begins with.
+    // CR2 and SS are not compared. If the host finishes SYSCALL, CR2 is that of the fault before that, and SS is null.
     c.mov(eax, 0)?;
     c.mov(cr2, rax)?;
     c.mov(eax, 0x18)?;
@@ -92,7 +93,8 @@ fn kernel(c: &mut Code, at_call: &dyn Fn(&mut Code) -> Asm) -> Asm {
     handlers(c)
 }
 
-/// Maps [`ON_DEMAND`] on a page fault there, counts traps, and steps over UD2 and privileged instructions of two bytes.
+/// Handlers that map [`ON_DEMAND`] on a page fault there, count traps, and skip the two bytes of UD2 and of privileged
+/// instructions.
 fn handlers(c: &mut Code) -> Asm {
     let mut wrong = c.create_label();
     c.handler(14)?;
@@ -136,7 +138,7 @@ fn handlers(c: &mut Code) -> Asm {
     c.iretq()
 }
 
-/// The kernel with this user program; `at_call` is what it does in SYSCALL.
+/// The kernel with this user program. It executes `at_call` in each system call.
 fn guest(at_call: &dyn Fn(&mut Code) -> Asm, user: impl FnOnce(&mut Code) -> Asm) -> Guest {
     let mut guest = Guest::new(|c| kernel(c, at_call));
     guest.reads_natively = true;
@@ -148,14 +150,14 @@ fn guest(at_call: &dyn Fn(&mut Code) -> Asm, user: impl FnOnce(&mut Code) -> Asm
         (MIDDLE, entry(BOTTOM | TABLE | USER)),
         (MIDDLE + 3 * 8, entry(DEVICES | TABLE | USER)),
         (BOTTOM + (USER_CODE >> 21) * 8, entry(USER_CODE | LEAF | USER)),
-        // The mailbox, for user mode's own use.
+        // The mailbox, accessible to user mode.
         (
             DEVICES + (MAILBOX >> 21 & 0x1ff) * 8,
             entry(MAILBOX | LEAF | USER),
         ),
         (USER_CODE, program),
     ]);
-    // A SYSCALL that ends in a fault leaves the fault's frame there.
+    // If the host finishes SYSCALL, the fault before that leaves its frame on the interrupt stack.
     guest
         .moving
         .extend([INTERRUPT_STACK - 1, STACK_SEGMENT].map(|address| address >> 12));
@@ -171,11 +173,11 @@ fn off(c: &mut Code) -> Asm {
     c.syscall()
 }
 
-/// A guest that calls the kernel three times and has itself switched off.
-pub(super) fn calling_guest() -> Guest {
+/// A guest whose user program makes three system calls and then one to switch off.
+pub fn calling_guest() -> Guest {
     guest(
         &|c| {
-            // Privilege level 0, the segments of STAR, and masked flags.
+            // The privilege level and segments that SYSCALL loaded, and the masked flags.
             c.mov(r8, 0_u64)?;
             c.mov(r8w, cs)?;
             c.mov(r9, UPPER + STACK_SEGMENT)?;
@@ -197,25 +199,25 @@ pub(super) fn calling_guest() -> Guest {
             c.cld()?;
             c.dec(ebx)?;
             c.jnz(again)?;
-            // A trap, so that the interrupt stack is written whatever SYSCALL does.
+            // A trap writes to the interrupt stack on every host, whether SYSCALL faults there or not.
             c.int3()?;
             off(c)
         },
     )
 }
 
-/// What the calling guest leaves behind where SYSCALL works.
-pub(super) fn has_called(run: &Run) -> bool {
+/// Whether the calling guest's system calls arrived in the kernel.
+pub fn has_called(run: &Run) -> bool {
     run.machine.ram().read_u64(CALLS).unwrap() == 3 && run.evidence.registers.gpr[8] == 0x10
 }
 
 /// SS in the kernel of the calling guest.
-pub(super) fn stack_segment(run: &Run) -> u64 {
+pub fn stack_segment(run: &Run) -> u64 {
     run.machine.ram().read_u64(STACK_SEGMENT).unwrap()
 }
 
-/// What the page-fault handler saw last: address and error code.
-pub(super) fn last_fault(run: &Run) -> (u64, u64) {
+/// Address and error code of the last page fault.
+pub fn last_fault(run: &Run) -> (u64, u64) {
     let word = |at| run.machine.ram().read_u64(at).unwrap();
     (word(FAULT_ADDRESS), word(FAULT_ERROR))
 }
@@ -232,7 +234,7 @@ fn syscall_goes_to_the_kernel_and_sysret_back() {
             run.backend
         );
         let gpr = run.evidence.registers.gpr;
-        // Flags in the kernel, flags back in user mode: DF came back with R11.
+        // The flags are masked in the kernel; back in user mode DF is set again, from R11.
         assert_eq!(gpr[10] & (MASK | 2), 2, "{}", run.backend);
         assert_eq!(gpr[12] & (MASK | 2), 0x602);
         assert_eq!(gpr[14] & (MASK | 2), 0x602);
@@ -242,9 +244,9 @@ fn syscall_goes_to_the_kernel_and_sysret_back() {
 }
 
 #[test]
-fn faults_of_user_code_are_the_guests() {
+fn faults_of_user_code_reach_the_kernel() {
     let guest = guest(&plain, |c| {
-        // A page that comes when it is needed: written, then read.
+        // Writes and reads a page that is mapped on demand.
         c.mov(rax, ON_DEMAND + 0x123)?;
         c.mov(dword_ptr(rax), 77)?;
         c.mov(ebp, dword_ptr(rax))?;
@@ -252,7 +254,7 @@ fn faults_of_user_code_are_the_guests() {
         c.syscall()?;
         c.int3()?;
         c.ud2()?;
-        // Privileged, of two bytes each.
+        // Privileged instructions of two bytes.
         c.out(0x80, al)?;
         c.clts()?;
         c.mov(eax, 1)?;
@@ -273,11 +275,11 @@ fn faults_of_user_code_are_the_guests() {
 fn software_interrupts_need_a_gate_for_user_code() {
     let mut guest = guest(&plain, |c| {
         c.int(0x80)?;
-        // This one's gate is the kernel's alone.
+        // Only the kernel may use this gate.
         c.int(0x51)?;
         off(c)
     });
-    // A KVM that emulates guest kernels has no INT n: it is an undefined instruction there.
+    // On a KVM that emulates guest kernels, INT n of user code is an undefined instruction.
     guest.moving.insert(DATA >> 12);
     for run in guest.completed() {
         let counts = [TRAPS, PROTECTION, UNDEFINED].map(|at| run.machine.ram().read_u64(at).unwrap());
@@ -287,7 +289,7 @@ fn software_interrupts_need_a_gate_for_user_code() {
 }
 
 #[test]
-fn kernel_memory_is_not_the_users() {
+fn user_code_cannot_read_kernel_memory() {
     let guest = guest(&plain, |c| {
         c.mov(rax, UPPER + CODE)?;
         c.mov(rax, qword_ptr(rax))?;
@@ -324,9 +326,9 @@ fn user_code_rings_the_doorbell() {
     }
 }
 
-/// A write of user code is the user's on softcpu; KVM knows no privilege level.
+/// softcpu records that user code made a write. KVM does not know.
 #[test]
-fn user_writes_are_told_on_softcpu() {
+fn softcpu_knows_which_writes_are_user_codes() {
     let guest = guest(&plain, |c| {
         c.mov(rax, USER_CODE + 0x4000)?;
         c.mov(dword_ptr(rax), 1)?;
@@ -342,13 +344,13 @@ fn user_writes_are_told_on_softcpu() {
     }
 }
 
-/// A kexec out of a system call, and into user mode again: how long no user code ran has both ends.
+/// A kexec from a system call to a kernel that enters user mode. The blackout has a beginning and an end.
 #[test]
 fn a_blackout_begins_and_ends_in_user_mode() {
     const LOADED: u64 = 0x140_0000;
     const COUNT: u64 = USER_CODE + 0x8000;
     const REGISTERS: u64 = DATA + 0x2000;
-    /// What the old kernel leaves by, as it does in reality: the jump is not to the entry itself.
+    /// The old kernel jumps here first, and not to the entry point, as a real one does.
     const RELOCATE: u64 = 0x60_0000;
     let jump = |c: &mut Code| {
         c.mov(rax, RELOCATE)?;
@@ -373,7 +375,7 @@ fn a_blackout_begins_and_ends_in_user_mode() {
         off(c)
     });
     let kernel = Code::assemble(LOADED + ENTRY_64, |c| {
-        // The task state is busy, and would be refused.
+        // LTR refuses a busy TSS, so it is made available again.
         c.mov(rax, UPPER + GDT + 0x38 + 5)?;
         c.mov(byte_ptr(rax), 0x89)?;
         c.mov(rax, UPPER + CODE)?;

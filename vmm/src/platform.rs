@@ -16,7 +16,7 @@ const CS: usize = 1;
 
 /// What a device has to say to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum DeviceEvent {
     /// The ledger is full and the DMA engine stands.
     LedgerFull,
     /// The agent rang the doorbell.
@@ -59,15 +59,15 @@ impl Platform {
     }
 
     /// What a device has to say to the host after an access or a deadline.
-    pub fn take_news(&mut self, now: u64) -> Option<News> {
+    pub fn take_event(&mut self, now: u64) -> Option<DeviceEvent> {
         if self.bus.dma.stopped_by_ledger() {
-            return Some(News::LedgerFull);
+            return Some(DeviceEvent::LedgerFull);
         }
         if let Some(message) = self.bus.mailbox.take_message() {
             self.progress.mark(now);
-            return Some(News::Message(message));
+            return Some(DeviceEvent::Message(message));
         }
-        self.bus.power.requested().map(News::Power)
+        self.bus.power.requested().map(DeviceEvent::Power)
     }
 
     /// Looks whether the guest prints, which is a sign of life.

@@ -1,18 +1,20 @@
-//! Guest time on KVM: the host's monotonic clock while the machine runs, standing while it stands.
+//! Guest time on KVM: it follows the host's monotonic clock while the machine runs and stands still between runs.
 
 use std::time::{Duration, Instant};
 
 /// Guest time in nanoseconds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
+pub(super) struct GuestClock {
+    /// Guest time when the clock was last started or stopped.
     base: u64,
+    /// When it was started; `None` while it stands still.
     since: Option<Instant>,
-    /// Host nanoseconds to one guest nanosecond: more than 1 only on a host that emulates guest kernels, see
-    /// [`super::emulating`].
+    /// Host nanoseconds per guest nanosecond: more than 1 only on a host that emulates guest kernels, see
+    /// [`super::workarounds`].
     slowdown: u32,
 }
 
-impl Clock {
+impl GuestClock {
     pub fn new(slowdown: u32) -> Self {
         Self {
             base: 0,
@@ -31,13 +33,13 @@ impl Clock {
         self.since.get_or_insert_with(Instant::now);
     }
 
-    /// Stands from now on, at `time`: nobody looked at the clock later than that.
+    /// Stops the clock at `time`, which must be the last time that anybody read from it.
     pub fn stop_at(&mut self, time: u64) {
         self.base = time;
         self.since = None;
     }
 
-    /// How long the host has to wait for guest time `time`.
+    /// Host time left until guest time `time`; zero if it has passed.
     pub fn until(&self, time: u64) -> Duration {
         let guest = time.saturating_sub(self.now());
         Duration::from_nanos(guest.saturating_mul(self.slowdown.into()))
@@ -49,17 +51,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_stands_while_the_machine_stands() {
-        let mut clock = Clock::new(4);
+    fn time_stands_still_between_runs() {
+        let mut clock = GuestClock::new(4);
         assert_eq!(clock.now(), 0);
         clock.start();
         std::thread::sleep(Duration::from_millis(4));
         clock.stop_at(clock.now());
-        let stood = clock.now();
-        assert!(stood >= 1_000_000, "{stood}");
+        let stopped = clock.now();
+        assert!(stopped >= 1_000_000, "{stopped}");
         std::thread::sleep(Duration::from_millis(2));
-        assert_eq!(clock.now(), stood);
-        assert_eq!(clock.until(stood + 10), Duration::from_nanos(40));
+        assert_eq!(clock.now(), stopped);
+        assert_eq!(clock.until(stopped + 10), Duration::from_nanos(40));
         assert_eq!(clock.until(0), Duration::ZERO);
     }
 }

@@ -1,22 +1,20 @@
-//! What CPUID says in a guest on KVM.
+//! The CPUID leaves of a guest on KVM.
 //!
-//! The baseline is what softcpu implements, so that guests make the same choices on both backends and softcpu can execute whatever
-//! KVM cannot: x86-64 with SSE2, plus CMPXCHG16B, POPCNT, the TSC deadline timer, FSGSBASE, ERMS and FSRM, LAHF in 64-bit mode,
-//! 1 GiB pages, RDTSCP, invariant TSC. A feature must be offered by the host, too. Beyond softcpu's, leaf 0x40000000 says KVM and
-//! offers the kvm-clock, from which a guest learns the frequency of its TSC.
+//! A guest gets the features that softcpu has and the host offers. So guests make the same choices on both backends,
+//! and softcpu can execute what KVM's emulator cannot. softcpu has x86-64 with SSE2, and CMPXCHG16B, POPCNT, the TSC
+//! deadline timer, FSGSBASE, ERMS, FSRM, LAHF in 64-bit mode, 1 GiB pages, RDTSCP and invariant TSC. In addition, leaf
+//! 0x40000000 names KVM and offers kvm-clock, from which a guest learns the frequency of its TSC.
 
-use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use softcpu::CpuModel;
 
-/// Features of leaf 1, ECX, that KVM itself provides and so need not be the host processor's: TSC deadline, hypervisor.
+/// Leaf 1, ECX: features that KVM provides on any host, namely TSC deadline and hypervisor.
 const PROVIDED_1C: u32 = 1 << 24 | 1 << 31;
-/// Leaf 0x40000001, EAX (Documentation/virt/kvm/x86/cpuid.rst): the second kvm-clock, and that it is stable.
+/// Leaf 0x40000001, EAX (Documentation/virt/kvm/x86/cpuid.rst): KVM_FEATURE_CLOCKSOURCE2 and
+/// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT.
 const FEATURES_KVM: u32 = 1 << 3 | 1 << 24;
-/// KVM_CPUID_FLAG_SIGNIFCANT_INDEX.
-const INDEXED: u32 = 1;
-
-/// The leaves for the processor with this local APIC identity, from what the host supports. `hide_leaf_7` leaves out the
-/// features of leaf 7 altogether.
+/// The leaves of the processor with this local APIC ID. `host` is the result of KVM_GET_SUPPORTED_CPUID. `hide_leaf_7`
+/// removes leaf 7.
 pub(super) fn filter(host: &CpuId, apic_id: u8, processors: u8, hide_leaf_7: bool) -> Vec<kvm_cpuid_entry2> {
     let mut leaves: Vec<kvm_cpuid_entry2> = Vec::new();
     for entry in host.as_slice() {
@@ -59,7 +57,7 @@ pub(super) fn has_gigabyte_pages(host: &CpuId) -> bool {
     leaves.any(|leaf| leaf.function == 0x8000_0001 && leaf.edx & 1 << 26 != 0)
 }
 
-/// Leaf 0xb: one thread a core; the core level spans all processors.
+/// Leaf 0xb: one thread per core; the core level has all processors.
 fn topology(level: u32, apic_id: u8, processors: u8) -> kvm_cpuid_entry2 {
     let shift = u32::BITS - u32::from(processors.saturating_sub(1)).leading_zeros();
     let (eax, ebx, kind) = if level == 0 {
@@ -70,7 +68,7 @@ fn topology(level: u32, apic_id: u8, processors: u8) -> kvm_cpuid_entry2 {
     kvm_cpuid_entry2 {
         function: 0xb,
         index: level,
-        flags: INDEXED,
+        flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
         eax,
         ebx,
         ecx: kind,
@@ -135,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_made_up() {
+    fn features_that_the_host_lacks_are_not_offered() {
         let poor = CpuId::from_entries(&[kvm_cpuid_entry2 {
             function: 1,
             ..Default::default()

@@ -1,4 +1,5 @@
-//! The device thread: an event loop that drives the devices in real time, so that their writes race the vCPUs.
+//! The device thread: an event loop that drives the devices in real time. Their writes race with the vCPUs, as on
+//! hardware.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -6,43 +7,43 @@ use std::time::{Duration, Instant};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::Refused;
-use super::emulating::tick::LOOK_EVERY;
-use super::interrupts::signal;
+use super::error::KvmError;
+use super::msi::signal;
 use super::sandbox::{Role, violation};
-use super::shared::{EndsRun, Shared, glance, lock};
-use crate::processors::Happening;
+use super::shared::{Liveness, LivenessCheck, Shared, StopOnDrop, lock};
+use super::workarounds::deadline::POLL_INTERVAL;
+use crate::processors::StopReason;
 
-/// Shortest sleep: a fast engine does several blocks in one go rather than waking for each.
-const QUANTUM: Duration = Duration::from_micros(100);
-/// Longest sleep, after which vCPUs that show no sign of life are looked at.
-const GLANCE_EVERY: Duration = Duration::from_millis(100);
-/// Processor time in [`GLANCE_EVERY`] below which a vCPU is taken to sleep.
-const ASLEEP_NS: u64 = 1_000_000;
+/// Shortest sleep. A fast DMA engine then writes several blocks per wake-up.
+const MIN_SLEEP: Duration = Duration::from_micros(100);
+/// Time between two checks whether the vCPUs are alive, and so the longest sleep.
+const LIVENESS_INTERVAL: Duration = Duration::from_millis(100);
+/// A vCPU that used less processor time than this in [`LIVENESS_INTERVAL`] is taken to be halted.
+const HALTED_BELOW_NS: u64 = 1_000_000;
 
 /// Drives the devices until the run is over. This is the thread's body.
 pub(super) fn run(shared: &Shared<'_>, vcpus_run: bool) {
-    let guard = EndsRun(shared);
-    if let Err(refused) = drive(shared, vcpus_run) {
-        shared.finish(None, Err(refused));
+    let guard = StopOnDrop(shared);
+    if let Err(error) = drive(shared, vcpus_run) {
+        shared.finish(None, Err(error));
     }
     drop(guard);
 }
 
-fn drive(shared: &Shared<'_>, vcpus_run: bool) -> Result<(), Refused> {
+fn drive(shared: &Shared<'_>, vcpus_run: bool) -> Result<(), KvmError> {
     shared.sandbox.enter(Role::Devices)?;
-    let failed = |error: &dyn std::fmt::Display| Refused::text("event loop", &error.to_string());
+    let failed = |error: &dyn std::fmt::Display| KvmError::new("event loop", error);
     let mut manager = EventManager::new().map_err(|error| failed(&error))?;
     let timer = TimerFd::new().map_err(|error| failed(&error))?;
     manager.add_subscriber(DeviceLoop {
         shared,
         timer,
         vcpus_run,
-        watched: vec![Watched::default(); shared.kicks.len()],
-        last_glance: Instant::now(),
+        last_active: vec![LastActive::default(); shared.kicks.len()],
+        last_check: Instant::now(),
         failure: None,
     });
-    // The first look is not an event.
+    // The devices are served once before anything has happened.
     shared.wake_devices();
     while !shared.is_over() {
         manager.run().map_err(|error| failed(&error))?;
@@ -51,11 +52,13 @@ fn drive(shared: &Shared<'_>, vcpus_run: bool) -> Result<(), Refused> {
     Ok(())
 }
 
-/// What a vCPU had done when it was last looked at.
+/// A vCPU's state at the last liveness check at which it was active.
 #[derive(Debug, Clone, Copy, Default)]
-struct Watched {
+struct LastActive {
     exits: u64,
+    /// Processor time of its thread in nanoseconds.
     spent: u64,
+    /// Its thread has been asked for its liveness since.
     asked: bool,
 }
 
@@ -63,9 +66,9 @@ struct DeviceLoop<'a, 'b> {
     shared: &'a Shared<'b>,
     timer: TimerFd,
     vcpus_run: bool,
-    watched: Vec<Watched>,
-    last_glance: Instant,
-    failure: Option<Refused>,
+    last_active: Vec<LastActive>,
+    last_check: Instant,
+    failure: Option<KvmError>,
 }
 
 impl MutEventSubscriber for DeviceLoop<'_, '_> {
@@ -75,7 +78,7 @@ impl MutEventSubscriber for DeviceLoop<'_, '_> {
             ops.add(Events::new(self.shared.wake, EventSet::IN)),
         ] {
             if let Err(error) = added {
-                self.failure = Some(Refused::text("event loop", &error.to_string()));
+                self.failure = Some(KvmError::new("event loop", error));
             }
         }
     }
@@ -86,27 +89,23 @@ impl MutEventSubscriber for DeviceLoop<'_, '_> {
                 .wake
                 .read()
                 .map(drop)
-                .map_err(|error| Refused::io("eventfd", &error))
+                .map_err(|error| KvmError::new("eventfd", error))
         } else {
             let read = self.timer.wait().map(drop);
-            read.map_err(|error| Refused::text("timerfd", &error.to_string()))
+            read.map_err(|error| KvmError::new("timerfd", error))
         };
-        let looked = self
-            .failure
-            .take()
-            .map_or(drained, Err)
-            .and_then(|()| self.look());
-        match looked {
+        let ready = self.failure.take().map_or(drained, Err);
+        match ready.and_then(|()| self.serve()) {
             Ok(None) => {}
-            Ok(Some(happening)) => self.shared.finish(None, Ok(happening)),
-            Err(refused) => self.shared.finish(None, Err(refused)),
+            Ok(Some(reason)) => self.shared.finish(None, Ok(reason)),
+            Err(error) => self.shared.finish(None, Err(error)),
         }
     }
 }
 
 impl DeviceLoop<'_, '_> {
-    /// Does what is due and sets the timer for what comes next.
-    fn look(&mut self) -> Result<Option<Happening>, Refused> {
+    /// Serves the devices and timers that are due and sets the timer for the next one. Returns what ends the run.
+    fn serve(&mut self) -> Result<Option<StopReason>, KvmError> {
         let shared = self.shared;
         if shared.is_over() {
             return Ok(None);
@@ -114,97 +113,95 @@ impl DeviceLoop<'_, '_> {
         let mut platform = lock(&shared.platform);
         let now = shared.clock.now();
         if let Some(late) = platform.bus.next_event().and_then(|due| now.checked_sub(due)) {
-            let mut marks = lock(&shared.marks);
-            marks.lateness = marks.lateness.max(late);
+            let mut recorded = lock(&shared.recorded);
+            recorded.lateness = recorded.lateness.max(late);
         }
         platform.advance(now);
         shared.send_interrupts(&mut platform)?;
         if self.vcpus_run {
-            if let Some(news) = platform.take_news(now) {
-                return Ok(Some(Happening::News(news)));
+            if let Some(event) = platform.take_event(now) {
+                return Ok(Some(StopReason::DeviceEvent(event)));
             }
             if now >= platform.progress.deadline() {
-                return Ok(Some(Happening::Stuck));
+                return Ok(Some(StopReason::Stuck));
             }
         } else if platform.bus.dma.stopped_by_ledger() {
-            return Ok(Some(Happening::Limit));
+            return Ok(Some(StopReason::Limit));
         }
         if now >= shared.limit {
-            return Ok(Some(Happening::Limit));
+            return Ok(Some(StopReason::Limit));
         }
         let next = platform.bus.next_event();
         let patience = platform.progress.deadline();
         let wake = next.unwrap_or(u64::MAX).min(patience).min(shared.limit);
-        shared.sleeping_to.store(wake, Ordering::Release);
+        shared.devices_sleep_until.store(wake, Ordering::Release);
         drop(platform);
-        let mut wait = shared.clock.until(wake).clamp(QUANTUM, GLANCE_EVERY);
+        let mut wait = shared.clock.until(wake).clamp(MIN_SLEEP, LIVENESS_INTERVAL);
         if self.vcpus_run {
-            if let Some(tick) = self.ticks()? {
-                wait = wait.min(tick.max(QUANTUM));
+            if let Some(timer) = self.serve_timers()? {
+                wait = wait.min(timer.max(MIN_SLEEP));
             }
-            if let Some(dead) = self.glance(next.is_none()) {
+            if let Some(dead) = self.check_liveness(next.is_none()) {
                 return Ok(Some(dead));
             }
         }
         self.timer
             .reset(wait, None)
-            .map_err(|error| Refused::text("timerfd", &error.to_string()))?;
+            .map_err(|error| KvmError::new("timerfd", error))?;
         Ok(None)
     }
 
-    /// Sends timer interrupts whose time has come; says when to look again.
-    fn ticks(&self) -> Result<Option<Duration>, Refused> {
+    /// Sends the timer interrupts that are due. Returns how long until the next one may be; `None` if no timer is
+    /// armed.
+    fn serve_timers(&self) -> Result<Option<Duration>, KvmError> {
         let mut soonest: Option<Duration> = None;
-        let ticks = self.shared.ticks.iter().zip(&self.shared.kicks);
-        for (apic_id, (tick, kick)) in (0..).zip(ticks) {
-            let mut tick = lock(tick);
-            if !tick.is_armed() {
+        let timers = self.shared.timers.iter().zip(&self.shared.kicks);
+        for (apic_id, (timer, kick)) in (0..).zip(timers) {
+            let mut timer = lock(timer);
+            if !timer.is_armed() {
                 continue;
             }
             let spent = kick.processor_time().unwrap_or(0);
-            if let Some(msi) = tick.take(apic_id, spent) {
+            if let Some(msi) = timer.take(apic_id, spent) {
                 signal(self.shared.vm, msi)?;
             }
-            let wait = tick.wait().map(|wait| wait.max(LOOK_EVERY));
+            let wait = timer.wait().map(|wait| wait.max(POLL_INTERVAL));
             soonest = soonest.into_iter().chain(wait).min();
         }
         Ok(soonest)
     }
 
-    /// Looks after vCPUs that do nothing: when all of them are halted and nothing can wake one, the guest is dead.
-    fn glance(&mut self, devices_are_idle: bool) -> Option<Happening> {
+    /// Detects a dead guest: all vCPUs are halted and nothing can wake one. A vCPU that neither exited nor used
+    /// processor time since the last check is kicked, so that its own thread finds out.
+    fn check_liveness(&mut self, devices_are_idle: bool) -> Option<StopReason> {
         let shared = self.shared;
-        if self.last_glance.elapsed() < GLANCE_EVERY {
+        if self.last_check.elapsed() < LIVENESS_INTERVAL {
             return None;
         }
-        self.last_glance = Instant::now();
-        for (index, watched) in self.watched.iter_mut().enumerate() {
-            let look = &shared.glances[index];
-            let exits = look.exits.load(Ordering::Relaxed);
+        self.last_check = Instant::now();
+        for (index, last) in self.last_active.iter_mut().enumerate() {
+            let check = &shared.liveness[index];
+            let exits = check.exits.load(Ordering::Relaxed);
             let spent = shared.kicks[index].processor_time().unwrap_or(0);
-            let still = spent.saturating_sub(watched.spent) < ASLEEP_NS;
-            // The look itself is an exit.
-            let moved = exits > watched.exits + u64::from(watched.asked);
-            if moved || !still {
-                look.dead.store(glance::ALIVE, Ordering::Release);
-                *watched = Watched {
+            let idle = spent.saturating_sub(last.spent) < HALTED_BELOW_NS;
+            // The kick itself is an exit.
+            let exited = exits > last.exits + u64::from(last.asked);
+            if exited || !idle {
+                check.set(Liveness::Alive);
+                *last = LastActive {
                     exits,
                     spent,
                     asked: false,
                 };
-            } else if !watched.asked {
-                watched.asked = true;
-                look.wanted.store(true, Ordering::Release);
+            } else if !last.asked {
+                last.asked = true;
+                check.requested.store(true, Ordering::Release);
                 shared.kicks[index].kick();
             }
         }
-        let dead: Vec<u64> = shared
-            .glances
-            .iter()
-            .map(|glance| glance.dead.load(Ordering::Acquire))
-            .collect();
-        let all_dead = !dead.contains(&glance::ALIVE);
-        let interruptible = dead.contains(&glance::WAITING);
-        (all_dead && (devices_are_idle || !interruptible)).then_some(Happening::DeadHalt { interruptible })
+        let found: Vec<Liveness> = shared.liveness.iter().map(LivenessCheck::get).collect();
+        let all_dead = !found.contains(&Liveness::Alive);
+        let interruptible = found.contains(&Liveness::WaitsForDevice);
+        (all_dead && (devices_are_idle || !interruptible)).then_some(StopReason::DeadHalt { interruptible })
     }
 }

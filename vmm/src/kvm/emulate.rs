@@ -1,59 +1,49 @@
-//! One instruction at a time on softcpu, where KVM's own emulator gives up (KVM_INTERNAL_ERROR_EMULATION).
+//! Executes one instruction on softcpu where KVM's own emulator gives up (KVM_INTERNAL_ERROR_EMULATION).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use iced_x86::{Decoder, DecoderOptions};
-use kvm_bindings::kvm_xsave;
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+use kvm_bindings::{kvm_sregs, kvm_xsave};
 use kvm_ioctls::VcpuFd;
 use softcpu::memory::Ram;
-use softcpu::{Cpu, CpuModel, Exit, X87};
+use softcpu::{Cpu, CpuModel, Exit};
 
-use super::Refused;
-use super::state;
+use super::error::KvmError;
+use super::exclusive::Exclusive;
+use super::{emulatable, registers, xsave};
 use crate::memory::{GuestRam, PAGE_SIZE};
-use crate::processors::Happening;
+use crate::processors::StopReason;
 use crate::soft::vcpu::{ram_view, registers_in, registers_out, write_out};
 use crate::vcpu::{BackendError, Bus, CpuWrite, Registers};
 
-/// Instructions that softcpu executes in KVM's place in one run. A guest that needs more would be better off on softcpu.
+/// Most instructions that softcpu executes in KVM's place in one run. A guest that needs more should run on softcpu
+/// altogether.
 pub(super) const LIMIT: u64 = 4_000_000;
-/// Longest x86 instruction.
+/// Bytes of the longest x86 instruction.
 const MAX_INSTRUCTION: usize = 15;
 
-// Layout of the XSAVE area's legacy region and header (Intel SDM volume 1, section 13.4), in units of 4 bytes.
-const MXCSR: usize = 6;
-const X87_REGISTERS: usize = 8;
-const XMM: usize = 40;
-const XSTATE_BV: usize = 128;
-/// XSTATE_BV: x87 and SSE state are present.
-const LEGACY_STATE: u32 = 0b11;
-
-/// softcpu, standing in for one vCPU.
+/// Executes instructions of one vCPU on softcpu.
 pub(super) struct Emulator {
     cpu: Cpu,
+    /// Points into `owner` and is dropped before it.
     ram: Ram,
-    // Declared, and so dropped, after the view into it.
     owner: Arc<GuestRam>,
     counts: BTreeMap<String, u64>,
     total: u64,
     limit: u64,
 }
 
-/// How an emulated instruction ended.
-pub(super) enum Emulated {
-    /// The vCPU goes on behind it. These are its writes to RAM.
-    Done(Vec<CpuWrite>),
-    /// It cannot go on.
-    Ended(Happening),
-}
-
 impl Emulator {
-    /// For a vCPU with this RAM, for at most `limit` instructions.
+    /// For a vCPU with this RAM; executes at most `limit` instructions.
     pub fn new(ram: Arc<GuestRam>, limit: u64) -> Result<Self, BackendError> {
         Ok(Self {
             cpu: Cpu::new(CpuModel::default()),
-            ram: ram_view(&ram)?,
+            // SAFETY: `owner` keeps the mappings for as long as the view. softcpu accesses them in `step` only. Its
+            // caller holds the platform's lock, so that no device accesses RAM, and proves by `Exclusive` that no vCPU
+            // is in the guest.
+            #[allow(unsafe_code)]
+            ram: unsafe { ram_view(&ram) }?,
             owner: ram,
             counts: BTreeMap::new(),
             total: 0,
@@ -66,91 +56,103 @@ impl Emulator {
         &self.counts
     }
 
-    /// Executes the vCPU's next instruction. The caller holds the platform's lock: no device accesses RAM meanwhile.
-    pub fn step(&mut self, vcpu: &VcpuFd, bus: &mut dyn Bus, now: u64) -> Result<Emulated, Refused> {
-        let (regs, mut sregs, mut xsave) = (
-            vcpu.get_regs().map_err(Refused::at("KVM_GET_REGS"))?,
-            vcpu.get_sregs().map_err(Refused::at("KVM_GET_SREGS"))?,
-            vcpu.get_xsave().map_err(Refused::at("KVM_GET_XSAVE"))?,
-        );
-        let before = state::out(&regs, &sregs);
-        self.total += 1;
-        if self.total > self.limit {
-            let what = format!(
-                "more than {} instructions had to be executed in KVM's place",
-                self.limit
-            );
-            return Ok(Emulated::Ended(Happening::UnknownInstruction {
-                bytes: Vec::new(),
-                what,
-            }));
+    /// Executes the vCPU's next instruction. Returns what ends the run; `None` if the vCPU can go on behind the
+    /// instruction. The caller holds the platform's lock.
+    pub fn step(
+        &mut self,
+        vcpu: &VcpuFd,
+        _: &Exclusive<'_>,
+        bus: &mut dyn Bus,
+    ) -> Result<Option<StopReason>, KvmError> {
+        let regs = vcpu.get_regs().map_err(KvmError::ioctl("KVM_GET_REGS"))?;
+        let mut sregs = vcpu.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))?;
+        let mut xsave = vcpu.get_xsave().map_err(KvmError::ioctl("KVM_GET_XSAVE"))?;
+        let before = registers::from_kvm(&regs, &sregs);
+        let (bytes, pages) = fetch(vcpu, &self.owner, before.rip);
+        if let Some(refused) = self.admit(&bytes, before.rip) {
+            return Ok(Some(refused));
         }
-        self.count(vcpu, &before);
-        self.load(&before, &xsave, sregs.cr8);
+        self.load(&before, &sregs, &xsave);
         self.cpu.begin_write_epoch(&self.ram);
-        let start = self.cpu.now();
-        let exit = self.cpu.run(&mut self.ram, bus, start.saturating_add(1));
-        if let Some(end) = ended(exit) {
-            return Ok(Emulated::Ended(end));
-        }
-        let after = self.cpu.registers();
-        put_xmm(&after, &mut xsave);
-        let registers = registers_out(&after);
-        vcpu.set_regs(&state::regs(&registers.gpr, registers.rip, registers.rflags))
-            .map_err(Refused::at("KVM_SET_REGS"))?;
-        #[allow(unsafe_code)]
-        // SAFETY: the structure came from KVM_GET_XSAVE of this vCPU, which has no dynamically enabled XSTATE features, so its 4096 bytes
-        // are all that KVM reads.
-        unsafe { vcpu.set_xsave(&xsave) }.map_err(Refused::at("KVM_SET_XSAVE"))?;
-        if special(&registers) != special(&before) {
-            state::put_special(&registers, &mut sregs);
-            vcpu.set_sregs(&sregs).map_err(Refused::at("KVM_SET_SREGS"))?;
-        }
-        let at = |write: &softcpu::WriteRecord| CpuWrite {
-            time: now,
-            ..write_out(*write)
-        };
-        Ok(Emulated::Done(self.cpu.epoch_writes().iter().map(at).collect()))
-    }
-
-    /// Counts the instruction, and makes softcpu decode it anew.
-    fn count(&mut self, vcpu: &VcpuFd, registers: &Registers) {
-        let (bytes, pages) = fetch(vcpu, &self.owner, registers.rip);
-        // Others may have written the code since it was last executed here.
+        // The guest may have changed the code since softcpu decoded it.
         for page in pages {
             self.cpu.memory_written(&self.ram, page, PAGE_SIZE);
         }
-        let mut decoder = Decoder::with_ip(64, &bytes, registers.rip, DecoderOptions::NONE);
-        let mnemonic = format!("{:?}", decoder.decode().mnemonic()).to_lowercase();
-        *self.counts.entry(mnemonic).or_default() += 1;
+        let until = self.cpu.now().saturating_add(1);
+        let exit = self.cpu.run(&mut self.ram, bus, until);
+        if let Some(end) = ended(exit) {
+            return Ok(Some(end));
+        }
+        self.store(vcpu, &before, &mut sregs, &mut xsave)?;
+        Ok(None)
     }
 
-    fn load(&mut self, registers: &Registers, xsave: &kvm_xsave, cr8: u64) {
-        let mut state = registers_in(registers, softcpu::Registers::default());
-        let word = |index: usize| u128::from(xsave.region[index]);
-        let wide = |at: usize| word(at) | word(at + 1) << 32 | word(at + 2) << 64 | word(at + 3) << 96;
-        for (index, register) in state.xmm.iter_mut().enumerate() {
-            *register = wide(XMM + 4 * index);
+    /// First write of the last instruction to each page, at guest time `now`.
+    pub fn writes(&self, now: u64) -> impl Iterator<Item = CpuWrite> {
+        self.cpu.epoch_writes().iter().map(move |write| CpuWrite {
+            time: now,
+            ..write_out(*write)
+        })
+    }
+
+    /// Counts the instruction. Returns why softcpu may not execute it; `None` if it may.
+    fn admit(&mut self, bytes: &[u8], rip: u64) -> Option<StopReason> {
+        self.total += 1;
+        if self.total > self.limit {
+            return Some(StopReason::UnknownInstruction {
+                bytes: Vec::new(),
+                what: format!(
+                    "more than {} instructions had to be executed in KVM's place",
+                    self.limit
+                ),
+            });
         }
-        state.mxcsr = xsave.region[MXCSR];
-        let [control, status] = halves(xsave.region[0]);
-        let [tags, opcode] = halves(xsave.region[1]);
-        let top = usize::from(status >> 11 & 7);
-        let mut registers = [0; 8];
-        for index in 0..8 {
-            registers[(top + index) % 8] = wide(X87_REGISTERS + 4 * index) & ((1 << 80) - 1);
+        let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        if !emulatable::is_allowed(&instruction) {
+            return Some(refusal(&instruction, bytes));
         }
-        state.fpu = X87 {
-            registers,
-            control,
-            status,
-            full: (tags & 0xff) as u8,
-            opcode: opcode & 0x7ff,
-            ..X87::default()
+        let mnemonic = format!("{:?}", instruction.mnemonic()).to_lowercase();
+        *self.counts.entry(mnemonic).or_default() += 1;
+        None
+    }
+
+    fn load(&mut self, before: &Registers, sregs: &kvm_sregs, xsave: &kvm_xsave) {
+        let ldt = registers::segment_from_kvm(&sregs.ldt);
+        let mut state = registers_in(before, softcpu::Registers::default());
+        state.ldtr = softcpu::registers::Segment {
+            selector: ldt.selector,
+            base: ldt.base,
+            limit: ldt.limit,
+            attributes: ldt.attributes,
         };
-        state.cr8 = cr8;
-        // With that softcpu forgets its translations.
+        state.cr8 = sregs.cr8;
+        xsave::load(&mut state, xsave);
+        // softcpu drops its cached translations here.
         self.cpu.set_registers(&state);
+    }
+
+    fn store(
+        &self,
+        vcpu: &VcpuFd,
+        before: &Registers,
+        sregs: &mut kvm_sregs,
+        xsave: &mut kvm_xsave,
+    ) -> Result<(), KvmError> {
+        let state = self.cpu.registers();
+        let after = registers_out(&state);
+        xsave::store(&state, xsave);
+        vcpu.set_regs(&registers::general_to_kvm(&after.gpr, after.rip, after.rflags))
+            .map_err(KvmError::ioctl("KVM_SET_REGS"))?;
+        #[allow(unsafe_code)]
+        // SAFETY: the structure came from KVM_GET_XSAVE of this vCPU, which has no dynamically enabled XSTATE features,
+        // so its 4096 bytes are all that KVM reads.
+        unsafe { vcpu.set_xsave(xsave) }.map_err(KvmError::ioctl("KVM_SET_XSAVE"))?;
+        if special(&after) != special(before) {
+            registers::update_sregs(sregs, &after);
+            vcpu.set_sregs(sregs).map_err(KvmError::ioctl("KVM_SET_SREGS"))?;
+        }
+        Ok(())
     }
 }
 
@@ -171,33 +173,17 @@ fn fetch(vcpu: &VcpuFd, ram: &GuestRam, rip: u64) -> (Vec<u8>, BTreeSet<u64>) {
     (bytes, pages)
 }
 
-fn halves(word: u32) -> [u16; 2] {
-    let [a, b, c, d] = word.to_le_bytes();
-    [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])]
+fn refusal(instruction: &Instruction, bytes: &[u8]) -> StopReason {
+    StopReason::UnknownInstruction {
+        bytes: bytes[..instruction.len().min(bytes.len())].to_vec(),
+        what: format!(
+            "KVM does not execute {instruction}, and softcpu may not stand in for it, because it has no more of the \
+             vCPU's state than general, segment, x87 and SSE registers"
+        ),
+    }
 }
 
-#[allow(clippy::cast_possible_truncation)] // words of a wider number
-fn put_xmm(state: &softcpu::Registers, xsave: &mut kvm_xsave) {
-    let mut put = |at: usize, value: u128| {
-        for part in 0..4 {
-            xsave.region[at + part] = (value >> (32 * part)) as u32;
-        }
-    };
-    for (index, register) in state.xmm.iter().enumerate() {
-        put(XMM + 4 * index, *register);
-    }
-    let fpu = &state.fpu;
-    let top = usize::from(fpu.status >> 11 & 7);
-    for index in 0..8 {
-        put(X87_REGISTERS + 4 * index, fpu.registers[(top + index) % 8]);
-    }
-    xsave.region[0] = u32::from(fpu.control) | u32::from(fpu.status) << 16;
-    xsave.region[1] = u32::from(fpu.full) | u32::from(fpu.opcode) << 16;
-    xsave.region[MXCSR] = state.mxcsr;
-    xsave.region[XSTATE_BV] |= LEGACY_STATE;
-}
-
-/// What KVM_SET_SREGS would have to be told.
+/// The registers that KVM_SET_SREGS sets; the others are zero.
 fn special(registers: &Registers) -> Registers {
     Registers {
         gpr: [0; 16],
@@ -207,16 +193,16 @@ fn special(registers: &Registers) -> Registers {
     }
 }
 
-/// What ends the run; `None` when the instruction was executed.
-fn ended(exit: Exit) -> Option<Happening> {
+/// What ends the run; `None` if the instruction was executed.
+fn ended(exit: Exit) -> Option<StopReason> {
     match exit {
-        Exit::Shutdown(shutdown) => Some(Happening::TripleFault {
+        Exit::Shutdown(shutdown) => Some(StopReason::TripleFault {
             reason: format!(
                 "exceptions {:?} from {:#x} on, CR2 {:#x}, in an instruction that softcpu executed for KVM",
                 shutdown.vectors, shutdown.rip, shutdown.cr2
             ),
         }),
-        Exit::Unknown(unknown) => Some(Happening::UnknownInstruction {
+        Exit::Unknown(unknown) => Some(StopReason::UnknownInstruction {
             what: format!("neither KVM nor softcpu executes it: {unknown}"),
             bytes: unknown.bytes,
         }),

@@ -1,4 +1,4 @@
-//! Opening /dev/kvm, and what a host has to offer.
+//! Opens /dev/kvm and checks that the host has the capabilities that the machine needs.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -10,7 +10,7 @@ use thiserror::Error;
 
 const PATH: &str = "/dev/kvm";
 
-/// What the machine needs of a host's KVM, with the names of KVM's documentation.
+/// The capabilities that the machine needs, with their names in KVM's documentation.
 const NEEDED: [(Cap, &str); 9] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
@@ -23,29 +23,31 @@ const NEEDED: [(Cap, &str); 9] = [
     (Cap::SyncRegs, "KVM_CAP_SYNC_REGS"),
 ];
 
-/// Why KVM cannot be used, and what to do about it.
+/// Why this host's KVM cannot be used; the messages say what to do about it.
 #[derive(Debug, Error)]
 pub enum HostError {
     /// There is no device node.
     #[error(
-        "this host has no /dev/kvm: load kvm_intel or kvm_amd (in a virtual machine, have nested virtualisation enabled), or use \
-         --backend soft"
+        "this host has no /dev/kvm: load kvm_intel or kvm_amd (in a virtual machine, have nested virtualisation \
+         enabled), or use --backend soft"
     )]
     Missing,
     /// The device node cannot be opened by this user.
     #[error(
-        "/dev/kvm cannot be opened ({0}): add the user to the group that owns it (ls -l /dev/kvm), or use --backend soft"
+        "/dev/kvm cannot be opened ({0}): add the user to the group that owns it (ls -l /dev/kvm), or \
+         use --backend soft"
     )]
     Denied(std::io::Error),
-    /// It could not be opened for another reason, or does not answer.
+    /// The device node could not be opened for another reason, or KVM_GET_API_VERSION failed.
     #[error("/dev/kvm does not answer ({0}): see the host's kernel log, or use --backend soft")]
     Silent(std::io::Error),
-    /// Something else than the stable API.
+    /// The API version is not the stable one.
     #[error(
-        "/dev/kvm speaks API version {found}, expected {KVM_API_VERSION}: the host's kernel is older than 2.6.22; use --backend soft"
+        "/dev/kvm speaks API version {found}, expected {KVM_API_VERSION}: the host's kernel is older than \
+         2.6.22; use --backend soft"
     )]
     Version {
-        /// What KVM_GET_API_VERSION said.
+        /// The version that KVM_GET_API_VERSION returned.
         found: i32,
     },
     /// A capability is missing.
@@ -56,7 +58,7 @@ pub enum HostError {
     },
 }
 
-/// Opens /dev/kvm and checks that it has what the machine needs.
+/// Opens /dev/kvm and checks API version and capabilities.
 pub fn open() -> Result<Kvm, HostError> {
     open_at(Path::new(PATH))
 }

@@ -1,16 +1,17 @@
-//! Seeing a kexec on KVM, without touching the guest: by hardware breakpoints and, for the last stretch, single steps.
+//! Detects a kexec on KVM by hardware breakpoints and single steps, without changing the guest.
 //!
-//! The new kernel's entry point is in RAM once it is loaded: purgatory's `entry64_regs` hold it (`struct kexec_entry64_regs`,
-//! arch/x86/include/asm/kexec.h), next to the address of the boot parameters. A breakpoint there sees the entry exactly. The jump
-//! itself is seen exactly when the address of `machine_kexec` is known: from there on the processor is stepped until it executes in
-//! the lower half of the address space. Without symbols the jump is known only to lie before the entry.
+//! Once the new kernel is loaded, its entry point is in RAM: purgatory's `entry64_regs` hold it (`struct
+//! kexec_entry64_regs`, arch/x86/include/asm/kexec.h), with the address of the boot parameters. A breakpoint at the
+//! entry point catches the entry. To catch the jump, the vCPU is single-stepped from `machine_kexec` until it executes
+//! in the lower half of the address space. This needs the address of `machine_kexec`. Without symbols, all that is
+//! known of the jump is that it came before the entry.
 
 use crate::boot::layout::ENTRY_64;
 use crate::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE};
 
-/// Hardware breakpoints that a processor has.
+/// Number of hardware breakpoints of a processor.
 pub(super) const BREAKPOINTS: usize = 4;
-/// Steps after which `machine_kexec` is given up on: it copies a page and switches tables, no more.
+/// Most single steps from `machine_kexec` on. The function only copies a page and switches page tables before it jumps.
 pub(super) const MAX_STEPS: u32 = 200_000;
 
 /// Bytes of `struct kexec_entry64_regs`: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15, rip.
@@ -21,17 +22,17 @@ const RIP: usize = 16;
 /// Smallest alignment of a kernel's load address: CONFIG_PHYSICAL_ALIGN is at least 2 MiB on x86-64.
 const ALIGNMENT: u64 = 2 << 20;
 
-/// What is known of a kexec to come.
+/// What is known about the next kexec before it happens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Expected {
+pub(super) struct ExpectedKexec {
     /// Address of `machine_kexec` in the running kernel.
     pub machine_kexec: Option<u64>,
-    /// Entry points of kernels that are loaded: one, unless something else looks just like it.
+    /// Candidates for the loaded kernel's entry point: one, unless other data in RAM looks the same.
     pub entries: Vec<u64>,
 }
 
-/// Looks for entry points of loaded kernels in the pages that anybody wrote.
-pub(super) fn entries(ram: &GuestRam) -> Vec<u64> {
+/// Searches all pages that were ever written for the entry point of a loaded kernel. Returns at most two candidates.
+pub(super) fn find_entries(ram: &GuestRam) -> Vec<u64> {
     let mut found = Vec::new();
     let mut page = [0; PAGE_BYTES];
     for pfn in ram.touched_pages() {
@@ -50,8 +51,8 @@ pub(super) fn entries(ram: &GuestRam) -> Vec<u64> {
     found
 }
 
-/// The entry point, if these bytes look like `entry64_regs` as the bzImage loader fills them in: a stack, the boot parameters, the entry
-/// point, and zero elsewhere.
+/// The entry point in `bytes`, if they look like `entry64_regs` as the bzImage loader fills them in: RSP, the address
+/// of the boot parameters in RSI, the entry point in RIP, and zero elsewhere.
 fn entry_in(bytes: &[u8], ram: &GuestRam) -> Option<u64> {
     let word = |index: usize| -> Option<u64> {
         Some(u64::from_le_bytes(
@@ -89,15 +90,15 @@ mod tests {
     #[test]
     fn the_loaded_kernels_entry_is_found_once() {
         let ram = GuestRam::new(MIN_RAM).unwrap();
-        assert!(entries(&ram).is_empty());
+        assert!(find_entries(&ram).is_empty());
         let regs = image(&|_| {});
         ram.write(0x5008, &regs).unwrap();
         ram.write(0x80_0100, &regs).unwrap();
-        assert_eq!(entries(&ram), [0x100_0200]);
+        assert_eq!(find_entries(&ram), [0x100_0200]);
     }
 
     #[test]
-    fn what_merely_resembles_it_is_not_taken() {
+    fn bytes_that_only_resemble_entry_registers_are_ignored() {
         type Change<'a> = &'a dyn Fn(&mut [u64; 17]);
         let changes: [Change<'_>; 6] = [
             &|words| words[RIP] = 0x100_0201,
@@ -110,7 +111,7 @@ mod tests {
         for change in changes {
             let ram = GuestRam::new(MIN_RAM).unwrap();
             ram.write(0x5000, &image(change)).unwrap();
-            assert!(entries(&ram).is_empty());
+            assert!(find_entries(&ram).is_empty());
         }
     }
 }

@@ -1,43 +1,50 @@
 //! The `kvm` backend: the host's processor, in real time.
 //!
 //! ```text
-//!  host         opening /dev/kvm: what may be wrong with it, and what to do
-//!   |- probe    how fast guest kernel code is, and whether SYSCALL works
-//!   `- vm       memory slots, split irqchip, vCPUs (cpuid: the baseline)
-//!  live         Processors: threads while the machine runs, none while it stands
-//!   |- cpu      KVM_RUN and its exits, one thread per vCPU              kick: stopping one
-//!   |   |- debug      hardware breakpoints and steps                     kexec: seeing the jump
-//!   |   `- emulate    one instruction on softcpu, where KVM gives up
+//!  host         opens /dev/kvm and checks its capabilities
+//!   |- probe    measures how fast guest kernel code is, and whether SYSCALL works
+//!   `- vm       memory slots, split irqchip, vCPUs; cpuid: their CPUID leaves
+//!  processors   the trait Processors: one thread per vCPU and one for the devices during a run, none between runs
+//!   |- vcpu     KVM_RUN and its exits                     kick: makes KVM_RUN return      io: accesses to devices
+//!   |   |- guest_debug  breakpoints and single steps      kexec: what to watch for
+//!   |   `- emulate      one instruction on softcpu        emulatable: which ones   exclusive: alone with RAM
 //!   |- devices  the event loop that drives the devices
 //!   |- shared   what the threads share, and how a run ends
-//!   |- interrupts, dirty, clock
-//!   |- sandbox    what the threads may ask of the host's kernel
-//!   `- emulating  workarounds for hosts whose KVM emulates guest kernels
+//!   |- msi, dirty, clock      interrupts, written pages, guest time
+//!   |- sandbox      seccomp filters of the threads
+//!   `- workarounds  for hosts whose KVM emulates guest kernels
+//!  registers, xsave, x86      register structures and numbers
 //! ```
 //!
-//! What may race: guest code and device writes, as on hardware. Device state may not: every access to a device, from a vCPU's exit or
-//! from the device thread, is made under the platform's lock. Guest RAM is accessed by the device thread, and by instructions that softcpu
-//! executes for KVM, under that lock, too, so that in this process only guests race with anybody. The loader, the collector of
-//! evidence and the oracle look at RAM only while no thread runs.
+//! Guest code and device writes race for guest RAM, as on hardware. Nothing else in this process races. Every access to
+//! a device is made under the platform's lock, by a vCPU's thread after an exit or by the device thread. The device
+//! thread accesses RAM under that lock. softcpu does so too, and only while no vCPU is in the guest. Loader, evidence
+//! collection and oracle access RAM between runs.
 
 mod clock;
-mod cpu;
 mod cpuid;
-mod debug;
 mod devices;
 mod dirty;
+mod emulatable;
 mod emulate;
-mod emulating;
+mod error;
+mod exclusive;
+mod guest_debug;
 mod host;
-mod interrupts;
+mod io;
 mod kexec;
 mod kick;
-mod live;
+mod msi;
 mod probe;
+mod processors;
+mod registers;
 mod sandbox;
 mod shared;
-mod state;
+mod vcpu;
 mod vm;
+mod workarounds;
+mod x86;
+mod xsave;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -47,78 +54,36 @@ use kvm_ioctls::Kvm as KvmFd;
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
-pub use emulating::Workarounds;
+pub use error::KvmError;
 pub use host::HostError;
 pub use probe::Measured;
+pub use workarounds::Workarounds;
 
 use crate::memory::GuestRam;
 use crate::platform::Platform;
 use crate::processors::{Backend, PowerOn, Processors};
 use crate::vcpu::BackendError;
-use clock::Clock;
-use cpu::Cpu;
-use debug::Debug;
-use dirty::Dirty;
+use clock::GuestClock;
+use dirty::DirtyLog;
 use emulate::Emulator;
-use interrupts::Interrupts;
-use live::Live;
+use guest_debug::GuestDebug;
+use msi::MsiRoutes;
+use processors::KvmProcessors;
 use sandbox::Sandbox;
-use shared::Marks;
+use shared::Recorded;
+use vcpu::KvmVcpu;
 
-/// A call that the host refused.
-#[derive(Debug, Error)]
-#[error("{call}: {reason}")]
-pub struct Refused {
-    /// The ioctl's name in KVM's documentation, or what else was called.
-    pub call: &'static str,
-    /// What the system says.
-    pub reason: String,
-}
-
-impl Refused {
-    /// For `map_err` on KVM calls.
-    fn at(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
-        move |error| Self {
-            call,
-            reason: error.to_string(),
-        }
-    }
-
-    fn io(call: &'static str, error: &std::io::Error) -> Self {
-        Self {
-            call,
-            reason: error.to_string(),
-        }
-    }
-
-    fn text(call: &'static str, reason: &str) -> Self {
-        Self {
-            call,
-            reason: reason.to_owned(),
-        }
-    }
-}
-
-impl From<Refused> for BackendError {
-    fn from(refused: Refused) -> Self {
-        Self {
-            backend: "kvm",
-            reason: refused.to_string(),
-        }
-    }
-}
-
-/// A host's KVM, measured.
+/// This host's KVM.
 pub struct Kvm {
     kvm: KvmFd,
     measured: Measured,
     workarounds: Workarounds,
     supported: CpuId,
-    /// Instructions that softcpu may execute in KVM's place in one run.
-    emulations: u64,
+    /// Most instructions that softcpu executes in KVM's place in one run.
+    emulation_limit: u64,
 }
 
-/// Why there is no such backend.
+/// Why KVM cannot be used on this host.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// /dev/kvm cannot be used.
@@ -126,7 +91,7 @@ pub enum OpenError {
     Host(#[from] HostError),
     /// It can be opened, but no guest can be run on it.
     #[error("KVM here cannot run a guest of a few instructions: {0}; use --backend soft")]
-    Probe(#[from] Refused),
+    Probe(#[from] KvmError),
 }
 
 impl Kvm {
@@ -140,7 +105,7 @@ impl Kvm {
             measured,
             supported,
             kvm,
-            emulations: emulate::LIMIT,
+            emulation_limit: emulate::LIMIT,
         })
     }
 
@@ -155,18 +120,18 @@ impl Kvm {
     #[must_use]
     pub fn with_emulation_limit(self, instructions: u64) -> Self {
         Self {
-            emulations: instructions,
+            emulation_limit: instructions,
             ..self
         }
     }
 
-    /// What was measured.
+    /// How this host's KVM behaves.
     #[must_use]
     pub fn measured(&self) -> &Measured {
         &self.measured
     }
 
-    /// What this host needs.
+    /// The workarounds in use.
     #[must_use]
     pub fn workarounds(&self) -> &Workarounds {
         &self.workarounds
@@ -215,49 +180,49 @@ impl Backend for Kvm {
             return Err(BackendError {
                 backend: "kvm",
                 reason: format!(
-                    "{} processors: expected 1 on this host, whose KVM emulates guest kernels and runs user code on a second processor \
-                     into faults; use --backend soft",
+                    "{} processors: expected 1 on this host, because its KVM emulates guest kernels and user code on a \
+                     second processor faults; use --backend soft",
                     request.count
                 ),
             });
         }
-        kick::install_handler().map_err(|error| Refused::io("sigaction", &error))?;
+        kick::install_handler().map_err(|error| KvmError::new("sigaction", error))?;
         let vm = vm::create(&self.kvm, &self.workarounds)?;
         let slots = vm::add_memory(&vm, &ram)?;
-        let mut cpus = Vec::new();
+        let mut vcpus = Vec::new();
         for index in 0..request.count {
-            let registers = (index == 0).then_some(&request.registers);
+            let start = (index == 0).then_some(&request.registers);
             let fd = vm::add_vcpu(
                 &self.supported,
                 &vm,
                 index,
                 request.count,
-                registers,
+                start,
                 &self.workarounds,
             )?;
-            cpus.push(Cpu {
+            vcpus.push(KvmVcpu {
                 index: index.into(),
                 fd,
-                debug: Debug::new(),
-                emulator: Emulator::new(Arc::clone(&ram), self.emulations)?,
+                debug: GuestDebug::new(),
+                emulator: Emulator::new(Arc::clone(&ram), self.emulation_limit)?,
                 workarounds: self.workarounds,
                 ram: Arc::clone(&ram),
             });
         }
         platform.bus.outbox = Some(Vec::new());
-        let wake = EventFd::new(libc::EFD_NONBLOCK).map_err(|error| Refused::io("eventfd", &error))?;
-        Ok(Box::new(Live {
-            ticks: cpus.iter().map(|_| Mutex::default()).collect(),
-            cpus,
-            dirty: Dirty::new(&slots),
-            interrupts: Interrupts::default(),
+        let wake = EventFd::new(libc::EFD_NONBLOCK).map_err(|error| KvmError::new("eventfd", error))?;
+        Ok(Box::new(KvmProcessors {
+            timers: vcpus.iter().map(|_| Mutex::default()).collect(),
+            vcpus,
+            dirty: DirtyLog::new(&slots),
+            msi_routes: MsiRoutes::default(),
             sandbox: Sandbox::new()?,
-            clock: Clock::new(self.workarounds.slowdown),
+            clock: GuestClock::new(self.workarounds.slowdown),
             wake,
-            marks: Marks::default(),
+            recorded: Recorded::default(),
             last: 0,
             at_entry: None,
-            untold: VecDeque::new(),
+            pending: VecDeque::new(),
             vm,
             _ram: ram,
         }))

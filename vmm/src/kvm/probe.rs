@@ -1,57 +1,61 @@
-//! What KVM on this host is: how fast guest kernel code runs, and whether SYSCALL does what it should.
+//! Measures this host's KVM: how fast guest kernel code runs, and whether SYSCALL works.
 //!
-//! Two guests of a few instructions tell: a loop at privilege level 0, and user code that executes SYSCALL.
+//! It runs two guests of a few instructions: a loop at privilege level 0, and user code that executes SYSCALL.
 
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
-use super::emulating::Workarounds;
-use super::{Refused, vm};
+use super::error::KvmError;
+use super::vm;
+use super::workarounds::Workarounds;
+use super::x86::{EFER_SCE, IA32_LSTAR, IA32_STAR};
 use crate::boot::layout::{PD, PDPT};
 use crate::boot::load::entry_state;
 use crate::memory::{GuestRam, MIN_RAM};
 
-/// Where the guests' code is; everything is below 1 MiB but for the boot page tables' own place.
+/// Guest physical addresses of the guests' code.
 const CODE: u64 = 0x3_0000;
 const KERNEL_ENTRY: u64 = 0x3_1000;
 const STACK: u64 = 0x3_8000;
-/// A port that nobody has: writing it ends a guest.
+/// A port without a device: the guest ends by writing to it.
 const PORT: u8 = 0xe0;
-/// Iterations of the loop: two instructions each. A sound host takes microseconds, an emulating one a few milliseconds.
+/// Iterations of the loop, two instructions each. On hardware they take microseconds, on an emulating host a few
+/// milliseconds.
 const ITERATIONS: u32 = 2000;
 /// Descriptors of flat data and 64-bit code at privilege level 3.
 const USER_DESCRIPTORS: [u64; 2] = [0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff];
-/// RFLAGS with nothing but the fixed bit.
-const PLAIN: u64 = 2;
+/// RFLAGS with interrupts off.
+const RFLAGS: u64 = softcpu::flags::FIXED;
 
-/// What was found.
+/// How this host's KVM behaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
     /// Instructions per second at privilege level 0.
     pub kernel_speed: f64,
-    /// Whether SYSCALL at user level arrives at privilege level 0.
+    /// Whether SYSCALL at privilege level 3 arrives at privilege level 0.
     pub syscall_works: bool,
 }
 
-/// Measures.
-pub(super) fn measure(kvm: &Kvm, supported: &CpuId) -> Result<Measured, Refused> {
+/// Runs both guests.
+pub(super) fn measure(kvm: &Kvm, supported: &CpuId) -> Result<Measured, KvmError> {
     Ok(Measured {
         kernel_speed: kernel_speed(kvm, supported)?,
         syscall_works: syscall_works(kvm, supported)?,
     })
 }
 
-/// A guest with one vCPU at privilege level 0. The fields are dropped in this order.
+/// A guest with one vCPU at privilege level 0. The fields are dropped in this order: the RAM outlives the virtual
+/// machine.
 struct Guest {
     vcpu: VcpuFd,
     _vm: VmFd,
     _ram: std::sync::Arc<GuestRam>,
 }
 
-fn guest(kvm: &Kvm, supported: &CpuId, code: &[(u64, &[u8])]) -> Result<Guest, Refused> {
-    let memory = |error: crate::memory::MemoryError| Refused::text("guest RAM", &error.to_string());
+fn guest(kvm: &Kvm, supported: &CpuId, code: &[(u64, &[u8])]) -> Result<Guest, KvmError> {
+    let memory = |error: crate::memory::MemoryError| KvmError::new("guest RAM", error);
     let ram = GuestRam::new(MIN_RAM).map_err(memory)?;
     for (address, bytes) in code {
         ram.write(*address, bytes).map_err(memory)?;
@@ -71,7 +75,7 @@ fn guest(kvm: &Kvm, supported: &CpuId, code: &[(u64, &[u8])]) -> Result<Guest, R
     }
     registers.rip = CODE;
     registers.gpr[4] = STACK;
-    registers.rflags = PLAIN;
+    registers.rflags = RFLAGS;
     let vm = vm::create(kvm, &Workarounds::default())?;
     vm::add_memory(&vm, &ram)?;
     let vcpu = vm::add_vcpu(supported, &vm, 0, 1, Some(&registers), &Workarounds::default())?;
@@ -82,18 +86,18 @@ fn guest(kvm: &Kvm, supported: &CpuId, code: &[(u64, &[u8])]) -> Result<Guest, R
     })
 }
 
-fn kernel_speed(kvm: &Kvm, supported: &CpuId) -> Result<f64, Refused> {
+fn kernel_speed(kvm: &Kvm, supported: &CpuId) -> Result<f64, KvmError> {
     let [a, b, c, d] = ITERATIONS.to_le_bytes();
     // mov ecx, ITERATIONS; 1: dec ecx; jnz 1b; out PORT, al
     let code = [0xb9, a, b, c, d, 0xff, 0xc9, 0x75, 0xfc, 0xe6, PORT];
     let mut guest = guest(kvm, supported, &[(CODE, &code)])?;
     let start = Instant::now();
-    match guest.vcpu.run().map_err(Refused::at("KVM_RUN"))? {
+    match guest.vcpu.run().map_err(KvmError::ioctl("KVM_RUN"))? {
         VcpuExit::IoOut(port, _) if port == u16::from(PORT) => {}
         other => {
-            return Err(Refused::text(
+            return Err(KvmError::new(
                 "KVM_RUN",
-                &format!("a loop of kernel code ended with {other:?}"),
+                format!("a loop of kernel code ended with {other:?}"),
             ));
         }
     }
@@ -101,9 +105,10 @@ fn kernel_speed(kvm: &Kvm, supported: &CpuId) -> Result<f64, Refused> {
     Ok(f64::from(2 * ITERATIONS) / seconds)
 }
 
-/// The guest goes to user level by IRETQ and executes SYSCALL there. The page tables let user code reach everything, so that a
-/// SYSCALL that arrives at user level goes on there, and says so by the privilege level in its CS.
-fn syscall_works(kvm: &Kvm, supported: &CpuId) -> Result<bool, Refused> {
+/// The guest goes to privilege level 3 by IRETQ and executes SYSCALL there. Its page tables map everything for user
+/// code too, so that a SYSCALL that leaves the level at 3 can still run the code at LSTAR, which outputs the level from
+/// CS.
+fn syscall_works(kvm: &Kvm, supported: &CpuId) -> Result<bool, KvmError> {
     const USER_SS: u16 = 0x23;
     const USER_CS: u16 = 0x2b;
     const USER: u64 = CODE + 0x800;
@@ -112,7 +117,7 @@ fn syscall_works(kvm: &Kvm, supported: &CpuId) -> Result<bool, Refused> {
     for value in [
         u64::from(USER_SS),
         STACK - 0x1000,
-        PLAIN,
+        RFLAGS,
         u64::from(USER_CS),
         USER,
     ] {
@@ -123,31 +128,32 @@ fn syscall_works(kvm: &Kvm, supported: &CpuId) -> Result<bool, Refused> {
     }
     kernel.extend([0x48, 0xcf]);
     let user = [0x0f, 0x05];
-    // mov eax, cs; out PORT, al: at user level the latter is a fault without a handler, and so a shutdown.
+    // mov eax, cs; out PORT, al. At level 3 the OUT faults, which without a handler is a shutdown.
     let entry = [0x8c, 0xc8, 0xe6, PORT];
     let mut guest = guest(
         kvm,
         supported,
         &[(CODE, &kernel), (USER, &user), (KERNEL_ENTRY, &entry)],
     )?;
-    // STAR: SYSCALL loads CS with 0x10; LSTAR.
-    let entries =
-        [(0xc000_0081_u32, 0x10 << 32), (0xc000_0082, KERNEL_ENTRY)].map(|(index, data)| kvm_msr_entry {
-            index,
-            data,
-            ..Default::default()
-        });
+    // By STAR, SYSCALL loads 0x10 to CS.
+    let entries = [(IA32_STAR, 0x10 << 32), (IA32_LSTAR, KERNEL_ENTRY)].map(|(index, data)| kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    });
     let msrs =
-        Msrs::from_entries(&entries).map_err(|error| Refused::text("MSR list", &format!("{error:?}")))?;
-    guest.vcpu.set_msrs(&msrs).map_err(Refused::at("KVM_SET_MSRS"))?;
-    let mut sregs = guest.vcpu.get_sregs().map_err(Refused::at("KVM_GET_SREGS"))?;
-    // IA32_EFER.SCE
-    sregs.efer |= 1;
+        Msrs::from_entries(&entries).map_err(|error| KvmError::new("MSR list", format!("{error:?}")))?;
+    guest
+        .vcpu
+        .set_msrs(&msrs)
+        .map_err(KvmError::ioctl("KVM_SET_MSRS"))?;
+    let mut sregs = guest.vcpu.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))?;
+    sregs.efer |= EFER_SCE;
     guest
         .vcpu
         .set_sregs(&sregs)
-        .map_err(Refused::at("KVM_SET_SREGS"))?;
-    Ok(match guest.vcpu.run().map_err(Refused::at("KVM_RUN"))? {
+        .map_err(KvmError::ioctl("KVM_SET_SREGS"))?;
+    Ok(match guest.vcpu.run().map_err(KvmError::ioctl("KVM_RUN"))? {
         VcpuExit::IoOut(port, data) if port == u16::from(PORT) => data[0] & 3 == 0,
         _ => false,
     })

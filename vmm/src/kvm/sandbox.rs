@@ -1,8 +1,8 @@
-//! What the machine's threads may ask of the host's kernel: a seccomp filter for each, set before the guest runs.
+//! A seccomp filter for each of the machine's threads, set before the guest runs.
 //!
-//! A guest that takes over a thread of this process, through a fault in KVM's interface or in a device, finds that it can reach KVM, the
-//! clocks, its own memory and the descriptors that are open already, and nothing else: no files, no sockets, no processes. A
-//! forbidden call is not made; it returns EPERM, and the run ends with an error that names it.
+//! A guest that takes over such a thread, through a bug in a device or in the handling of exits, can use KVM, the
+//! clocks, memory and the descriptors that are open already. It cannot open files or sockets or start processes. A
+//! forbidden system call returns EPERM, and the run ends with an error that names the call.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,10 +15,10 @@ use seccompiler::{
 };
 use vmm_sys_util::signal::register_signal_handler;
 
-use super::Refused;
+use super::error::KvmError;
 
-/// Calls of any thread: memory for the allocator, locks, signals, clocks, open descriptors, its own end, and an eventfd for each
-/// interrupt message that is sent for the first time.
+/// System calls of every thread: memory for the allocator, locks, signals, clocks, open descriptors, exit, and eventfd
+/// for new interrupt routes.
 const COMMON: [i64; 27] = [
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -48,7 +48,7 @@ const COMMON: [i64; 27] = [
     libc::SYS_write,
     libc::SYS_writev,
 ];
-/// What the device thread's event loop needs besides.
+/// System calls of the device thread's event loop.
 const EVENT_LOOP: [i64; 7] = [
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
@@ -59,9 +59,9 @@ const EVENT_LOOP: [i64; 7] = [
     libc::SYS_timerfd_settime,
 ];
 
-/// Which bits of an ioctl's number say whose it is.
+/// Bits of an ioctl's number that hold its type (`_IOC_TYPE`).
 const IOCTL_TYPE: u64 = 0xff00;
-/// Where `siginfo_t` of SIGSYS has the number of the call: after three ints, padding and an address.
+/// Offset of `si_syscall` in the `siginfo_t` of SIGSYS: after three ints, padding and an address.
 const SI_SYSCALL: usize = 24;
 
 thread_local! {
@@ -76,7 +76,7 @@ pub(super) struct Sandbox {
     devices: BpfProgram,
 }
 
-/// Whose filter.
+/// Selects a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// A vCPU's thread.
@@ -86,37 +86,37 @@ pub(super) enum Role {
 }
 
 impl Sandbox {
-    /// Compiles the filters, and has forbidden calls reported instead of ending the process.
-    pub fn new() -> Result<Self, Refused> {
+    /// Compiles the filters and installs the handler for SIGSYS, so that a forbidden call does not end the process.
+    pub fn new() -> Result<Self, KvmError> {
         static HANDLER: OnceLock<Result<(), i32>> = OnceLock::new();
         HANDLER
             .get_or_init(|| {
                 register_signal_handler(libc::SIGSYS, on_forbidden).map_err(|error| error.errno())
             })
-            .map_err(|errno| Refused::io("sigaction(SIGSYS)", &std::io::Error::from_raw_os_error(errno)))?;
+            .map_err(|errno| KvmError::new("sigaction(SIGSYS)", std::io::Error::from_raw_os_error(errno)))?;
         Ok(Self {
             vcpu: compile(&[])?,
             devices: compile(&EVENT_LOOP)?,
         })
     }
 
-    /// Confines the calling thread from now on. With the filter come no new privileges.
-    pub fn enter(&self, role: Role) -> Result<(), Refused> {
+    /// Confines the calling thread from now on. This also sets no_new_privs.
+    pub fn enter(&self, role: Role) -> Result<(), KvmError> {
         let program = match role {
             Role::Vcpu => &self.vcpu,
             Role::Devices => &self.devices,
         };
-        seccompiler::apply_filter(program).map_err(|error| Refused::text("seccomp", &error.to_string()))
+        seccompiler::apply_filter(program).map_err(|error| KvmError::new("seccomp", error))
     }
 }
 
-/// The first forbidden call that the calling thread made, as an error.
-pub(super) fn violation() -> Result<(), Refused> {
+/// Fails with the first forbidden call of the calling thread, if it made one.
+pub(super) fn violation() -> Result<(), KvmError> {
     match FORBIDDEN.get() {
         0 => Ok(()),
-        number => Err(Refused::text(
+        number => Err(KvmError::new(
             "seccomp",
-            &format!(
+            format!(
                 "thread {} made system call {}, which its filter forbids",
                 std::thread::current().name().unwrap_or("without a name"),
                 number - 1
@@ -125,13 +125,13 @@ pub(super) fn violation() -> Result<(), Refused> {
     }
 }
 
-/// Why the calling thread cannot go on, of which it knows `refused`: the forbidden call that led to it, if it made one.
-pub(super) fn cause(refused: Refused) -> Refused {
-    violation().err().unwrap_or(refused)
+/// The root cause of `error` in the calling thread: its forbidden call, if it made one.
+pub(super) fn cause(error: KvmError) -> KvmError {
+    violation().err().unwrap_or(error)
 }
 
-fn compile(more: &[i64]) -> Result<BpfProgram, Refused> {
-    let refused = |error: &dyn std::fmt::Display| Refused::text("seccomp", &error.to_string());
+fn compile(more: &[i64]) -> Result<BpfProgram, KvmError> {
+    let failed = |error: &dyn std::fmt::Display| KvmError::new("seccomp", error);
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = COMMON
         .iter()
         .chain(more)
@@ -143,8 +143,8 @@ fn compile(more: &[i64]) -> Result<BpfProgram, Refused> {
         SeccompCmpOp::MaskedEq(IOCTL_TYPE),
         u64::from(KVMIO) << 8,
     )
-    .map_err(|error| refused(&error))?;
-    let kvm = SeccompRule::new(vec![kvm]).map_err(|error| refused(&error))?;
+    .map_err(|error| failed(&error))?;
+    let kvm = SeccompRule::new(vec![kvm]).map_err(|error| failed(&error))?;
     rules.insert(libc::SYS_ioctl, vec![kvm]);
     let filter = SeccompFilter::new(
         rules,
@@ -152,13 +152,13 @@ fn compile(more: &[i64]) -> Result<BpfProgram, Refused> {
         SeccompAction::Allow,
         TargetArch::x86_64,
     )
-    .map_err(|error| refused(&error))?;
+    .map_err(|error| failed(&error))?;
     filter
         .try_into()
-        .map_err(|error: seccompiler::BackendError| refused(&error))
+        .map_err(|error: seccompiler::BackendError| failed(&error))
 }
 
-/// Keeps the number of the call for [`violation`] and has the call return EPERM.
+/// Handles SIGSYS: keeps the number of the call for [`violation`] and makes the call return EPERM.
 #[allow(unsafe_code)]
 extern "C" fn on_forbidden(_: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let number = info.cast::<u8>().wrapping_add(SI_SYSCALL).cast::<i32>();
@@ -168,7 +168,8 @@ extern "C" fn on_forbidden(_: i32, info: *mut libc::siginfo_t, context: *mut lib
         FORBIDDEN.set(number.saturating_add(1));
     }
     let context = context.cast::<libc::ucontext_t>();
-    // SAFETY: the third argument of a handler with SA_SIGINFO is the interrupted context, which the kernel restores when the handler returns.
+    // SAFETY: the third argument of a handler with SA_SIGINFO is the interrupted context, which the kernel restores
+    // when the handler returns.
     let rax = unsafe { &mut (*context).uc_mcontext.gregs[libc::REG_RAX as usize] };
     *rax = -i64::from(libc::EPERM);
 }
@@ -177,11 +178,11 @@ extern "C" fn on_forbidden(_: i32, info: *mut libc::siginfo_t, context: *mut lib
 mod tests {
     use super::*;
 
-    /// What a thread in the sandbox gets from `body`, and whether it did something forbidden.
+    /// Runs `body` in a confined thread. Returns its result and that of [`violation`].
     fn confined<T: Send + 'static>(
         role: Role,
         body: impl FnOnce() -> T + Send + 'static,
-    ) -> (T, Result<(), Refused>) {
+    ) -> (T, Result<(), KvmError>) {
         let sandbox = Sandbox::new().unwrap();
         std::thread::Builder::new()
             .name("confined".into())
@@ -195,36 +196,36 @@ mod tests {
     }
 
     #[test]
-    fn what_a_thread_needs_it_may() {
-        let (sum, said) = confined(Role::Vcpu, || {
+    fn allocation_locks_and_clocks_are_allowed() {
+        let (sum, violation) = confined(Role::Vcpu, || {
             let many: Vec<u64> = (0..1 << 20).collect();
             let lock = std::sync::Mutex::new(many);
             std::thread::yield_now();
             lock.lock().unwrap().iter().sum::<u64>()
         });
         assert_eq!(sum, ((1 << 20) - 1) << 19);
-        said.unwrap();
+        violation.unwrap();
     }
 
     #[test]
     fn a_forbidden_call_is_refused_and_named() {
-        let (socket, said) = confined(Role::Vcpu, || std::net::UdpSocket::bind("127.0.0.1:0").map(drop));
+        let (socket, violation) = confined(Role::Vcpu, || std::net::UdpSocket::bind("127.0.0.1:0").map(drop));
         assert_eq!(socket.unwrap_err().raw_os_error(), Some(libc::EPERM));
-        let said = said.unwrap_err().to_string();
-        assert!(said.contains("thread confined made system call 41,"), "{said}");
+        let violation = violation.unwrap_err().to_string();
+        assert!(
+            violation.contains("thread confined made system call 41,"),
+            "{violation}"
+        );
     }
 
     #[test]
-    fn what_follows_from_a_forbidden_call_is_not_the_cause() {
-        let (cause, _) = confined(Role::Vcpu, || {
-            let refused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err();
-            cause(Refused::io("socket", &refused)).to_string()
+    fn an_error_after_a_forbidden_call_names_the_call() {
+        let (found, _) = confined(Role::Vcpu, || {
+            let error = std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err();
+            cause(KvmError::new("socket", error)).to_string()
         });
-        assert!(cause.contains("made system call 41,"), "{cause}");
-        assert_eq!(
-            super::cause(Refused::text("KVM_RUN", "no")).to_string(),
-            "KVM_RUN: no"
-        );
+        assert!(found.contains("made system call 41,"), "{found}");
+        assert_eq!(cause(KvmError::new("KVM_RUN", "no")).to_string(), "KVM_RUN: no");
     }
 
     #[test]

@@ -1,121 +1,144 @@
 //! What the threads of a running machine share, and how one of them ends the run for all.
 //!
-//! Locks are taken in the order of the fields: whoever holds one takes only those behind it.
+//! Locks are taken in the order of the fields of [`Shared`]: a thread that holds one takes only later ones.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Refused;
-use super::clock::Clock;
-use super::dirty::Dirty;
-use super::emulating::tick::Tick;
-use super::interrupts::Interrupts;
+use super::clock::GuestClock;
+use super::dirty::DirtyLog;
+use super::error::KvmError;
+use super::exclusive::GuestAccess;
 use super::kick::Kick;
+use super::msi::MsiRoutes;
 use super::sandbox::{Sandbox, cause};
+use super::workarounds::deadline::DeadlineTimer;
 use crate::platform::Platform;
-use crate::processors::Happening;
+use crate::processors::StopReason;
 
-/// When the guest was seen running, as far as exits tell.
+/// Guest times that the vCPUs' exits and the device thread record, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Marks {
-    /// Last exit from user mode.
-    pub last: Option<u64>,
-    /// First exit from user mode since the marks were reset.
-    pub first: Option<u64>,
-    /// Last access to a device, from whatever mode.
+pub(super) struct Recorded {
+    /// Last device access from user mode.
+    pub last_user_access: Option<u64>,
+    /// First device access from user mode since this was reset.
+    pub first_user_access: Option<u64>,
+    /// Last device access from any mode.
     pub last_access: Option<u64>,
-    /// Most that a device was served late, in guest nanoseconds.
+    /// Longest delay between a device's due time and its service.
     pub lateness: u64,
 }
 
-/// How a run ended.
+/// One thread's reason to end the run.
 #[derive(Debug)]
-pub(super) struct End {
-    /// The vCPU that had to do with it.
+pub(super) struct Ending {
+    /// Index of the vCPU that exited; `None` if the device thread ended the run.
     pub vcpu: Option<usize>,
-    /// What happened.
-    pub happening: Result<Happening, Refused>,
+    /// What `Processors::run` returns for it.
+    pub result: Result<StopReason, KvmError>,
 }
 
-/// What a vCPU can be found to be.
-pub(super) mod glance {
-    /// It runs, or something will wake it.
-    pub const ALIVE: u64 = 0;
+/// Whether a vCPU can still make progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Liveness {
+    /// It runs, or a timer will wake it.
+    Alive,
     /// Halted with interrupts disabled.
-    pub const HALTED: u64 = 1;
-    /// Halted with interrupts enabled and no timer armed: only a device could wake it.
-    pub const WAITING: u64 = 2;
+    Halted,
+    /// Halted with interrupts enabled and no timer armed: only a device can wake it.
+    WaitsForDevice,
     /// Never started.
-    pub const OFF: u64 = 3;
+    NotStarted,
 }
 
-/// What one vCPU is found doing when somebody looks.
+/// How the device thread checks whether one vCPU is alive.
 #[derive(Debug, Default)]
-pub(super) struct Glance {
-    /// Somebody wants to know.
-    pub wanted: AtomicBool,
-    /// What it was found to be, in the codes of [`glance`].
-    pub dead: AtomicU64,
-    /// Exits so far.
+pub(super) struct LivenessCheck {
+    /// The device thread wants the vCPU's own thread to find out.
+    pub requested: AtomicBool,
+    /// The [`Liveness`] found last.
+    found: AtomicU8,
+    /// Exits of the vCPU so far.
     pub exits: AtomicU64,
+}
+
+impl LivenessCheck {
+    pub fn set(&self, liveness: Liveness) {
+        self.found.store(liveness as u8, Ordering::Release);
+    }
+
+    pub fn get(&self) -> Liveness {
+        use Liveness::{Alive, Halted, NotStarted, WaitsForDevice};
+        let found = self.found.load(Ordering::Acquire);
+        [Halted, WaitsForDevice, NotStarted]
+            .into_iter()
+            .find(|liveness| *liveness as u8 == found)
+            .unwrap_or(Alive)
+    }
 }
 
 /// Everything that the threads share.
 pub(super) struct Shared<'a> {
     pub platform: Mutex<&'a mut Platform>,
-    pub interrupts: Mutex<&'a mut Interrupts>,
-    pub dirty: Mutex<&'a mut Dirty>,
-    pub marks: Mutex<&'a mut Marks>,
-    pub ticks: &'a [Mutex<Tick>],
-    /// Why the run ends: several threads may have a reason at once.
-    pub ends: Mutex<Vec<End>>,
+    /// Held by vCPU threads in KVM_RUN, and exclusively by a thread that executes an instruction on softcpu.
+    pub guest_access: GuestAccess,
+    pub msi_routes: Mutex<&'a mut MsiRoutes>,
+    pub dirty: Mutex<&'a mut DirtyLog>,
+    pub recorded: Mutex<&'a mut Recorded>,
+    /// One per vCPU, as are `kicks` and `liveness`.
+    pub timers: &'a [Mutex<DeadlineTimer>],
+    /// Why the run ends. Several threads may have a reason at the same time.
+    pub endings: Mutex<Vec<Ending>>,
     pub stopping: AtomicBool,
     pub kicks: Vec<Kick<'a>>,
-    pub glances: Vec<Glance>,
+    pub liveness: Vec<LivenessCheck>,
     /// Wakes the device thread.
     pub wake: &'a EventFd,
-    /// Guest time to which the device thread sleeps at most.
-    pub sleeping_to: AtomicU64,
+    /// Guest time at which the device thread wakes up by itself, at the latest.
+    pub devices_sleep_until: AtomicU64,
     pub vm: &'a VmFd,
     pub sandbox: &'a Sandbox,
-    pub clock: Clock,
+    pub clock: GuestClock,
+    /// Guest time at which the run ends, in nanoseconds.
     pub limit: u64,
 }
 
-/// The lock, whoever may have panicked with it: the run ends then in any case.
+/// Locks `mutex`, ignoring poison: if a thread panicked, the run ends anyway.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Parts what ends a run from what has to be told when it goes on: a thread may have taken a device's message in the moment in which
-/// another one ended the run, and it must not be lost. That time is up counts only when nothing else is there.
-pub(super) fn first_and_rest(mut ends: Vec<End>) -> (Option<End>, Vec<End>) {
-    let idle = |end: &End| matches!(end.happening, Ok(Happening::Limit | Happening::Stuck));
-    if ends.iter().all(idle) {
-        ends.truncate(1);
+/// Splits the reasons into the one that ends this run and those that the next runs return at once. A device's message
+/// is never dropped, even if another thread ended the run at the same time. `Limit` and `Stuck` are kept only if there
+/// is no other reason.
+pub(super) fn first_and_rest(mut endings: Vec<Ending>) -> (Option<Ending>, Vec<Ending>) {
+    let idle = |ending: &Ending| matches!(ending.result, Ok(StopReason::Limit | StopReason::Stuck));
+    if endings.iter().all(idle) {
+        endings.truncate(1);
     } else {
-        ends.retain(|end| !idle(end));
+        endings.retain(|ending| !idle(ending));
     }
-    if ends.is_empty() {
-        return (None, ends);
+    if endings.is_empty() {
+        return (None, endings);
     }
-    let first = ends.remove(0);
-    (Some(first), ends)
+    let first = endings.remove(0);
+    (Some(first), endings)
 }
 
 impl Shared<'_> {
-    /// Whether the run is over.
+    /// Whether the threads have to come back.
     pub fn is_over(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Ends the run.
-    pub fn finish(&self, vcpu: Option<usize>, happening: Result<Happening, Refused>) {
-        let happening = happening.map_err(cause);
-        lock(&self.ends).push(End { vcpu, happening });
+    /// Ends the run with this result.
+    pub fn finish(&self, vcpu: Option<usize>, result: Result<StopReason, KvmError>) {
+        let result = result.map_err(cause);
+        lock(&self.endings).push(Ending { vcpu, result });
         self.stop();
     }
 
@@ -126,40 +149,46 @@ impl Shared<'_> {
         self.wake_devices();
     }
 
-    /// Makes the device thread look again.
+    /// Makes the device thread look for work.
     pub fn wake_devices(&self) {
-        // It fails only when the counter is full, and then the thread is awake.
+        // The write fails only if the counter is full; the thread has then been woken already.
         let _ = self.wake.write(1);
     }
 
-    /// After an access: sends what the devices have to send, and wakes their thread if one has something to do earlier than it
-    /// thinks.
-    pub fn settle(&self, platform: &mut Platform) -> Result<(), Refused> {
+    /// Call after an access to a device. Sends the interrupts that it caused, and wakes the device thread if a device
+    /// is now due before that thread would wake up.
+    pub fn after_access(&self, platform: &mut Platform) -> Result<(), KvmError> {
         self.send_interrupts(platform)?;
         let next = platform.bus.next_event().unwrap_or(u64::MAX);
-        if next < self.sleeping_to.load(Ordering::Acquire) {
+        if next < self.devices_sleep_until.load(Ordering::Acquire) {
             self.wake_devices();
         }
         Ok(())
     }
 
-    /// Sends what waits in the outbox.
-    pub fn send_interrupts(&self, platform: &mut Platform) -> Result<(), Refused> {
+    /// Sends the interrupt messages in the bus's outbox.
+    pub fn send_interrupts(&self, platform: &mut Platform) -> Result<(), KvmError> {
         let Some(outbox) = &mut platform.bus.outbox else {
             return Ok(());
         };
         if outbox.is_empty() {
             return Ok(());
         }
-        let mut interrupts = lock(&self.interrupts);
-        outbox.drain(..).try_for_each(|msi| interrupts.send(self.vm, msi))
+        let mut routes = lock(&self.msi_routes);
+        outbox.drain(..).try_for_each(|msi| routes.send(self.vm, msi))
+    }
+
+    /// Kicks every vCPU but this one.
+    pub fn kick_others(&self, index: usize) {
+        let others = self.kicks.iter().enumerate().filter(|(other, _)| *other != index);
+        others.for_each(|(_, kick)| kick.kick());
     }
 }
 
-/// Ends the run when its thread does, even by a panic.
-pub(super) struct EndsRun<'a, 'b>(pub &'a Shared<'b>);
+/// Ends the run when its thread ends, even by a panic.
+pub(super) struct StopOnDrop<'a, 'b>(pub &'a Shared<'b>);
 
-impl Drop for EndsRun<'_, '_> {
+impl Drop for StopOnDrop<'_, '_> {
     fn drop(&mut self) {
         self.0.stop();
     }
@@ -168,34 +197,55 @@ impl Drop for EndsRun<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::processors::News;
+    use crate::processors::DeviceEvent;
 
-    fn end(happening: Happening) -> End {
-        End {
+    fn ending(reason: StopReason) -> Ending {
+        Ending {
             vcpu: None,
-            happening: Ok(happening),
+            result: Ok(reason),
         }
     }
 
     #[test]
     fn no_message_is_lost_to_what_ended_the_run() {
-        let message = || end(Happening::News(News::Message(Ok(vec![1]))));
-        let kinds = |ends: Vec<End>| {
-            let (first, rest) = first_and_rest(ends);
+        let message = || ending(StopReason::DeviceEvent(DeviceEvent::Message(Ok(vec![1]))));
+        let split = |endings: Vec<Ending>| {
+            let (first, rest) = first_and_rest(endings);
             (
-                first.and_then(|end| end.happening.ok()),
-                rest.into_iter().filter_map(|end| end.happening.ok()).count(),
+                first.and_then(|ending| ending.result.ok()),
+                rest.into_iter().filter_map(|ending| ending.result.ok()).count(),
             )
         };
-        let told = message().happening.ok();
-        assert_eq!(kinds(vec![end(Happening::Limit), message()]), (told.clone(), 0));
-        assert_eq!(kinds(vec![message(), end(Happening::Stuck)]), (told.clone(), 0));
-        let halt = || end(Happening::DeadHalt { interruptible: true });
-        assert_eq!(kinds(vec![message(), halt()]), (told, 1));
+        let told = message().result.ok();
         assert_eq!(
-            kinds(vec![end(Happening::Limit), end(Happening::Limit)]),
-            (Some(Happening::Limit), 0)
+            split(vec![ending(StopReason::Limit), message()]),
+            (told.clone(), 0)
         );
-        assert_eq!(kinds(Vec::new()), (None, 0));
+        assert_eq!(
+            split(vec![message(), ending(StopReason::Stuck)]),
+            (told.clone(), 0)
+        );
+        let halt = || ending(StopReason::DeadHalt { interruptible: true });
+        assert_eq!(split(vec![message(), halt()]), (told, 1));
+        assert_eq!(
+            split(vec![ending(StopReason::Limit), ending(StopReason::Limit)]),
+            (Some(StopReason::Limit), 0)
+        );
+        assert_eq!(split(Vec::new()), (None, 0));
+    }
+
+    #[test]
+    fn liveness_is_stored_and_read_back() {
+        let check = LivenessCheck::default();
+        assert_eq!(check.get(), Liveness::Alive);
+        for liveness in [
+            Liveness::Halted,
+            Liveness::WaitsForDevice,
+            Liveness::NotStarted,
+            Liveness::Alive,
+        ] {
+            check.set(liveness);
+            assert_eq!(check.get(), liveness);
+        }
     }
 }

@@ -1,44 +1,47 @@
-//! Making the virtual machine: memory slots, interrupt controller, vCPUs.
+//! Creates the virtual machine: memory slots, interrupt controller, vCPUs.
 
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
-use super::dirty::Slot;
-use super::emulating::{Workarounds, tick};
-use super::{Refused, cpuid, state};
+use super::dirty::MemorySlot;
+use super::error::KvmError;
+use super::workarounds::{Workarounds, deadline};
+use super::{cpuid, registers};
 use crate::memory::GuestRam;
 use crate::vcpu::Registers;
 
-/// Where KVM may keep a task-state segment and page table of its own on Intel hosts: just below the firmware's 256 KiB at 4 GiB.
+/// KVM keeps a task-state segment and a page table of its own here on Intel hosts. No RAM or device may be at these
+/// addresses, so they are just below the 256 KiB at 4 GiB that firmware would have.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
-/// Pins of the I/O APIC, which is this process's; KVM has to know them to tell of the ends of their interrupts.
+/// Number of pins of the I/O APIC, which is emulated in this process. KVM reports the end of interrupts for as many
+/// routes.
 const IOAPIC_PINS: u64 = crate::devices::ioapic::PINS as u64;
 
-/// A virtual machine without processors.
-pub(super) fn create(kvm: &Kvm, workarounds: &Workarounds) -> Result<VmFd, Refused> {
-    let vm = kvm.create_vm().map_err(Refused::at("KVM_CREATE_VM"))?;
+/// Creates a virtual machine without memory or vCPUs.
+pub(super) fn create(kvm: &Kvm, workarounds: &Workarounds) -> Result<VmFd, KvmError> {
+    let vm = kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
     vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)
-        .map_err(Refused::at("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        .map_err(KvmError::ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
     vm.set_tss_address(TSS_ADDRESS)
-        .map_err(Refused::at("KVM_SET_TSS_ADDR"))?;
+        .map_err(KvmError::ioctl("KVM_SET_TSS_ADDR"))?;
     let mut cap = kvm_enable_cap {
         cap: Cap::SplitIrqchip as u32,
         ..Default::default()
     };
     cap.args[0] = IOAPIC_PINS;
     vm.enable_cap(&cap)
-        .map_err(Refused::at("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))?;
+        .map_err(KvmError::ioctl("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))?;
     if workarounds.emulated_kernel {
-        tick::divert(&vm)?;
+        deadline::intercept_writes(&vm)?;
     }
     Ok(vm)
 }
 
-/// Gives guest RAM to the virtual machine, with the dirty log on.
-pub(super) fn add_memory(vm: &VmFd, ram: &GuestRam) -> Result<Vec<Slot>, Refused> {
+/// Makes a memory slot of each region of guest RAM, with the dirty log on.
+pub(super) fn add_memory(vm: &VmFd, ram: &GuestRam) -> Result<Vec<MemorySlot>, KvmError> {
     let mut slots = Vec::new();
     for (number, (start, host, length)) in (0..).zip(ram.host_regions()) {
         let region = kvm_userspace_memory_region {
@@ -48,47 +51,51 @@ pub(super) fn add_memory(vm: &VmFd, ram: &GuestRam) -> Result<Vec<Slot>, Refused
             memory_size: length,
             userspace_addr: host as u64,
         };
-        // SAFETY: the range is a mapping of `ram`, which outlives the virtual machine: whoever holds the one holds the other. Host code accesses it
-        // through vm-memory's volatile accesses and softcpu's raw ones only, so a guest that writes meanwhile breaks no reference.
+        // SAFETY: the range is a mapping of `ram`, which outlives the virtual machine, because every holder of the
+        // machine holds the RAM too. This process accesses it through vm-memory's volatile accesses and softcpu's raw
+        // pointers, so no Rust reference sees guest writes.
         #[allow(unsafe_code)]
-        unsafe { vm.set_user_memory_region(region) }.map_err(Refused::at("KVM_SET_USER_MEMORY_REGION"))?;
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(KvmError::ioctl("KVM_SET_USER_MEMORY_REGION"))?;
         let bytes =
-            usize::try_from(length).map_err(|_| Refused::text("memory slot", "too large for this host"))?;
-        slots.push(Slot { number, start, bytes });
+            usize::try_from(length).map_err(|_| KvmError::new("memory slot", "too large for this host"))?;
+        slots.push(MemorySlot { number, start, bytes });
     }
     Ok(slots)
 }
 
-/// What the host can offer.
-pub(super) fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, Refused> {
+/// The CPUID leaves that KVM can give to a guest on this host.
+pub(super) fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, KvmError> {
     kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(Refused::at("KVM_GET_SUPPORTED_CPUID"))
+        .map_err(KvmError::ioctl("KVM_GET_SUPPORTED_CPUID"))
 }
 
-/// A vCPU with the baseline's CPUID, so far as the host supports it. The first one gets `registers`; the others wait for INIT and SIPI.
+/// Creates a vCPU with the baseline's CPUID, as far as the host supports it. With `registers` it starts there; without,
+/// it waits for INIT and SIPI.
 pub(super) fn add_vcpu(
     supported: &CpuId,
     vm: &VmFd,
     index: u8,
     count: u8,
-    registers: Option<&Registers>,
+    start: Option<&Registers>,
     workarounds: &Workarounds,
-) -> Result<VcpuFd, Refused> {
+) -> Result<VcpuFd, KvmError> {
     let mut vcpu = vm
         .create_vcpu(index.into())
-        .map_err(Refused::at("KVM_CREATE_VCPU"))?;
+        .map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
     let leaves = cpuid::filter(supported, index, count, workarounds.emulated_kernel);
     let leaves =
-        CpuId::from_entries(&leaves).map_err(|error| Refused::text("CPUID leaves", &format!("{error:?}")))?;
-    vcpu.set_cpuid2(&leaves).map_err(Refused::at("KVM_SET_CPUID2"))?;
-    if let Some(registers) = registers {
-        let mut sregs = vcpu.get_sregs().map_err(Refused::at("KVM_GET_SREGS"))?;
-        state::put_special(registers, &mut sregs);
-        vcpu.set_sregs(&sregs).map_err(Refused::at("KVM_SET_SREGS"))?;
-        vcpu.set_regs(&state::regs(&registers.gpr, registers.rip, registers.rflags))
-            .map_err(Refused::at("KVM_SET_REGS"))?;
+        CpuId::from_entries(&leaves).map_err(|error| KvmError::new("CPUID leaves", format!("{error:?}")))?;
+    vcpu.set_cpuid2(&leaves)
+        .map_err(KvmError::ioctl("KVM_SET_CPUID2"))?;
+    if let Some(start) = start {
+        let mut sregs = vcpu.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))?;
+        registers::update_sregs(&mut sregs, start);
+        vcpu.set_sregs(&sregs).map_err(KvmError::ioctl("KVM_SET_SREGS"))?;
+        vcpu.set_regs(&registers::general_to_kvm(&start.gpr, start.rip, start.rflags))
+            .map_err(KvmError::ioctl("KVM_SET_REGS"))?;
     }
-    // With every exit: which privilege level it came from.
+    // The privilege level (CS.DPL) is needed after every exit, and kvm_run has it without another ioctl.
     vcpu.set_sync_valid_reg(kvm_ioctls::SyncReg::SystemRegister);
     Ok(vcpu)
 }

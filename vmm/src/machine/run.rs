@@ -7,7 +7,7 @@ use crate::boot::BootParams;
 use crate::boot::layout::ENTRY_64;
 use crate::devices::power::PowerRequest;
 use crate::phase::{Phase, Stamp};
-use crate::processors::{Happening, News};
+use crate::processors::{DeviceEvent, StopReason};
 use crate::vcpu::RSI;
 
 /// How far the current kernel is on its way to the next.
@@ -43,11 +43,11 @@ impl Machine {
         }
         loop {
             let event = match self.processors.run(&mut self.platform, limit)? {
-                Happening::Limit => return Ok(None),
-                Happening::LowSupervisorFetch { rip, not_before } => {
+                StopReason::Limit => return Ok(None),
+                StopReason::LowSupervisorFetch { rip, not_before } => {
                     self.low_supervisor_fetch(rip, not_before)?
                 }
-                Happening::News(news) => Some(self.news(news)),
+                StopReason::DeviceEvent(event) => Some(self.device_event(event)),
                 other => Some(self.death(other)),
             };
             if let Some(event) = event {
@@ -79,10 +79,10 @@ impl Machine {
         event
     }
 
-    fn news(&mut self, news: News) -> Event {
-        match news {
-            News::LedgerFull => Event::LedgerFull { at: self.moment() },
-            News::Message(Ok(message)) => {
+    fn device_event(&mut self, event: DeviceEvent) -> Event {
+        match event {
+            DeviceEvent::LedgerFull => Event::LedgerFull { at: self.moment() },
+            DeviceEvent::Message(Ok(message)) => {
                 self.records.reply_owed = true;
                 if self.records.kexec == Kexec::BeforeGreeting {
                     self.records.kexec = Kexec::Watching;
@@ -90,22 +90,22 @@ impl Machine {
                 }
                 Event::Message(message)
             }
-            News::Message(Err(too_long)) => Event::MessageTooLong {
+            DeviceEvent::Message(Err(too_long)) => Event::MessageTooLong {
                 at: self.moment(),
                 length: too_long.length,
             },
-            News::Power(PowerRequest::Off) => Event::PowerOff { at: self.moment() },
-            News::Power(PowerRequest::Reset) => Event::Reset { at: self.moment() },
+            DeviceEvent::Power(PowerRequest::Off) => Event::PowerOff { at: self.moment() },
+            DeviceEvent::Power(PowerRequest::Reset) => Event::Reset { at: self.moment() },
         }
     }
 
     /// What ends a run without a device's doing.
-    fn death(&self, happening: Happening) -> Event {
+    fn death(&self, reason: StopReason) -> Event {
         let at = self.moment();
-        match happening {
-            Happening::DeadHalt { interruptible } => Event::DeadHalt { at, interruptible },
-            Happening::TripleFault { reason } => Event::TripleFault { at, reason },
-            Happening::UnknownInstruction { bytes, what } => Event::UnknownInstruction { at, bytes, what },
+        match reason {
+            StopReason::DeadHalt { interruptible } => Event::DeadHalt { at, interruptible },
+            StopReason::TripleFault { reason } => Event::TripleFault { at, reason },
+            StopReason::UnknownInstruction { bytes, what } => Event::UnknownInstruction { at, bytes, what },
             // The others have been dealt with before.
             _ => {
                 let (since, limit) = self.platform.progress.since_and_limit();

@@ -10,7 +10,7 @@ mod turn;
 use std::sync::Arc;
 
 use crate::memory::GuestRam;
-pub use crate::platform::News;
+pub use crate::platform::DeviceEvent;
 use crate::platform::Platform;
 use crate::vcpu::{BackendError, CpuWrite, Registers};
 pub use idle::Idle;
@@ -19,11 +19,11 @@ pub use turn::{Activity, Turn};
 
 /// Why processors came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Happening {
+pub enum StopReason {
     /// The time that was given is over.
     Limit,
     /// A device has something to say.
-    News(News),
+    DeviceEvent(DeviceEvent),
     /// There was no sign of progress for too long.
     Stuck,
     /// No processor can go on, and nothing can wake one.
@@ -55,7 +55,7 @@ pub enum Happening {
 /// All processors of a machine.
 pub trait Processors {
     /// Runs until something happens or until guest time `limit`.
-    fn run(&mut self, platform: &mut Platform, limit: u64) -> Result<Happening, BackendError>;
+    fn run(&mut self, platform: &mut Platform, limit: u64) -> Result<StopReason, BackendError>;
     /// Lets time pass up to `until` while the processors stand and the devices go on. Ends early when the ledger is full.
     fn stand(&mut self, platform: &mut Platform, until: u64) -> Result<(), BackendError>;
     /// Guest time in nanoseconds.
@@ -66,7 +66,7 @@ pub trait Processors {
     fn instructions_at(&self, time: u64) -> Option<u64>;
     /// Registers of the processor that had to do with what happened last.
     fn registers(&self) -> Registers;
-    /// Whether to come back with [`Happening::LowSupervisorFetch`]. A booting kernel may execute in the lower half, so it is
+    /// Whether to come back with [`StopReason::LowSupervisorFetch`]. A booting kernel may execute in the lower half, so it is
     /// wanted only once the agent has spoken.
     fn watch_for_kexec(&mut self, wanted: bool);
     /// The next kernel is loaded and the agent is about to jump into it. `machine_kexec` is the address of that function, if

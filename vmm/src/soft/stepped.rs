@@ -12,7 +12,7 @@ use crate::boot::layout::EXTENDED_START;
 use crate::boot::wakeup;
 use crate::memory::GuestRam;
 use crate::platform::Platform;
-use crate::processors::{Activity, Happening, Idle, Processors, ProcessorsState, SteppedState, Turn};
+use crate::processors::{Activity, Idle, Processors, ProcessorsState, SteppedState, StopReason, Turn};
 use crate::vcpu::{BackendError, CpuWrite, Exit, Registers, Shutdown, Vcpu};
 
 use super::code::SharedCode;
@@ -152,7 +152,7 @@ impl Stepped {
     }
 
     /// Delivers an interrupt if there is one, then executes or sleeps to the next deadline.
-    fn step(&mut self, platform: &mut Platform, limit: u64) -> Option<Happening> {
+    fn step(&mut self, platform: &mut Platform, limit: u64) -> Option<StopReason> {
         if self.several() && self.take_turn(platform) && self.is(Activity::Waiting) {
             self.set_activity(Activity::Running);
         }
@@ -162,15 +162,15 @@ impl Stepped {
         }
         let (now, patience) = (self.now(), platform.progress.deadline());
         if now >= patience {
-            return Some(Happening::Stuck);
+            return Some(StopReason::Stuck);
         }
         let next = platform.bus.next_event();
         if !self.is(Activity::Running) {
             if self.is_dead() {
-                return Some(Happening::DeadHalt { interruptible: false });
+                return Some(StopReason::DeadHalt { interruptible: false });
             }
             let Some(next) = next else {
-                return Some(Happening::DeadHalt { interruptible: true });
+                return Some(StopReason::DeadHalt { interruptible: true });
             };
             self.sleep_to(next.min(patience).min(limit));
             return None;
@@ -216,7 +216,7 @@ impl Stepped {
     }
 
     /// Takes in why the processor came back. `None` if the others, and the devices, can go on.
-    fn exited(&mut self, exit: Exit) -> Option<Happening> {
+    fn exited(&mut self, exit: Exit) -> Option<StopReason> {
         match exit {
             Exit::Deadline | Exit::Bus | Exit::InterruptWindow => None,
             Exit::Pause { rip } => {
@@ -232,12 +232,12 @@ impl Stepped {
             }
             Exit::Halted { interruptible } => {
                 self.set_activity(Activity::Dead);
-                self.is_dead().then_some(Happening::DeadHalt { interruptible })
+                self.is_dead().then_some(StopReason::DeadHalt { interruptible })
             }
             // Below 1 MiB is start-up code: this machine's firmware and the kernel's trampoline. Linux keeps what it kexecs
             // out of there.
             Exit::LowSupervisorFetch { rip } if self.several() && rip < EXTENDED_START => None,
-            Exit::LowSupervisorFetch { rip } => Some(Happening::LowSupervisorFetch {
+            Exit::LowSupervisorFetch { rip } => Some(StopReason::LowSupervisorFetch {
                 rip,
                 not_before: None,
             }),
@@ -246,9 +246,9 @@ impl Stepped {
             Exit::Shutdown(Shutdown { vectors, rip, cr2 }) => {
                 let [first, second, third] = vectors;
                 let reason = format!("exceptions {first}, {second}, {third} from {rip:#x} on, CR2 {cr2:#x}");
-                Some(Happening::TripleFault { reason })
+                Some(StopReason::TripleFault { reason })
             }
-            Exit::Unknown(unknown) => Some(Happening::UnknownInstruction {
+            Exit::Unknown(unknown) => Some(StopReason::UnknownInstruction {
                 what: unknown.to_string(),
                 bytes: unknown.bytes,
             }),
@@ -279,20 +279,20 @@ impl Stepped {
 }
 
 impl Processors for Stepped {
-    fn run(&mut self, platform: &mut Platform, limit: u64) -> Result<Happening, BackendError> {
+    fn run(&mut self, platform: &mut Platform, limit: u64) -> Result<StopReason, BackendError> {
         loop {
             self.advance(platform);
             let now = self.now();
-            if let Some(news) = platform.take_news(now) {
-                return Ok(Happening::News(news));
+            if let Some(event) = platform.take_event(now) {
+                return Ok(StopReason::DeviceEvent(event));
             }
             if now >= limit {
-                return Ok(Happening::Limit);
+                return Ok(StopReason::Limit);
             }
-            let happening = self.step(platform, limit);
+            let reason = self.step(platform, limit);
             self.check_unserved(platform)?;
-            if let Some(happening) = happening {
-                return Ok(happening);
+            if let Some(reason) = reason {
+                return Ok(reason);
             }
         }
     }

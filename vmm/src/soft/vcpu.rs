@@ -22,7 +22,7 @@ pub(super) struct SoftVcpu {
 impl SoftVcpu {
     /// A processor with this local APIC identity, of `count`.
     pub fn new(ram: Arc<GuestRam>, apic_id: u8, count: u8) -> Result<Self, BackendError> {
-        let view = ram_view(&ram)?;
+        let view = own_view(&ram)?;
         let model = CpuModel {
             apic_id: apic_id.into(),
             processors: count.into(),
@@ -42,7 +42,7 @@ impl SoftVcpu {
 
     /// A processor in this state.
     pub fn from_state(ram: Arc<GuestRam>, state: &CpuState) -> Result<Self, BackendError> {
-        let view = ram_view(&ram)?;
+        let view = own_view(&ram)?;
         let cpu = Cpu::from_state(state, &view).map_err(|error| BackendError {
             backend: "soft",
             reason: error.to_string(),
@@ -55,10 +55,22 @@ impl SoftVcpu {
     }
 }
 
-/// softcpu's view of guest RAM. Whoever uses it keeps `ram` alive as long, and sees to it that no other thread of this process
-/// accesses guest RAM while a method of softcpu runs.
+/// The view of a [`SoftVcpu`], which keeps `ram`.
 #[allow(unsafe_code)]
-pub(crate) fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
+fn own_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
+    // SAFETY: SoftVcpu's `_owner` keeps the mappings for as long as the view. The machine runs processors and devices in
+    // turn on one thread. A device accesses guest memory in SystemBus::advance only, never in an access that the processor
+    // makes.
+    unsafe { ram_view(ram) }
+}
+
+/// softcpu's view of guest RAM.
+///
+/// # Safety
+/// The caller keeps `ram` for as long as the view. While a method of softcpu runs that is given the view, nothing else
+/// may access guest RAM: no other thread of this process, and no vCPU of KVM.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
     let regions: Vec<RamRegion> = ram
         .host_regions()
         .map(|(guest_physical, host, len)| RamRegion {
@@ -67,10 +79,8 @@ pub(crate) fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
             len,
         })
         .collect();
-    // SAFETY: the regions are the mappings that `ram` owns, and SoftVcpu keeps `ram` alive as long as this view. Nobody
-    // holds Rust references into them: vm-memory accesses guest memory through volatile copies only. The machine runs
-    // processors and devices in turn on one thread: a device touches guest memory in SystemBus::advance only, never in an
-    // access that the processor makes, so nobody else does while a method of softcpu runs.
+    // SAFETY: the regions are the mappings that `ram` owns, and the caller keeps it and excludes other accesses. Nobody
+    // holds Rust references into them, because vm-memory accesses guest memory through volatile copies only.
     let view = unsafe { Ram::from_raw(&regions) };
     view.map_err(|error| BackendError {
         backend: "soft",

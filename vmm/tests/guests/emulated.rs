@@ -261,6 +261,25 @@ fn what_neither_executes_ends_the_run() {
     }
 }
 
+/// CRC32 cannot be hidden from kernel code, but softcpu does not have it. KVM's emulator is asked because the operand
+/// is device memory.
+#[test]
+fn an_instruction_that_softcpu_may_not_execute_is_named() {
+    let Some(kvm) = hosts::kvm() else { return };
+    let guest = Guest::new(|c| {
+        c.mov(rbx, UPPER + MAILBOX + WINDOW)?;
+        c.crc32(eax, dword_ptr(rbx))?;
+        c.power_off()
+    });
+    let run = guest.run_on(kvm, &to_the_end);
+    let [Event::UnknownInstruction { bytes, what, .. }] = &run.events[..] else {
+        panic!("{:?}", run.events)
+    };
+    assert!(what.contains("crc32 eax"), "{what}");
+    assert_eq!(bytes[..], [0xf2, 0x0f, 0x38, 0xf1, 0x03]);
+    assert!(run.machine.emulated().is_empty());
+}
+
 #[test]
 fn a_doorbell_rung_by_an_emulated_instruction_stops_the_guest_at_once() {
     use guest_agent::device::dma::{CONTROL, CONTROL_ENABLE};

@@ -7,9 +7,9 @@ use iced_x86::code_asm::{al, byte_ptr, rax};
 
 use super::code::{DATA, UPPER};
 use super::guest::{Guest, to_the_end};
-use vmm::soft::Soft;
 use vmm::kvm::Kvm;
 use vmm::processors::Backend;
+use vmm::soft::Soft;
 
 /// This host's KVM, opened once, or why it cannot be used.
 fn opened() -> Result<&'static Kvm, &'static str> {

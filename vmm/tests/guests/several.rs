@@ -62,6 +62,46 @@ fn a_second_processor_is_started_by_init_and_sipi() {
     assert!(run.evidence.pages[0].1.contains(&(FLAG >> 12)));
 }
 
+/// Both processors increment one counter, the first by CMPXCHG16B. On a host that emulates guest kernels softcpu
+/// executes that instruction, and increments are lost unless the second processor is stopped meanwhile.
+#[test]
+fn locked_instructions_are_atomic() {
+    const COUNTER: u64 = TRAMPOLINE + 0x110;
+    const ROUNDS: u16 = 2000;
+    let [low, high] = ROUNDS.to_le_bytes();
+    // mov ax, cs; mov ds, ax; mov byte [0x100], 1; mov cx, ROUNDS; 1: lock inc dword [0x110]; loop 1b; mov byte
+    // [0x100], 2; cli; hlt
+    let second = [
+        0x8c, 0xc8, 0x8e, 0xd8, 0xc6, 0x06, 0x00, 0x01, 0x01, 0xb9, low, high, 0xf0, 0x66, 0xff, 0x06, 0x10,
+        0x01, 0xe2, 0xf8, 0xc6, 0x06, 0x00, 0x01, 0x02, 0xfa, 0xf4,
+    ];
+    let mut guest = guest(|c| {
+        start_second(c)?;
+        wait_for_flag(c, 1)?;
+        let mut again = c.create_label();
+        let mut retry = c.create_label();
+        c.mov(rsi, UPPER + COUNTER)?;
+        c.mov(r12d, u32::from(ROUNDS))?;
+        c.set_label(&mut again)?;
+        c.mov(rax, qword_ptr(rsi))?;
+        c.mov(rdx, qword_ptr(rsi + 8))?;
+        c.set_label(&mut retry)?;
+        c.lea(rbx, qword_ptr(rax + 1))?;
+        c.mov(rcx, rdx)?;
+        c.lock().cmpxchg16b(xmmword_ptr(rsi))?;
+        c.jnz(retry)?;
+        c.dec(r12d)?;
+        c.jnz(again)?;
+        wait_for_flag(c, 2)?;
+        c.power_off()
+    });
+    guest.memory = vec![(TRAMPOLINE, second.to_vec())];
+    let Some(run) = run(&guest) else { return };
+    assert_eq!(run.evidence.events, ["power off"]);
+    let counter = run.machine.ram().read_u64(COUNTER).unwrap();
+    assert_eq!(counter, 2 * u64::from(ROUNDS));
+}
+
 /// Waits until the second processor has set its byte to `value`. Clobbers RAX.
 fn wait_for_flag(c: &mut Code, value: i32) -> Asm {
     let mut again = c.create_label();

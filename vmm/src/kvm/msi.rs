@@ -1,10 +1,11 @@
-//! Message-signalled interrupts into the local APICs of the host's kernel.
+//! Sends message-signalled interrupts to the local APICs, which are in the host's kernel.
 //!
-//! A device's message is delivered through an irqfd: a route for it is made when it is first sent, and from then on sending is one
-//! write to an eventfd. A guest that invents messages without end gets KVM_SIGNAL_MSI for those beyond the room for routes.
+//! A message is delivered through an irqfd. The first time a message is sent, a route is made for it; later it takes
+//! one write to an eventfd. The number of routes is limited, because the guest chooses the messages. Messages beyond
+//! the limit are sent by KVM_SIGNAL_MSI.
 //!
-//! KVM tells of the end of a level-triggered interrupt (KVM_EXIT_IOAPIC_EOI) only if a route of the I/O APIC's pins has its vector. Which
-//! of them it is does not matter, so such messages get the first free one.
+//! KVM reports the end of a level-triggered interrupt (KVM_EXIT_IOAPIC_EOI) only if the route of an I/O APIC pin has
+//! its vector. Any pin will do, so a level-triggered message gets the first pin that is free.
 
 use std::collections::HashMap;
 
@@ -15,45 +16,45 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Refused;
+use super::error::KvmError;
 use crate::interrupt::Msi;
 
-/// Routes below this number are those of the I/O APIC's pins.
+/// Routes below this number belong to the I/O APIC's pins.
 const FIRST_GSI: u32 = crate::devices::ioapic::PINS as u32;
 /// Message data: level-triggered.
 const LEVEL: u32 = 1 << 15;
-/// Messages that get a route of their own.
-const ROOM: usize = 64;
+/// Most messages that get a route.
+const MAX_ROUTES: usize = 64;
 
-/// Routes made so far.
+/// The routes made so far, by message address and data.
 #[derive(Debug, Default)]
-pub(super) struct Interrupts {
+pub(super) struct MsiRoutes {
     routes: HashMap<(u64, u32), EventFd>,
     table: Vec<kvm_irq_routing_entry>,
-    /// How many routes are those of pins, and how many are not.
+    /// Number of routes that belong to pins, and of others.
     pins: u32,
     others: u32,
 }
 
-impl Interrupts {
-    /// Sends a message.
-    pub fn send(&mut self, vm: &VmFd, msi: Msi) -> Result<(), Refused> {
+impl MsiRoutes {
+    /// Sends a message, through a route if there is one or can be one.
+    pub fn send(&mut self, vm: &VmFd, msi: Msi) -> Result<(), KvmError> {
         let key = (msi.address, msi.data);
         if !self.routes.contains_key(&key) {
-            if self.routes.len() >= ROOM {
+            if self.routes.len() >= MAX_ROUTES {
                 return signal(vm, msi);
             }
-            let event = self.route(vm, msi)?;
+            let event = self.add_route(vm, msi)?;
             self.routes.insert(key, event);
         }
         let event = &self.routes[&key];
         event
             .write(1)
-            .map_err(|error| Refused::io("write to an irqfd", &error))
+            .map_err(|error| KvmError::new("write to an irqfd", error))
     }
 
-    /// A number for the route of this message.
-    fn number(&mut self, msi: Msi) -> u32 {
+    /// Number for a new route of this message.
+    fn next_gsi(&mut self, msi: Msi) -> u32 {
         if msi.data & LEVEL != 0 && self.pins < FIRST_GSI {
             self.pins += 1;
             return self.pins - 1;
@@ -62,8 +63,8 @@ impl Interrupts {
         FIRST_GSI + self.others - 1
     }
 
-    fn route(&mut self, vm: &VmFd, msi: Msi) -> Result<EventFd, Refused> {
-        let gsi = self.number(msi);
+    fn add_route(&mut self, vm: &VmFd, msi: Msi) -> Result<EventFd, KvmError> {
+        let gsi = self.next_gsi(msi);
         let entry = kvm_irq_routing_entry {
             gsi,
             type_: KVM_IRQ_ROUTING_MSI,
@@ -79,17 +80,18 @@ impl Interrupts {
         };
         self.table.push(entry);
         let table = KvmIrqRouting::from_entries(&self.table)
-            .map_err(|error| Refused::text("interrupt routes", &format!("{error:?}")))?;
+            .map_err(|error| KvmError::new("interrupt routes", format!("{error:?}")))?;
         vm.set_gsi_routing(&table)
-            .map_err(Refused::at("KVM_SET_GSI_ROUTING"))?;
-        let event = EventFd::new(libc::EFD_NONBLOCK).map_err(|error| Refused::io("eventfd", &error))?;
-        vm.register_irqfd(&event, gsi).map_err(Refused::at("KVM_IRQFD"))?;
+            .map_err(KvmError::ioctl("KVM_SET_GSI_ROUTING"))?;
+        let event = EventFd::new(libc::EFD_NONBLOCK).map_err(|error| KvmError::new("eventfd", error))?;
+        vm.register_irqfd(&event, gsi)
+            .map_err(KvmError::ioctl("KVM_IRQFD"))?;
         Ok(event)
     }
 }
 
-/// Sends a message without a route.
-pub(super) fn signal(vm: &VmFd, msi: Msi) -> Result<(), Refused> {
+/// Sends a message without a route (KVM_SIGNAL_MSI).
+pub(super) fn signal(vm: &VmFd, msi: Msi) -> Result<(), KvmError> {
     let message = kvm_msi {
         address_lo: low(msi.address),
         address_hi: low(msi.address >> 32),
@@ -98,7 +100,7 @@ pub(super) fn signal(vm: &VmFd, msi: Msi) -> Result<(), Refused> {
     };
     vm.signal_msi(message)
         .map(drop)
-        .map_err(Refused::at("KVM_SIGNAL_MSI"))
+        .map_err(KvmError::ioctl("KVM_SIGNAL_MSI"))
 }
 
 fn low(value: u64) -> u32 {

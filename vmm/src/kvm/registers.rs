@@ -1,15 +1,12 @@
-//! KVM's register structures and ours.
+//! Registers between KVM's structures and [`crate::vcpu::Registers`].
 
-use kvm_bindings::{Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{Msrs, kvm_dtable, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 
-use super::Refused;
+use super::error::KvmError;
 use crate::vcpu::{DescriptorTable, Registers, Segment};
 
-/// RFLAGS.IF.
-pub(super) const IF: u64 = 1 << 9;
-
-/// General registers in the processor's own order.
+/// The general registers, in the order of their numbers in instructions.
 pub(super) fn gpr(regs: &kvm_regs) -> [u64; 16] {
     [
         regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8, regs.r9,
@@ -17,8 +14,8 @@ pub(super) fn gpr(regs: &kvm_regs) -> [u64; 16] {
     ]
 }
 
-/// The structure of KVM_SET_REGS.
-pub(super) fn regs(gpr: &[u64; 16], rip: u64, rflags: u64) -> kvm_regs {
+/// The structure for KVM_SET_REGS.
+pub(super) fn general_to_kvm(gpr: &[u64; 16], rip: u64, rflags: u64) -> kvm_regs {
     let [
         rax,
         rcx,
@@ -59,8 +56,8 @@ pub(super) fn regs(gpr: &[u64; 16], rip: u64, rflags: u64) -> kvm_regs {
     }
 }
 
-/// A segment register of ours from KVM's.
-pub(super) fn segment_out(segment: &kvm_segment) -> Segment {
+/// A segment register from KVM's structure.
+pub(super) fn segment_from_kvm(segment: &kvm_segment) -> Segment {
     let bit = |value: u8, at: u32| u16::from(value & 1) << at;
     Segment {
         selector: segment.selector,
@@ -77,8 +74,8 @@ pub(super) fn segment_out(segment: &kvm_segment) -> Segment {
     }
 }
 
-/// A segment register of KVM's from ours.
-pub(super) fn segment_in(segment: &Segment) -> kvm_segment {
+/// A segment register as KVM's structure.
+fn segment_to_kvm(segment: &Segment) -> kvm_segment {
     let bit = |at: u32| (segment.attributes >> at & 1) as u8;
     kvm_segment {
         base: segment.base,
@@ -97,14 +94,14 @@ pub(super) fn segment_in(segment: &Segment) -> kvm_segment {
     }
 }
 
-fn table_out(table: &kvm_dtable) -> DescriptorTable {
+fn table_from_kvm(table: &kvm_dtable) -> DescriptorTable {
     DescriptorTable {
         base: table.base,
         limit: table.limit,
     }
 }
 
-fn table_in(table: &DescriptorTable) -> kvm_dtable {
+fn table_to_kvm(table: &DescriptorTable) -> kvm_dtable {
     kvm_dtable {
         base: table.base,
         limit: table.limit,
@@ -112,16 +109,16 @@ fn table_in(table: &DescriptorTable) -> kvm_dtable {
     }
 }
 
-/// Our registers from KVM's.
-pub(super) fn out(regs: &kvm_regs, sregs: &kvm_sregs) -> Registers {
+/// The registers in what KVM_GET_REGS and KVM_GET_SREGS gave.
+pub(super) fn from_kvm(regs: &kvm_regs, sregs: &kvm_sregs) -> Registers {
     Registers {
         gpr: gpr(regs),
         rip: regs.rip,
         rflags: regs.rflags,
-        segments: [&sregs.es, &sregs.cs, &sregs.ss, &sregs.ds, &sregs.fs, &sregs.gs].map(segment_out),
-        tr: segment_out(&sregs.tr),
-        gdtr: table_out(&sregs.gdt),
-        idtr: table_out(&sregs.idt),
+        segments: [&sregs.es, &sregs.cs, &sregs.ss, &sregs.ds, &sregs.fs, &sregs.gs].map(segment_from_kvm),
+        tr: segment_from_kvm(&sregs.tr),
+        gdtr: table_from_kvm(&sregs.gdt),
+        idtr: table_from_kvm(&sregs.idt),
         cr0: sregs.cr0,
         cr2: sregs.cr2,
         cr3: sregs.cr3,
@@ -130,32 +127,44 @@ pub(super) fn out(regs: &kvm_regs, sregs: &kvm_sregs) -> Registers {
     }
 }
 
-/// Puts our registers into what KVM_GET_SREGS gave; what ours do not have stays.
-pub(super) fn put_special(registers: &Registers, sregs: &mut kvm_sregs) {
-    let [es, cs, ss, ds, fs, gs] = registers.segments.each_ref().map(segment_in);
+/// Sets the registers in `sregs`, which came from KVM_GET_SREGS, to `registers`. What `Registers` does not have stays
+/// as it is.
+pub(super) fn update_sregs(sregs: &mut kvm_sregs, registers: &Registers) {
+    let [es, cs, ss, ds, fs, gs] = registers.segments.each_ref().map(segment_to_kvm);
     (sregs.es, sregs.cs, sregs.ss) = (es, cs, ss);
     (sregs.ds, sregs.fs, sregs.gs) = (ds, fs, gs);
-    sregs.tr = segment_in(&registers.tr);
-    sregs.gdt = table_in(&registers.gdtr);
-    sregs.idt = table_in(&registers.idtr);
+    sregs.tr = segment_to_kvm(&registers.tr);
+    sregs.gdt = table_to_kvm(&registers.gdtr);
+    sregs.idt = table_to_kvm(&registers.idtr);
     (sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4) =
         (registers.cr0, registers.cr2, registers.cr3, registers.cr4);
     sregs.efer = registers.efer;
 }
 
+/// A 32-bit register of the local APIC, by its offset.
+pub(super) fn lapic_register(lapic: &kvm_lapic_state, offset: u64) -> u32 {
+    let at = usize::try_from(offset).unwrap_or(usize::MAX);
+    let bytes = lapic.regs.iter().skip(at).take(4);
+    bytes
+        .rev()
+        .fold(0, |value, byte| value << 8 | u32::from(byte.to_le_bytes()[0]))
+}
+
 /// Values of model-specific registers.
-pub(super) fn msrs<const N: usize>(vcpu: &VcpuFd, indices: [u32; N]) -> Result<[u64; N], Refused> {
+pub(super) fn msrs<const N: usize>(vcpu: &VcpuFd, indices: [u32; N]) -> Result<[u64; N], KvmError> {
     let entries = indices.map(|index| kvm_msr_entry {
         index,
         ..Default::default()
     });
     let mut list =
-        Msrs::from_entries(&entries).map_err(|error| Refused::text("MSR list", &format!("{error:?}")))?;
-    let read = vcpu.get_msrs(&mut list).map_err(Refused::at("KVM_GET_MSRS"))?;
+        Msrs::from_entries(&entries).map_err(|error| KvmError::new("MSR list", format!("{error:?}")))?;
+    let read = vcpu
+        .get_msrs(&mut list)
+        .map_err(KvmError::ioctl("KVM_GET_MSRS"))?;
     if read != N {
-        return Err(Refused::text(
+        return Err(KvmError::new(
             "KVM_GET_MSRS",
-            &format!("read {read} of {N} registers, from {:#x} on", indices[0]),
+            format!("read {read} of {N} registers, from {:#x} on", indices[0]),
         ));
     }
     let mut values = [0; N];
@@ -173,7 +182,8 @@ mod tests {
     proptest! {
         #[test]
         fn registers_survive_the_way_to_kvm_and_back(
-            gpr_in in any::<[u64; 16]>(), rip in any::<u64>(), attributes in any::<u16>(), base in any::<u64>(), limit in any::<u16>()
+            gpr_in in any::<[u64; 16]>(), rip in any::<u64>(), attributes in any::<u16>(), base in any::<u64>(),
+            limit in any::<u16>()
         ) {
             let segment = Segment { selector: 0x10, base, limit: 0xffff, attributes: attributes & 0xf0ff };
             let table = DescriptorTable { base, limit };
@@ -182,8 +192,8 @@ mod tests {
                 cr0: 1, cr2: 2, cr3: 3, cr4: 4, efer: 5,
             };
             let mut sregs = kvm_sregs::default();
-            put_special(&registers, &mut sregs);
-            prop_assert_eq!(out(&regs(&gpr_in, rip, 2), &sregs), registers);
+            update_sregs(&mut sregs, &registers);
+            prop_assert_eq!(from_kvm(&general_to_kvm(&gpr_in, rip, 2), &sregs), registers);
         }
     }
 }

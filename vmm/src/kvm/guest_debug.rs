@@ -1,4 +1,4 @@
-//! A vCPU's hardware breakpoints and single steps (KVM_SET_GUEST_DEBUG), which the guest does not see.
+//! A vCPU's hardware breakpoints and single steps (KVM_SET_GUEST_DEBUG), which are invisible to the guest.
 
 use kvm_bindings::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug,
@@ -6,71 +6,71 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-use super::Refused;
-use super::kexec::{BREAKPOINTS, Expected, MAX_STEPS};
+use super::error::KvmError;
+use super::kexec::{BREAKPOINTS, ExpectedKexec, MAX_STEPS};
 
-/// First address of the upper half.
+/// First address of the upper half of the address space.
 const UPPER_HALF: u64 = 1 << 63;
 /// DR7: bit 10 is always one.
 const DR7_FIXED: u64 = 1 << 10;
 
-/// What single steps are for.
+/// Why the vCPU is single-stepped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// None are made.
+    /// It is not.
     No,
-    /// One, past a breakpoint that is armed again afterwards.
+    /// One step over the current instruction, with all breakpoints off.
     Past,
-    /// As many as it takes to see the jump into the lower half; how many are left.
+    /// Until the old kernel jumps into the lower half, but at most this many more steps.
     ToJump(u32),
 }
 
-/// What a debug exit was about.
+/// What a KVM_EXIT_DEBUG means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sight {
-    /// Nothing that anybody waits for; the vCPU goes on.
-    Nothing,
-    /// The page-fault handler's first instruction.
-    PageFault,
-    /// The old kernel jumped: the next instruction is in the lower half.
-    Jump,
-    /// The next kernel's entry point; `exact` when the jump was seen before.
-    Entry {
-        /// Whether the jump has been seen.
+pub(super) enum DebugExit {
+    /// Nothing to report; the vCPU goes on.
+    Resume,
+    /// The vCPU is at the page-fault handler's first instruction.
+    PageFaultHandler,
+    /// The vCPU is about to execute kernel code in the lower half: the old kernel's jump, or the next kernel's entry
+    /// point.
+    LowHalf {
+        /// Whether the jump itself was seen. If not, this is the entry point, and the jump was before it.
         jump_seen: bool,
     },
 }
 
-/// Breakpoints of one vCPU.
+/// Breakpoints and single steps of one vCPU.
 #[derive(Debug)]
-pub(super) struct Debug {
-    /// The page-fault handler, where it is watched.
+pub(super) struct GuestDebug {
+    /// Address of the page-fault handler, if it is watched.
     page_fault: Option<u64>,
-    kexec: Option<Expected>,
+    kexec: Option<ExpectedKexec>,
+    /// The jump of `kexec` has been seen, or concluded from its entry.
     jumped: bool,
     step: Step,
-    /// What KVM was last told.
-    told: Option<(Vec<u64>, bool)>,
+    /// The last arguments of KVM_SET_GUEST_DEBUG: breakpoints, and whether to single-step.
+    applied: Option<(Vec<u64>, bool)>,
 }
 
-impl Debug {
+impl GuestDebug {
     pub fn new() -> Self {
         Self {
             page_fault: None,
             kexec: None,
             jumped: false,
             step: Step::No,
-            told: None,
+            applied: None,
         }
     }
 
-    /// Watches the page-fault handler at this address.
+    /// Watches the page-fault handler at this address; `None` watches none.
     pub fn watch_page_faults(&mut self, handler: Option<u64>) {
         self.page_fault = handler;
     }
 
-    /// Watches for this kexec, or for none.
-    pub fn expect(&mut self, kexec: Option<Expected>) {
+    /// Watches for this kexec; `None` watches for none.
+    pub fn expect(&mut self, kexec: Option<ExpectedKexec>) {
         self.kexec = kexec;
         self.jumped = false;
         if matches!(self.step, Step::ToJump(_)) {
@@ -78,59 +78,62 @@ impl Debug {
         }
     }
 
-    /// The jump was concluded from something else.
+    /// Another vCPU saw the jump or the entry.
     pub fn set_jumped(&mut self) {
         self.jumped = true;
     }
 
-    /// Goes past the instruction that the vCPU stands at, even if a breakpoint is there.
+    /// Lets the vCPU execute its next instruction even if a breakpoint is there.
     pub fn step_past(&mut self) {
         self.step = Step::Past;
     }
 
-    /// What it means that the vCPU stopped at `pc`.
-    pub fn stopped_at(&mut self, pc: u64, kernel_mode: bool) -> Sight {
+    /// Interprets a debug exit at `pc`. `kernel_mode` is whether the vCPU is at privilege level 0.
+    pub fn stopped_at(&mut self, pc: u64, kernel_mode: bool) -> DebugExit {
         match self.step {
             Step::No => {}
             Step::Past => {
                 self.step = Step::No;
-                // A breakpoint at the next instruction is met again, now that it is armed.
-                return Sight::Nothing;
+                // If the next instruction has a breakpoint, KVM_RUN exits there again, because breakpoints are now back
+                // on.
+                return DebugExit::Resume;
             }
             Step::ToJump(_) if kernel_mode && pc < UPPER_HALF => {
                 self.step = Step::No;
                 self.jumped = true;
-                return Sight::Jump;
+                return DebugExit::LowHalf { jump_seen: true };
             }
             Step::ToJump(left) => {
                 self.step = left.checked_sub(1).map_or(Step::Past, Step::ToJump);
-                return Sight::Nothing;
+                return DebugExit::Resume;
             }
         }
         if self.page_fault == Some(pc) {
-            return Sight::PageFault;
+            return DebugExit::PageFaultHandler;
         }
         if let Some(kexec) = self.kexec.as_ref().filter(|_| kernel_mode) {
             if kexec.machine_kexec == Some(pc) && !self.jumped {
                 self.step = Step::ToJump(MAX_STEPS);
-                return Sight::Nothing;
+                return DebugExit::Resume;
             }
             if kexec.entries.contains(&pc) {
-                return Sight::Entry {
+                return DebugExit::LowHalf {
                     jump_seen: self.jumped,
                 };
             }
         }
         self.step = Step::Past;
-        Sight::Nothing
+        DebugExit::Resume
     }
 
-    /// Tells KVM, if anything has changed since it was last told.
-    pub fn apply(&mut self, vcpu: &VcpuFd) -> Result<(), Refused> {
+    /// Calls KVM_SET_GUEST_DEBUG if anything has changed since the last call.
+    pub fn apply(&mut self, vcpu: &VcpuFd) -> Result<(), KvmError> {
         let stepping = self.step != Step::No;
         let addresses = if stepping { Vec::new() } else { self.addresses() };
         let wanted = (addresses, stepping);
-        if self.told.as_ref() == Some(&wanted) || (self.told.is_none() && wanted.0.is_empty() && !stepping) {
+        if self.applied.as_ref() == Some(&wanted)
+            || (self.applied.is_none() && wanted.0.is_empty() && !stepping)
+        {
             return Ok(());
         }
         let mut arch = kvm_guest_debug_arch::default();
@@ -153,11 +156,12 @@ impl Debug {
             arch,
         };
         vcpu.set_guest_debug(&debug)
-            .map_err(Refused::at("KVM_SET_GUEST_DEBUG"))?;
-        self.told = Some(wanted);
+            .map_err(KvmError::ioctl("KVM_SET_GUEST_DEBUG"))?;
+        self.applied = Some(wanted);
         Ok(())
     }
 
+    /// The breakpoints that are on while the vCPU is not single-stepped.
     fn addresses(&self) -> Vec<u64> {
         let jump = self
             .kexec
@@ -176,9 +180,9 @@ mod tests {
 
     const KERNEL: u64 = 0xffff_ffff_8100_0000;
 
-    fn debug() -> Debug {
-        let mut debug = Debug::new();
-        debug.expect(Some(Expected {
+    fn debug() -> GuestDebug {
+        let mut debug = GuestDebug::new();
+        debug.expect(Some(ExpectedKexec {
             machine_kexec: Some(KERNEL),
             entries: vec![0x100_0200],
         }));
@@ -188,32 +192,35 @@ mod tests {
     #[test]
     fn the_jump_is_the_first_step_into_the_lower_half() {
         let mut debug = debug();
-        assert_eq!(debug.stopped_at(KERNEL, true), Sight::Nothing);
-        assert_eq!(debug.stopped_at(KERNEL + 4, true), Sight::Nothing);
-        assert_eq!(debug.stopped_at(0x7000, true), Sight::Jump);
+        assert_eq!(debug.stopped_at(KERNEL, true), DebugExit::Resume);
+        assert_eq!(debug.stopped_at(KERNEL + 4, true), DebugExit::Resume);
+        assert_eq!(
+            debug.stopped_at(0x7000, true),
+            DebugExit::LowHalf { jump_seen: true }
+        );
         assert_eq!(debug.addresses(), [0x100_0200]);
         assert_eq!(
             debug.stopped_at(0x100_0200, true),
-            Sight::Entry { jump_seen: true }
+            DebugExit::LowHalf { jump_seen: true }
         );
     }
 
     #[test]
     fn without_symbols_the_entry_alone_is_seen() {
-        let mut debug = Debug::new();
-        debug.expect(Some(Expected {
+        let mut debug = GuestDebug::new();
+        debug.expect(Some(ExpectedKexec {
             machine_kexec: None,
             entries: vec![0x100_0200],
         }));
         assert_eq!(
             debug.stopped_at(0x100_0200, false),
-            Sight::Nothing,
+            DebugExit::Resume,
             "user code may be at that address"
         );
-        assert_eq!(debug.stopped_at(0x100_0203, true), Sight::Nothing);
+        assert_eq!(debug.stopped_at(0x100_0203, true), DebugExit::Resume);
         assert_eq!(
             debug.stopped_at(0x100_0200, true),
-            Sight::Entry { jump_seen: false }
+            DebugExit::LowHalf { jump_seen: false }
         );
     }
 
@@ -222,7 +229,7 @@ mod tests {
         let mut debug = debug();
         debug.stopped_at(KERNEL, true);
         for step in 0..=u64::from(MAX_STEPS) {
-            assert_eq!(debug.stopped_at(KERNEL + 1 + step, true), Sight::Nothing);
+            assert_eq!(debug.stopped_at(KERNEL + 1 + step, true), DebugExit::Resume);
         }
         assert_eq!(debug.step, Step::Past);
     }

@@ -232,17 +232,11 @@ fn gone_within_patience<T>(left: impl Fn() -> Vec<T>) -> Vec<T> {
     }
 }
 
-/// SplitMix64.
-fn random(seed: u64, index: u64) -> u64 {
-    let mut x = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ x >> 31
-}
-
-/// A part of a time.
-fn part(time: Duration, random: u64) -> Duration {
-    time.mul_f64(f64::from(u32::try_from(random >> 32).unwrap()) / f64::from(u32::MAX))
+/// Number `index` of the random sequence that starts at `seed`, from 0 to 1.
+fn fraction(seed: u64, index: u64) -> f64 {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    (0..index).for_each(|_| drop(rng.u64(..)));
+    rng.f64()
 }
 
 fn seed() -> u64 {
@@ -295,13 +289,13 @@ fn a_killed_run_leaves_evidence_so_far_and_nothing_elsewhere() {
     assert_eq!(whole.look(status, "no kill"), Left::Verdict);
 
     let left = kill_many("soft", KILLS, WORKERS, |index| {
-        let random = random(seed, index);
+        let fraction = fraction(seed, index);
         if index % 2 == 0 {
             // Two at once are slower than one alone. Every eighth is killed while it starts.
             let most = if index % 8 == 0 { 0.1 } else { 1.5 };
-            Kill::At(part(length.mul_f64(most), random))
+            Kill::At(length.mul_f64(most * fraction))
         } else {
-            Kill::AfterPhase(1 + index / 2 % PHASE_CHANGES, part(CLOSE, random))
+            Kill::AfterPhase(1 + index / 2 % PHASE_CHANGES, CLOSE.mul_f64(fraction))
         }
     });
     let count = |what| left.iter().filter(|left| **left == what).count();
@@ -332,7 +326,7 @@ fn a_run_killed_on_kvm_leaves_no_process_and_evidence_so_far() {
     }
     let seed = seed();
     let left = kill_many("kvm", KILLS_ON_KVM, 1, |index| {
-        Kill::At(part(Duration::from_millis(1500), random(seed ^ 1, index)))
+        Kill::At(Duration::from_millis(1500).mul_f64(fraction(seed, index)))
     });
     eprintln!("{left:?}");
     assert!(

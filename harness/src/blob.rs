@@ -1,9 +1,9 @@
 //! Handover blobs: captured page by page when a kernel is entered, decoded by the oracle.
 
-use crate::evidence::{BlobEvidence, KhoPointers, PAGE};
+use crate::evidence::{BlobEvidence, PAGE};
 use guest_agent::pattern::PAGE_BYTES;
 use kho_core::{
-    Handover, MemoryError, Owner, Owners, PhysicalMemory, ReadError, Region, Severity, SparseMemory,
+    Handover, KhoData, MemoryError, Owner, Owners, PhysicalMemory, ReadError, Region, Severity, SparseMemory,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,7 +86,7 @@ impl PhysicalMemory for Recorder<'_> {
 }
 
 /// The pages of guest memory that decoding the blob at `kho` takes.
-pub fn capture(memory: &dyn PhysicalMemory, kho: KhoPointers) -> BTreeMap<u64, Vec<u8>> {
+pub fn capture(memory: &dyn PhysicalMemory, kho: KhoData) -> BTreeMap<u64, Vec<u8>> {
     let recorder = Recorder {
         memory,
         pages: RefCell::default(),
@@ -96,9 +96,8 @@ pub fn capture(memory: &dyn PhysicalMemory, kho: KhoPointers) -> BTreeMap<u64, V
     recorder.pages.into_inner()
 }
 
-fn read(memory: &dyn PhysicalMemory, kho: KhoPointers) -> Result<Handover, ReadError> {
-    let fdt = Region::new(kho.fdt_address, kho.fdt_bytes);
-    Handover::read(memory, fdt, Region::new(kho.scratch_address, kho.scratch_bytes))
+fn read(memory: &dyn PhysicalMemory, kho: KhoData) -> Result<Handover, ReadError> {
+    Handover::read(memory, kho.fdt, kho.scratch)
 }
 
 /// Decodes a captured blob.
@@ -165,6 +164,18 @@ pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
 mod tests {
     use super::*;
     use crate::testing;
+
+    /// Kept evidence of earlier versions has these names.
+    #[test]
+    fn kho_data_is_written_as_four_numbers() {
+        let data = KhoData {
+            fdt: Region::new(1, 2),
+            scratch: Region::new(3, 4),
+        };
+        let text = r#"{"fdt_address":1,"fdt_bytes":2,"scratch_address":3,"scratch_bytes":4}"#;
+        assert_eq!(serde_json::to_string(&data).unwrap(), text);
+        assert_eq!(serde_json::from_str::<KhoData>(text).unwrap(), data);
+    }
 
     #[test]
     fn no_blob_is_said() {

@@ -1,98 +1,85 @@
 //! The initramfs of a run: an uncompressed newc archive with the agent, the next kernel, and the mount points that the agent
-//! needs. It is a pure function of its contents: times are 0 and inodes are counted.
+//! needs. Equal contents give equal bytes: every timestamp is 0 and inodes are numbered in order.
 
-/// File types and permissions as stat(2) has them.
-mod mode {
-    pub const DIRECTORY: u32 = 0o040_755;
-    pub const PROGRAM: u32 = 0o100_755;
-    pub const FILE: u32 = 0o100_644;
-    pub const CHARACTER_DEVICE: u32 = 0o020_600;
-}
+use cpio::newc::{self, ModeFileType};
+use std::io::Write;
 
-/// Device numbers of /dev/console.
+/// Permissions of directories and programs, as in stat(2).
+const EXECUTABLE: u32 = 0o755;
+/// Permissions of other files.
+const READABLE: u32 = 0o644;
+/// Major and minor device number of /dev/console.
 const CONSOLE: (u32, u32) = (5, 1);
-/// Everything is padded to this many bytes.
-const ALIGN: usize = 4;
 
-/// Makes the archive: `/init` is `agent`; `/next/kernel`, where there is a next kernel, is its bzImage.
+/// Makes the archive. `/init` is `agent`, and `/next/kernel` is `next_kernel`, the bzImage of the next kernel, if there is one.
 pub fn build(agent: &[u8], next_kernel: Option<&[u8]>) -> Vec<u8> {
-    let mut archive = Archive::default();
-    archive
-        .bytes
-        .reserve(agent.len() + next_kernel.map_or(0, <[u8]>::len) + 4096);
-    for directory in ["dev", "proc", "sys", "tmp"] {
-        archive.entry(directory, mode::DIRECTORY, (0, 0), &[]);
+    let mut archive = Archive::with_capacity(agent.len() + next_kernel.map_or(0, <[u8]>::len) + 4096);
+    for name in ["dev", "proc", "sys", "tmp"] {
+        archive.directory(name);
     }
-    archive.entry("dev/console", mode::CHARACTER_DEVICE, CONSOLE, &[]);
-    archive.entry("init", mode::PROGRAM, (0, 0), agent);
+    archive.console("dev/console");
+    archive.file("init", EXECUTABLE, agent);
     if let Some(kernel) = next_kernel {
-        archive.entry("next", mode::DIRECTORY, (0, 0), &[]);
-        archive.entry("next/kernel", mode::FILE, (0, 0), kernel);
+        archive.directory("next");
+        archive.file("next/kernel", READABLE, kernel);
     }
     archive.finish()
 }
 
-/// An archive that grows; Documentation/driver-api/early-userspace/buffer-format.rst has the format.
-#[derive(Default)]
+/// An archive that is being written, and the number of entries in it.
 struct Archive {
     bytes: Vec<u8>,
-    inodes: u32,
+    entries: u32,
 }
 
 impl Archive {
-    fn entry(&mut self, name: &str, mode: u32, (major, minor): (u32, u32), data: &[u8]) {
-        self.inodes += 1;
-        let links = if mode & 0o170_000 == 0o040_000 { 2 } else { 1 };
-        self.header(
-            name,
-            [
-                self.inodes,
-                mode,
-                0,
-                0,
-                links,
-                0,
-                length(data),
-                0,
-                0,
-                major,
-                minor,
-            ],
-            data,
-        );
-    }
-
-    fn header(&mut self, name: &str, fields: [u32; 11], data: &[u8]) {
-        self.bytes.extend_from_slice(b"070701");
-        for field in fields.into_iter().chain([length(name.as_bytes()) + 1, 0]) {
-            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
+    fn with_capacity(bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            entries: 0,
         }
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.push(0);
-        self.pad();
-        self.bytes.extend_from_slice(data);
-        self.pad();
     }
 
-    fn pad(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
+    fn directory(&mut self, name: &str) {
+        let entry = newc::Builder::new(name).mode(EXECUTABLE).nlink(2);
+        self.put(entry.set_mode_file_type(ModeFileType::Directory), &[]);
     }
 
-    fn finish(mut self) -> Vec<u8> {
-        self.header("TRAILER!!!", [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], &[]);
-        self.bytes
+    fn console(&mut self, name: &str) {
+        let (major, minor) = CONSOLE;
+        let entry = newc::Builder::new(name)
+            .mode(0o600)
+            .rdev_major(major)
+            .rdev_minor(minor);
+        self.put(entry.set_mode_file_type(ModeFileType::Char), &[]);
     }
-}
 
-/// The format's sizes have 32 bits; kernels and agents are checked to be far smaller when they are read.
-#[allow(clippy::cast_possible_truncation)]
-fn length(data: &[u8]) -> u32 {
-    data.len() as u32
+    fn file(&mut self, name: &str, permissions: u32, data: &[u8]) {
+        let entry = newc::Builder::new(name).mode(permissions);
+        self.put(entry.set_mode_file_type(ModeFileType::Regular), data);
+    }
+
+    fn put(&mut self, entry: newc::Builder, data: &[u8]) {
+        self.entries += 1;
+        let size = u32::try_from(data.len())
+            .expect("kernels and agents are checked to be far below 4 GiB when read");
+        let mut writer = entry.ino(self.entries).write(&mut self.bytes, size);
+        writer.write_all(data).expect("a Vec takes every write");
+        writer.finish().expect("a Vec takes every write");
+    }
+
+    fn finish(self) -> Vec<u8> {
+        newc::trailer(self.bytes).expect("a Vec takes every write")
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The format pads names and contents to this many bytes
+    /// (Documentation/driver-api/early-userspace/buffer-format.rst).
+    const ALIGN: usize = 4;
 
     #[test]
     fn equal_contents_give_equal_archives() {
@@ -111,9 +98,8 @@ mod tests {
         assert!(text.contains("TRAILER!!!\0"));
     }
 
-    /// The cpio crate is the independent reader.
     #[test]
-    fn another_reader_finds_every_entry() {
+    fn a_reader_finds_every_entry() {
         let archive = build(b"agent", Some(b"kernel"));
         let mut rest: &[u8] = &archive;
         let mut found = Vec::new();
@@ -148,6 +134,6 @@ mod tests {
         );
         assert_eq!(found[5].2, b"agent");
         assert_eq!(found[7].2, b"kernel");
-        assert_eq!(found[4].1, mode::CHARACTER_DEVICE);
+        assert_eq!(found[4].1, 0o020_600);
     }
 }

@@ -7,6 +7,7 @@ use crate::kernel::{KernelImage, Symbols};
 use crate::plan::{Overrides, Plan, with_kernels};
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, Pattern, page_digest};
 use guest_agent::protocol::PageRun;
+use kho_core::{KhoData, Region};
 use std::collections::BTreeMap;
 use vmm::ledger::{Entry, Kind, LedgerRecord};
 use vmm::phase::Stamp;
@@ -199,11 +200,9 @@ pub fn blob(frames: impl IntoIterator<Item = u64>) -> BlobEvidence {
         generation: 0,
         time_ns: JUMP.1,
         boot_params: 0x9_0000,
-        kho: Some(KhoPointers {
-            fdt_address: OWN * PAGE,
-            fdt_bytes: PAGE,
-            scratch_address: 0,
-            scratch_bytes: 0,
+        kho: Some(KhoData {
+            fdt: Region::new(OWN * PAGE, PAGE),
+            scratch: Region::new(0, 0),
         }),
         problem: None,
         ram: vec![(0, RAM)],

@@ -82,12 +82,7 @@ fn image(memory: &SparseMemory, entry: KhoData) -> Result<Vec<u8>, Failure> {
         image.resize(address + page.len(), 0);
         image[address..].copy_from_slice(page);
     }
-    let header = u64::from(KhoData::SETUP_TYPE) | (KhoData::SIZE as u64) << 32;
-    let regions = [entry.fdt, entry.scratch].map(|region| [region.start, region.size]);
-    let node = [0, header].into_iter().chain(regions.concat());
-    for (word, place) in node.zip(image[0x100..].chunks_exact_mut(8)) {
-        place.copy_from_slice(&word.to_le_bytes());
-    }
+    image[0x100..][..KhoData::NODE_SIZE].copy_from_slice(&entry.to_node(0));
     Ok(image)
 }
 

@@ -17,7 +17,7 @@ use crate::blueprint::Blueprint;
 use crate::map::Block;
 use crate::memory::{MemoryError, PhysicalMemoryMut, Region, len64};
 use crate::model::{KhoVersion, LuoVersion, MemfdVersion};
-use crate::read::KhoData;
+use crate::setup_data::KhoData;
 
 pub use map::blocks_of;
 pub(crate) use pages::Placer;

@@ -12,7 +12,8 @@ use crate::bytes::word;
 use crate::fdt;
 use crate::memory::{PhysicalMemory, Region, len64};
 use crate::model::Handover;
-use crate::read::{KhoData, MAX_FDT_SIZE, ReadError};
+use crate::read::{MAX_FDT_SIZE, ReadError};
+use crate::setup_data::KhoData;
 
 /// Candidates that are looked at; RAM made to mislead holds any number of FDTs.
 pub const MAX_CANDIDATES: usize = 256;
@@ -150,10 +151,9 @@ fn look(at: u64, page: &[u8], candidates: &mut Candidates) {
     if candidates.fdts.len() < MAX_CANDIDATES && fdt::total_size(page).is_ok() && has_version(page) {
         candidates.fdts.push(at);
     }
-    // {u64 next, u32 type, u32 length, struct kho_data}; nodes are aligned to eight bytes.
-    const HEADER: u64 = (KhoData::SIZE as u64) << 32 | KhoData::SETUP_TYPE as u64;
+    // The kernel aligns `setup_data` nodes to eight bytes. Type and length are the second word of a node.
     for index in 1..PAGE_SIZE / 8 {
-        if word(page, index) != HEADER || candidates.setups.len() >= MAX_CANDIDATES {
+        if word(page, index) != KhoData::NODE_HEADER || candidates.setups.len() >= MAX_CANDIDATES {
             continue;
         }
         let payload = page
@@ -190,16 +190,7 @@ mod tests {
 
     /// Writes a `setup_data` node.
     fn tell(memory: &mut SliceMemory<Vec<u8>>, at: u64, data: KhoData) {
-        let header = u64::from(KhoData::SETUP_TYPE) | (KhoData::SIZE as u64) << 32;
-        let words = [
-            0,
-            header,
-            data.fdt.start,
-            data.fdt.size,
-            data.scratch.start,
-            data.scratch.size,
-        ];
-        memory.write(at, &words.map(u64::to_le_bytes).concat()).unwrap();
+        memory.write(at, &data.to_node(0)).unwrap();
     }
 
     /// Makes a version of the next decade of the FDT.

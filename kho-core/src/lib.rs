@@ -116,6 +116,7 @@ pub mod radix_key;
 pub mod read;
 pub mod recursive;
 pub mod schemes;
+mod setup_data;
 pub mod tree;
 pub mod verify;
 
@@ -129,5 +130,6 @@ pub use memory::{MemoryError, PhysicalMemory, PhysicalMemoryMut, Region, SliceMe
 pub use model::Handover;
 pub use owners::{Owner, Owners};
 pub use page_set::PageSet;
-pub use read::{KhoData, ReadError};
+pub use read::ReadError;
+pub use setup_data::KhoData;
 pub use verify::{Verdict, verify};

@@ -81,28 +81,3 @@ impl Handover {
         root::read(memory, fdt, scratch)
     }
 }
-
-/// A record of the kernel's `struct kho_data`, the payload of a `setup_data` node of type 10
-/// (arch/x86/include/uapi/asm/setup_data.h).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KhoData {
-    /// Where the KHO FDT is, and its room.
-    pub fdt: Region,
-    /// Where the array of scratch areas is.
-    pub scratch: Region,
-}
-
-impl KhoData {
-    /// `SETUP_KEXEC_KHO`.
-    pub const SETUP_TYPE: u32 = 10;
-    /// Size of `struct kho_data`, in bytes.
-    pub const SIZE: usize = 32;
-
-    /// Decodes the payload.
-    pub fn from_bytes(payload: &[u8]) -> Option<Self> {
-        let mut fields = crate::bytes::Fields::new(payload);
-        let fdt = Region::new(fields.u64(), fields.u64());
-        let scratch = Region::new(fields.u64(), fields.u64());
-        (!fields.short()).then_some(Self { fdt, scratch })
-    }
-}

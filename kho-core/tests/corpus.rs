@@ -43,45 +43,40 @@ fn run(target: fn(&[u8]), name: impl Fn() -> String + RefUnwindSafe, input: &[u8
     }
 }
 
-/// Numbers that look random, the same in every run: xorshift64*.
-struct Numbers(u64);
+/// Seed of the damage done to inputs.
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
-impl Numbers {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        usize::try_from(number).expect("31 bits") % end.max(1)
-    }
+/// A random index below `end`, or 0 if there is none.
+fn below(rng: &mut fastrand::Rng, end: usize) -> usize {
+    rng.usize(..end.max(1))
+}
 
-    /// Damages an input: bits, words, pieces of another, its end.
-    fn damage(&mut self, input: &mut Vec<u8>, other: &[u8]) {
-        const WORDS: [u64; 8] = [0, 1, 8, 0x1000, 0xffff, 1 << 32, 1 << 52, u64::MAX];
-        for _ in 0..=self.below(6) {
-            let at = self.below(input.len());
-            let (word, piece) = (at / 8 * 8, self.below(64));
-            match self.below(5) {
-                0 => input
-                    .iter_mut()
-                    .skip(at)
-                    .take(1)
-                    .for_each(|byte| *byte ^= 1 << (at % 8)),
-                1 => overwrite(input, word, &WORDS[piece % 8].to_le_bytes()),
-                // A word from elsewhere: addresses that are good, in a place where they are not.
-                2 => {
-                    let from = self.below(input.len()) / 8 * 8;
-                    let copy: Vec<u8> = input.iter().skip(from).take(8).copied().collect();
-                    overwrite(input, word, &copy);
-                }
-                3 => {
-                    let from = self.below(other.len());
-                    let copy: Vec<u8> = other.iter().skip(from).take(piece).copied().collect();
-                    overwrite(input, at, &copy);
-                }
-                _ if piece == 0 => input.truncate(at),
-                _ => overwrite(input, at, &[0xff; 4]),
+/// Damages an input in up to six places: flips a bit, overwrites a word, copies bytes from elsewhere, or cuts the end off.
+fn damage(rng: &mut fastrand::Rng, input: &mut Vec<u8>, other: &[u8]) {
+    const WORDS: [u64; 8] = [0, 1, 8, 0x1000, 0xffff, 1 << 32, 1 << 52, u64::MAX];
+    for _ in 0..=below(rng, 6) {
+        let at = below(rng, input.len());
+        let (word, piece) = (at / 8 * 8, below(rng, 64));
+        match below(rng, 5) {
+            0 => input
+                .iter_mut()
+                .skip(at)
+                .take(1)
+                .for_each(|byte| *byte ^= 1 << (at % 8)),
+            1 => overwrite(input, word, &WORDS[piece % 8].to_le_bytes()),
+            // A word from elsewhere: addresses that are good, in a place where they are not.
+            2 => {
+                let from = below(rng, input.len()) / 8 * 8;
+                let copy: Vec<u8> = input.iter().skip(from).take(8).copied().collect();
+                overwrite(input, word, &copy);
             }
+            3 => {
+                let from = below(rng, other.len());
+                let copy: Vec<u8> = other.iter().skip(from).take(piece).copied().collect();
+                overwrite(input, at, &copy);
+            }
+            _ if piece == 0 => input.truncate(at),
+            _ => overwrite(input, at, &[0xff; 4]),
         }
     }
 }
@@ -92,16 +87,20 @@ fn overwrite(input: &mut [u8], at: usize, bytes: &[u8]) {
     }
 }
 
-/// Runs a target on so many damaged inputs of its corpus.
+/// Runs a target on `runs` damaged inputs of its corpus.
 fn damaged(name: &str, target: fn(&[u8]), runs: usize) {
     let corpus = corpus(name);
-    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut rng = fastrand::Rng::with_seed(SEED);
     for number in 0..runs {
-        let (name, input) = &corpus[numbers.below(corpus.len())];
-        let (_, other) = &corpus[numbers.below(corpus.len())];
+        let (name, input) = &corpus[below(&mut rng, corpus.len())];
+        let (_, other) = &corpus[below(&mut rng, corpus.len())];
         let mut damaged = input.clone();
-        numbers.damage(&mut damaged, other);
-        run(target, || format!("number {number}, made of {name}"), &damaged);
+        damage(&mut rng, &mut damaged, other);
+        run(
+            target,
+            || format!("number {number} of seed {SEED:#x}, made of {name}"),
+            &damaged,
+        );
     }
 }
 

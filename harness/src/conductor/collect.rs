@@ -4,7 +4,7 @@ use super::cursor::{Ending, Move};
 use super::memory::GuestMemory;
 use super::{Observer, Run, chain};
 use crate::evidence::{
-    Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, KhoPointers, NOT_ENDED,
+    Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, NOT_ENDED,
     ObjectCapture, ObjectEvidence, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, frames_of,
 };
 use crate::oracle::Question;
@@ -144,12 +144,6 @@ impl Run {
             Ok(kho) => (kho, None),
             Err(error) => (None, Some(chain(&error))),
         };
-        let kho = kho.map(|kho| KhoPointers {
-            fdt_address: kho.fdt_addr,
-            fdt_bytes: kho.fdt_size,
-            scratch_address: kho.scratch_addr,
-            scratch_bytes: kho.scratch_size,
-        });
         let pages = kho
             .map(|kho| crate::blob::capture(&GuestMemory(ram), kho))
             .unwrap_or_default();

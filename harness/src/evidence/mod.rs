@@ -19,6 +19,7 @@ pub(crate) use so_far::NOT_ENDED;
 pub use store::{StoreError, Unreadable, from_bytes, is_kept_in, load, save, to_bytes};
 
 use guest_agent::protocol::{Features, PageRun};
+use kho_core::KhoData;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vmm::ledger::LedgerRecord;
@@ -374,7 +375,7 @@ pub struct BlobEvidence {
     /// Address of the new kernel's boot_params.
     pub boot_params: u64,
     /// What its KHO setup_data says; `None` when it was given none.
-    pub kho: Option<KhoPointers>,
+    pub kho: Option<KhoData>,
     /// Why that could not be told.
     pub problem: Option<String>,
     /// Guest RAM: start and size in bytes.
@@ -382,19 +383,6 @@ pub struct BlobEvidence {
     /// Every page that a decoder read, so that a later decoder can read them again.
     #[serde(skip)]
     pub pages: BTreeMap<u64, Vec<u8>>,
-}
-
-/// `struct kho_data` (arch/x86/include/uapi/asm/setup_data.h).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KhoPointers {
-    /// Address of the KHO FDT.
-    pub fdt_address: u64,
-    /// Room of the KHO FDT in bytes.
-    pub fdt_bytes: u64,
-    /// Address of the array of scratch areas.
-    pub scratch_address: u64,
-    /// Size of that array in bytes.
-    pub scratch_bytes: u64,
 }
 
 impl Evidence {

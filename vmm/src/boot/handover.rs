@@ -1,5 +1,6 @@
 //! Reads `struct boot_params` back from guest RAM: what one kernel handed to the next. Nothing in it is trusted.
 
+use kho_core::KhoData;
 use thiserror::Error;
 
 use super::bzimage::{u16_at, u32_at, u64_at};
@@ -49,7 +50,7 @@ pub enum HandoverError {
     /// The KHO node is too short.
     #[error(
         "setup_data node of type {SETUP_KEXEC_KHO} at {address:#x} has {found} bytes: expected {}",
-        KhoData::BYTES
+        KhoData::SIZE
     )]
     ShortKhoData {
         /// Address of the node's payload.
@@ -85,24 +86,6 @@ pub struct SetupData {
     pub address: u64,
     /// Its length in bytes.
     pub length: u64,
-}
-
-/// `struct kho_data`: where the previous kernel left the handover blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KhoData {
-    /// Address of the KHO FDT.
-    pub fdt_addr: u64,
-    /// Its size in bytes.
-    pub fdt_size: u64,
-    /// Address of the array of scratch regions, each {u64 address, u64 size}.
-    pub scratch_addr: u64,
-    /// Size of that array in bytes.
-    pub scratch_size: u64,
-}
-
-impl KhoData {
-    /// Size of the structure in bytes.
-    pub const BYTES: u64 = 32;
 }
 
 /// The fields of `struct boot_params` that matter to a live update.
@@ -226,20 +209,15 @@ impl BootParams {
         let Some(node) = nodes.iter().find(|node| node.kind == SETUP_KEXEC_KHO) else {
             return Ok(None);
         };
-        if node.length < KhoData::BYTES {
-            return Err(HandoverError::ShortKhoData {
-                address: node.address,
-                found: node.length,
-            });
-        }
-        let mut bytes = [0; 32];
-        read(ram, "KHO setup_data", node.address, &mut bytes)?;
-        Ok(Some(KhoData {
-            fdt_addr: u64_at(&bytes, 0),
-            fdt_size: u64_at(&bytes, 8),
-            scratch_addr: u64_at(&bytes, 16),
-            scratch_size: u64_at(&bytes, 24),
-        }))
+        let short = || HandoverError::ShortKhoData {
+            address: node.address,
+            found: node.length,
+        };
+        let mut bytes = [0; KhoData::SIZE];
+        let stated = usize::try_from(node.length).unwrap_or(usize::MAX);
+        let payload = &mut bytes[..stated.min(KhoData::SIZE)];
+        read(ram, "KHO setup_data", node.address, payload)?;
+        KhoData::from_bytes(payload).map(Some).ok_or_else(short)
     }
 }
 
@@ -269,6 +247,7 @@ fn read(ram: &GuestRam, what: &'static str, address: u64, buffer: &mut [u8]) -> 
 
 #[cfg(test)]
 mod tests {
+    use kho_core::Region;
     use proptest::prelude::*;
 
     use super::*;
@@ -300,10 +279,8 @@ mod tests {
     }
 
     const KHO: KhoData = KhoData {
-        fdt_addr: 0x1000,
-        fdt_size: 405,
-        scratch_addr: 0x2000,
-        scratch_size: 48,
+        fdt: Region::new(0x1000, 405),
+        scratch: Region::new(0x2000, 48),
     };
 
     #[test]

@@ -119,6 +119,6 @@ pub const SETUP_INDIRECT: u32 = 1 << 31;
 /// setup_data type: a seed for the random number generator.
 pub const SETUP_RNG_SEED: u32 = 9;
 /// setup_data type: Kexec HandOver.
-pub const SETUP_KEXEC_KHO: u32 = 10;
+pub const SETUP_KEXEC_KHO: u32 = kho_core::KhoData::SETUP_TYPE;
 /// Bytes of a setup_data node before its payload: {u64 next, u32 type, u32 len}.
 pub const SETUP_DATA_HEADER: u64 = 16;

@@ -7,5 +7,5 @@ pub mod load;
 pub mod wakeup;
 
 pub use bzimage::{BzImage, ImageError};
-pub use handover::{BootParams, HandoverError, KhoData, SetupData};
+pub use handover::{BootParams, HandoverError, SetupData};
 pub use load::{BootError, BootRequest, load};

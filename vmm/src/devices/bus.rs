@@ -20,6 +20,7 @@ use crate::dma_view::{DmaView, DmaViewState};
 use crate::interrupt::{Message, Msi};
 use crate::ledger::Ledger;
 use crate::memory::GuestRam;
+use crate::trace::{self, Trace};
 use crate::vcpu::Bus;
 
 /// Frequency of the crystal that local APIC timers count, in Hz; CPUID leaf 0x15 says the same.
@@ -49,6 +50,8 @@ pub struct SystemBus {
     pub clock: Clock,
     /// Interrupts on their way to local APICs that are not ours but the host kernel's; `None` when ours are used.
     pub outbox: Option<Vec<Msi>>,
+    /// What passed between the processors and everything else.
+    pub trace: Trace,
     bridge: ConfigSpace,
     address: ConfigAddress,
 }
@@ -65,6 +68,7 @@ pub struct BusState {
     pub view: DmaViewState,
     power: Power,
     clock: Clock,
+    trace: Trace,
     bridge: ConfigSpace,
     address: ConfigAddress,
 }
@@ -85,6 +89,7 @@ impl SystemBus {
             power: Power::default(),
             clock: Clock::default(),
             outbox: None,
+            trace: Trace::default(),
             bridge: ConfigSpace::new(VENDOR_ID, HOST_BRIDGE_DEVICE_ID, CLASS_HOST_BRIDGE),
             address: ConfigAddress::default(),
         }
@@ -114,6 +119,18 @@ impl SystemBus {
         taken
     }
 
+    /// Appends to the trace, as a deed of the processor that accesses the bus at present.
+    pub fn record(&mut self, time: u64, kind: trace::Kind, size: u8, address: u64, value: u64) {
+        self.trace.push(trace::Record {
+            time,
+            address,
+            value,
+            kind,
+            size,
+            processor: self.lapics.accessing(),
+        });
+    }
+
     /// The state of all devices. Interrupts on their way to a host kernel's local APICs are not in it: nobody can go on from the state
     /// of a machine that has such.
     #[must_use]
@@ -128,6 +145,7 @@ impl SystemBus {
             power,
             clock,
             outbox: _,
+            trace,
             bridge,
             address,
         } = self;
@@ -140,6 +158,7 @@ impl SystemBus {
             view: view.state(),
             power: power.clone(),
             clock: clock.clone(),
+            trace: trace.clone(),
             bridge: bridge.clone(),
             address: address.clone(),
         }
@@ -162,6 +181,7 @@ impl SystemBus {
             view,
             power,
             clock,
+            trace,
             bridge,
             address,
         } = state;
@@ -181,6 +201,7 @@ impl SystemBus {
             power: power.clone(),
             clock: clock.clone(),
             outbox: None,
+            trace: trace.clone(),
             bridge: bridge.clone(),
             address: address.clone(),
         })
@@ -262,8 +283,9 @@ impl SystemBus {
     }
 }
 
-impl Bus for SystemBus {
-    fn mmio_read(&mut self, now: u64, address: u64, size: u8) -> u64 {
+/// What the devices make of an access.
+impl SystemBus {
+    fn route_mmio_read(&mut self, now: u64, address: u64, size: u8) -> u64 {
         match address {
             lapic::BASE..=0xfee0_0fff => self.lapics.current().read(now, address - lapic::BASE).into(),
             ioapic::BASE..=0xfec0_0fff => self.ioapic.read(address - ioapic::BASE).into(),
@@ -275,7 +297,7 @@ impl Bus for SystemBus {
         }
     }
 
-    fn mmio_write(&mut self, now: u64, address: u64, size: u8, value: u64) {
+    fn route_mmio_write(&mut self, now: u64, address: u64, size: u8, value: u64) {
         let low = (value & 0xffff_ffff) as u32;
         match address {
             lapic::BASE..=0xfee0_0fff => {
@@ -301,7 +323,7 @@ impl Bus for SystemBus {
         }
     }
 
-    fn port_read(&mut self, now: u64, port: u16, size: u8) -> u32 {
+    fn route_port_read(&mut self, now: u64, port: u16, size: u8) -> u32 {
         if let Some(value) = self.power.read(port, size) {
             return value;
         }
@@ -318,7 +340,7 @@ impl Bus for SystemBus {
         }
     }
 
-    fn port_write(&mut self, now: u64, port: u16, size: u8, value: u32) {
+    fn route_port_write(&mut self, now: u64, port: u16, size: u8, value: u32) {
         if self.power.write(port, size, value) {
             return;
         }
@@ -334,12 +356,58 @@ impl Bus for SystemBus {
         }
     }
 
-    fn msr_read(&mut self, _now: u64, index: u32) -> Option<u64> {
+    fn route_msr_read(&mut self, _now: u64, index: u32) -> Option<u64> {
         self.lapics.current().msr_read(index)
     }
 
-    fn msr_write(&mut self, _now: u64, index: u32, value: u64) -> bool {
+    fn route_msr_write(&mut self, _now: u64, index: u32, value: u64) -> bool {
         self.lapics.current_mut().msr_write(index, value)
+    }
+}
+
+/// Every access passes here and nowhere else, and so into the trace. A write is recorded before the device acts on it.
+impl Bus for SystemBus {
+    fn mmio_read(&mut self, now: u64, address: u64, size: u8) -> u64 {
+        let value = self.route_mmio_read(now, address, size);
+        self.record(now, trace::Kind::MmioRead, size, address, value);
+        value
+    }
+
+    fn mmio_write(&mut self, now: u64, address: u64, size: u8, value: u64) {
+        self.record(now, trace::Kind::MmioWrite, size, address, value);
+        self.route_mmio_write(now, address, size, value);
+    }
+
+    fn port_read(&mut self, now: u64, port: u16, size: u8) -> u32 {
+        let value = self.route_port_read(now, port, size);
+        self.record(now, trace::Kind::PortRead, size, port.into(), value.into());
+        value
+    }
+
+    fn port_write(&mut self, now: u64, port: u16, size: u8, value: u32) {
+        self.record(now, trace::Kind::PortWrite, size, port.into(), value.into());
+        self.route_port_write(now, port, size, value);
+    }
+
+    fn msr_read(&mut self, now: u64, index: u32) -> Option<u64> {
+        let value = self.route_msr_read(now, index);
+        let kind = match value {
+            Some(_) => trace::Kind::MsrRead,
+            None => trace::Kind::MsrReadFault,
+        };
+        self.record(now, kind, 8, index.into(), value.unwrap_or(0));
+        value
+    }
+
+    fn msr_write(&mut self, now: u64, index: u32, value: u64) -> bool {
+        let taken = self.route_msr_write(now, index, value);
+        let kind = if taken {
+            trace::Kind::MsrWrite
+        } else {
+            trace::Kind::MsrWriteFault
+        };
+        self.record(now, kind, 8, index.into(), value);
+        taken
     }
 }
 

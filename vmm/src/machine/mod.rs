@@ -31,6 +31,7 @@ use crate::phase::{Phase, Stamp};
 use crate::platform::{Platform, Progress};
 use crate::processors::{Backend, PowerOn, Processors};
 use crate::provenance::Provenance;
+use crate::trace::{self, Trace, TraceRecord};
 use crate::vcpu::{CpuWrite, Registers};
 use record::Phases;
 use state::Records;
@@ -78,6 +79,9 @@ impl Machine {
             causes: Vec::new(),
             progress: Progress::new(config.progress_limit_ns),
         };
+        if backend.is_repeatable() {
+            platform.bus.trace = Trace::new(trace::CAPACITY);
+        }
         let power_on = PowerOn {
             count: config.vcpus,
             registers,
@@ -101,6 +105,7 @@ impl Machine {
             window: WINDOW_SIZE,
         };
         self.platform.bus.mailbox.reply(message).map_err(|_| too_long)?;
+        self.trace_message(trace::Kind::Answer, message);
         self.records.reply_owed = false;
         Ok(())
     }
@@ -154,6 +159,7 @@ impl Machine {
         let bus = &mut self.platform.bus;
         bus.dma.end_phase(now, &mut bus.view);
         bus.view.set_stamp(stamp);
+        bus.record(now, trace::Kind::Phase, 0, stamp.generation.into(), stamp.phase as u64);
         self.collect_page_writes()?;
         self.records.stamp = stamp;
         self.records.phases.change(stamp, now, self.processors.retired());
@@ -199,6 +205,15 @@ impl Machine {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.platform.bus.view.ledger
+    }
+
+    /// What passed between the processors and everything else. Empty on a backend whose runs cannot be repeated.
+    #[must_use]
+    pub fn trace(&self) -> TraceRecord {
+        self.platform
+            .bus
+            .trace
+            .to_record(|time| self.processors.instructions_at(time))
     }
 
     /// Engine events in the ledger that the processor made happen by an access, in order.

@@ -8,7 +8,9 @@ use crate::boot::layout::ENTRY_64;
 use crate::devices::power::PowerRequest;
 use crate::phase::{Phase, Stamp};
 use crate::processors::{DeviceEvent, StopReason};
+use crate::trace;
 use crate::vcpu::RSI;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// How far the current kernel is on its way to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +85,7 @@ impl Machine {
         match event {
             DeviceEvent::LedgerFull => Event::LedgerFull { at: self.moment() },
             DeviceEvent::Message(Ok(message)) => {
+                self.trace_message(trace::Kind::Message, &message);
                 self.records.reply_owed = true;
                 if self.records.kexec == Kexec::BeforeGreeting {
                     self.records.kexec = Kexec::Watching;
@@ -97,6 +100,12 @@ impl Machine {
             DeviceEvent::Power(PowerRequest::Off) => Event::PowerOff { at: self.moment() },
             DeviceEvent::Power(PowerRequest::Reset) => Event::Reset { at: self.moment() },
         }
+    }
+
+    /// Puts a message between agent and host into the trace.
+    pub(super) fn trace_message(&mut self, kind: trace::Kind, message: &[u8]) {
+        let (now, bus) = (self.processors.now(), &mut self.platform.bus);
+        bus.record(now, kind, 0, message.len() as u64, xxh3_64(message));
     }
 
     /// What ends a run without a device's doing.

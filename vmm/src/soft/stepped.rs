@@ -13,6 +13,7 @@ use crate::boot::wakeup;
 use crate::memory::GuestRam;
 use crate::platform::Platform;
 use crate::processors::{Activity, Idle, Processors, ProcessorsState, SteppedState, StopReason, Turn};
+use crate::trace;
 use crate::vcpu::{BackendError, CpuWrite, Exit, Registers, Shutdown, Vcpu};
 
 use super::code::SharedCode;
@@ -196,6 +197,7 @@ impl Stepped {
         if lapic.nmi_pending() && self.activities[current] != Activity::Waiting && vcpu.can_take_nmi() {
             lapic.acknowledge_nmi();
             self.activities[current] = Activity::Running;
+            platform.bus.record(vcpu.now(), trace::Kind::Nmi, 0, 0, 0);
             return vcpu.inject_nmi(&mut platform.bus);
         }
         let pending = lapic.deliverable(0);
@@ -212,6 +214,9 @@ impl Stepped {
         self.activities[current] = Activity::Running;
         // Whether another one waits behind it is looked at after the first instruction of its handler has run.
         vcpu.request_interrupt_window(lapic.deliverable(0).is_some());
+        platform
+            .bus
+            .record(vcpu.now(), trace::Kind::Interrupt, 0, 0, vector.into());
         vcpu.inject_interrupt(&mut platform.bus, vector)
     }
 

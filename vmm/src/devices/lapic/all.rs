@@ -33,6 +33,12 @@ impl LocalApics {
         }
     }
 
+    /// The processor that accesses the register page.
+    #[must_use]
+    pub fn accessing(&self) -> u8 {
+        u8::try_from(self.accessing).unwrap_or(u8::MAX)
+    }
+
     /// The local APIC of the processor that accesses the register page.
     #[must_use]
     pub fn current(&self) -> &LocalApic {

@@ -196,7 +196,9 @@ mod tests {
         let digest = |change: &dyn Fn(&mut Record)| {
             let (mut trace, mut last) = (Trace::new(1), record(7));
             change(&mut last);
-            [record(1), last].into_iter().for_each(|record| trace.push(record));
+            [record(1), last]
+                .into_iter()
+                .for_each(|record| trace.push(record));
             trace.to_record(|_| None).dropped_digest
         };
         let changes: [&dyn Fn(&mut Record); 7] = [

@@ -258,6 +258,7 @@ impl Run {
         evidence.device_lateness_ns = machine.device_lateness();
         evidence.emulated = machine.emulated();
         evidence.ledger = machine.ledger().to_record();
+        evidence.trace = machine.trace();
         evidence.console = String::from_utf8_lossy(&machine.console().text()).into_owned();
         evidence
     }

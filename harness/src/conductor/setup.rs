@@ -115,6 +115,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         },
         state_hash: String::new(),
         ledger: empty_ledger(),
+        trace: Default::default(),
         captures: Captures::default(),
         console: String::new(),
     }

@@ -9,6 +9,7 @@ mod outcome;
 mod pool;
 mod so_far;
 mod store;
+mod trace;
 
 pub use captures::{Captures, Checkpoint, CheckpointKind, DigestRecord, ObjectCapture, PageContent};
 pub use device::{DmaEvidence, EventCause, Placed, describe, empty_ledger, end_of, frames_of, written_bytes};
@@ -24,9 +25,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vmm::ledger::LedgerRecord;
 pub use vmm::phase::Phase;
+use vmm::trace::TraceRecord;
 
 /// Version of the evidence directory's format; another one is refused.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Bytes of a page.
 pub const PAGE: u64 = guest_agent::pattern::PAGE_BYTES as u64;
@@ -94,6 +96,9 @@ pub struct Evidence {
     /// Every write of the device, and what else happened to it, in order.
     #[serde(skip, default = "empty_ledger")]
     pub ledger: LedgerRecord,
+    /// What passed between the processors and everything else; empty on a backend whose runs cannot be repeated.
+    #[serde(skip)]
+    pub trace: TraceRecord,
     /// Object pages at checkpoints, and the agent's digests.
     #[serde(skip)]
     pub captures: Captures,

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `evidence.json` | everything small, in readable form |
 //! | `ledger.bin` | every device write and engine event ([`vmm::ledger`] has the format) |
+//! | `trace.bin.zst` | what passed between the processors and everything else ([`super::trace`] has the format) |
 //! | `captures.bin.zst` | captured pages and digests (postcard, then raw pages) |
 //! | `blob.bin.zst` | pages of the handover blobs (postcard) |
 //! | `console.txt` | what the guest printed |
@@ -13,7 +14,7 @@
 //! A directory may come from anywhere, so no size in it is believed: reads are capped, and counts only grow with input
 //! that is really there.
 
-use super::{Captures, Evidence, VERSION, so_far};
+use super::{Captures, Evidence, VERSION, so_far, trace};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -24,11 +25,12 @@ use vmm::ledger::LedgerRecord;
 
 const EVIDENCE: &str = "evidence.json";
 const LEDGER: &str = "ledger.bin";
+const TRACE: &str = "trace.bin.zst";
 const CAPTURES: &str = "captures.bin.zst";
 const BLOB: &str = "blob.bin.zst";
 const CONSOLE: &str = "console.txt";
 /// All of them; without the first there is no evidence.
-pub(super) const FILES: [&str; 5] = [EVIDENCE, LEDGER, CAPTURES, BLOB, CONSOLE];
+pub(super) const FILES: [&str; 6] = [EVIDENCE, LEDGER, TRACE, CAPTURES, BLOB, CONSOLE];
 
 /// Writes one file of evidence, by its path.
 type Write = fn(&Evidence, &Path) -> Result<(), StoreError>;
@@ -152,6 +154,9 @@ pub(super) fn write_small(evidence: &Evidence, directory: &Path) -> Result<(), S
         .to_bytes()
         .map_err(|e| malformed(&directory.join(LEDGER), e))?;
     write(&directory.join(LEDGER), &ledger)?;
+    let path = directory.join(TRACE);
+    let packed = trace::encode(&evidence.trace).map_err(|e| malformed(&path, e))?;
+    pack(&path, &packed)?;
     write(&directory.join(CONSOLE), evidence.console.as_bytes())
 }
 
@@ -196,6 +201,8 @@ fn read_files(directory: &Path) -> Result<Evidence, StoreError> {
     let mut evidence: Evidence = serde_json::from_slice(&json).map_err(|e| malformed(&path, e))?;
     let path = directory.join(LEDGER);
     evidence.ledger = LedgerRecord::from_bytes(&read(&path)?).map_err(|e| malformed(&path, e))?;
+    let path = directory.join(TRACE);
+    evidence.trace = trace::decode(&read_packed(&path)?).map_err(|e| malformed(&path, e))?;
     let path = directory.join(CAPTURES);
     evidence.captures = decode(&path, &read_packed(&path)?)?;
     let path = directory.join(BLOB);
@@ -235,10 +242,15 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 }
 
 fn write_packed(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-    let bytes = encode(path, value)?;
+    pack(path, &encode(path, value)?)
+}
+
+/// Writes compressed, with a checksum that zstd looks at when it reads.
+fn pack(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let pack = || {
         let mut encoder = zstd::Encoder::new(File::create(path)?, 1)?;
-        encoder.write_all(&bytes)?;
+        encoder.include_checksum(true)?;
+        encoder.write_all(bytes)?;
         encoder.finish()?.flush()
     };
     pack().map_err(|e| io(path, "written", e))
@@ -298,7 +310,7 @@ mod tests {
     #[test]
     fn damage_is_an_error_and_nothing_worse() {
         let directory = tempfile::tempdir().unwrap();
-        for name in [EVIDENCE, LEDGER, CAPTURES, BLOB] {
+        for name in [EVIDENCE, LEDGER, TRACE, CAPTURES, BLOB] {
             save(&testing::good(), directory.path()).unwrap();
             let path = directory.path().join(name);
             let bytes = std::fs::read(&path).unwrap();

@@ -159,7 +159,13 @@ impl Machine {
         let bus = &mut self.platform.bus;
         bus.dma.end_phase(now, &mut bus.view);
         bus.view.set_stamp(stamp);
-        bus.record(now, trace::Kind::Phase, 0, stamp.generation.into(), stamp.phase as u64);
+        bus.record(
+            now,
+            trace::Kind::Phase,
+            0,
+            stamp.generation.into(),
+            stamp.phase as u64,
+        );
         self.collect_page_writes()?;
         self.records.stamp = stamp;
         self.records.phases.change(stamp, now, self.processors.retired());

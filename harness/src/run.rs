@@ -1,6 +1,8 @@
 //! A scenario from plan to judgement, with a second run where an author is in question.
 
+use crate::compare::first_difference;
 use crate::conductor::{Observer, chain, conduct};
+use crate::evidence::Evidence;
 use crate::oracle::{MAX_KEPT, open_questions};
 use crate::plan::Plan;
 use crate::scenario::ScenarioError;
@@ -21,7 +23,8 @@ pub enum RunError {
 
 /// Runs a plan and judges it. If findings are about bytes whose last writer is unknown and the backend is repeatable, the
 /// plan is run a second time with those bytes watched. `again` is called before that, with the number of such bytes. If
-/// the second run differs from the first, neither proves anything, and the verdict is an error.
+/// the second run differs from the first, neither proves anything: the verdict is an error, and the reason says where they
+/// part.
 pub fn run(
     plan: &Plan,
     agent: &[u8],
@@ -37,17 +40,54 @@ pub fn run(
     }
     again(questions.len());
     let second = conduct(plan, agent, backend, &(), &questions).map_err(RunError::Machine)?;
-    let hashes =
-        [&judged.evidence, &second].map(|evidence| (evidence.state_hash.clone(), evidence.ledger_digest()));
-    if hashes[0] != hashes[1] {
-        let [(state, ledger), (again, ledger_again)] = hashes;
+    if let Some(reason) = differs(&judged.evidence, &second) {
         judged.judgement.verdict = Verdict::Error;
-        judged.judgement.reasons.push(format!(
-            "a second run differs: state hash {state} and {again}, ledger digest {ledger} and {ledger_again}"
-        ));
+        judged.judgement.reasons.push(reason);
         return Ok(judged);
     }
     let mut evidence = judged.evidence;
     evidence.authors = second.authors;
     Ok(Judged::new(evidence)?)
+}
+
+/// Why the second run is not the first one again, if it is not.
+fn differs(first: &Evidence, second: &Evidence) -> Option<String> {
+    let difference = first_difference(first, second)?;
+    let said = match &difference.first {
+        Some(record) => record.sentence(),
+        None => difference.to_string(),
+    };
+    Some(format!("a second run differs from the first; {said}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_second_run_that_differs_is_told_by_its_first_difference() {
+        let (first, mut second) = (testing::good(), testing::good());
+        second.authors.push(crate::evidence::Author {
+            checkpoint: 0,
+            address: 1,
+            write: None,
+        });
+        assert_eq!(
+            differs(&first, &second),
+            None,
+            "authors are what the second run is for"
+        );
+        second.trace.records[5].value = 0x20;
+        second.state_hash = "12".into();
+        let reason = differs(&first, &second).unwrap();
+        assert!(
+            reason.starts_with("a second run differs from the first; first difference: at 0.350000 ms"),
+            "{reason}"
+        );
+        assert!(
+            reason.ends_with("gave 0x60 in the first and 0x20 in the second"),
+            "{reason}"
+        );
+    }
 }

@@ -11,6 +11,7 @@ use kho_core::{KhoData, Region};
 use std::collections::BTreeMap;
 use vmm::ledger::{Entry, Kind, LedgerRecord};
 use vmm::phase::Stamp;
+use vmm::trace::{Kind as TraceKind, Record, TraceRecord};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Guest RAM in bytes.
@@ -122,6 +123,31 @@ fn ledger() -> LedgerRecord {
         events: Vec::new(),
         counters: Vec::new(),
         digest: 7,
+    }
+}
+
+/// A few records of each phase: a port read, an interrupt, a message.
+fn trace() -> TraceRecord {
+    let kinds = [
+        (TraceKind::PortRead, 1, 0x3fd, 0x60),
+        (TraceKind::MmioWrite, 4, 0xfee0_00b0, 0),
+        (TraceKind::Interrupt, 0, 0, 0x31),
+        (TraceKind::Message, 0, 12, 0x1234),
+        (TraceKind::MsrRead, 8, 0x1b, 0xfee0_0900),
+    ];
+    let records = (0..).zip(kinds.iter().cycle().take(40));
+    let records = records.map(|(index, &(kind, size, address, value)): (u64, _)| Record {
+        time: 50_000 + index * 60_000,
+        address,
+        value,
+        kind,
+        size,
+        processor: 0,
+    });
+    TraceRecord {
+        records: records.collect(),
+        idle: vec![(0, 0), (30, 20_000)],
+        ..TraceRecord::default()
     }
 }
 
@@ -371,6 +397,7 @@ pub fn good() -> Evidence {
         },
         state_hash: "11".into(),
         ledger: ledger(),
+        trace: trace(),
         captures: Captures::default(),
         console: "Linux version 7.3.4\n".into(),
     };

@@ -88,7 +88,7 @@ mod tests {
 
     fn any_record() -> impl Strategy<Value = Record> {
         let kinds = [Kind::PortRead, Kind::MsrWriteFault, Kind::Interrupt, Kind::Phase];
-        let kind = prop::sample::select(&kinds[..]);
+        let kind = prop::sample::select(kinds.to_vec());
         (any::<[u64; 3]>(), kind, any::<[u8; 2]>()).prop_map(
             |([time, address, value], kind, [size, processor])| Record {
                 time,

@@ -370,6 +370,64 @@ fn a_halt_lasts_to_the_timer_and_costs_no_instructions() {
 }
 
 #[test]
+fn the_trace_holds_what_passed_in_order() {
+    use crate::trace::Kind;
+    let mut machine = machine(vec![
+        step(100, Stop::Bus, greet),
+        step(50, Stop::Bus, |bus, _, now| {
+            bus.port_read(now, uart::PORT + 5, 1);
+            assert_eq!(bus.msr_read(now, 0x10), None);
+            assert!(!bus.msr_write(now, 0x10, 7));
+            bus.mmio_write(now, lapic::BASE + 0xf0, 4, 0x1ff);
+            bus.mmio_write(now, lapic::BASE + 0x320, 4, 2 << 17 | 0xec);
+            assert!(bus.msr_write(now, lapic::MSR_TSC_DEADLINE, 500_000));
+        }),
+        quiet(5, Stop::Halted { interruptible: true }),
+        quiet(7, Stop::Halted { interruptible: false }),
+    ]);
+    assert!(matches!(machine.run().unwrap(), Event::Message(_)));
+    machine.pass(30).unwrap();
+    machine.enter_phase(Phase::Prepare).unwrap();
+    machine.reply(b"yes").unwrap();
+    machine.run().unwrap();
+    let trace = machine.trace();
+    let told: Vec<_> = (0..).zip(&trace.records).collect();
+    let told: Vec<_> = told
+        .into_iter()
+        .map(|(index, record)| {
+            let instructions = trace.instructions(index).unwrap();
+            (
+                record.time,
+                instructions,
+                record.kind,
+                record.address,
+                record.value,
+            )
+        })
+        .collect();
+    let digest = xxhash_rust::xxh3::xxh3_64;
+    let apic = lapic::BASE;
+    assert_eq!(
+        told,
+        [
+            (100, 100, Kind::MmioWrite, MAILBOX + map::WINDOW, 0x6f6c_6c65),
+            (100, 100, Kind::MmioWrite, MAILBOX + map::DOORBELL, 4),
+            (100, 100, Kind::Message, 4, digest(b"ello")),
+            (130, 100, Kind::Phase, 0, Phase::Prepare as u64),
+            (130, 100, Kind::Answer, 3, digest(b"yes")),
+            (180, 150, Kind::PortRead, 0x3fd, 0x60),
+            (180, 150, Kind::MsrReadFault, 0x10, 0),
+            (180, 150, Kind::MsrWriteFault, 0x10, 7),
+            (180, 150, Kind::MmioWrite, apic + 0xf0, 0x1ff),
+            (180, 150, Kind::MmioWrite, apic + 0x320, 2 << 17 | 0xec),
+            (180, 150, Kind::MsrWrite, lapic::MSR_TSC_DEADLINE.into(), 500_000),
+            (500_000, 155, Kind::Interrupt, 0, 0xec),
+        ]
+    );
+    assert_eq!(trace.dropped, 0);
+}
+
+#[test]
 fn running_for_a_while_comes_back_in_time() {
     let mut machine = machine(vec![quiet(1000, Exit::Halted { interruptible: false })]);
     assert_eq!(machine.run_until(400).unwrap(), None);

@@ -6,6 +6,7 @@ use crate::boot::wakeup::{MAILBOX, RESET_VECTOR};
 use crate::devices::power::SLEEP_CONTROL;
 use crate::machine::config::tests::config;
 use crate::machine::{Event, Machine, MachineConfig, MachineError};
+use crate::trace::Kind;
 
 /// Where the second processor's code is put.
 const SECOND: u32 = 0x50_0000;
@@ -367,6 +368,13 @@ fn an_nmi_reaches_a_processor_that_takes_nothing_else() {
     handle(&machine, NMI, &[increment(COUNT), vec![0x48, 0xcf]]);
     runs_to_power_off(&mut machine);
     assert_eq!(word(&machine, COUNT), 2);
+    let records = machine.trace().records;
+    let delivered = records.iter().filter(|record| record.kind == Kind::Nmi);
+    assert_eq!(
+        delivered.map(|record| record.processor).collect::<Vec<_>>(),
+        [1, 1],
+        "the trace says to whom"
+    );
 }
 
 #[test]

@@ -1,0 +1,483 @@
+//! Every kind of record in turn, and the earliest that differs.
+
+use super::item::diverge;
+use super::records::{Bytes, Caused, Fact, Page, Passed, Traced};
+use super::{At, Part, RecordDifference};
+use crate::evidence::{Checkpoint, Evidence, Moment, Phase, Retrieval, frames_of};
+use std::collections::HashSet;
+use vmm::trace::TraceRecord;
+
+/// The earliest record that differs. Of several at one time it is that of the kind that stands first in [`Part`]; records without a
+/// time come last.
+pub(super) fn first(first: &Evidence, second: &Evidence) -> Option<RecordDifference> {
+    let mut earliest = all(first, second)
+        .into_iter()
+        .flatten()
+        .min_by_key(|found| (found.at.time_ns.unwrap_or(u64::MAX), found.part))?;
+    earliest.trace_ends_ns = trace_end(&first.trace, &second.trace)
+        .filter(|end| earliest.at.time_ns.is_none_or(|time| time > *end));
+    place(&mut earliest.at, first, second);
+    earliest.function = earliest
+        .function
+        .take()
+        .or_else(|| function(&earliest, first).or_else(|| function(&earliest, second)));
+    Some(earliest)
+}
+
+/// The first difference of each kind.
+fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
+    // A field that is added has to be put into one of the two groups before this compiles.
+    let Evidence {
+        // Compared as inputs, or else not the run's doing: paths, the host's pace, what a second run was asked.
+        version: _,
+        baton: _,
+        scenario_file: _,
+        scenario_text: _,
+        name: _,
+        backend: _,
+        seed: _,
+        overrides: _,
+        ram_bytes: _,
+        kexecs: _,
+        authors: _,
+        device_lateness_ns: _,
+        emulated: _,
+        // Compared here.
+        kernels: _,
+        phases: _,
+        objects: _,
+        dma: _,
+        event_causes: _,
+        cpu_writes: _,
+        cpu_writes_recorded: _,
+        memory: _,
+        retrievals: _,
+        failures: _,
+        blobs: _,
+        blackouts_ns: _,
+        jumps_not_before: _,
+        outcome: _,
+        state_hash: _,
+        ledger: _,
+        trace: _,
+        captures: _,
+        console: _,
+    } = first;
+    let both = [first, second];
+    let frames = both.map(frames_that_matter);
+    let facts = |part, facts: fn(&Evidence) -> Vec<Fact>| {
+        let [one, other] = both.map(facts);
+        diverge(part, one, other)
+    };
+    vec![
+        diverge(Part::Trace, traced(first), traced(second)),
+        facts(Part::Trace, dropped),
+        diverge(Part::Ledger, &first.ledger.entries, &second.ledger.entries),
+        diverge(Part::EngineEvent, &first.ledger.events, &second.ledger.events),
+        diverge(Part::EventCause, causes(first), causes(second)),
+        diverge(Part::CpuWrite, writes(first, &frames), writes(second, &frames)),
+        diverge(
+            Part::Phase,
+            first.phases.iter().map(Passed),
+            second.phases.iter().map(Passed),
+        ),
+        facts(Part::Retrieval, retrievals),
+        facts(Part::Blob, handovers),
+        diverge(Part::Blob, blob_pages(first), blob_pages(second)),
+        diverge(Part::Capture, captured(first), captured(second)),
+        diverge(Part::Digest, digests(first), digests(second)),
+        facts(Part::Failure, failures),
+        facts(Part::Kernel, kernels),
+        facts(Part::Object, closings),
+        diverge(Part::Object, objects(first), objects(second)),
+        facts(Part::Dma, dma_moments),
+        facts(Part::Dma, dma),
+        facts(Part::Memory, memory),
+        facts(Part::Blackout, blackouts),
+        facts(Part::Counters, counters),
+        diverge(Part::Console, console(first), console(second)),
+        facts(Part::Outcome, outcome),
+        facts(Part::StateHash, |evidence| {
+            vec![Fact::timeless("hash of the final state", &evidence.state_hash)]
+        }),
+    ]
+}
+
+/// Guest time of the last record that both hold, when one of them dropped what came after it.
+fn trace_end(first: &TraceRecord, second: &TraceRecord) -> Option<u64> {
+    let end = |trace: &TraceRecord| {
+        let last = trace.records.last().map_or(0, |record| record.time);
+        (trace.dropped > 0).then_some(last)
+    };
+    end(first).into_iter().chain(end(second)).min()
+}
+
+/// Adds generation and phase where the record itself does not say them.
+fn place(at: &mut At, first: &Evidence, second: &Evidence) {
+    let Some(time) = at.time_ns.filter(|_| at.phase.is_none()) else {
+        return;
+    };
+    let begun = |evidence: &&Evidence| {
+        let phases = evidence.phases.iter().filter(|phase| phase.begin_ns <= time);
+        phases.last().map(|phase| (phase.generation, phase.phase))
+    };
+    // Until they part both are in the same phase.
+    if let Some((generation, phase)) = [first, second].iter().find_map(begun) {
+        at.generation = at.generation.or(Some(generation));
+        at.phase = Some(phase);
+    }
+}
+
+/// The function that made an access, if that access made an engine event happen: only of those evidence has the symbol.
+fn function(found: &RecordDifference, evidence: &Evidence) -> Option<String> {
+    let made_by = found.at.instructions.filter(|_| found.part == Part::Trace)?;
+    // A cause is noted after its instruction has retired.
+    let cause = evidence
+        .event_causes
+        .iter()
+        .find(|cause| cause.instructions == made_by.checked_add(1))?;
+    cause.symbol.clone()
+}
+
+fn traced(evidence: &Evidence) -> impl Iterator<Item = Traced> {
+    let trace = &evidence.trace;
+    (0..trace.records.len()).map(|index| Traced {
+        record: trace.records[index],
+        instructions: trace.instructions(index),
+    })
+}
+
+fn dropped(evidence: &Evidence) -> Vec<Fact> {
+    let TraceRecord {
+        dropped,
+        dropped_digest,
+        ..
+    } = evidence.trace;
+    vec![Fact::timeless(
+        "rest of the trace, for which there was no room,",
+        format!("{dropped} records with digest {dropped_digest:#018x}"),
+    )]
+}
+
+fn causes(evidence: &Evidence) -> impl Iterator<Item = Caused<'_>> {
+    evidence.event_causes.iter().map(|cause| Caused {
+        cause,
+        event: evidence.ledger.events.get(cause.event),
+    })
+}
+
+/// Frames of which CPU writes are kept as evidence.
+fn frames_that_matter(evidence: &Evidence) -> HashSet<u64> {
+    let objects = evidence.objects.iter().flat_map(|object| {
+        let generations = object.pages.keys();
+        generations.flat_map(|generation| object.frames(*generation))
+    });
+    let written = evidence.ledger.entries.iter().flat_map(frames_of);
+    objects.chain(written).collect()
+}
+
+/// CPU writes to pages that matter in both runs: which pages matter is known at the end only, so that a write that one of them did
+/// not keep says nothing about when they parted.
+fn writes<'a>(
+    evidence: &'a Evidence,
+    frames: &[HashSet<u64>; 2],
+) -> impl Iterator<Item = &'a crate::evidence::CpuWrite> {
+    let in_both = |address: u64| {
+        let frame = address / crate::evidence::PAGE;
+        frames.iter().all(|frames| frames.contains(&frame))
+    };
+    evidence
+        .cpu_writes
+        .iter()
+        .filter(move |write| in_both(write.address))
+}
+
+fn retrievals(evidence: &Evidence) -> Vec<Fact> {
+    let fact = |retrieval: &Retrieval| {
+        let failure = retrieval.failure.map(|index| evidence.failures.get(index));
+        let result = match failure {
+            None => "retrieved".to_owned(),
+            Some(failure) => failure.map_or("lost".into(), |failure| format!("lost: {failure}")),
+        };
+        Fact {
+            at: moment(retrieval.generation, retrieval.time_ns),
+            subject: retrieval.what.clone(),
+            verb: "was",
+            value: format!("{result}, after {} ledger entries", retrieval.ledger_length),
+        }
+    };
+    evidence.retrievals.iter().map(fact).collect()
+}
+
+fn moment(generation: u32, time_ns: u64) -> At {
+    At {
+        time_ns: Some(time_ns),
+        generation: Some(generation),
+        ..At::default()
+    }
+}
+
+/// The jump counts to the old kernel; what it hands over is taken at its end.
+fn jump(generation: u32, time_ns: u64) -> At {
+    At {
+        phase: Some(Phase::Jump),
+        ..moment(generation, time_ns)
+    }
+}
+
+fn handovers(evidence: &Evidence) -> Vec<Fact> {
+    let facts = evidence.blobs.iter().flat_map(|blob| {
+        let fact = |subject: &str, value: String| Fact {
+            at: jump(blob.generation, blob.time_ns),
+            subject: format!("{subject} handed over by generation {}", blob.generation),
+            verb: "was",
+            value,
+        };
+        let kho = blob.kho.map_or("none".into(), |kho| {
+            format!(
+                "FDT of {} bytes at {:#x}, scratch areas of {} bytes at {:#x}",
+                kho.fdt_bytes, kho.fdt_address, kho.scratch_bytes, kho.scratch_address
+            )
+        });
+        [
+            fact(
+                "address of the boot parameters",
+                format!("{:#x}", blob.boot_params),
+            ),
+            fact("KHO data", kho),
+            fact(
+                "trouble with KHO data",
+                blob.problem.clone().unwrap_or("none".into()),
+            ),
+            fact("RAM", format!("{:x?}", blob.ram)),
+        ]
+    });
+    facts.collect()
+}
+
+fn blob_pages(evidence: &Evidence) -> impl Iterator<Item = Page<'_>> {
+    evidence.blobs.iter().flat_map(|blob| {
+        blob.pages.iter().map(|(frame, bytes)| Page {
+            at: jump(blob.generation, blob.time_ns),
+            subject: format!("handover page {frame:#x}"),
+            bytes: Bytes::Raw(bytes.into()),
+        })
+    })
+}
+
+fn captured(evidence: &Evidence) -> impl Iterator<Item = Page<'_>> {
+    evidence.captures.checkpoints.iter().flat_map(|checkpoint| {
+        let pages = object_pages(evidence, checkpoint);
+        pages.chain(strays(evidence, checkpoint))
+    })
+}
+
+fn object_pages<'a>(evidence: &'a Evidence, checkpoint: &'a Checkpoint) -> impl Iterator<Item = Page<'a>> {
+    checkpoint.objects.iter().flat_map(move |capture| {
+        let object = evidence.object(capture.object);
+        let owner = object.map_or_else(|| format!("object {}", capture.object), |object| object.owner());
+        let seed = object.map(|object| object.pattern_seed);
+        (0_u64..).zip(&capture.pages).map(move |(index, content)| Page {
+            at: captured_at(checkpoint),
+            subject: format!("page {index} of {owner}"),
+            bytes: Bytes::captured(&evidence.captures, *content, seed.map(|seed| (seed, index))),
+        })
+    })
+}
+
+fn strays<'a>(evidence: &'a Evidence, checkpoint: &'a Checkpoint) -> impl Iterator<Item = Page<'a>> {
+    checkpoint.strays.iter().map(move |(frame, content)| Page {
+        at: captured_at(checkpoint),
+        subject: format!("page {frame:#x} of no object"),
+        bytes: Bytes::captured(&evidence.captures, *content, None),
+    })
+}
+
+fn captured_at(checkpoint: &Checkpoint) -> At {
+    At {
+        phase: Some(checkpoint.phase),
+        ..moment(checkpoint.at.generation, checkpoint.at.time_ns)
+    }
+}
+
+fn digests(evidence: &Evidence) -> impl Iterator<Item = Fact> {
+    evidence.captures.digests.iter().flat_map(|record| {
+        (record.first_page..)
+            .zip(&record.values)
+            .map(|(page, value)| Fact {
+                at: At {
+                    generation: Some(record.generation),
+                    ..At::default()
+                },
+                subject: format!("the agent's digest of page {page} of object {}", record.object),
+                verb: "was",
+                value: format!(
+                    "{value:#018x}, taken between ledger entries {} and {}",
+                    record.ledger_before, record.ledger_after
+                ),
+            })
+    })
+}
+
+fn failures(evidence: &Evidence) -> Vec<Fact> {
+    let fact = |failure: &crate::evidence::AgentFailure| Fact {
+        at: At {
+            generation: Some(failure.generation),
+            phase: Some(failure.phase),
+            ..At::default()
+        },
+        subject: "request to the agent".into(),
+        verb: "failed:",
+        value: failure.to_string(),
+    };
+    evidence.failures.iter().map(fact).collect()
+}
+
+fn kernels(evidence: &Evidence) -> Vec<Fact> {
+    let facts = (0_u32..).zip(&evidence.kernels).map(|(generation, kernel)| {
+        let hello = kernel.hello.as_ref().map(|hello| {
+            let kho = if hello.kho_incoming { "" } else { "no " };
+            let luo = if hello.liveupdate { "" } else { "no " };
+            format!(
+                "{} with build id {}, {} processors, {kho}KHO data, {luo}/dev/liveupdate, command line {:?}",
+                hello.release, hello.build_id, hello.processors, hello.command_line
+            )
+        });
+        let subject = format!("kernel of generation {generation}");
+        Fact::timeless(subject, hello.unwrap_or("never up".into()))
+    });
+    facts.collect()
+}
+
+fn at_moment(at: &Moment) -> At {
+    moment(at.generation, at.time_ns)
+}
+
+/// When objects were closed, in order.
+fn closings(evidence: &Evidence) -> Vec<Fact> {
+    let closed = evidence.objects.iter().filter_map(|object| {
+        let at = object.closed.as_ref()?;
+        Some(Fact {
+            at: at_moment(at),
+            subject: object.owner(),
+            verb: "was",
+            value: format!("closed after {} ledger entries", at.ledger_length),
+        })
+    });
+    let mut closed: Vec<Fact> = closed.collect();
+    closed.sort_by_key(|fact| fact.at.time_ns);
+    closed
+}
+
+fn objects(evidence: &Evidence) -> impl Iterator<Item = Fact> {
+    evidence.objects.iter().flat_map(|object| {
+        let owner = object.owner();
+        let value = format!(
+            "object {} of {} bytes with pattern {:#x}, preserved by generations {:?}",
+            object.id, object.bytes, object.pattern_seed, object.preserved_by
+        );
+        let whole = Fact::timeless(owner.clone(), value);
+        let runs = object.pages.iter().flat_map(move |(generation, runs)| {
+            let owner = owner.clone();
+            (0..).zip(runs).map(move |(index, run): (u64, _)| {
+                let subject = format!("run {index} of the pages of {owner} in generation {generation}");
+                Fact::timeless(subject, format!("{} pages from {:#x} on", run.count, run.first))
+            })
+        });
+        [whole].into_iter().chain(runs)
+    })
+}
+
+/// When the engine was told to start and to stop.
+fn dma_moments(evidence: &Evidence) -> Vec<Fact> {
+    let moments = evidence.dma.iter().flat_map(|dma| {
+        let fact = |value: &str, at: &Moment| Fact {
+            at: at_moment(at),
+            subject: "DMA engine".into(),
+            verb: "was",
+            value: format!("told to {value} after {} ledger entries", at.ledger_length),
+        };
+        let started = dma.started.iter().map(move |at| fact("start", at));
+        started.chain(dma.stopped.iter().map(move |at| fact("stop", at)))
+    });
+    moments.collect()
+}
+
+fn dma(evidence: &Evidence) -> Vec<Fact> {
+    let plain = evidence.dma.clone().map(|dma| crate::evidence::DmaEvidence {
+        started: None,
+        stopped: None,
+        ..dma
+    });
+    let value = plain.map_or("none".into(), |dma| format!("{dma:?}"));
+    vec![Fact::timeless("set-up of the DMA engine", value)]
+}
+
+fn memory(evidence: &Evidence) -> Vec<Fact> {
+    let fact = |record: &crate::evidence::MemoryRecord| Fact {
+        at: At {
+            generation: Some(record.generation),
+            ..At::default()
+        },
+        subject: "memory as the agent saw it".into(),
+        verb: "was",
+        value: format!(
+            "{} of {} pages free, {} held by objects",
+            record.free_pages, record.total_pages, record.held_pages
+        ),
+    };
+    evidence.memory.iter().map(fact).collect()
+}
+
+fn blackouts(evidence: &Evidence) -> Vec<Fact> {
+    let lengths = evidence.blackouts_ns.iter().map(|ns| format!("{ns} ns"));
+    let jumps = evidence.jumps_not_before.iter().map(|at| match at {
+        None => "seen as it happened".into(),
+        Some(ns) => format!("not before {ns} ns"),
+    });
+    let blackouts = lengths.map(|value| Fact::timeless("blackout", value));
+    blackouts
+        .chain(jumps.map(|value| Fact::timeless("jump", value)))
+        .collect()
+}
+
+fn counters(evidence: &Evidence) -> Vec<Fact> {
+    let counters = evidence.ledger.counters.iter().map(|(stamp, counters)| Fact {
+        at: At {
+            generation: Some(stamp.generation.into()),
+            phase: Some(stamp.phase),
+            ..At::default()
+        },
+        ..Fact::timeless(format!("device in {stamp}"), format!("{counters:?}"))
+    });
+    let recorded = if evidence.cpu_writes_recorded {
+        "complete"
+    } else {
+        "incomplete"
+    };
+    let further = [
+        Fact::timeless("number of ledger entries made", evidence.ledger.made.to_string()),
+        Fact::timeless("digest of the ledger", evidence.ledger_digest()),
+        Fact::timeless("record of CPU writes", recorded),
+    ];
+    counters.chain(further).collect()
+}
+
+fn console(evidence: &Evidence) -> impl Iterator<Item = Fact> {
+    let lines = (1..).zip(evidence.console.split('\n'));
+    lines.map(|(number, line): (u64, _)| {
+        Fact::timeless(format!("line {number} of the console"), format!("{line:?}"))
+    })
+}
+
+fn outcome(evidence: &Evidence) -> Vec<Fact> {
+    let outcome = &evidence.outcome;
+    let value = format!(
+        "{} in {} of generation {}: {}",
+        outcome.kind.name(),
+        outcome.phase,
+        outcome.generation,
+        outcome.text
+    );
+    vec![Fact::timeless("outcome", value)]
+}

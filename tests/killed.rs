@@ -235,7 +235,9 @@ fn gone_within_patience<T>(left: impl Fn() -> Vec<T>) -> Vec<T> {
 /// Number `index` of the random sequence that starts at `seed`, from 0 to 1.
 fn fraction(seed: u64, index: u64) -> f64 {
     let mut rng = fastrand::Rng::with_seed(seed);
-    (0..index).for_each(|_| drop(rng.u64(..)));
+    for _ in 0..index {
+        rng.u64(..);
+    }
     rng.f64()
 }
 

@@ -236,7 +236,7 @@ fn handovers(evidence: &Evidence) -> Vec<Fact> {
         let kho = blob.kho.map_or("none".into(), |kho| {
             format!(
                 "FDT of {} bytes at {:#x}, scratch areas of {} bytes at {:#x}",
-                kho.fdt_bytes, kho.fdt_address, kho.scratch_bytes, kho.scratch_address
+                kho.fdt.size, kho.fdt.start, kho.scratch.size, kho.scratch.start
             )
         });
         [

@@ -373,8 +373,8 @@ fn a_halt_lasts_to_the_timer_and_costs_no_instructions() {
 fn the_trace_holds_what_passed_in_order() {
     use crate::trace::Kind;
     let mut machine = machine(vec![
-        step(100, Stop::Bus, greet),
-        step(50, Stop::Bus, |bus, _, now| {
+        step(100, Exit::Bus, greet),
+        step(50, Exit::Bus, |bus, _, now| {
             bus.port_read(now, uart::PORT + 5, 1);
             assert_eq!(bus.msr_read(now, 0x10), None);
             assert!(!bus.msr_write(now, 0x10, 7));
@@ -382,8 +382,8 @@ fn the_trace_holds_what_passed_in_order() {
             bus.mmio_write(now, lapic::BASE + 0x320, 4, 2 << 17 | 0xec);
             assert!(bus.msr_write(now, lapic::MSR_TSC_DEADLINE, 500_000));
         }),
-        quiet(5, Stop::Halted { interruptible: true }),
-        quiet(7, Stop::Halted { interruptible: false }),
+        quiet(5, Exit::Halted { interruptible: true }),
+        quiet(7, Exit::Halted { interruptible: false }),
     ]);
     assert!(matches!(machine.run().unwrap(), Event::Message(_)));
     machine.pass(30).unwrap();

@@ -38,7 +38,7 @@ fn finding(blob: &BlobEvidence, problem: String) -> Finding {
     Finding {
         rule: RULE,
         page: None,
-        address: blob.kho.map(|kho| kho.fdt_address),
+        address: blob.kho.map(|kho| kho.fdt.start),
         owner: format!("handover blob of generation {}", blob.generation),
         expected: "a sound handover blob".into(),
         actual: problem.clone(),

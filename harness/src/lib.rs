@@ -31,6 +31,7 @@ pub mod plan;
 pub mod run;
 pub mod scenario;
 pub mod seed;
+pub mod snapshot;
 pub mod verdict;
 
 #[cfg(any(test, feature = "testing"))]

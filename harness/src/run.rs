@@ -1,14 +1,22 @@
-//! A scenario from plan to judgement, with a second run where an author is in question.
+//! A scenario from plan to judgement: the run, its snapshots, and a second run where an author is in question.
+
+use std::path::{Path, PathBuf};
 
 use crate::compare::first_difference;
-use crate::conductor::{Observer, chain, conduct};
+use crate::conductor::{HostTimes, Observer, Progress, Run, Stopwatch, Until, chain};
 use crate::evidence::Evidence;
-use crate::oracle::{MAX_KEPT, open_questions};
+use crate::oracle::{MAX_KEPT, Question, open_questions};
 use crate::plan::Plan;
 use crate::scenario::ScenarioError;
+use crate::snapshot::{RunSnapshot, SnapshotError};
 use crate::verdict::{Judged, Verdict};
 use vmm::machine::MachineError;
+use vmm::memory::PAGE_SIZE;
 use vmm::processors::Backend;
+
+/// Most guest RAM that is held at each jump in case an author is in question, in bytes. A run that has touched more is watched
+/// from power-on.
+const MAX_HELD: u64 = 256 << 20;
 
 /// Why a plan could not be run or judged at all.
 #[derive(Debug, thiserror::Error)]
@@ -16,30 +24,180 @@ pub enum RunError {
     /// There was no machine to begin with.
     #[error("the machine cannot be made: {}", chain(.0))]
     Machine(MachineError),
+    /// The machine cannot be held as data.
+    #[error("no snapshot can be taken: {}", chain(.0))]
+    Hold(MachineError),
+    /// A snapshot cannot be written.
+    #[error("{}", chain(.0))]
+    Snapshot(#[from] SnapshotError),
+    /// A snapshot was asked for at a place that the run did not come to.
+    #[error("no snapshot was written to {file}: the run ended before it came to {place}")]
+    NotReached {
+        /// Where the snapshot was to go.
+        file: PathBuf,
+        /// The place, in words.
+        place: String,
+    },
     /// The expectations cannot be read.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
 }
 
-/// Runs a plan and judges it. If findings are about bytes whose last writer is unknown and the backend is repeatable, the
-/// plan is run a second time with those bytes watched. `again` is called before that, with the number of such bytes. If
-/// the second run differs from the first, neither proves anything: the verdict is an error, and the reason says where they
-/// part.
+/// A snapshot that is to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// Where in the run.
+    pub at: Until,
+    /// The file.
+    pub file: PathBuf,
+}
+
+/// Who hears of a run.
+pub struct Listeners<'a> {
+    /// Hears of its phases.
+    pub observer: &'a dyn Observer,
+    /// Called before a second run, with the number of bytes whose last writer is in question.
+    pub again: &'a dyn Fn(usize),
+}
+
+/// Runs a plan and judges it, and writes the snapshots of `holds` on the way.
+///
+/// If findings are about bytes whose last writer is unknown and the backend is repeatable, a second run watches those bytes. It
+/// begins at the last snapshot before they were written, as far as there is one. If it differs from the first run, neither
+/// proves anything: the verdict is an error, and the reason says where they part.
 pub fn run(
     plan: &Plan,
     agent: &[u8],
     backend: &dyn Backend,
-    observer: &dyn Observer,
-    again: &dyn Fn(usize),
+    holds: &[Hold],
+    listeners: &Listeners<'_>,
 ) -> Result<Judged, RunError> {
-    let first = conduct(plan, agent, backend, observer, &[]).map_err(RunError::Machine)?;
-    let mut judged = Judged::new(first)?;
+    if !holds.is_empty() && !backend.is_repeatable() {
+        return Err(RunError::Hold(MachineError::NoSnapshot));
+    }
+    let start = || Run::new(plan, agent, backend, &[]).map_err(RunError::Machine);
+    finish(start()?, HostTimes::default(), backend, holds, listeners)
+}
+
+/// Ends a run that was held, and judges it as [`run`] does.
+pub fn resume(snapshot: &RunSnapshot, holds: &[Hold], listeners: &Listeners<'_>) -> Result<Judged, RunError> {
+    let run = Run::from_snapshot(snapshot, &[]).map_err(RunError::Machine)?;
+    finish(
+        run,
+        snapshot.host_times.clone(),
+        &vmm::soft::Soft,
+        holds,
+        listeners,
+    )
+}
+
+fn finish(
+    mut run: Run,
+    host_times: HostTimes,
+    backend: &dyn Backend,
+    holds: &[Hold],
+    listeners: &Listeners<'_>,
+) -> Result<Judged, RunError> {
+    let (plan, agent) = (run.plan().clone(), run.agent().clone());
+    let watch = Stopwatch::resumed(listeners.observer, host_times);
+    let held = proceed(&mut run, backend, holds, &watch)?;
+    let mut evidence = run.finish(&watch);
+    watch.fill(&mut evidence);
+    let judged = Judged::new(evidence)?;
     let questions = open_questions(&judged.results, MAX_KEPT);
     if questions.is_empty() || !backend.is_repeatable() {
         return Ok(judged);
     }
-    again(questions.len());
-    let second = conduct(plan, agent, backend, &(), &questions).map_err(RunError::Machine)?;
+    (listeners.again)(questions.len());
+    let from_power_on = || Run::new(&plan, &agent, backend, &questions).map_err(RunError::Machine);
+    let start = last_before(&held, first_doubt(&judged.evidence, &questions));
+    if let Some(snapshot) = start {
+        let run = Run::from_snapshot(snapshot, &questions).map_err(RunError::Machine)?;
+        let second = watched(run);
+        let answered = second.authors.iter().all(|author| author.write.is_some());
+        // A byte that nobody has written since is left to a run from power-on.
+        if answered || differs(&judged.evidence, &second).is_some() {
+            return with_authors(judged, second);
+        }
+    }
+    with_authors(judged, watched(from_power_on()?))
+}
+
+/// Takes the run to its end. Snapshots that were asked for are written; those at each jump are returned.
+fn proceed(
+    run: &mut Run,
+    backend: &dyn Backend,
+    holds: &[Hold],
+    watch: &Stopwatch<'_>,
+) -> Result<Vec<RunSnapshot>, RunError> {
+    let jumps = if backend.is_repeatable() {
+        run.plan().kexecs
+    } else {
+        0
+    };
+    let mut stops: Vec<(Until, Option<&Path>)> = (0..u16::try_from(jumps).unwrap_or(u16::MAX))
+        .map(|generation| (Until::jump(generation), None))
+        .collect();
+    stops.extend(holds.iter().map(|hold| (hold.at, Some(hold.file.as_path()))));
+    let mut held = Vec::new();
+    loop {
+        let places: Vec<Until> = stops.iter().map(|(until, _)| *until).collect();
+        let Progress::Paused(reached) = run.proceed(&places, watch) else {
+            break;
+        };
+        let (_, file) = stops.remove(reached);
+        if file.is_none() && run.touched_bytes() > MAX_HELD {
+            continue;
+        }
+        let mut snapshot = run.snapshot().map_err(RunError::Hold)?;
+        snapshot.host_times = watch.times();
+        match file {
+            Some(file) => snapshot.write(file)?,
+            None => held.push(snapshot),
+        }
+    }
+    match stops.into_iter().find_map(|(until, file)| Some((until, file?))) {
+        Some((until, file)) => Err(RunError::NotReached {
+            file: file.to_owned(),
+            place: until.to_string(),
+        }),
+        None => Ok(held),
+    }
+}
+
+/// Guest time of the beginning of the first phase in which a byte in question may have been written last; 0 if that may have been
+/// before the first jump.
+fn first_doubt(evidence: &Evidence, questions: &[Question]) -> u64 {
+    let begin = |question: &Question| {
+        let checkpoint = evidence.captures.checkpoints.get(question.checkpoint)?;
+        let page = question.address / PAGE_SIZE;
+        let writes = evidence.cpu_writes.iter();
+        let before =
+            writes.filter(|write| write.address / PAGE_SIZE == page && write.time_ns < checkpoint.at.time_ns);
+        let last = before.max_by_key(|write| write.time_ns)?;
+        let mut phases = evidence.phases.iter();
+        let phase = phases.find(|phase| phase.generation == last.generation && phase.phase == last.phase)?;
+        Some(phase.begin_ns)
+    };
+    questions
+        .iter()
+        .map(|question| begin(question).unwrap_or(0))
+        .min()
+        .unwrap_or(0)
+}
+
+/// The last snapshot that was taken no later than `time`.
+fn last_before(held: &[RunSnapshot], time: u64) -> Option<&RunSnapshot> {
+    let before = held.iter().filter(|snapshot| snapshot.time() <= time);
+    before.max_by_key(|snapshot| snapshot.time())
+}
+
+fn watched(mut run: Run) -> Evidence {
+    run.proceed(&[], &());
+    run.finish(&())
+}
+
+fn with_authors(mut judged: Judged, second: Evidence) -> Result<Judged, RunError> {
     if let Some(reason) = differs(&judged.evidence, &second) {
         judged.judgement.verdict = Verdict::Error;
         judged.judgement.reasons.push(reason);

@@ -21,7 +21,11 @@ fn passes(name: &str) {
     );
     let plan = plan.unwrap_or_else(|error| panic!("{error}"));
     let agent = harness::agent::load().unwrap_or_else(|error| panic!("{error}"));
-    let judged = harness::run::run(&plan, &agent, &vmm::soft::Soft, &(), &|_| {});
+    let listeners = harness::run::Listeners {
+        observer: &(),
+        again: &|_| {},
+    };
+    let judged = harness::run::run(&plan, &agent, &vmm::soft::Soft, &[], &listeners);
     let judged = judged.unwrap_or_else(|error| panic!("{name}: {error}"));
     assert_eq!(
         judged.judgement.verdict,

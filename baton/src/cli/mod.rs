@@ -4,6 +4,8 @@ mod blob;
 mod boot;
 mod doctor;
 mod judge;
+mod place;
+mod resume;
 mod run;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -44,6 +46,8 @@ const EXIT_HELP: &str = "Exit status: 0 every scenario met its expectations, 1 o
 enum Command {
     /// Run scenarios and judge what they leave.
     Run(RunArgs),
+    /// End a run that `run --snapshot` held, with the report that it would have given.
+    Resume(ResumeArgs),
     /// Judge evidence that `run --out` kept, without booting anything.
     Judge(JudgeArgs),
     /// Boot a kernel with its serial console on this terminal.
@@ -99,6 +103,25 @@ struct RunArgs {
     /// Keep the evidence: in DIR for one scenario, in DIR/NAME for several.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Hold the run in FILE when it comes to PLACE, and go on: a phase (armed, 1:restore), entry (the new kernel's first
+    /// instruction), or a number of instructions. May be given several times.
+    #[arg(long, value_name = "PLACE=FILE")]
+    snapshot: Vec<place::SnapshotArg>,
+}
+
+#[derive(Debug, Args)]
+struct ResumeArgs {
+    /// File that `run --snapshot` wrote.
+    file: PathBuf,
+    /// Write a JSON report; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Keep the evidence in DIR.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Hold the run again, as `run --snapshot` does.
+    #[arg(long, value_name = "PLACE=FILE")]
+    snapshot: Vec<place::SnapshotArg>,
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +157,7 @@ struct BootArgs {
 pub fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Resume(args) => resume::resume(&args),
         Command::Judge(args) => judge::judge(&args),
         Command::Boot(args) => boot::boot(&args),
         Command::Blob(args) => blob::blob(&args),

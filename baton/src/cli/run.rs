@@ -5,11 +5,11 @@ use crate::report::{Progress, ScenarioReport, text};
 use harness::conductor::{Observer, chain};
 use harness::evidence::{Evidence, Keeper, Phase, PhaseRecord};
 use harness::plan::{Overrides, Plan, PlanError, plan};
+use harness::run::{Hold, Listeners, RunError};
 use harness::scenario::{ScenarioError, load, wrong_at};
 use harness::verdict::Judged;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use vmm::processors::Backend;
 
 /// Runs scenarios. All of them are read and resolved before the first is started.
 pub(super) fn run(args: &RunArgs) -> Exit {
@@ -34,6 +34,10 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         ));
         return Exit::Usage;
     }
+    if !args.snapshot.is_empty() && plans.len() > 1 {
+        complain("--snapshot names one file, and several scenarios were given");
+        return Exit::Usage;
+    }
     let backend = match backend_of(args.backend) {
         Ok(backend) => backend,
         Err(failed) => return failed,
@@ -54,7 +58,12 @@ pub(super) fn run(args: &RunArgs) -> Exit {
                 out.join(&plan.name)
             }
         });
-        let (report, this) = run_one(plan, &agent, backend.as_ref(), out);
+        let holds: Vec<Hold> = args.snapshot.iter().map(|held| held.hold(plan)).collect();
+        let (report, this) = report_on(&Task {
+            plan,
+            out,
+            work: &|listeners| harness::run::run(plan, &agent, backend.as_ref(), &holds, listeners),
+        });
         reports.push(report);
         exit = exit.max(this);
     }
@@ -90,13 +99,25 @@ fn twice(plans: &[Plan]) -> Option<&str> {
         .map(|pair| pair[0])
 }
 
-fn run_one(plan: &Plan, agent: &[u8], backend: &dyn Backend, out: Option<PathBuf>) -> (ScenarioReport, Exit) {
+/// A run that is to be reported on.
+pub(super) struct Task<'a> {
+    /// What is run.
+    pub plan: &'a Plan,
+    /// Where its evidence is kept.
+    pub out: Option<PathBuf>,
+    /// Runs it.
+    pub work: &'a dyn Fn(&Listeners<'_>) -> Result<Judged, RunError>,
+}
+
+/// Runs a task with progress, keeps its evidence and prints its report.
+pub(super) fn report_on(task: &Task<'_>) -> (ScenarioReport, Exit) {
+    let plan = task.plan;
     let failed = |error: String| {
         complain(format!("{}: {error}", plan.name));
         let (name, file) = (plan.name.clone(), plan.scenario_file.clone());
         (ScenarioReport::error(name, file, plan.seed, error), Exit::Failed)
     };
-    let keeper = match out.as_deref().map(Keeper::begin).transpose() {
+    let keeper = match task.out.as_deref().map(Keeper::begin).transpose() {
         Ok(keeper) => keeper,
         Err(error) => return failed(chain(&error)),
     };
@@ -106,8 +127,9 @@ fn run_one(plan: &Plan, agent: &[u8], backend: &dyn Backend, out: Option<PathBuf
         keeper,
         failed: Cell::new(false),
     };
-    let result = harness::run::run(plan, agent, backend, &observer, &|bytes| {
-        progress.note(&format!("running once more to see who wrote {bytes} bytes last"));
+    let result = (task.work)(&Listeners {
+        observer: &observer,
+        again: &|bytes| progress.note(&format!("running once more to see who wrote {bytes} bytes last")),
     });
     progress.finish();
     let judged = match result {
@@ -115,7 +137,7 @@ fn run_one(plan: &Plan, agent: &[u8], backend: &dyn Backend, out: Option<PathBuf
         Err(error) => return failed(error.to_string()),
     };
     // Evidence is saved before anything is printed, because a closed standard output ends the program.
-    let kept = keep(&judged, out);
+    let kept = keep(&judged, task.out.clone());
     println!("{}", text(&judged));
     let exit = exit_of(judged.judgement.verdict);
     (

@@ -224,6 +224,9 @@ impl Run {
             kind = OutcomeKind::LedgerFull;
             text = format!("the ledger had to drop {compacted} entries: raise ledger in [limits]");
         }
+        // Who watches is no part of the state.
+        self.machine
+            .unwatch(self.questions.iter().map(|question| question.address / PAGE));
         match self.machine.state_hash() {
             Ok(hash) => evidence.state_hash = format!("{hash:032x}"),
             Err(error) => {

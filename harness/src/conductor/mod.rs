@@ -28,7 +28,7 @@ mod talks;
 
 pub use cursor::{Awaiting, Cursor, Ending, Move, Point, Said, What, next};
 pub use run::{Progress, Run, Until};
-pub use stopwatch::Stopwatch;
+pub use stopwatch::{HostTimes, Stopwatch};
 
 use crate::evidence::{Evidence, Phase, PhaseRecord};
 use crate::oracle::Question;
@@ -79,7 +79,7 @@ pub fn conduct(
 ) -> Result<Evidence, MachineError> {
     let mut run = Run::new(plan, agent, backend, questions)?;
     let watch = Stopwatch::new(observer);
-    run.proceed(Until::End, &watch);
+    run.proceed(&[], &watch);
     let mut evidence = run.finish(&watch);
     watch.fill(&mut evidence);
     Ok(evidence)

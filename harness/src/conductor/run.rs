@@ -3,19 +3,23 @@
 use super::answers::panic_line;
 use super::cursor::{Cursor, Move, Point, Said, What, next};
 use super::setup::{blank, machine_config};
-use super::{Observer, chain};
+use super::{HostTimes, Observer, chain};
 use crate::evidence::{Evidence, Moment, PAGE, Phase};
 use crate::oracle::Question;
 use crate::plan::Plan;
+use crate::snapshot::RunSnapshot;
 use guest_agent::protocol::{decode, encode};
 use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
 use vmm::machine::{Event, Machine, MachineError};
 use vmm::phase::{Generation, Stamp};
 use vmm::processors::Backend;
 
 /// A run: machine, position and evidence. All but the machine is plain data.
 pub struct Run {
-    pub(super) plan: Plan,
+    pub(super) plan: Arc<Plan>,
+    agent: Arc<Vec<u8>>,
     pub(super) machine: Machine,
     pub(super) cursor: Cursor,
     pub(super) evidence: Evidence,
@@ -30,6 +34,9 @@ pub enum Until {
     End,
     /// To a guest time in nanoseconds. A run whose time is later already stands.
     Time(u64),
+    /// To a number of instructions retired by all processors. A run that has retired more already stands. On a backend that does
+    /// not count instructions, to the end.
+    Instructions(u64),
     /// To the beginning of a phase. A run that stands there already goes no further; one that has passed it goes to its end.
     Phase(Stamp),
 }
@@ -47,11 +54,27 @@ impl Until {
         Self::Phase(Stamp { generation, phase })
     }
 
+    /// The guest time before which a run is not there: `u64::MAX` if time alone does not tell.
+    fn not_before(self, machine: &Machine) -> u64 {
+        match self {
+            Self::Time(time) => time,
+            // An instruction takes a nanosecond, and a processor that sleeps retires none.
+            Self::Instructions(count) => machine.moment().retired.map_or(u64::MAX, |retired| {
+                machine
+                    .moment()
+                    .time
+                    .saturating_add(count.saturating_sub(retired))
+            }),
+            Self::End | Self::Phase(_) => u64::MAX,
+        }
+    }
+
     fn is_reached(self, machine: &Machine) -> bool {
         let now = machine.moment().time;
         match self {
             Self::End => false,
             Self::Time(time) => now >= time,
+            Self::Instructions(count) => machine.moment().retired.is_some_and(|retired| retired >= count),
             Self::Phase(stamp) => {
                 let began =
                     |record: &vmm::machine::PhaseRecord| record.stamp == stamp && record.start_ns == now;
@@ -61,11 +84,22 @@ impl Until {
     }
 }
 
+impl fmt::Display for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::End => write!(f, "the end"),
+            Self::Time(time) => write!(f, "guest time {time} ns"),
+            Self::Instructions(count) => write!(f, "instruction {count}"),
+            Self::Phase(stamp) => write!(f, "{stamp}"),
+        }
+    }
+}
+
 /// Why [`Run::proceed`] came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// The run stands where it was to stop; it can go on.
-    Paused,
+    /// The run stands where it was to stop, by the index of the first of these places; it can go on.
+    Paused(usize),
     /// The run has ended.
     Ended,
 }
@@ -85,20 +119,67 @@ impl Run {
         machine.watch(questions.iter().map(|question| question.address / PAGE));
         Ok(Self {
             evidence: blank(&plan, backend.name()),
-            plan,
+            plan: Arc::new(plan),
+            agent: Arc::new(agent.to_vec()),
             machine,
             cursor: Cursor::start(),
             questions: questions.to_vec(),
         })
     }
 
-    /// Goes on until the run has ended or `until` is reached, whichever comes first. The observer is told of the present phase to
+    /// Holds the run where it stands. It goes on unaffected. Only a run on the `soft` backend can be held.
+    pub fn snapshot(&mut self) -> Result<RunSnapshot, MachineError> {
+        Ok(RunSnapshot {
+            plan: Arc::clone(&self.plan),
+            agent: Arc::clone(&self.agent),
+            cursor: self.cursor.clone(),
+            evidence: self.evidence.clone(),
+            questions: self.questions.clone(),
+            machine: self.machine.snapshot()?,
+            host_times: HostTimes::default(),
+        })
+    }
+
+    /// What is being run.
+    #[must_use]
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The agent's program.
+    #[must_use]
+    pub fn agent(&self) -> &Arc<Vec<u8>> {
+        &self.agent
+    }
+
+    /// Guest RAM that has been written so far, in bytes: about what a snapshot copies.
+    #[must_use]
+    pub fn touched_bytes(&self) -> u64 {
+        self.machine.ram().touched_pages().len() as u64 * PAGE
+    }
+
+    /// A run that goes on from `snapshot`, watching the bytes in question as [`Run::new`] does.
+    pub fn from_snapshot(snapshot: &RunSnapshot, questions: &[Question]) -> Result<Self, MachineError> {
+        let mut machine = Machine::from_snapshot(&snapshot.machine)?;
+        machine.watch(questions.iter().map(|question| question.address / PAGE));
+        let questions = [&snapshot.questions, questions].concat();
+        Ok(Self {
+            plan: Arc::clone(&snapshot.plan),
+            agent: Arc::clone(&snapshot.agent),
+            machine,
+            cursor: snapshot.cursor.clone(),
+            evidence: snapshot.evidence.clone(),
+            questions,
+        })
+    }
+
+    /// Goes on until the run has ended or one of the places `until` is reached, whichever comes first. The observer is told of the present phase to
     /// begin with, then of each change. Where a run is paused changes nothing in what becomes of it.
-    pub fn proceed(&mut self, until: Until, observer: &dyn Observer) -> Progress {
+    pub fn proceed(&mut self, until: &[Until], observer: &dyn Observer) -> Progress {
         self.tell_phase(observer);
         while !matches!(self.cursor.due, Move::End(_)) {
-            if until.is_reached(&self.machine) {
-                return Progress::Paused;
+            if let Some(reached) = until.iter().position(|until| until.is_reached(&self.machine)) {
+                return Progress::Paused(reached);
             }
             let before = self.machine.moment().stamp;
             let what = match self.make(until) {
@@ -121,11 +202,9 @@ impl Run {
     }
 
     /// Makes the move that is due. `None` means that `until` came before the move was through: what is left of it is due then.
-    fn make(&mut self, until: Until) -> Result<Option<What>, Box<dyn Error>> {
-        let limit = match until {
-            Until::Time(time) => time,
-            Until::End | Until::Phase(_) => u64::MAX,
-        };
+    fn make(&mut self, until: &[Until]) -> Result<Option<What>, Box<dyn Error>> {
+        let limits = until.iter().map(|until| until.not_before(&self.machine));
+        let limit = limits.min().unwrap_or(u64::MAX);
         let machine = &mut self.machine;
         match &self.cursor.due {
             Move::Run => return Ok(machine.run_until(limit)?.map(|event| self.told(event))),

@@ -2,6 +2,7 @@
 
 use super::Observer;
 use crate::evidence::{Evidence, Phase, PhaseRecord};
+use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,17 +16,32 @@ type Key = (u32, Phase);
 pub struct Stopwatch<'a> {
     observer: &'a dyn Observer,
     running: Cell<Option<(Key, Instant)>>,
-    laps: RefCell<BTreeMap<Key, Duration>>,
+    laps: RefCell<HostTimes>,
 }
+
+/// How long each phase has taken on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostTimes(BTreeMap<Key, Duration>);
 
 impl<'a> Stopwatch<'a> {
     /// In front of `observer`.
     pub fn new(observer: &'a dyn Observer) -> Self {
+        Self::resumed(observer, HostTimes::default())
+    }
+
+    /// In front of `observer`, for a run that has taken this long before.
+    pub fn resumed(observer: &'a dyn Observer, before: HostTimes) -> Self {
         Self {
             observer,
             running: Cell::new(None),
-            laps: RefCell::default(),
+            laps: RefCell::new(before),
         }
+    }
+
+    /// How long each phase has taken until now.
+    pub fn times(&self) -> HostTimes {
+        self.lap();
+        self.laps.borrow().clone()
     }
 
     /// Fills in [`PhaseRecord::wall_us`] where the phase was measured. The phase that goes on counts up to now.
@@ -38,7 +54,7 @@ impl<'a> Stopwatch<'a> {
     }
 
     fn fill_one(&self, record: &mut PhaseRecord) {
-        if let Some(lap) = self.laps.borrow().get(&(record.generation, record.phase)) {
+        if let Some(lap) = self.laps.borrow().0.get(&(record.generation, record.phase)) {
             record.wall_us = u64::try_from(lap.as_micros()).unwrap_or(u64::MAX);
         }
     }
@@ -47,7 +63,7 @@ impl<'a> Stopwatch<'a> {
     fn lap(&self) {
         let now = Instant::now();
         if let Some((key, since)) = self.running.get() {
-            *self.laps.borrow_mut().entry(key).or_default() += now - since;
+            *self.laps.borrow_mut().0.entry(key).or_default() += now - since;
             self.running.set(Some((key, now)));
         }
     }

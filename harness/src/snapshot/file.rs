@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! magic "BATSNAP\n" | version u32 | header length u32 | header (JSON: what this is, for people and for refusals)
-//! zstd frame: state length u64 | state (postcard) | pool length u64 | captured pages | RAM
+//! zstd frame: state length u64 | state (postcard) | RAM
 //! XXH3-128 of everything before
 //! ```
 //! RAM is records of {first page u64, number of pages u32, the pages}, in ascending order; pages in no record are zero, and a
@@ -25,10 +25,8 @@ const MAGIC: [u8; 8] = *b"BATSNAP\n";
 pub const VERSION: u32 = 1;
 const CHECKSUM_BYTES: u64 = 16;
 const MAX_HEADER_BYTES: u32 = 64 << 10;
-/// Most bytes of the encoded state: processors, devices, records, evidence, both kernels.
-const MAX_STATE_BYTES: u64 = 1 << 30;
-/// Most bytes of captured pages.
-const MAX_POOL_BYTES: u64 = 256 << 20;
+/// Most bytes of the encoded state: plan with kernels, cursor, evidence with captured pages, processors, devices, records.
+const MAX_STATE_BYTES: u64 = 512 << 20;
 /// Pages in one record.
 const MAX_RECORD_PAGES: usize = 256;
 /// Compression: RAM of a kernel packs well at any level, and this one keeps up with the disk.
@@ -84,7 +82,9 @@ pub enum SnapshotError {
         found: Vec<u8>,
     },
     /// Another version wrote it.
-    #[error("snapshot {path}: format version {found}, expected {VERSION}; it was written by another version of baton")]
+    #[error(
+        "snapshot {path}: format version {found}, expected {VERSION}; it was written by another version of baton"
+    )]
     Version {
         /// Which file.
         path: PathBuf,
@@ -127,8 +127,6 @@ pub enum SnapshotError {
 pub(super) struct Content {
     /// The encoded state.
     pub state: Vec<u8>,
-    /// Captured pages.
-    pub pool: Vec<u8>,
     /// Guest RAM.
     pub ram: Arc<RamImage>,
 }
@@ -162,10 +160,8 @@ fn write_all(out: &mut impl Write, header: &Header, content: &Content) -> std::i
     out.write_all(&u32::try_from(header.len()).unwrap_or(u32::MAX).to_le_bytes())?;
     out.write_all(&header)?;
     let mut packed = zstd::Encoder::new(out, LEVEL)?;
-    for part in [&content.state, &content.pool] {
-        packed.write_all(&(part.len() as u64).to_le_bytes())?;
-        packed.write_all(part)?;
-    }
+    packed.write_all(&(content.state.len() as u64).to_le_bytes())?;
+    packed.write_all(&content.state)?;
     write_ram(&mut packed, &content.ram)?;
     packed.finish()?;
     Ok(())
@@ -192,7 +188,11 @@ fn write_records(out: &mut impl Write, first: u64, bytes: &[u8]) -> std::io::Res
     let mut at = 0;
     for run in pages.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
         if !is_zero(run[0]) {
-            write_record(out, first + at as u64, &bytes[at * PAGE_BYTES..][..run.len() * PAGE_BYTES])?;
+            write_record(
+                out,
+                first + at as u64,
+                &bytes[at * PAGE_BYTES..][..run.len() * PAGE_BYTES],
+            )?;
         }
         at += run.len();
     }
@@ -222,20 +222,20 @@ pub(super) fn read(path: &Path) -> Result<(Header, Content), SnapshotError> {
     let packed = BufReader::with_capacity(1 << 20, input.take(end - start));
     let mut unpacked = file.io(zstd::Decoder::with_buffer(packed))?;
     file.io(unpacked.window_log_max(MAX_WINDOW_LOG))?;
-    let state = file.part(&mut unpacked, "state", MAX_STATE_BYTES)?;
-    let pool = file.part(&mut unpacked, "captured pages", MAX_POOL_BYTES)?;
+    let state = file.state(&mut unpacked)?;
     let ram = file.ram(&mut unpacked, header.ram_bytes)?;
     let mut rest = [0];
     if file.packed("end", unpacked.read(&mut rest))? != 0 {
         return Err(file.malformed("end", "more bytes than expected after the guest's RAM"));
     }
     let ram = Arc::new(ram);
-    Ok((header, Content { state, pool, ram }))
+    Ok((header, Content { state, ram }))
 }
 
 /// A file being read, for errors.
-struct Reading<'a> {
-    path: &'a Path,
+pub(super) struct Reading<'a> {
+    /// Which file.
+    pub path: &'a Path,
 }
 
 impl Reading<'_> {
@@ -252,7 +252,7 @@ impl Reading<'_> {
         result.map_err(|error| self.malformed(part, error))
     }
 
-    fn malformed(&self, part: &'static str, reason: impl ToString) -> SnapshotError {
+    pub fn malformed(&self, part: &'static str, reason: impl ToString) -> SnapshotError {
         SnapshotError::Malformed {
             path: self.path.to_owned(),
             part,
@@ -264,7 +264,7 @@ impl Reading<'_> {
     fn head(&self, input: &mut File) -> Result<(Header, u64, u64), SnapshotError> {
         let length = self.io(input.metadata())?.len();
         let mut start = Vec::new();
-        self.io(input.by_ref().take(16).read_to_end(&mut start))?;
+        self.io(Read::by_ref(input).take(16).read_to_end(&mut start))?;
         if !start.starts_with(&MAGIC) {
             start.truncate(MAGIC.len());
             return Err(SnapshotError::Magic {
@@ -276,7 +276,12 @@ impl Reading<'_> {
             let bytes = start.get(at..at + 4)?;
             Some(u32::from_le_bytes(bytes.try_into().ok()?))
         };
-        let short = || self.malformed("file", format!("{length} bytes, which is shorter than any snapshot"));
+        let short = || {
+            self.malformed(
+                "file",
+                format!("{length} bytes, which is shorter than any snapshot"),
+            )
+        };
         let (found, header_length) = number(8).zip(number(12)).ok_or_else(short)?;
         if found != VERSION {
             let path = self.path.to_owned();
@@ -285,16 +290,25 @@ impl Reading<'_> {
         let end = length.checked_sub(CHECKSUM_BYTES).ok_or_else(short)?;
         let packed_at = 16 + u64::from(header_length);
         if header_length > MAX_HEADER_BYTES || packed_at > end {
-            let reason = format!("{header_length} bytes, expected at most {MAX_HEADER_BYTES} and no more than the file has");
+            let reason = format!(
+                "{header_length} bytes, expected at most {MAX_HEADER_BYTES} and no more than the file has"
+            );
             return Err(self.malformed("header", reason));
         }
         self.verify(input, end)?;
         self.io(input.seek(SeekFrom::Start(16)))?;
         let mut header = Vec::new();
-        self.io(input.by_ref().take(header_length.into()).read_to_end(&mut header))?;
-        let header: Header = serde_json::from_slice(&header).map_err(|error| self.malformed("header", error))?;
+        self.io(Read::by_ref(input)
+            .take(header_length.into())
+            .read_to_end(&mut header))?;
+        let header: Header =
+            serde_json::from_slice(&header).map_err(|error| self.malformed("header", error))?;
         if header.baton != env!("CARGO_PKG_VERSION") {
-            let reason = format!("written by baton {}, this is {}", header.baton, env!("CARGO_PKG_VERSION"));
+            let reason = format!(
+                "written by baton {}, this is {}",
+                header.baton,
+                env!("CARGO_PKG_VERSION")
+            );
             return Err(self.malformed("header", reason));
         }
         Ok((header, packed_at, end))
@@ -303,7 +317,7 @@ impl Reading<'_> {
     fn verify(&self, input: &mut File, end: u64) -> Result<(), SnapshotError> {
         self.io(input.seek(SeekFrom::Start(0)))?;
         let mut sum = Summed::new(std::io::sink());
-        self.io(std::io::copy(&mut input.by_ref().take(end), &mut sum))?;
+        self.io(std::io::copy(&mut Read::by_ref(input).take(end), &mut sum))?;
         let found = sum.finish().1;
         let mut expected = [0; 16];
         self.io(input.read_exact(&mut expected))?;
@@ -318,19 +332,23 @@ impl Reading<'_> {
         })
     }
 
-    /// A part that begins with its length.
-    fn part(&self, input: &mut impl Read, part: &'static str, most: u64) -> Result<Vec<u8>, SnapshotError> {
+    /// The encoded state, which begins with its length.
+    fn state(&self, input: &mut impl Read) -> Result<Vec<u8>, SnapshotError> {
+        const PART: &str = "state";
         let mut length = [0; 8];
-        self.packed(part, input.read_exact(&mut length))?;
+        self.packed(PART, input.read_exact(&mut length))?;
         let length = u64::from_le_bytes(length);
-        if length > most {
-            return Err(self.malformed(part, format!("{length} bytes, expected at most {most}")));
+        if length > MAX_STATE_BYTES {
+            return Err(self.malformed(
+                PART,
+                format!("{length} bytes, expected at most {MAX_STATE_BYTES}"),
+            ));
         }
         // Grows with what is really there.
         let mut bytes = Vec::new();
-        self.packed(part, input.take(length).read_to_end(&mut bytes))?;
+        self.packed(PART, input.take(length).read_to_end(&mut bytes))?;
         if bytes.len() as u64 != length {
-            return Err(self.malformed(part, format!("{} bytes, expected {length}", bytes.len())));
+            return Err(self.malformed(PART, format!("{} bytes, expected {length}", bytes.len())));
         }
         Ok(bytes)
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::run::Kexec;
-use super::{Blackout, Cause, Event, Machine, MachineError, Phases};
+use super::{Blackout, Cause, Event, Machine, MachineError, Moment, Phases};
 use crate::devices::SystemBus;
 use crate::devices::bus::BusState;
 use crate::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE, RamImage};
@@ -57,6 +57,21 @@ pub struct MachineState {
 }
 
 impl MachineState {
+    /// Where the machine stands.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        let (retired, rip) = match &self.processors {
+            ProcessorsState::Soft(state) => (Some(state.retired()), state.rip()),
+            ProcessorsState::Kvm(_) => (None, 0),
+        };
+        Moment {
+            time: self.now,
+            retired,
+            rip,
+            stamp: self.records.stamp,
+        }
+    }
+
     /// XXH3-128 of each part's encoding, by name: two states that differ do so in a part that can be named.
     pub fn parts(&self) -> Result<Vec<(&'static str, u128)>, MachineError> {
         let Self {

@@ -35,4 +35,18 @@ impl SteppedState {
     pub fn count(&self) -> usize {
         self.vcpus.len()
     }
+
+    /// Instructions retired by all processors.
+    #[must_use]
+    pub fn retired(&self) -> u64 {
+        let retired = |vcpu: &CpuState| vcpu.time.saturating_sub(vcpu.skipped);
+        self.vcpus.iter().map(retired).fold(0, u64::saturating_add)
+    }
+
+    /// Instruction pointer of the processor whose turn it is.
+    #[must_use]
+    pub fn rip(&self) -> u64 {
+        let current = self.vcpus.get(self.turn.processor);
+        current.map_or(0, |vcpu| vcpu.registers.rip)
+    }
 }

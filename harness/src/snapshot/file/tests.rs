@@ -29,7 +29,6 @@ fn content() -> Content {
     ram.push(RAM_PAGES - 1, &[3; PAGE_BYTES]).unwrap();
     Content {
         state: (0..=255).collect(),
-        pool: vec![9; 5000],
         ram: Arc::new(ram.finish().unwrap()),
     }
 }
@@ -38,7 +37,11 @@ fn written() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("snapshot");
     write(&path, &header(), &content()).unwrap();
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no other file is left");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "no other file is left"
+    );
     std::fs::read(path).unwrap()
 }
 
@@ -76,11 +79,15 @@ fn packed(header: &Header, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 #[test]
 fn what_was_written_is_read() {
-    let (found, Content { state, pool, ram }) = read_bytes(&written()).unwrap();
+    let (found, Content { state, ram }) = read_bytes(&written()).unwrap();
     let expected = content();
     assert_eq!(found, header());
-    assert_eq!((state, pool), (expected.state, expected.pool));
-    assert_eq!(ram.runs().collect::<Vec<_>>(), [(3, 2), (6, 1), (RAM_PAGES - 1, 1)], "zero pages are holes");
+    assert_eq!(state, expected.state);
+    assert_eq!(
+        ram.runs().collect::<Vec<_>>(),
+        [(3, 2), (6, 1), (RAM_PAGES - 1, 1)],
+        "zero pages are holes"
+    );
     for page in [0, 3, 4, 5, 6, RAM_PAGES - 1] {
         let [mut a, mut b] = [[1; PAGE_BYTES], [2; PAGE_BYTES]];
         ram.read(page, &mut a).unwrap();
@@ -96,7 +103,11 @@ fn what_is_no_snapshot_is_named() {
     assert!(refusal(b"").contains("no snapshot of baton's"));
     let mut newer = bytes.clone();
     newer[8] = 200;
-    assert!(refusal(&newer).contains("format version 200, expected"), "{}", refusal(&newer));
+    assert!(
+        refusal(&newer).contains("format version 200, expected"),
+        "{}",
+        refusal(&newer)
+    );
     assert!(refusal(&bytes[..bytes.len() - 1]).contains("damaged or cut short"));
     assert!(refusal(&MAGIC).contains("shorter than any snapshot"));
     let mut other = header();
@@ -114,15 +125,19 @@ fn what_is_no_snapshot_is_named() {
 fn lies_about_sizes_are_refused_before_memory_is_taken() {
     let mut huge = header();
     huge.ram_bytes = u64::MAX;
-    let parts = |out: &mut Vec<u8>| out.extend([0; 16]);
+    let parts = |out: &mut Vec<u8>| out.extend([0; 8]);
     assert!(refusal(&packed(&huge, parts)).contains("this host has"));
     let long = packed(&header(), |out| out.extend((MAX_STATE_BYTES + 1).to_le_bytes()));
     assert!(refusal(&long).contains("expected at most"));
     let cut = packed(&header(), |out| out.extend(5_u64.to_le_bytes()));
-    assert!(refusal(&cut).contains("state: 0 bytes, expected 5"), "{}", refusal(&cut));
+    assert!(
+        refusal(&cut).contains("state: 0 bytes, expected 5"),
+        "{}",
+        refusal(&cut)
+    );
     let record = |page: u64, count: u32, bytes: usize| {
         packed(&header(), |out| {
-            out.extend([0; 16]);
+            out.extend([0; 8]);
             out.extend(page.to_le_bytes());
             out.extend(count.to_le_bytes());
             out.extend(vec![1; bytes]);
@@ -136,7 +151,7 @@ fn lies_about_sizes_are_refused_before_memory_is_taken() {
     ] {
         assert!(refusal(&file).contains(why), "{}", refusal(&file));
     }
-    let more = packed(&header(), |out| out.extend([0; 16 + 12 + 1]));
+    let more = packed(&header(), |out| out.extend([0; 8 + 12 + 1]));
     assert!(refusal(&more).contains("more bytes than expected"));
 }
 

@@ -1,0 +1,33 @@
+//! `baton resume`: ends a run that was held in a snapshot.
+
+use super::run::{Task, report_on};
+use super::{Exit, ResumeArgs, complain, write_report};
+use harness::conductor::chain;
+use harness::run::Hold;
+use harness::snapshot::RunSnapshot;
+
+/// Reads the snapshot, ends its run, and reports as `baton run` does.
+pub(super) fn resume(args: &ResumeArgs) -> Exit {
+    let snapshot = match RunSnapshot::read(&args.file) {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            complain(chain(&error));
+            return Exit::Usage;
+        }
+    };
+    let holds: Vec<Hold> = args
+        .snapshot
+        .iter()
+        .map(|held| held.hold(&snapshot.plan))
+        .collect();
+    let task = Task {
+        plan: &snapshot.plan,
+        out: args.out.clone(),
+        work: &|listeners| harness::run::resume(&snapshot, &holds, listeners),
+    };
+    let (report, exit) = report_on(&task);
+    match write_report(args.json.as_ref(), vec![report]) {
+        Ok(()) => exit,
+        Err(failed) => failed,
+    }
+}

@@ -257,8 +257,8 @@ impl Core {
         }
     }
 
-    /// Sees to it that code decoded from bytes that are being written is decoded anew, here and on other processors. `leave`: the
-    /// loop may be executing it.
+    /// Sees to it that code decoded from bytes that are being written is decoded anew, here and on other processors.
+    /// `leave`: the loop may be executing it.
     fn drop_code_at(&mut self, offset: u64, len: u64, leave: bool) {
         if self.hooks.code_overlaps(offset, len) {
             let page = offset & !(PAGE_SIZE - 1);
@@ -327,8 +327,8 @@ impl Core {
 
     /// INVLPG.
     pub fn flush_page(&mut self, va: u64) {
-        // The loop looks at the code TLB when it enters a page. It must do so at once where that page's translation goes, or it
-        // would depend on the next deadline when the guest's new page tables take effect.
+        // The loop looks at the code TLB when it enters a page. It must do so at once where that page's translation
+        // goes, or it would depend on the next deadline when the guest's new page tables take effect.
         self.cut(stop::MODE);
         let region = va >> 21;
         if self.large_regions[slot::<64>(region >> 6)] >> (region % 64) & 1 != 0 {

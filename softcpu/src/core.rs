@@ -53,7 +53,8 @@ pub(crate) const CODE_TLB: usize = 512;
 /// A cached translation of a virtual page for fetches, and the decoded code there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CodeEntry {
-    /// As in a [`TlbEntry`]; with [`WITHHELD`](crate::mmu::WITHHELD) when `page` is not known or somebody wants to stop there.
+    /// As in a [`TlbEntry`]; with [`WITHHELD`](crate::mmu::WITHHELD) when `page` is not known or somebody wants to
+    /// stop there.
     pub tag: u64,
     /// Where the page lies in RAM.
     pub offset: u64,
@@ -233,8 +234,8 @@ impl Core {
         self.flush_tlb();
     }
 
-    /// Current privilege level. The architecture keeps it in SS; CS's selector always agrees, but for the middle of a transfer
-    /// of control, and is the one that says so here.
+    /// Current privilege level. The architecture keeps it in SS; CS's selector always agrees, but for the middle of a
+    /// transfer of control, and is the one that says so here.
     #[inline(always)]
     pub fn cpl(&self) -> u8 {
         u8::try_from(self.segments[CS].selector & 3).unwrap_or(0)

@@ -9,7 +9,6 @@ use crate::core::{CODE_TLB, Core, Ctx, Faulted, NO_PAGE, stop};
 use crate::decode;
 use crate::exec::{self, Leave, event};
 use crate::flags::{IF, TF};
-use crate::hooks::WriteRecord;
 use crate::memory::{PAGE_BYTES, PAGE_SIZE, Ram};
 use crate::mmu::{WITHHELD, slot};
 use crate::model::CpuModel;
@@ -120,7 +119,8 @@ impl Cpu {
         self.core.registers()
     }
 
-    /// Replaces the architectural state.
+    /// Replaces the architectural state as a reset would: the TLBs are empty afterwards, and no instruction before
+    /// holds interrupts off.
     pub fn set_registers(&mut self, state: &Registers) {
         self.core.set_registers(state);
     }
@@ -329,8 +329,8 @@ impl Cpu {
         self.core.code_tlb[slot::<CODE_TLB>(va >> 12)].page = self.cache.page(page);
     }
 
-    /// Executes one instruction of a watched page, whose translation is known, and ends this run of the loop: [`Cpu::run`] has
-    /// to look at everything again before the next one.
+    /// Executes one instruction of a watched page, whose translation is known, and ends this run of the loop:
+    /// [`Cpu::run`] has to look at everything again before the next one.
     fn step_watched(&mut self, cx: &mut Ctx<'_>) -> Result<(), Obstacle> {
         self.core.until -= self.core.budget - 1;
         self.core.budget = 1;
@@ -497,76 +497,5 @@ impl Cpu {
             }
             at += part;
         }
-    }
-
-    // Watching.
-
-    /// Makes [`Cpu::run`] return [`Exit::LowSupervisorFetch`] before kernel-mode code in the lower half of the address space
-    /// runs: at least once for each page after this call and after each TLB flush. Running again goes on past it.
-    pub fn stop_on_low_supervisor_fetch(&mut self, on: bool) {
-        self.core.hooks.low_supervisor_fetch = on;
-        for entry in self.core.code_tlb.iter_mut() {
-            entry.tag |= WITHHELD;
-            entry.passed = false;
-        }
-    }
-
-    /// Makes [`Cpu::run`] return [`Exit::WatchExecute`] before each instruction in the page of `gpa`.
-    pub fn watch_execution(&mut self, ram: &Ram, gpa: u64, on: bool) {
-        self.core.hooks.cover(ram);
-        if let Some(page) = ram.page_offset(gpa) {
-            self.core.hooks.watch_execution(page, on);
-        }
-        for entry in self.core.code_tlb.iter_mut() {
-            entry.tag |= WITHHELD;
-        }
-    }
-
-    /// Keeps, for each 8 bytes of the page of `gpa`, which CPU write came last.
-    pub fn watch_writes(&mut self, ram: &Ram, gpa: u64, on: bool) {
-        self.core.hooks.cover(ram);
-        if let Some(page) = ram.page_offset(gpa) {
-            self.core.hooks.watch_writes(page, on);
-            self.core.revoke_writes(page);
-        }
-    }
-
-    /// The last CPU write to the 8 bytes around `gpa`, if its page is watched and there was one.
-    #[must_use]
-    pub fn last_write(&self, ram: &Ram, gpa: u64) -> Option<WriteRecord> {
-        self.core
-            .hooks
-            .last_write(ram.page_offset(gpa)? + gpa % PAGE_SIZE)
-    }
-
-    /// Begins a new epoch: the next CPU write to each page is its first again.
-    pub fn begin_write_epoch(&mut self, ram: &Ram) {
-        self.core.hooks.cover(ram);
-        self.core.hooks.begin_epoch(ram);
-        self.core.revoke_all_writes();
-    }
-
-    /// The first CPU write to each page written since the epoch began, in order of time.
-    #[must_use]
-    pub fn epoch_writes(&self) -> &[WriteRecord] {
-        self.core.hooks.epoch()
-    }
-
-    /// When user mode was last left.
-    #[must_use]
-    pub fn left_user_at(&self) -> Option<u64> {
-        self.core.hooks.left_user
-    }
-
-    /// When user mode was first entered since [`Cpu::reset_user_marks`].
-    #[must_use]
-    pub fn entered_user_at(&self) -> Option<u64> {
-        self.core.hooks.entered_user
-    }
-
-    /// Forgets both marks.
-    pub fn reset_user_marks(&mut self) {
-        self.core.hooks.left_user = None;
-        self.core.hooks.entered_user = None;
     }
 }

@@ -13,7 +13,7 @@
 //!   |- core     registers and the state of a run
 //!   |- access   memory through the TLB
 //!   |- mmu      page-table walks
-//!   `- hooks    what the harness watches
+//!   `- hooks    what the harness watches (watching: how it asks for it)
 //!  memory   guest RAM: the only module with unsafe code
 //!  state    the whole processor as plain data
 //!  model    CPUID: offers exactly what is implemented
@@ -42,6 +42,7 @@ pub mod registers;
 mod share;
 mod sse;
 pub mod state;
+mod watching;
 mod word;
 mod x87;
 

@@ -5,13 +5,14 @@
 //!
 //! ```text
 //! entry:  read tag  | virtual page, with bit 63 set for user mode; NONE when reads must walk
-//!         write tag | the same for writes, only there once the dirty bit is set; with WITHHELD when somebody wants to see
-//!                   | writes to the page (decoded code, watched pages, first write of an epoch)
+//!         write tag | the same for writes, only there once the dirty bit is set; with WITHHELD when somebody wants
+//! to see                   | writes to the page (decoded code, watched pages, first write of an epoch)
 //!         offset    | where the page lies in RAM (crate::memory)
 //! ```
 //!
-//! A guest that changes its page tables without INVLPG can see what is cached, so what is cached must not depend on who watches. A
-//! withheld tag keeps an access off the fast path only: the slow path uses the same translation and does not walk.
+//! A guest that changes its page tables without INVLPG can see what is cached, so what is cached must not depend on
+//! who watches. A withheld tag keeps an access off the fast path only: the slow path uses the same translation and
+//! does not walk.
 
 use crate::memory::{PAGE_SIZE, Ram};
 use crate::registers::{CR0_WP, EFER_NXE};
@@ -100,8 +101,8 @@ pub(crate) struct Translation {
     pub writable: bool,
 }
 
-/// Walks the page tables for `va` and sets accessed and dirty bits; the error is a page-fault error code. `changed` is told the
-/// RAM offset of each entry that was written.
+/// Walks the page tables for `va` and sets accessed and dirty bits; the error is a page-fault error code. `changed`
+/// is told the RAM offset of each entry that was written.
 pub(crate) fn walk(
     ram: &mut Ram,
     mode: WalkMode,

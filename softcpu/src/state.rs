@@ -1,10 +1,10 @@
 //! A processor as plain data: everything that what it does next depends on, and everything that can be asked of it.
 //!
-//! Left out is what follows from the rest or is made again on demand: decoded code, and whatever lives only while an instruction is
-//! executed. Restoring drops these, and the guest cannot tell: a run that was saved and restored anywhere goes on as if it had not
-//! been. Guards (see [`Cpu::guard`]) protect decoded code of other processors, which none has after a restore, so they are left
-//! out too: restore all processors of a machine at once. That the processor is halted is known to who got
-//! [`crate::Exit::Halted`].
+//! Left out is what follows from the rest or is made again on demand: decoded code, and whatever lives only while an
+//! instruction is executed. Restoring drops these, and the guest cannot tell: a run that was saved and restored
+//! anywhere goes on as if it had not been. Guards (see [`Cpu::guard`]) protect decoded code of other processors,
+//! which none has after a restore, so they are left out too: restore all processors of a machine at once. That the
+//! processor is halted is known to who got [`crate::Exit::Halted`].
 
 mod translations;
 

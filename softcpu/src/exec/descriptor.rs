@@ -126,7 +126,7 @@ pub(super) fn load_data_segment(
     match register {
         FS => core.regs[usize::from(FS_BASE)] = segment.base,
         GS => core.regs[usize::from(GS_BASE)] = segment.base,
-        SS => core.shadow_until = core.now() + 1,
+        SS => core.shadow_until = core.now().saturating_add(1),
         _ => {}
     }
     Ok(())

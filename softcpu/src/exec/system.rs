@@ -154,7 +154,7 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
                 let before = core.flags;
                 core.flags |= IF;
                 // Interrupts stay off for one more instruction.
-                core.shadow_until = core.now() + 1;
+                core.shadow_until = core.now().saturating_add(1);
                 core.flags_loaded(before);
             }
         }
@@ -482,8 +482,8 @@ fn write_cr(core: &mut Core, number: u8, value: u64) -> Result<(), Faulted> {
 }
 
 impl Core {
-    /// Leaves the loop where new flags change how it runs: an interrupt that somebody waits for may be taken now, or after one
-    /// instruction more; or the trap flag changed.
+    /// Leaves the loop where new flags change how it runs: an interrupt that somebody waits for may be taken now, or
+    /// after one instruction more; or the trap flag changed.
     pub fn flags_loaded(&mut self, before: u64) {
         if self.window_wanted && self.flags & IF & !before != 0 {
             self.cut(stop::WINDOW);

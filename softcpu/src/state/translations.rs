@@ -1,7 +1,7 @@
 //! What the TLBs hold, as plain data.
 //!
-//! A guest that changes a page table without INVLPG goes on with what is cached, so this is part of the processor. Entries are
-//! listed by ascending slot, which follows from the virtual page.
+//! A guest that changes a page table without INVLPG goes on with what is cached, so this is part of the processor.
+//! Entries are listed by ascending slot, which follows from the virtual page.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,8 @@ pub struct Translations {
     pub data: Vec<DataTranslation>,
     /// For fetches, by ascending slot.
     pub code: Vec<CodeTranslation>,
-    /// Which 2 MiB regions (hashed, one bit each) have pieces of large pages in the TLBs: INVLPG drops everything there.
+    /// Which 2 MiB regions (hashed, one bit each) have pieces of large pages in the TLBs: INVLPG drops everything
+    /// there.
     pub large_regions: [[u64; 32]; 2],
 }
 

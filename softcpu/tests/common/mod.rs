@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // not every test uses every helper
 
+pub mod busy;
+
 use iced_x86::code_asm::CodeAssembler;
 use softcpu::registers::{
     CODE64, CS, DATA, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, SS, Segment, TableRegister,
@@ -26,7 +28,8 @@ pub const HANDLERS: u64 = 0x2_0000;
 pub const KERNEL_ONLY: u64 = 0x3_0000;
 
 const GDT: u64 = 0x1_0000;
-const IDT: u64 = 0x1_1000;
+/// Interrupt descriptor table.
+pub const IDT: u64 = 0x1_1000;
 const TSS: u64 = 0x1_2000;
 
 /// Selectors of the GDT.

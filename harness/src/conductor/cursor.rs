@@ -9,9 +9,9 @@
 //!      └> the driver makes the move that is due ─> Said ─> next ─> the next move is due ─> ... ─> End
 //! ```
 //!
-//! `asks.rs` has what each step asks for, `answers.rs` what an answer means.
+//! `asks.rs` has what each step asks for, `answers.rs` what an answer means, `events.rs` what an event means.
 
-use super::{answers, asks};
+use super::{answers, asks, events};
 use crate::evidence::{CheckpointKind, Evidence, Moment, OutcomeKind, Phase};
 use crate::plan::{Plan, Step};
 use guest_agent::protocol::{PageRun, Reply, Request};
@@ -209,11 +209,11 @@ fn after(
         (Move::Say(_) | Move::Release, What::Done) => return Ok(Move::Run),
         (Move::Run, What::Message(message)) => answers::message(plan, cursor, evidence, message, at)?,
         (Move::Run, What::Event { event, panic }) => {
-            if !answers::event(plan, cursor, &event, panic, at)? {
+            if !events::event(plan, cursor, &event, panic, at)? {
                 return Ok(Move::Run);
             }
         }
-        (Move::Pass(_), What::Event { event, panic }) => return Err(answers::ended_by(&event, panic, at)),
+        (Move::Pass(_), What::Event { event, panic }) => return Err(events::ended_by(&event, panic, at)),
         (
             Move::Pass(_) | Move::Enter(_) | Move::Capture(_) | Move::ExpectKexec | Move::SplitPageWrites,
             What::Done,

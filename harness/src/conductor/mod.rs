@@ -9,7 +9,8 @@
 //! | --- | --- |
 //! | `cursor.rs` | position, moves, inputs; [`next`] |
 //! | `asks.rs` | what each step asks for |
-//! | `answers.rs` | what answers and events mean |
+//! | `answers.rs` | what the agent's answers mean |
+//! | `events.rs` | what the machine's events mean |
 //! | `run.rs` | the driver |
 //! | `collect.rs` | what is taken from the machine itself |
 //! | `setup.rs` | the machine's configuration and evidence to begin with |
@@ -19,6 +20,7 @@ mod answers;
 mod asks;
 mod collect;
 mod cursor;
+mod events;
 mod memory;
 mod run;
 mod setup;

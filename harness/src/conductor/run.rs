@@ -1,7 +1,7 @@
 //! The driver: makes the moves that the cursor names on a machine.
 
-use super::answers::panic_line;
 use super::cursor::{Cursor, Move, Point, Said, What, next};
+use super::events::panic_line;
 use super::setup::{blank, machine_config};
 use super::{HostTimes, Observer, chain};
 use crate::evidence::{Evidence, Moment, PAGE, Phase};

@@ -1,15 +1,17 @@
 //! Whole runs without a machine: scripted guests talk with [`next`]. Each talk is held twice, once with cursor and evidence
 //! made bytes and read again between every two inputs, which must change nothing.
 
+mod guest;
+
 use super::cursor::{Cursor, Ending, Move, Point, Said, What, next};
 use super::setup::blank;
 use crate::evidence::{Evidence, Moment, OutcomeKind, Phase, from_bytes, to_bytes};
 use crate::plan::{Plan, Step};
 use crate::testing;
-use guest_agent::protocol::{Features, PageRun, Reply, Request, VERSION};
+use guest::{Guest, entry, event, failed, hello, here};
+use guest_agent::protocol::{PageRun, Reply, Request, VERSION};
 use proptest::prelude::*;
 use vmm::machine::Event;
-use vmm::phase::Stamp;
 
 /// Two kexecs; one memfd takes two portions, another goes only over the first kexec.
 const SCENARIO: &str = r#"
@@ -33,163 +35,6 @@ const SCENARIO: &str = r#"
     [run]
     workload = "1 MiB"
 "#;
-
-/// A guest that exists only as what it says.
-struct Guest<'a> {
-    at: Point,
-    /// The request to be answered.
-    asked: Option<Request>,
-    /// The request that it was released after.
-    released: Option<Request>,
-    /// What it says instead of what a good guest would.
-    twist: &'a dyn Fn(&Guest<'_>, &Move) -> Option<What>,
-}
-
-impl<'a> Guest<'a> {
-    fn new(twist: &'a dyn Fn(&Guest<'_>, &Move) -> Option<What>) -> Self {
-        let moment = Moment {
-            generation: 0,
-            time_ns: 0,
-            ledger_length: 0,
-        };
-        Self {
-            at: Point {
-                moment,
-                phase: Phase::BootOld,
-                rip: 0xffff_ffff_8100_0107,
-                engine_event_ns: None,
-            },
-            asked: None,
-            released: None,
-            twist,
-        }
-    }
-
-    fn make(&mut self, due: &Move) -> What {
-        if let Some(what) = (self.twist)(self, due) {
-            if let What::Event {
-                event: Event::KernelEntry { generation, .. },
-                ..
-            } = &what
-            {
-                self.begin((*generation).into());
-            }
-            return what;
-        }
-        match due {
-            Move::Say(request) => self.asked = Some(request.clone()),
-            Move::Release => self.released = self.asked.take(),
-            Move::Enter(phase) => self.at.phase = *phase,
-            Move::Pass(ns) => {
-                self.at.moment.time_ns += ns;
-                self.at.moment.ledger_length += 10;
-            }
-            Move::Run => return self.run(),
-            Move::Capture(_) | Move::ExpectKexec | Move::SplitPageWrites | Move::End(_) => {}
-        }
-        What::Done
-    }
-
-    fn begin(&mut self, generation: u32) {
-        (self.asked, self.released) = (None, None);
-        (self.at.moment.generation, self.at.phase) = (generation, Phase::BootNew);
-    }
-
-    fn run(&mut self) -> What {
-        self.at.moment.time_ns += 1000;
-        match &self.released {
-            Some(Request::Kexec) if self.at.phase == Phase::Jump => {
-                let generation = self.at.moment.generation + 1;
-                self.begin(generation);
-                entry(generation)
-            }
-            Some(Request::Kexec) => {
-                self.at.phase = Phase::Jump;
-                event(Event::Jump {
-                    time: self.at.moment.time_ns,
-                })
-            }
-            Some(Request::PowerOff) => event(Event::PowerOff { at: here() }),
-            Some(_) => event(Event::NoProgress {
-                at: here(),
-                since: 1,
-                limit: 2,
-            }),
-            None => self.answer(),
-        }
-    }
-
-    fn answer(&mut self) -> What {
-        let Some(request) = self.asked.clone() else {
-            return What::Message(Ok(hello(VERSION, 1)));
-        };
-        if let Request::StartDma { .. } | Request::StopDma = request {
-            self.at.engine_event_ns = Some(self.at.moment.time_ns - 300);
-        }
-        What::Message(Ok(match request {
-            Request::ResolveRange {
-                object,
-                first_page,
-                pages,
-            } => {
-                let first = (u64::from(object) << 20) + first_page;
-                Reply::Pages(vec![PageRun { first, count: pages }])
-            }
-            Request::Digest { pages, .. } => Reply::Digests((0..pages).collect()),
-            Request::ConsumeDma => Reply::Dma {
-                completed_in_memory: Some(1),
-                completed: 1,
-                consumed: 1,
-                status: 0,
-            },
-            Request::MemoryInfo => Reply::Memory {
-                total_pages: 1000,
-                free_pages: 500,
-            },
-            _ => Reply::Done,
-        }))
-    }
-}
-
-fn hello(protocol: u32, processors: u32) -> Reply {
-    Reply::Hello {
-        protocol,
-        release: "7.3.4".into(),
-        build_id: "ab".into(),
-        command_line: "quiet".into(),
-        features: Features::default(),
-        processors,
-    }
-}
-
-fn failed(errno: i32) -> What {
-    What::Message(Ok(Reply::Failed {
-        call: "ioctl".into(),
-        errno,
-        detail: "no".into(),
-    }))
-}
-
-fn event(event: Event) -> What {
-    What::Event { event, panic: None }
-}
-
-fn entry(generation: u32) -> What {
-    event(Event::KernelEntry {
-        time: 5,
-        boot_params: 0x9_0000,
-        generation: generation.try_into().unwrap(),
-    })
-}
-
-fn here() -> vmm::machine::Moment {
-    vmm::machine::Moment {
-        time: 7,
-        retired: None,
-        rip: 0,
-        stamp: Stamp::START,
-    }
-}
 
 /// What a talk leaves.
 #[derive(Debug, PartialEq)]
@@ -248,16 +93,24 @@ fn talk(plan: &Plan, twist: &dyn Fn(&Guest<'_>, &Move) -> Option<What>) -> Told 
 }
 
 /// A guest that says `what` once it runs after being asked `request`, in `generation`.
-fn saying<'a>(
+fn saying(
     generation: u32,
-    request: &'a dyn Fn(&Request) -> bool,
-    what: &'a dyn Fn() -> What,
-) -> impl Fn(&Guest<'_>, &Move) -> Option<What> + 'a {
+    request: impl Fn(&Request) -> bool,
+    what: What,
+) -> impl Fn(&Guest<'_>, &Move) -> Option<What> {
     move |guest, due| {
         let asked = guest.asked.as_ref().or(guest.released.as_ref());
-        let hit = guest.at.moment.generation == generation && asked.is_some_and(request);
-        (hit && *due == Move::Run).then(what)
+        let hit = guest.at.moment.generation == generation && asked.is_some_and(&request);
+        (hit && *due == Move::Run).then(|| what.clone())
     }
+}
+
+/// Checks how a talk ends in which the guest is such a one.
+fn ends(generation: u32, request: impl Fn(&Request) -> bool, what: What, kind: OutcomeKind, text: &str) {
+    let told = talk(&testing::plan(SCENARIO), &saying(generation, request, what));
+    assert_eq!(told.ending().0, kind, "{text}: {told:?}");
+    assert!(told.ending().1.contains(text), "{text}: {:?}", told.ending());
+    assert_eq!(told.cursor.generation, generation);
 }
 
 #[test]
@@ -269,21 +122,11 @@ fn a_good_guest_is_taken_through_every_step() {
     assert!(evidence.kernels.iter().all(|kernel| kernel.hello.is_some()));
     assert_eq!(evidence.objects[0].preserved_by, [0, 1]);
     assert_eq!(evidence.objects[1].preserved_by, [0]);
-    assert_eq!(
-        evidence.objects[0].pages[&0]
-            .iter()
-            .map(|run| run.count)
-            .sum::<u64>(),
-        10_240
-    );
-    assert_eq!(
-        evidence
-            .objects
-            .iter()
-            .map(|object| object.closed.map(|at| at.generation))
-            .collect::<Vec<_>>(),
-        [Some(2), Some(1)]
-    );
+    let resolved = evidence.objects[0].pages[&0].iter().map(|run| run.count);
+    assert_eq!(resolved.sum::<u64>(), 10_240);
+    let closed = evidence.objects.iter().map(|object| object.closed);
+    let closed: Vec<_> = closed.map(|at| at.map(|at| at.generation)).collect();
+    assert_eq!(closed, [Some(2), Some(1)]);
     let retrieved: Vec<_> = evidence
         .retrievals
         .iter()
@@ -346,7 +189,7 @@ fn a_kexec_is_announced_before_the_agent_is_released() {
 #[test]
 fn what_was_lost_ends_the_run_after_that_generation() {
     let lost = |request: &Request| matches!(request, Request::RetrieveMemfd { object: 1, .. });
-    let told = talk(&testing::plan(SCENARIO), &saying(1, &lost, &|| failed(2)));
+    let told = talk(&testing::plan(SCENARIO), &saying(1, lost, failed(2)));
     let (kind, text) = told.ending();
     assert_eq!(kind, OutcomeKind::SessionLost);
     assert!(text.contains("retrieve token 1 from session \"baton\""), "{text}");
@@ -357,7 +200,7 @@ fn what_was_lost_ends_the_run_after_that_generation() {
     assert!(told.evidence.dma.as_ref().unwrap().stopped.is_some());
     // Nothing is asked of a session that was not retrieved.
     let gone = |request: &Request| matches!(request, Request::RetrieveSession { name } if name == "short");
-    let told = talk(&testing::plan(SCENARIO), &saying(1, &gone, &|| failed(2)));
+    let told = talk(&testing::plan(SCENARIO), &saying(1, gone, failed(2)));
     assert_eq!(told.ending().0, OutcomeKind::SessionLost);
     assert!(
         !told
@@ -367,111 +210,53 @@ fn what_was_lost_ends_the_run_after_that_generation() {
 }
 
 #[test]
-fn failures_and_deaths_end_a_run_in_the_way_of_their_generation() {
-    let plan = testing::plan(SCENARIO);
+fn a_failure_ends_the_run_and_is_the_setup_s_only_in_the_first_generation() {
+    use OutcomeKind::{AgentFailed, MachineFailed, SetupFailed};
+    let preserve = |one: &Request| matches!(one, Request::Preserve { .. });
+    ends(0, preserve, failed(22), SetupFailed, "preserve memfd 1");
+    ends(1, preserve, failed(22), AgentFailed, "preserve memfd 1");
+    let digest = |one: &Request| matches!(one, Request::Digest { .. });
+    ends(1, digest, failed(0), AgentFailed, "Digest");
+    ends(0, |one| *one == Request::Kexec, failed(16), SetupFailed, "Kexec");
+    let close = |one: &Request| matches!(one, Request::Close { .. });
+    let broken = What::Failed("no memory".into());
+    ends(1, close, broken, MachineFailed, "no memory");
+}
+
+#[test]
+fn a_death_ends_the_run() {
+    let consume = |one: &Request| *one == Request::ConsumeDma;
     let dies = |reason: &str| What::Event {
         event: Event::Reset { at: here() },
         panic: Some(format!("Kernel panic - not syncing: {reason}")),
     };
-    let wrong_pages = || What::Message(Ok(Reply::Pages(vec![PageRun { first: 1, count: 3 }])));
-    type Wanted = fn(&Request) -> bool;
-    let cases: [(u32, Wanted, &dyn Fn() -> What, OutcomeKind, &str); 12] = [
-        (
-            0,
-            |one| matches!(one, Request::Preserve { .. }),
-            &|| failed(22),
-            OutcomeKind::SetupFailed,
-            "preserve",
-        ),
-        (
-            1,
-            |one| matches!(one, Request::Digest { .. }),
-            &|| failed(0),
-            OutcomeKind::AgentFailed,
-            "Digest",
-        ),
-        (
-            0,
-            |one| matches!(one, Request::ResolveRange { first_page: 8192, .. }),
-            &wrong_pages,
-            OutcomeKind::AgentFailed,
-            "8195 pages",
-        ),
-        (
-            1,
-            |one| *one == Request::ConsumeDma,
-            &|| dies("Attempted to kill init!"),
-            OutcomeKind::AgentDied,
-            "kill init",
-        ),
-        (
-            1,
-            |one| *one == Request::ConsumeDma,
-            &|| dies("oops"),
-            OutcomeKind::GuestPanic,
-            "oops",
-        ),
-        (
-            0,
-            |one| *one == Request::MemoryInfo || matches!(one, Request::StartDma { .. }),
-            &|| {
-                event(Event::DeadHalt {
-                    at: here(),
-                    interruptible: false,
-                })
-            },
-            OutcomeKind::GuestHang,
-            "halted",
-        ),
-        (
-            2,
-            |one| *one == Request::StopDma,
-            &|| What::Message(Err("3 bytes left over".into())),
-            OutcomeKind::AgentDied,
-            "left over",
-        ),
-        (
-            2,
-            |one| *one == Request::MemoryInfo,
-            &|| What::Message(Ok(Reply::Done)),
-            OutcomeKind::AgentDied,
-            "than memory",
-        ),
-        (
-            0,
-            |one| matches!(one, Request::CreateSession { .. }),
-            &|| What::Message(Ok(Reply::Digests(vec![1]))),
-            OutcomeKind::AgentDied,
-            "than done",
-        ),
-        (
-            0,
-            |one| *one == Request::Kexec,
-            &|| failed(16),
-            OutcomeKind::SetupFailed,
-            "Kexec",
-        ),
-        (
-            2,
-            |one| *one == Request::StopDma,
-            &|| What::Message(Ok(hello(VERSION, 1))),
-            OutcomeKind::AgentDied,
-            "anew",
-        ),
-        (
-            1,
-            |one| *one == Request::StopDma || matches!(one, Request::Close { .. }),
-            &|| What::Failed("no memory".into()),
-            OutcomeKind::MachineFailed,
-            "no memory",
-        ),
-    ];
-    for (generation, request, what, kind, part) in cases {
-        let told = talk(&plan, &saying(generation, &request, what));
-        assert_eq!(told.ending().0, kind, "{part}: {told:?}");
-        assert!(told.ending().1.contains(part), "{part}: {:?}", told.ending());
-        assert_eq!(told.cursor.generation, generation);
-    }
+    let init = dies("Attempted to kill init!");
+    ends(1, consume, init, OutcomeKind::AgentDied, "kill init");
+    ends(1, consume, dies("oops"), OutcomeKind::GuestPanic, "oops");
+    let halt = event(Event::DeadHalt {
+        at: here(),
+        interruptible: false,
+    });
+    ends(0, consume, halt, OutcomeKind::GuestHang, "halted");
+    let full = event(Event::LedgerFull { at: here() });
+    ends(2, consume, full, OutcomeKind::LedgerFull, "ledger is full");
+}
+
+#[test]
+fn nonsense_ends_the_run() {
+    use OutcomeKind::{AgentDied, AgentFailed};
+    let says = |reply| What::Message(Ok(reply));
+    let stop = |one: &Request| *one == Request::StopDma;
+    let undecodable = What::Message(Err("3 bytes left over".into()));
+    ends(2, stop, undecodable, AgentDied, "left over");
+    ends(2, stop, says(hello(VERSION, 1)), AgentDied, "anew");
+    let memory = |one: &Request| *one == Request::MemoryInfo;
+    ends(2, memory, says(Reply::Done), AgentDied, "than memory");
+    let session = |one: &Request| matches!(one, Request::CreateSession { .. });
+    ends(0, session, says(Reply::Digests(vec![1])), AgentDied, "than done");
+    let second = |one: &Request| matches!(one, Request::ResolveRange { first_page: 8192, .. });
+    let three = vec![PageRun { first: 1, count: 3 }];
+    ends(0, second, says(Reply::Pages(three)), AgentFailed, "8195 pages");
 }
 
 #[test]
@@ -541,7 +326,7 @@ fn an_agent_that_ought_to_end_may_not_go_on() {
     assert_eq!(talk(&plan, &|_, _| None).ending().0, OutcomeKind::GuestHang);
     let goes_on = |guest: &Guest<'_>, due: &Move| {
         let released = matches!(guest.released, Some(Request::Misbehave(_) | Request::PowerOff));
-        (released && *due == Move::Run).then(|| What::Message(Ok(Reply::Done)))
+        (released && *due == Move::Run).then_some(What::Message(Ok(Reply::Done)))
     };
     for plan in [plan, testing::plan(SCENARIO)] {
         let told = talk(&plan, &goes_on);

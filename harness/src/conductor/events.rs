@@ -1,0 +1,83 @@
+//! What the machine's events mean when they come instead of a message.
+
+use super::cursor::{Awaiting, Cursor, Ending, Point};
+use crate::evidence::OutcomeKind;
+use crate::plan::{Plan, Step};
+use vmm::machine::Event;
+
+/// What the kernel prints when it panics (kernel/panic.c).
+const PANIC: &str = "Kernel panic - not syncing: ";
+/// What it prints if that is because PID 1 has died (kernel/exit.c).
+const INIT_DIED: &str = "Attempted to kill init";
+
+/// Takes in an event of the machine that is no message. Returns whether the step's present part is done by it; otherwise the guest
+/// has to run on.
+pub(super) fn event(
+    plan: &Plan,
+    cursor: &mut Cursor,
+    event: &Event,
+    panic: Option<String>,
+    at: Point,
+) -> Result<bool, Ending> {
+    match (&cursor.awaiting, event) {
+        (Awaiting::End, Event::PowerOff { .. }) if cursor.step_of(plan) == Some(Step::PowerOff) => {
+            cursor.awaiting = Awaiting::Nothing;
+            cursor.part += 1;
+            Ok(true)
+        }
+        (Awaiting::Greeting { .. } | Awaiting::Answer { .. }, Event::Jump { .. }) => Ok(false),
+        (Awaiting::Greeting { .. } | Awaiting::Answer { .. }, Event::KernelEntry { generation, .. }) => {
+            // Whatever the old kernel's agent held, the new one's has to retrieve.
+            cursor.generation = (*generation).into();
+            cursor.held.clear();
+            cursor.sessions.clear();
+            Ok(false)
+        }
+        _ => Err(ended_by(event, panic, at)),
+    }
+}
+
+/// The end of a run that an event brings.
+pub(super) fn ended_by(event: &Event, panic: Option<String>, at: Point) -> Ending {
+    if let Some(line) = panic {
+        let init_died = line.contains(INIT_DIED);
+        let kind = if init_died {
+            OutcomeKind::AgentDied
+        } else {
+            OutcomeKind::GuestPanic
+        };
+        return Ending::new(kind, line);
+    }
+    let kind = match event {
+        Event::MessageTooLong { .. } => OutcomeKind::AgentDied,
+        Event::PowerOff { .. } | Event::Reset { .. } => OutcomeKind::UnexpectedReset,
+        Event::TripleFault { .. } => OutcomeKind::TripleFault,
+        Event::DeadHalt { .. } | Event::NoProgress { .. } => OutcomeKind::GuestHang,
+        Event::LedgerFull { .. } => OutcomeKind::LedgerFull,
+        Event::UnknownInstruction { .. } => OutcomeKind::UnknownInstruction,
+        Event::Message(_) | Event::Jump { .. } | Event::KernelEntry { .. } => OutcomeKind::MachineFailed,
+    };
+    Ending {
+        rip: Some(at.rip),
+        ..Ending::new(kind, event.to_string())
+    }
+}
+
+/// The panic message in a kernel's console output, if there is one.
+pub(super) fn panic_line(console: &str) -> Option<String> {
+    let line = &console[console.find(PANIC)?..];
+    Some(line.lines().next().unwrap_or_default().trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_panic_message_is_one_line_of_the_console() {
+        let console = "[ 1.0] ok\n[ 2.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x100\r\n[ 2.1] CPU: 0\n";
+        let line = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x100";
+        assert_eq!(panic_line(console).as_deref(), Some(line));
+        assert_eq!(panic_line("[ 1.0] ok\n"), None);
+    }
+}

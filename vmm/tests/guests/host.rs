@@ -11,7 +11,8 @@ use vmm::kvm::{Kvm, Workarounds};
 use vmm::machine::Event;
 
 /// A run on this host's KVM with these workarounds instead of those that it needs.
-fn run_with(guest: &Guest, workarounds: Workarounds) -> Run {
+fn run_with(mut guest: Guest, workarounds: Workarounds) -> Run {
+    guest.patience = Some(hosts::patience_with(&workarounds));
     let kvm = Kvm::open().unwrap().with_workarounds(workarounds);
     guest.run_on(&kvm, &to_the_end)
 }
@@ -22,7 +23,7 @@ fn syscall_is_finished_only_if_the_probe_found_it_broken() {
     let works = kvm.measured().syscall_works;
     assert_eq!(kvm.workarounds().fix_syscall, !works);
     // Without the workaround the guest fails exactly if the probe says that SYSCALL is broken.
-    let run = run_with(&user::calling_guest(), Workarounds::default());
+    let run = run_with(user::calling_guest(), Workarounds::default());
     assert_eq!(user::has_called(&run), works, "{:?}", run.events);
     if !works {
         // SYSCALL arrives at the entry point at privilege level 3, and the fetch faults.
@@ -39,7 +40,7 @@ fn the_workaround_for_syscall_does_no_harm_elsewhere() {
         fix_syscall: true,
         ..*kvm.workarounds()
     };
-    assert!(user::has_called(&run_with(&user::calling_guest(), fixed)));
+    assert!(user::has_called(&run_with(user::calling_guest(), fixed)));
 }
 
 /// Sets a deadline far in the future and reads its upper half back to R12.
@@ -65,7 +66,7 @@ fn deadlines_are_kept_from_the_local_apic() {
             emulated_kernel: intercepted,
             ..Workarounds::default()
         };
-        let run = run_with(&far_deadline(), workarounds);
+        let run = run_with(far_deadline(), workarounds);
         let expected = if intercepted { 0 } else { 1 << 28 };
         assert_eq!(
             run.evidence.registers.gpr[12], expected,
@@ -77,18 +78,18 @@ fn deadlines_are_kept_from_the_local_apic() {
 #[test]
 fn the_features_of_leaf_seven_are_hidden_where_the_kernel_is_emulated() {
     let Some(_) = hosts::kvm() else { return };
-    let guest = Guest::new(|c| {
-        c.mov(eax, 0)?;
-        c.cpuid()?;
-        c.mov(r12, rax)?;
-        c.power_off()
-    });
     for emulated_kernel in [false, true] {
         let workarounds = Workarounds {
             emulated_kernel,
             ..Workarounds::default()
         };
-        let run = run_with(&guest, workarounds);
+        let guest = Guest::new(|c| {
+            c.mov(eax, 0)?;
+            c.cpuid()?;
+            c.mov(r12, rax)?;
+            c.power_off()
+        });
+        let run = run_with(guest, workarounds);
         let highest = run.evidence.registers.gpr[12];
         assert_eq!(highest < 7, emulated_kernel, "{highest}");
     }

@@ -7,7 +7,7 @@ use iced_x86::code_asm::{al, byte_ptr, rax};
 
 use super::code::{DATA, UPPER};
 use super::guest::{Guest, to_the_end};
-use vmm::kvm::Kvm;
+use vmm::kvm::{Kvm, Workarounds};
 use vmm::processors::Backend;
 use vmm::soft::Soft;
 
@@ -51,11 +51,15 @@ pub fn backends() -> Vec<&'static dyn Backend> {
 /// host may be busy.
 pub fn patience(backend: &dyn Backend) -> u64 {
     const ON_SOFT: u64 = 200_000_000;
-    const HOST_NS: u64 = 10_000_000_000;
     match opened().ok().filter(|_| backend.name() != Soft.name()) {
-        Some(kvm) => HOST_NS / u64::from(kvm.workarounds().slowdown.max(1)),
+        Some(kvm) => patience_with(kvm.workarounds()),
         None => ON_SOFT,
     }
+}
+
+/// The same on KVM with these workarounds: ten seconds of the host's time.
+pub fn patience_with(workarounds: &Workarounds) -> u64 {
+    10_000_000_000 / u64::from(workarounds.slowdown.max(1))
 }
 
 /// Whether this host's KVM may log a page as written that the guest only read. With VT-x or SVM, KVM maps a page

@@ -1,4 +1,4 @@
-//! Writes seeds for the fuzz targets: `seeds CORPUS_FOLDER`. They are the captured handovers and small built ones,
+//! Writes seeds for the fuzz targets: `seeds CORPUS_FOLDER`. The seeds are the captured handovers, small built ones,
 //! recursive FDTs, images of RAM, and a few blocks in every scheme.
 
 #[path = "../tests/support/mod.rs"]
@@ -125,7 +125,7 @@ fn recursive(order: ByteOrder, pages: usize) -> Result<Vec<u8>, Failure> {
     Ok(zstd::decode_all(&recorder.fixture(entry)[..])?)
 }
 
-/// A session with a memfd and a reserve_mem region, as far as the ABI has them.
+/// A session with a memfd and a reserve_mem region, if the ABI has them.
 fn plan(abi: Abi) -> Blueprint {
     let folio = |index: u64| FolioPlan {
         block: Block::new((256 << 20) + index * 4096, 0),

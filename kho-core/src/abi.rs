@@ -1,7 +1,7 @@
 //! The numbers of the ABI, each with the kernel header or source file that it comes from.
 //!
-//! x86-64 with 4 KiB pages. Structures are described by their size and by the order in which the readers take
-//! their fields; all of them are packed and little-endian.
+//! x86-64 with 4 KiB pages. A structure is given by its size; its readers take the fields in order. All structures
+//! are packed and little-endian.
 
 pub mod block;
 pub mod kexec_handover;

@@ -1,5 +1,5 @@
-//! What is to be handed over, without the places where it lies: what the builder builds, and what is left of a
-//! [`Handover`] when its own bookkeeping is taken away.
+//! A handover without its bookkeeping: the input of the builder, and what is left of a decoded [`Handover`] once the
+//! addresses of its records are dropped.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -25,9 +25,9 @@ pub struct Blueprint {
     pub reserve_mem: Vec<NamedRegion>,
     /// LUO's part.
     pub luo: Option<LuoPlan>,
-    /// Where the kernel came from.
+    /// Which kernel started this one.
     pub kexec_metadata: Option<Kexec>,
-    /// Blobs of other subsystems, by value.
+    /// Blobs of other subsystems, with their contents.
     pub blobs: Vec<Blob>,
 }
 
@@ -160,12 +160,12 @@ pub struct Kexec {
 pub struct Blob {
     /// Name of its node.
     pub name: String,
-    /// Its contents. kho-v1 and kho-v2 tell no size, so that there it must be an FDT.
+    /// Its contents. kho-v1 and kho-v2 do not state a size, so there it must be an FDT.
     pub bytes: Vec<u8>,
 }
 
 impl Handover {
-    /// What this handover hands over, without its own bookkeeping. Blobs are read out of `memory`.
+    /// Returns what is handed over, without the bookkeeping. Reads blobs out of `memory`.
     pub fn blueprint(&self, memory: &dyn PhysicalMemory) -> Result<Blueprint, MemoryError> {
         let owners = Owners::of(self);
         let mut plan = Blueprint {

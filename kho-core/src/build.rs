@@ -1,7 +1,7 @@
-//! The builder: a valid handover of any version, written into memory on pages that the caller's allocator gives.
+//! The builder writes a valid handover of any version into memory, on pages that the caller's allocator supplies.
 //!
-//! It writes what the kernels write, their habits included (how records are spread over pages, what is preserved
-//! and what is not), so that a handover built here and one captured from a kernel can be compared piece by piece.
+//! It also copies the kernels in how they spread records over pages and in which pages they preserve, so a built
+//! handover can be compared field by field with one captured from a kernel.
 
 mod fdt;
 mod luo;
@@ -114,7 +114,7 @@ impl fmt::Display for Abi {
     }
 }
 
-/// Why a handover was not built. Pages may have been written by then, but nothing refers to them.
+/// Why a handover was not built. Some pages may have been written already, but no record refers to them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
     /// The allocator has no more pages.
@@ -123,7 +123,7 @@ pub enum BuildError {
         /// Order asked for.
         order: u8,
     },
-    /// The allocator gave something that is not a block of the order asked for.
+    /// The allocator returned an address that is not aligned to the order asked for, or out of range.
     #[error("the allocator gave {address:#x} for a block of order {order}")]
     BadAllocation {
         /// What it gave.
@@ -134,7 +134,7 @@ pub enum BuildError {
     /// Memory cannot be written.
     #[error("memory cannot be written")]
     Memory(#[from] MemoryError),
-    /// The ABI has no way to say this.
+    /// This ABI has no field for something that the blueprint asks for.
     #[error("{abi} has no {what}")]
     NotInAbi {
         /// The ABI.
@@ -162,7 +162,7 @@ pub enum BuildError {
         /// How many fit.
         limit: u64,
     },
-    /// A block or region that no map can hold.
+    /// A block or region that cannot be in a map.
     #[error("{what} {region} is not made of whole, aligned pages below 2^52")]
     BadBlock {
         /// What it is.
@@ -186,7 +186,7 @@ impl From<vm_fdt::Error> for BuildError {
     }
 }
 
-/// Builds a handover. The result is what `setup_data` has to tell the new kernel.
+/// Builds a handover and returns the content of the `setup_data` node that announces it to the new kernel.
 pub fn build(
     plan: &Blueprint,
     abi: Abi,
@@ -231,7 +231,7 @@ pub fn build(
             size,
         });
     }
-    // The root is preserved too, so that its page must be known before the map is written.
+    // The map also lists the root's page, so allocate that before writing the map.
     let root = placer.preserved_page()?;
     let map = map::write(&mut placer, abi)?;
     fdt::root(&mut placer, root, abi, map, &children)?;
@@ -242,7 +242,7 @@ pub fn build(
     })
 }
 
-/// A block that can stand in a map.
+/// Checks that a map can hold the block.
 fn check(block: Block) -> Result<Block, BuildError> {
     let region = block.region();
     let fits = block.order < 40 && region.start.is_multiple_of(region.size) && region.end() <= 1 << 52;

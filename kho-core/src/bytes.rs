@@ -1,8 +1,8 @@
-//! Fields of packed little-endian structs, taken one after the other out of bytes that nobody vouches for.
+//! Fields of packed little-endian structs, taken in order out of untrusted bytes.
 
 use alloc::string::String;
 
-/// Takes the fields of a struct from a byte slice; a field that is not there reads as zero and sets [`Fields::short`].
+/// Takes the fields of a struct from a byte slice. A field past the end reads as zero and sets [`Fields::short`].
 #[derive(Debug, Clone)]
 pub(crate) struct Fields<'a> {
     rest: &'a [u8],
@@ -17,7 +17,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether a field was asked for that the bytes do not reach.
+    /// Whether a field past the end was asked for.
     pub(crate) fn short(&self) -> bool {
         self.short
     }

@@ -1,8 +1,8 @@
-//! What is different between two handovers: of two kernels, or before and after a kexec.
+//! The differences between two handovers: of two kernels, or before and after a kexec.
 //!
-//! Things are the same thing when they have the same name: sub-blobs, sessions and reserve_mem regions by name, files
-//! by session and token, FLBs by version string, pages by file and offset. Of those it is told what appeared, what
-//! vanished, what lies elsewhere now (moved) and what is not what it was (changed).
+//! Items are matched by key: sub-blobs, sessions and reserve_mem regions by name, files by session and token, FLBs by
+//! version string, pages by file and offset. An item may appear, vanish, move (another address) or change (another
+//! value).
 
 mod contents;
 
@@ -25,7 +25,7 @@ pub struct Difference {
     pub kind: Kind,
 }
 
-/// In which way something is different.
+/// The kind of a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum Kind {
@@ -33,18 +33,18 @@ pub enum Kind {
     Appeared,
     /// It is only in the first.
     Vanished,
-    /// It lies elsewhere.
+    /// Its address differs.
     Moved {
         /// Physical address in the first.
         from: u64,
         /// Physical address in the second.
         to: u64,
     },
-    /// It says something else.
+    /// Its value differs.
     Changed {
-        /// What it says in the first.
+        /// Value in the first.
         before: String,
-        /// What it says in the second.
+        /// Value in the second.
         after: String,
     },
 }
@@ -67,7 +67,7 @@ impl fmt::Display for Difference {
 pub struct Diff {
     /// In the order of the first handover's tree.
     pub differences: Vec<Difference>,
-    /// How many more there are than [`Diff::LIMIT`].
+    /// Number of differences beyond [`Diff::LIMIT`], which are not listed.
     pub dropped: u64,
 }
 
@@ -103,7 +103,7 @@ impl Diff {
         }
     }
 
-    /// Matches two lists by key: what is in one only appeared or vanished, what is in both goes to `both`.
+    /// Matches two lists by key. Items in only one list appeared or vanished; pairs are passed to `both`.
     fn matched<'a, T, K: Ord + Clone>(
         &mut self,
         (before, after): (&'a [T], &'a [T]),
@@ -139,7 +139,7 @@ impl Diff {
 pub struct Side<'a> {
     /// The handover.
     pub handover: &'a Handover,
-    /// The memory; none when only what the records say is to be compared.
+    /// The memory; `None` to compare records only.
     pub memory: Option<&'a dyn PhysicalMemory>,
 }
 
@@ -152,8 +152,7 @@ impl<'a> From<&'a Handover> for Side<'a> {
     }
 }
 
-/// Compares two handovers: what their records say, and where both memories are given also the bytes of files,
-/// regions and blobs.
+/// Compares the records of two handovers and, if both memories are given, also the bytes of files, regions and blobs.
 pub fn diff(before: Side<'_>, after: Side<'_>) -> Diff {
     let mut diff = Diff::default();
     let (one, other) = (before.handover, after.handover);
@@ -197,7 +196,7 @@ fn preserved(diff: &mut Diff, one: &Handover, other: &Handover) {
     });
 }
 
-/// What of one list of regions is not in the other, both ways.
+/// The parts of each list of regions that are not in the other.
 fn regions_between(diff: &mut Diff, what: &str, before: &[Region], after: &[Region]) {
     for region in subtract(before, after) {
         diff.region(what, region, Kind::Vanished);
@@ -207,7 +206,7 @@ fn regions_between(diff: &mut Diff, what: &str, before: &[Region], after: &[Regi
     }
 }
 
-/// What of some regions is not in others, ascending.
+/// The parts of `regions` that are not in `others`, ascending.
 pub fn subtract(regions: &[Region], others: &[Region]) -> Vec<Region> {
     let (regions, others) = (
         crate::map::merge(regions.iter().copied()),
@@ -220,7 +219,7 @@ pub fn subtract(regions: &[Region], others: &[Region]) -> Vec<Region> {
     found
 }
 
-/// Visits what of some regions is not in others; both are ascending and apart.
+/// Visits the parts of some regions that are not in others. Both lists are ascending and disjoint.
 fn left(
     regions: impl Iterator<Item = Region>,
     others: impl Iterator<Item = Region>,
@@ -234,7 +233,7 @@ fn left(
                 visit(Region::new(start, other.start.saturating_sub(start)));
             }
             start = start.max(other.end());
-            // One that reaches further may cover part of the next region too.
+            // A region that reaches further may also cover part of the next one.
             if other.end() > region.end() {
                 break;
             }

@@ -1,8 +1,8 @@
-//! A reader of flattened device trees that trusts nothing.
+//! A reader of untrusted flattened device trees.
 //!
 //! The format is that of the Devicetree Specification 0.4, chapter 5, in big-endian words. [`Fdt::parse`] checks
-//! all of it once; what it returns can be walked without further errors. Property values stay raw bytes: KHO and
-//! LUO write native-endian numbers into them, not cells.
+//! everything once; walking its result cannot fail. Property values stay raw bytes: KHO and LUO write native-endian
+//! numbers into them, not cells.
 
 use alloc::format;
 use alloc::string::String;
@@ -15,16 +15,16 @@ use crate::memory::{clamp, len64};
 pub const MAGIC: u32 = 0xd00d_feed;
 /// Size of the header, in bytes.
 pub const HEADER_SIZE: usize = 40;
-/// Nodes inside nodes inside nodes: deeper trees than this are refused. KHO uses three levels.
+/// Maximum depth of nested nodes. KHO uses three levels.
 pub const MAX_DEPTH: usize = 32;
-/// Longer names of nodes and properties than this, in bytes, are refused. The specification stops at 31.
+/// Maximum length of a node's or property's name, in bytes. The specification allows 31.
 pub const MAX_NAME: usize = 255;
-/// FDTs of more nodes than this are refused, because a node takes more memory than the twelve bytes that it can be made of.
-/// KHO uses dozens.
+/// Maximum number of nodes. A decoded node takes more memory than its twelve or more bytes in the FDT, so this bounds
+/// memory. KHO uses dozens.
 pub const MAX_NODES: usize = 1 << 17;
-/// FDTs of more properties than this are refused, for the same reason.
+/// Maximum number of properties, for the same reason.
 pub const MAX_PROPERTIES: usize = 1 << 18;
-/// Version of the format that we speak, and that every kernel with KHO writes.
+/// The version of the format that this reader expects and every kernel with KHO writes.
 pub const VERSION: u32 = 17;
 
 const TOKEN_BEGIN_NODE: u32 = 1;
@@ -36,7 +36,7 @@ const TOKEN_END: u32 = 9;
 /// Why some bytes are not an FDT. Offsets are in bytes from its start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FdtError {
-    /// There are fewer bytes than a header has, or than the header promises.
+    /// There are fewer bytes than a header has, or than the header states.
     #[error("expected an FDT of {expected} bytes, found only {found}")]
     Short {
         /// Bytes that the header, or the format, asks for.
@@ -50,7 +50,7 @@ pub enum FdtError {
         /// The word found.
         found: u32,
     },
-    /// Neither this version of the format nor one that can be read as it.
+    /// Neither version 17 of the format nor a later version compatible with it.
     #[error(
         "expected FDT version 17, or a later one compatible with it; found {version}, compatible with {compatible}"
     )]
@@ -74,17 +74,17 @@ pub enum FdtError {
         /// `totalsize` of the header.
         total: u64,
     },
-    /// Something else was expected at this place of the structure block.
+    /// The structure block has the wrong token at this offset.
     #[error("expected {expected} at FDT offset {offset:#x}, found token {found:#x}")]
     Token {
         /// Where.
         offset: usize,
-        /// What the structure asks for there.
+        /// The expected token, in words.
         expected: &'static str,
         /// The token found.
         found: u32,
     },
-    /// The structure block ends inside something.
+    /// The structure block ends inside a node or property.
     #[error("the FDT's structure block ends at offset {offset:#x} inside {inside}")]
     Truncated {
         /// Where the thing begins.
@@ -105,7 +105,7 @@ pub enum FdtError {
     TooMany {
         /// Where the first one too many begins.
         offset: usize,
-        /// What there is too much of.
+        /// `nodes` or `properties`.
         what: &'static str,
         /// How many there may be.
         limit: usize,
@@ -130,12 +130,12 @@ pub struct Property<'a> {
 }
 
 impl Property<'_> {
-    /// The value as one native (little-endian) 64-bit number, when it has that length.
+    /// The value as a native (little-endian) 64-bit number; `None` if it has another length.
     pub fn as_u64(&self) -> Option<u64> {
         self.value.try_into().ok().map(u64::from_le_bytes)
     }
 
-    /// The value as one native (little-endian) 32-bit number, when it has that length.
+    /// The value as a native (little-endian) 32-bit number; `None` if it has another length.
     pub fn as_u32(&self) -> Option<u32> {
         self.value.try_into().ok().map(u32::from_le_bytes)
     }
@@ -174,7 +174,7 @@ pub struct Node<'f, 'a> {
     index: usize,
 }
 
-/// `totalsize` of the FDT that begins with these bytes, when it has a header with the right magic.
+/// Returns `totalsize` of the FDT that begins with these bytes, if its header has the right magic.
 pub fn total_size(header: &[u8]) -> Result<u32, FdtError> {
     let short = FdtError::Short {
         expected: len64(HEADER_SIZE),
@@ -464,8 +464,8 @@ fn be32(bytes: &[u8], at: usize) -> Option<u32> {
         .map(|word| u32::from_be_bytes(*word))
 }
 
-/// The string at an offset. The search for its terminator is bounded, or a small FDT whose properties all share one
-/// huge name would take quadratic time.
+/// The string at an offset. The search for its terminator is bounded. Otherwise a small FDT whose properties all
+/// share one huge name would take quadratic time.
 fn terminated(bytes: &[u8], at: usize) -> Option<&str> {
     let bytes = bytes.get(at..at.saturating_add(MAX_NAME).saturating_add(1).min(bytes.len()))?;
     let length = bytes.iter().position(|&byte| byte == 0)?;

@@ -1,8 +1,8 @@
-//! Finding the handover in an image of RAM when nobody tells where it is.
+//! Finding a handover of unknown address in an image of RAM.
 //!
-//! The kernel was told by a `setup_data` node of type 10, and that node lies in RAM too. Where it is gone, any page
-//! that begins with an FDT of a KHO version will do; RAM holds several of those after a chain of live updates
-//! (what the old kernel had received, what it handed on), so that they are ranked.
+//! The kernel is told by a `setup_data` node of type 10, which lies in RAM too. If that node is gone, every page that
+//! begins with an FDT of a KHO version is a candidate. After a chain of live updates RAM holds several handovers (one
+//! that the old kernel received, one that it handed on), so the results are ranked.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -15,7 +15,7 @@ use crate::model::Handover;
 use crate::read::{MAX_FDT_SIZE, ReadError};
 use crate::setup_data::KhoData;
 
-/// Candidates that are looked at; RAM made to mislead holds any number of FDTs.
+/// Maximum number of candidates examined, because malicious RAM can hold any number of FDTs.
 pub const MAX_CANDIDATES: usize = 256;
 
 /// A handover that was found.
@@ -30,7 +30,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// How sure we are: told by setup_data, preserved by its own map, sound.
+    /// Sort key, in order of weight: a `setup_data` node points to it, its own map preserves it, it has no findings.
     fn confidence(&self) -> (bool, bool, bool) {
         let preserved = self.handover.map.is_preserved(self.entry.fdt.start);
         (
@@ -41,7 +41,7 @@ impl Found {
     }
 }
 
-/// A KHO FDT that is there and cannot be read: of a version that nobody here knows, or damaged.
+/// A KHO FDT that cannot be read, because it is damaged or of an unknown version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
     /// Physical address of the FDT.
@@ -57,7 +57,7 @@ pub struct Unread {
 pub struct Search {
     /// The handovers, the most certain first.
     pub found: Vec<Found>,
-    /// KHO FDTs without a handover that can be read, those that `setup_data` points to first.
+    /// KHO FDTs that cannot be read, those that `setup_data` points to first.
     pub unread: Vec<Unread>,
 }
 
@@ -87,14 +87,15 @@ pub fn find(memory: &dyn PhysicalMemory) -> Search {
     search
 }
 
-/// Whether what cannot be read was meant to be a handover. RAM is full of numbers that look like a `setup_data` node, and
-/// of device trees that happen to have the letters of a version somewhere.
+/// Whether an unreadable candidate was meant to be a handover. RAM is full of numbers that look like a `setup_data`
+/// node, and of device trees that contain the letters of a version by chance.
 fn is_kho(error: &ReadError, entry: &KhoData, setup_data: Option<u64>) -> bool {
     let names_kho = matches!(error, ReadError::UnknownVersion { found, .. } if found.starts_with("kho-"));
     names_kho || (setup_data.is_some() && is_kho_data(entry))
 }
 
-/// Whether the fields are such as a kernel writes: whole pages for the FDT, and at least one scratch area.
+/// Whether a kernel could have written these fields: the FDT starts on a page, and there is at least one scratch
+/// area.
 fn is_kho_data(data: &KhoData) -> bool {
     const ENTRY: u64 = crate::abi::kexec_handover::SCRATCH_ENTRY_SIZE as u64;
     let (fdt, scratch) = (data.fdt, data.scratch);
@@ -114,7 +115,8 @@ struct Candidates {
 }
 
 impl Candidates {
-    /// Where handovers may begin, each with the node that says so. Every FDT comes once, whoever points to it.
+    /// All candidates, each with the address of the node that points to it. Every FDT is listed once, even if several
+    /// nodes point to it.
     fn entries(&self) -> impl Iterator<Item = (KhoData, Option<u64>)> {
         let mut told = self.setups.clone();
         told.sort_by_key(|(_, data)| (data.fdt.start, !is_kho_data(data)));
@@ -193,7 +195,7 @@ mod tests {
         memory.write(at, &data.to_node(0)).unwrap();
     }
 
-    /// Makes a version of the next decade of the FDT.
+    /// Turns the FDT's version into one that does not exist yet.
     fn age(memory: &mut SliceMemory<Vec<u8>>, fdt: u64) {
         let mut page = [0; PAGE_SIZE];
         memory.read(fdt, &mut page).unwrap();

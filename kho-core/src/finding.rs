@@ -1,4 +1,4 @@
-//! What is wrong with a handover: named rules, and where each was broken.
+//! Findings: which rule a handover breaks, and where.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -9,9 +9,9 @@ use core::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 pub enum Severity {
-    /// Worth knowing; the new kernel does not mind.
+    /// Worth knowing, but harmless to the new kernel.
     Note,
-    /// The new kernel may lose something or give it back wrong.
+    /// The new kernel may lose something or restore it wrongly.
     Warning,
     /// The new kernel refuses the handover, loses memory, or follows a wild pointer.
     Error,
@@ -67,7 +67,7 @@ rules! {
     RecordShared = "record-shared", Error;
     /// Every FDT keeps the format.
     FdtStructure = "fdt-structure", Error;
-    /// Every property that the ABI asks for is there and has its length.
+    /// Every property that the ABI requires is present and has the right length.
     PropertyMissing = "property-missing", Error;
     /// Every version string is one that this crate knows.
     VersionKnown = "version-known", Error;
@@ -79,7 +79,7 @@ rules! {
     StringTerminated = "string-terminated", Error;
     /// Bits of the map stand for blocks that can exist.
     MapKey = "map-key", Error;
-    /// The size of the bitmaps of a kho-v1 map shows from the map itself.
+    /// The size of the bitmaps of a kho-v1 map can be inferred from the map.
     BitmapSizeCertain = "bitmap-size-certain", Note;
     /// Preserved blocks lie in RAM.
     BlockInRam = "block-in-ram", Error;
@@ -87,9 +87,9 @@ rules! {
     BlockAligned = "block-aligned", Error;
     /// No block is preserved twice, or inside a larger one.
     BlockOverlap = "block-overlap", Error;
-    /// Preserved blocks and the records of the handover keep out of scratch.
+    /// Preserved blocks and the records of the handover lie outside scratch.
     ScratchOverlap = "scratch-overlap", Error;
-    /// Scratch areas lie in RAM, are aligned and apart from each other.
+    /// Scratch areas lie in RAM, are aligned and do not overlap.
     ScratchArea = "scratch-area", Error;
     /// Records that the ABI preserves are in the map.
     RecordPreserved = "record-preserved", Error;
@@ -105,9 +105,9 @@ rules! {
     NameUnique = "name-unique", Error;
     /// Every preserved page belongs to something that the handover names.
     PageOwned = "page-owned", Note;
-    /// Files state sizes, indices, flags and seals that go together.
+    /// A file's size, indices, flags and seals are consistent.
     FileConsistent = "file-consistent", Error;
-    /// A liveupdate number, a kexec count and a release are what a kernel writes.
+    /// Liveupdate number, kexec count and release are values that a kernel can write.
     MetadataPlausible = "metadata-plausible", Warning;
 }
 
@@ -141,7 +141,7 @@ impl Finding {
     }
 }
 
-/// Findings, of which a hostile handover cannot make more than [`Findings::LIMIT`] per rule.
+/// Findings, at most [`Findings::LIMIT`] per rule, so that a hostile handover cannot exhaust memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Findings {
@@ -153,10 +153,10 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Findings kept per rule; more are only counted.
+    /// Number of findings kept per rule; further ones are only counted.
     pub const LIMIT: usize = 64;
 
-    /// Adds what `finding` makes, or only counts it when there are enough of its rule.
+    /// Adds the finding that `finding` makes, or only counts it if its rule has reached the limit.
     pub(crate) fn push_with(&mut self, rule: Rule, finding: impl FnOnce() -> Finding) {
         let kept = self.kept.entry(rule).or_insert(0);
         if *kept < Self::LIMIT {
@@ -172,7 +172,7 @@ impl Findings {
         self.list.iter()
     }
 
-    /// Number of findings, those counted only included.
+    /// Number of findings, including those that were only counted.
     pub fn count(&self) -> u64 {
         crate::memory::len64(self.list.len()).saturating_add(self.dropped)
     }

@@ -10,7 +10,7 @@ use crate::page_set::{CHUNK_PAGES, Chunk, PageSet, Sink, fill_bits};
 use woven::Woven;
 
 /// The free memory of a span in naturally aligned blocks: per 128 MiB and order, a bitmap of the free blocks that are
-/// not part of a larger free block. Memory in which nothing is free takes no room.
+/// not part of a larger free block. A part without free memory takes no space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FreeLists {
     /// First page of each part, and its bitmaps.
@@ -27,7 +27,7 @@ enum Part {
 }
 
 impl FreeLists {
-    /// Everything of the set's span that is not in the set.
+    /// The pages of the set's span that are not in the set.
     pub fn outside(set: &PageSet) -> Self {
         let (first, end) = set.bounds();
         let mut parts = Vec::new();
@@ -39,7 +39,7 @@ impl FreeLists {
                 Chunk::Empty if inside => parts.push((start, Part::Whole)),
                 Chunk::Some(used) if inside => parts.push((start, Part::Some(Woven::outside(used)))),
                 chunk => {
-                    // What is outside the span is not ours to give away.
+                    // Pages outside the span are never free.
                     let mut used = chunk.bits();
                     fill_bits(&mut used, 0, first.saturating_sub(start).min(CHUNK_PAGES));
                     let last = end.saturating_sub(start).min(CHUNK_PAGES);
@@ -67,7 +67,7 @@ impl FreeLists {
         (0..=MAX_PAGE_ORDER).map(pages).fold(0, u64::wrapping_add)
     }
 
-    /// Hands the free blocks to a sink, by ascending address in steps of 128 MiB and there by order.
+    /// Hands the free blocks to a sink: 128 MiB after 128 MiB in ascending order, and within each by order.
     pub fn blocks(&self, sink: &mut dyn Sink) {
         for (start, part) in &self.parts {
             match part {
@@ -82,7 +82,7 @@ impl FreeLists {
         }
     }
 
-    /// The lowest free block of an order, as an allocator would take it.
+    /// The lowest free block of an order: the one an allocator would take.
     pub fn first(&self, order: u8) -> Option<Block> {
         self.parts.iter().find_map(|(start, part)| match part {
             Part::Whole if order == MAX_PAGE_ORDER => Some(Block::new(start.wrapping_shl(PAGE_SHIFT), order)),
@@ -92,5 +92,5 @@ impl FreeLists {
     }
 }
 
-// Chunks hold a whole number of the largest blocks, begin at multiples of them, and all of one are half a word.
+// A chunk begins at a multiple of the largest block, holds 32 of them, and so half a word of bits describes them.
 const _: () = assert!(CHUNK_PAGES == 32 << MAX_PAGE_ORDER);

@@ -1,10 +1,10 @@
 //! The handover of a Linux live update: read it, verify it, build it, compare it.
 //!
-//! In a live update one kernel starts the next with kexec and hands memory over that must survive. What is handed over
-//! is described in that memory itself. This crate knows the description in every form that a released kernel has
-//! written, and the forms that were only discussed. It does no I/O and trusts nothing: memory comes in through
-//! [`PhysicalMemory`], and whatever is in it, reading ends, without a panic and with no more memory than a small multiple
-//! of what was read.
+//! In a live update one kernel starts the next with kexec and hands over memory that must survive. Records in that
+//! memory describe what is handed over. This crate reads every format of these records that a released kernel has
+//! written, and some that were only proposed. It does no I/O. Memory comes in through [`PhysicalMemory`] and is not
+//! trusted: whatever it holds, reading terminates, does not panic, and allocates at most a small multiple of the
+//! bytes read.
 //!
 //! # The handover, from the top
 //!
@@ -20,38 +20,39 @@
 //!          └─ "kexec-metadata" release of the old kernel, number of kexecs                     model::KexecMetadata
 //! ```
 //!
-//! The **FDT** is a container only: numbers in properties are native, not cells. Each subsystem's blob is in its own
-//! format; before kho-v3 nothing states its size, so that it has to be an FDT, which knows its own.
+//! The **FDT** is a container only: numbers in properties are native, not cells. Each subsystem's blob has a format
+//! of its own. Before kho-v3 no record states the size of a blob, so it must be an FDT, whose header does.
 //!
-//! **Scratch** is memory that the old kernel kept free of anything that could be preserved. The new kernel boots in it,
-//! until it has read the map and knows what else it may touch. The new kernel's image and the scratch array itself
-//! are loaded there.
+//! **Scratch** is memory that the old kernel kept free of anything that could be preserved. The new kernel allocates
+//! from scratch alone until it has read the map. The new kernel's image and the scratch array itself are loaded
+//! there.
 //!
-//! The **map** names naturally aligned blocks of `2^order` pages. It does not preserve itself: its pages are read early,
-//! from scratch, and then let go. All other records are in it. Its format changed twice while the name of the version
-//! did not always:
+//! The **map** names naturally aligned blocks of `2^order` pages. It does not list its own pages: the new kernel
+//! reads them before it allocates outside scratch, and then frees them. It lists the pages of all other records. Its
+//! format changed twice, once without a new version string:
 //!
-//! * kho-v1 (6.17 to 6.19): a list of one-page *chunks*, each of one order: {next, order, count}, then {first address,
-//!   bitmap address}. Bitmaps have 512 bytes in 6.17 and 4,096 from 6.18 on, and nothing says which; the reader tells
-//!   them apart by where they lie, and says so when it cannot ([`Rule::BitmapSizeCertain`]).
-//! * from kho-v2 on (7.1, 7.2, 7.3): a *radix tree* of six levels, one page per node, the leaves bitmaps. The key holds
-//!   address and order in one number ([`radix_key`]), so that the upper tables serve all orders.
+//! * kho-v1 (6.17 to 6.19): a list of one-page *chunks*, each of one order: {next, order, count}, then {first
+//!   address, bitmap address}. Bitmaps have 512 bytes in 6.17 and 4,096 bytes from 6.18 on, and no field says which.
+//!   The reader infers the size from the bitmaps' addresses, and reports a finding if they allow both
+//!   ([`Rule::BitmapSizeCertain`]).
+//! * from kho-v2 on (7.1, 7.2, 7.3): a *radix tree* of six levels, one page per node, the leaves bitmaps. A key holds
+//!   address and order in one number ([`radix_key`]), so all orders share the upper tables.
 //!
 //! **LUO**, the Live Update Orchestrator, keeps *sessions* for user space. A session has *files*, each under a *token*;
 //! the file's *handler* leaves a handle. luo-v1 (6.19, 7.1) is an FDT that points to arrays; luo-v5 (7.2, 7.3) a struct and
 //! linked one-page blocks. An *FLB* is state that several files share.
 //!
-//! A **memfd**'s record has size, position, since memfd-v2 seals, and the descriptor of an area of vmalloc'ed pages: a
-//! chain of chunks that list the pages, which hold {frame, flags, index in the file} of each folio. How large a folio is
-//! stands nowhere but in the map.
+//! A **memfd**'s record has its size, its position, its seals (since memfd-v2), and the descriptor of a vmalloc'ed
+//! area. The descriptor leads to a chain of chunks, the chunks list the area's pages, and the pages hold {frame,
+//! flags, index in the file} of each folio. Only the map tells how large a folio is.
 //!
-//! # What there is
+//! # Where to find it
 //!
 //! | to | use |
 //! | --- | --- |
-//! | read a handover | [`Handover::read`], [`find::find`] when nobody tells where it is |
-//! | know what survives | [`PreservedMap`]: blocks, extents, lookup; [`PageSet`] and [`FreeLists`] when it must be fast |
-//! | know whose a page is | [`Owners`] |
+//! | read a handover | [`Handover::read`], [`find::find`] if its address is unknown |
+//! | know what survives | [`PreservedMap`]: blocks, extents, lookup; [`PageSet`] and [`FreeLists`] for large maps |
+//! | know who owns a page | [`Owners`] |
 //! | judge it | [`verify()`], rules in [`Rule`] |
 //! | show it | [`tree::tree`] |
 //! | make one | [`Blueprint`], [`build()`], [`build::recursive`] |
@@ -79,7 +80,7 @@
 //!
 //! # Limits
 //!
-//! x86-64 with pages of 4 KiB. Handlers other than memfd are listed and their records left alone.
+//! x86-64 with pages of 4 KiB. Files of handlers other than memfd are listed, but their records are not decoded.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(

@@ -1,4 +1,4 @@
-//! The preserved-memory map, whatever its format: bitmaps, each over blocks of one order.
+//! The preserved-memory map of any format, decoded to bitmaps over blocks of one order each.
 
 use alloc::collections::BinaryHeap;
 use alloc::collections::binary_heap::PeekMut;
@@ -25,7 +25,7 @@ impl Block {
         Self { address, order }
     }
 
-    /// Its size in bytes; the greatest number when it does not fit 64 bits.
+    /// Its size in bytes; `u64::MAX` if it does not fit.
     pub fn size(&self) -> u64 {
         order_size(self.order)
     }
@@ -42,7 +42,7 @@ impl fmt::Display for Block {
     }
 }
 
-/// Size in bytes of a block of this order; the greatest number when it does not fit 64 bits.
+/// Size of a block of this order in bytes; `u64::MAX` if it does not fit.
 pub fn order_size(order: u8) -> u64 {
     PAGE_BYTES
         .checked_shl(u32::from(order))
@@ -87,7 +87,7 @@ impl Bitmap {
             .fold(0, u64::saturating_add)
     }
 
-    /// Whether a bit is set; bits past the end are not.
+    /// Whether a bit is set; bits past the end count as clear.
     pub fn bit(&self, index: u64) -> bool {
         let word = usize::try_from(index >> 6)
             .ok()
@@ -204,10 +204,10 @@ impl PreservedMap {
         self.bitmaps.iter().flat_map(Bitmap::blocks)
     }
 
-    /// The preserved blocks, ascending by address whatever their order.
+    /// The preserved blocks of all orders, ascending by address.
     ///
-    /// Nothing is sorted or stored: the blocks of each order are ascending already, and these few sequences are
-    /// merged. Where bitmaps of one order overlap, which is a finding, each of them is a sequence of its own.
+    /// Merges lazily, without sorting or storing: the blocks of each order are ascending already. Bitmaps of one
+    /// order that overlap (which is a finding) are merged as separate sequences.
     pub fn blocks_by_address(&self) -> impl Iterator<Item = Block> + '_ {
         let by_order = self.bitmaps.chunk_by(|one, other| one.order == other.order);
         let sequences = by_order.flat_map(|bitmaps| {
@@ -221,7 +221,8 @@ impl PreservedMap {
         merged(sequences.map(|bitmaps| bitmaps.iter().flat_map(Bitmap::blocks)))
     }
 
-    /// The preserved memory, ascending and merged, without a list of it: that can take 64 times as much as the map.
+    /// The preserved memory, ascending and merged. It is an iterator because a list could take 64 times as much
+    /// memory as the map.
     pub fn extents_by_address(&self) -> impl Iterator<Item = Region> + '_ {
         let mut blocks = self.blocks_by_address().map(|block| block.region());
         let mut next = blocks.next();
@@ -303,7 +304,8 @@ fn merged<I: Iterator<Item = Block>>(sequences: impl Iterator<Item = I>) -> impl
     })
 }
 
-/// A sequence of blocks of which the first has been taken out. The greatest is the one whose first block is lowest.
+/// A sequence of blocks and its first block, already taken. The one with the lowest first block compares as greatest,
+/// for a max-heap.
 struct Sequence<I> {
     head: Block,
     rest: I,
@@ -329,7 +331,7 @@ impl<I> PartialEq for Sequence<I> {
 
 impl<I> Eq for Sequence<I> {}
 
-/// The map without its bits: format, pages, and what it preserves, merged.
+/// The map in short: format, pages, and preserved memory, merged.
 #[cfg(feature = "serde")]
 impl serde::Serialize for PreservedMap {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -348,7 +350,7 @@ impl serde::Serialize for PreservedMap {
 /// Sorts and merges regions; those that touch or overlap become one.
 pub fn merge(regions: impl IntoIterator<Item = Region>) -> Vec<Region> {
     let mut merged: Vec<Region> = Vec::new();
-    // Runs that arrive in order are merged at once, so that the sort sees few of them.
+    // Runs that arrive in order are merged at once, which leaves few to sort.
     for region in regions {
         match merged.last_mut() {
             Some(last) if last.end() == region.start => last.size = region.end().saturating_sub(last.start),
@@ -438,7 +440,7 @@ mod tests {
         );
     }
 
-    /// Bitmaps as a map has them, and as none should: overlapping, with addresses that no block of the order has.
+    /// Bitmaps of valid maps and of invalid ones: overlapping, or at addresses that no block of the order can have.
     fn bitmaps() -> impl Strategy<Value = Vec<Bitmap>> {
         let words = prop::collection::vec(prop::sample::select(vec![0, 1, 6, u64::MAX, 1 << 63]), 1..4);
         let bitmap = (0_u8..5, 0_u64..0x400, words).prop_map(|(order, frame, words)| Bitmap {

@@ -1,4 +1,4 @@
-//! Physical memory as the readers see it: something that may refuse any read.
+//! Physical memory as the readers see it: any read may fail.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -23,7 +23,7 @@ impl Region {
         Self { start, size }
     }
 
-    /// One past the last byte; the last address there is when the region would run past it.
+    /// One past the last byte; `u64::MAX` if the region would run past the address space.
     pub const fn end(&self) -> u64 {
         self.start.saturating_add(self.size)
     }
@@ -85,7 +85,7 @@ pub trait PhysicalMemory {
     /// Fills `buf` from `address` on, or fails and leaves its contents unspecified.
     fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError>;
 
-    /// The ranges that are RAM, ascending and apart from each other.
+    /// The ranges that are RAM, ascending and disjoint.
     fn ranges(&self) -> Vec<Region>;
 
     /// Whether the whole region is RAM.
@@ -104,7 +104,7 @@ impl<M: PhysicalMemory + ?Sized> PhysicalMemory for &M {
     }
 }
 
-/// Physical memory that can be written too; what the builder needs.
+/// Physical memory that can also be written, for the builder.
 pub trait PhysicalMemoryMut: PhysicalMemory {
     /// Writes `bytes` from `address` on, all or nothing.
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryError>;
@@ -180,10 +180,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> PhysicalMemoryMut for SliceMemory<B> {
 /// One page of memory.
 pub type Page = [u8; PAGE_SIZE];
 
-/// A few pages of a larger RAM: a capture that kept only what matters, or a map made by a test.
+/// A few pages of a larger RAM: a capture of the pages that matter, or the input of a test.
 ///
-/// A page that is RAM but not held reads as an error, never as zeroes: whoever cut the capture must have kept
-/// all that is needed.
+/// A page that is RAM but not held reads as an error, never as zeroes: a capture must contain all pages that its
+/// reader needs.
 #[derive(Debug, Clone, Default)]
 pub struct SparseMemory {
     ram: Vec<Region>,
@@ -191,7 +191,7 @@ pub struct SparseMemory {
 }
 
 impl SparseMemory {
-    /// RAM at the given ranges of which no page is held yet.
+    /// RAM at the given ranges, without any pages.
     pub fn new(ram: Vec<Region>) -> Self {
         let mut ram = ram;
         ram.sort_unstable();
@@ -239,7 +239,7 @@ impl PhysicalMemory for SparseMemory {
 }
 
 impl PhysicalMemoryMut for SparseMemory {
-    /// Pages that are not held yet come into being, zeroed.
+    /// Adds pages that are not held yet, zeroed.
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
         let size = len64(bytes.len());
         if !self.is_ram(&Region::new(address, size)) {
@@ -260,8 +260,7 @@ impl PhysicalMemoryMut for SparseMemory {
     }
 }
 
-/// Reads bytes into a buffer that grows as they come, so that a size from a handover asks for no more memory than there
-/// was something to read for.
+/// Reads bytes into a buffer that grows as they arrive, so an untrusted size allocates no more than can be read.
 pub(crate) fn read_pieces(
     memory: &dyn PhysicalMemory,
     address: u64,
@@ -302,7 +301,7 @@ pub(crate) fn len64(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 
-/// A 64-bit number as a length, or the greatest length there is.
+/// A 64-bit number as a length; `usize::MAX` if it does not fit.
 pub(crate) fn clamp(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -1,7 +1,6 @@
-//! What every version of the handover decodes to.
+//! The decoded handover, the same types for every version.
 //!
-//! Each piece carries `at`, the physical address at which it was found, so that any field can be shown with the
-//! place it came from.
+//! Each item carries `at`, the physical address that it was read from.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -73,9 +72,9 @@ pub struct Handover {
     pub scratch: Vec<ScratchArea>,
     /// The preserved-memory map.
     pub map: PreservedMap,
-    /// What subsystems hand over, in the order of the KHO FDT.
+    /// The subsystems' blobs, in the order of the KHO FDT.
     pub sub_blobs: Vec<SubBlob>,
-    /// What the reader stumbled over. It reads on past anything but a broken root.
+    /// What the reader found wrong. It continues after anything but a broken root.
     pub findings: Findings,
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) records: Vec<crate::owners::Record>,
@@ -101,7 +100,7 @@ pub struct SubBlob {
     pub name: String,
     /// Physical address of the blob.
     pub address: u64,
-    /// Size of the blob in bytes, when anything tells it.
+    /// Size of the blob in bytes; `None` if neither a property nor a header states it.
     pub size: Option<u64>,
     /// What it holds.
     pub content: Content,
@@ -124,7 +123,7 @@ pub enum Content {
         /// `compatible` of its root.
         compatible: Option<String>,
     },
-    /// Bytes that this crate does not know or could not read.
+    /// A blob of an unknown format, or one that could not be read.
     Opaque,
 }
 
@@ -204,9 +203,9 @@ pub struct File {
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum FileContent {
-    /// A memfd; boxed, because most of a hostile handover's files are none.
+    /// A memfd; boxed, so that the many other files of a hostile handover stay small.
     Memfd(Box<Memfd>),
-    /// The handler is one that this crate does not know, or its record could not be read.
+    /// The handler is unknown to this crate, or its record could not be read.
     Opaque,
 }
 
@@ -284,7 +283,7 @@ impl Memfd {
 
 /// A folio of a memfd.
 ///
-/// Its size is not part of its record: it is that of the preserved block that begins at its address.
+/// Its record has no size: that is the size of the preserved block that begins at its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Folio {
@@ -380,7 +379,7 @@ pub struct KexecMetadata {
 pub struct TestKho {
     /// Number of folios stated.
     pub count: u32,
-    /// The memory that lists them; none in 6.17, where the list lies in the FDT.
+    /// The memory that lists them; `None` in 6.17, where the list is in the FDT.
     pub list: Option<Vmalloc>,
     /// The folios.
     pub folios: Vec<crate::map::Block>,
@@ -419,7 +418,7 @@ impl Handover {
         regions.unwrap_or_default()
     }
 
-    /// The memory of a folio: the preserved block that begins at its address, or one page when none does.
+    /// The memory of a folio: the preserved block that begins at its address, or one page if none does.
     pub fn folio_region(&self, folio: &Folio) -> Region {
         match self
             .map
@@ -451,7 +450,7 @@ impl Session {
 }
 
 impl File {
-    /// The memfd, when it is one.
+    /// The memfd; `None` if the file is something else.
     pub fn memfd(&self) -> Option<&Memfd> {
         match &self.content {
             FileContent::Memfd(memfd) => Some(memfd),

@@ -1,4 +1,4 @@
-//! To whom memory belongs: the view from an address to the record, session or file that claims it.
+//! Who owns a piece of memory: from an address to the record, session or file that claims it.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -7,13 +7,13 @@ use crate::map::merge;
 use crate::memory::Region;
 use crate::model::Handover;
 
-/// What a piece of memory is to the handover. Indices are those of the lists in [`Handover`].
+/// What a piece of memory is used for. Indices refer to the lists in [`Handover`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     /// The KHO FDT.
     KhoFdt,
-    /// A table, chunk or bitmap of the preserved-memory map. The map does not preserve itself: the new kernel reads
-    /// it before it allocates outside scratch, and then lets it go.
+    /// A table, chunk or bitmap of the preserved-memory map. The map does not list itself: the new kernel reads it
+    /// before it allocates outside scratch, and then frees it.
     KhoMap,
     /// The array of scratch areas. It is a segment of the kexec image, not preserved memory.
     ScratchArray,
@@ -21,7 +21,7 @@ pub enum Owner {
     SubBlob(usize),
     /// A table of LUO: sessions, files of a session, FLBs.
     LuoTable,
-    /// What a file's handler keeps to describe the file.
+    /// A record of a file's handler that describes the file.
     FileRecord {
         /// Index of the session.
         session: usize,
@@ -37,17 +37,17 @@ pub enum Owner {
     },
     /// `reserve_mem()[i]`.
     ReserveMem(usize),
-    /// What a sub-blob keeps besides the blob itself.
+    /// Memory of a sub-blob besides the blob itself.
     SubBlobData(usize),
 }
 
 impl Owner {
-    /// Whether the ABI asks for this memory to be in the map.
+    /// Whether the ABI requires this memory to be in the map.
     pub fn is_preserved(self) -> bool {
         !matches!(self, Self::KhoMap | Self::ScratchArray)
     }
 
-    /// Whether this is KHO's, LUO's or a handler's own bookkeeping, and not what somebody wanted to keep.
+    /// Whether this is KHO's, LUO's or a handler's own bookkeeping, as opposed to the data to keep.
     pub fn is_record(self) -> bool {
         !matches!(
             self,
@@ -55,7 +55,7 @@ impl Owner {
         )
     }
 
-    /// The owner in words, with the names that the handover gives.
+    /// The owner in words, with names from the handover.
     pub fn describe(self, handover: &Handover) -> OwnerName<'_> {
         OwnerName {
             owner: self,
@@ -64,7 +64,7 @@ impl Owner {
     }
 }
 
-/// The owner in words, with the numbers of things whose names only the handover knows.
+/// The owner in words, with indices where only the handover has the name.
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -148,9 +148,9 @@ impl Owners {
     /// Regions that [`Owners::unowned`] lists at most; a bitmap can name far more than its own size.
     pub const UNOWNED_LIMIT: usize = 1 << 16;
 
-    /// Finds the owner of all memory that a handover talks about.
+    /// Finds the owner of all memory that a handover mentions.
     ///
-    /// Whoever owns a byte of a preserved block owns the block: that is how the kernel allocates what it keeps.
+    /// The owner of any byte of a preserved block owns the whole block, because the kernel allocates whole blocks.
     pub fn of(handover: &Handover) -> Self {
         let mut claims = handover.records.clone();
         claims.extend(data_claims(handover));
@@ -161,7 +161,7 @@ impl Owners {
         let mut rest = claims.as_slice();
         for block in handover.map.blocks_by_address() {
             let region = block.region();
-            // Claims that end before this block cannot matter to later blocks either.
+            // Blocks ascend, so claims that end before this block cannot reach later ones.
             while let Some((first, others)) = rest.split_first() {
                 if first.region.end() > region.start {
                     break;
@@ -210,7 +210,7 @@ impl Owners {
         record.region.contains(address).then_some(record.owner)
     }
 
-    /// Everyone who owns a byte of a region, in the order of their memory.
+    /// All owners of a byte of the region, by address.
     pub fn within(&self, region: Region) -> impl Iterator<Item = &Record> {
         let first = self
             .owned
@@ -220,7 +220,7 @@ impl Owners {
             .take_while(move |record| record.region.start < region.end())
     }
 
-    /// The memory of those owners that a condition holds for, ascending and merged.
+    /// The memory of the owners for which the condition holds, ascending and merged.
     pub fn regions(&self, condition: impl Fn(Owner) -> bool) -> Vec<Region> {
         merge(
             self.owned
@@ -230,8 +230,8 @@ impl Owners {
         )
     }
 
-    /// Preserved memory that nobody claims, ascending: of subsystems that this crate cannot read, or lost for good.
-    /// Lists the first [`Owners::UNOWNED_LIMIT`] regions.
+    /// Preserved memory without an owner, ascending: it belongs to subsystems that this crate cannot read, or is
+    /// leaked. Lists the first [`Owners::UNOWNED_LIMIT`] regions.
     pub fn unowned(&self) -> &[Region] {
         &self.unowned
     }
@@ -242,7 +242,7 @@ impl Owners {
     }
 }
 
-/// What files, regions and tests keep. Records were claimed while they were read.
+/// Claims the data of files, regions and tests. The reader has claimed the records.
 pub(crate) fn data_claims(handover: &Handover) -> Vec<Record> {
     let mut claims = Vec::new();
     for (session, content) in handover.sessions().iter().enumerate() {
@@ -274,7 +274,7 @@ pub(crate) fn data_claims(handover: &Handover) -> Vec<Record> {
     claims
 }
 
-/// Merges what touches and belongs to one owner; of overlapping pieces the earlier one keeps the bytes.
+/// Merges adjacent pieces of one owner. Where pieces overlap, the earlier one keeps the bytes.
 fn coalesce(claims: Vec<Record>) -> Vec<Record> {
     let mut owned: Vec<Record> = Vec::new();
     for claim in claims {

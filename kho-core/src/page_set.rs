@@ -1,9 +1,9 @@
-//! The fast way from a map to answers: how many pages, is this page preserved, what is free.
+//! A fast set of pages, to count pages, look one up, and find free memory.
 //!
-//! A [`PageSet`] has one bit per page, in chunks of as many pages as a leaf of the radix map has bits for order 0.
-//! Chunks that are wholly in or wholly out of the set take no memory, so that a terabyte is a matter of its leaves
-//! only. Leaves and bitmaps go in whole or a word at a time, whatever the order of their blocks, and nothing is ever
-//! made into ranges. [`FreeLists`](crate::FreeLists) come out of a set chunk by chunk.
+//! A [`PageSet`] has one bit per page, in chunks of as many pages as a leaf of the radix map has bits for order 0. A
+//! chunk that is entirely in or entirely out of the set takes no memory, so the size of a set depends on the map's
+//! leaves and not on the span. Leaves and bitmaps of any order are inserted whole or a word at a time, without a
+//! detour through ranges. [`FreeLists`](crate::FreeLists) are computed from a set chunk by chunk.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -13,7 +13,7 @@ use crate::abi::PAGE_SHIFT;
 use crate::map::{Block, PreservedMap, order_size};
 use crate::memory::{Region, clamp, len64};
 
-/// Takes decoded blocks; what a scheme's decoder feeds.
+/// Receives decoded blocks from the decoder of a scheme.
 pub trait Sink {
     /// One block.
     fn block(&mut self, block: Block);
@@ -40,7 +40,7 @@ pub trait Sink {
         }
     }
 
-    /// A run of pages of which the order was not kept.
+    /// A run of pages whose orders the scheme does not record.
     fn pages(&mut self, start: u64, count: u64) {
         let region = Region::new(start, count.saturating_mul(order_size(0)));
         for block in crate::build::blocks_of(region).unwrap_or_default() {
@@ -71,7 +71,7 @@ pub(crate) enum Chunk {
     Empty,
     /// All.
     Full,
-    /// Those whose bit is set; it may be none or all.
+    /// The pages whose bit is set: possibly none or all.
     Some(Box<Bits>),
 }
 
@@ -85,7 +85,7 @@ impl Chunk {
         }
     }
 
-    /// The bits to be changed; the chunk keeps bits from now on.
+    /// The chunk's bits, to change them. The chunk stores bits from now on.
     fn bits_mut(&mut self) -> Option<&mut Bits> {
         if !matches!(self, Self::Some(_)) {
             *self = Self::Some(Box::new(self.bits()));
@@ -97,7 +97,7 @@ impl Chunk {
         }
     }
 
-    /// Number of runs of pages, a run that goes on in the next chunk included.
+    /// Number of runs of pages, including one that continues in the next chunk.
     fn runs(&self) -> usize {
         match self {
             Self::Empty => 0,
@@ -149,7 +149,7 @@ impl PageSet {
         }
     }
 
-    /// The pages of a span that a map preserves. What it preserves elsewhere is not in the set.
+    /// The pages of a span that a map preserves. Ignores pages outside the span.
     pub fn of(map: &PreservedMap, span: Region) -> Self {
         let mut set = Self::new(span);
         for bitmap in map.bitmaps() {
@@ -195,7 +195,7 @@ impl PageSet {
 
     /// The pages of the set as merged extents, ascending.
     pub fn extents(&self) -> Vec<Region> {
-        // The bits are there already, so that their runs can be counted; growing would write everything twice.
+        // Count the runs first: growing the list would write everything twice.
         let runs = self.chunks.iter().map(Chunk::runs).fold(0, usize::saturating_add);
         let mut extents: Vec<Region> = Vec::with_capacity(runs);
         let mut push = |frame: u64, pages: u64| {
@@ -248,7 +248,7 @@ impl PageSet {
             .map(clamp)
     }
 
-    /// Puts a run of pages in; what is outside the span is left out.
+    /// Inserts a run of pages. Ignores pages outside the span.
     fn fill(&mut self, first: u64, count: u64) {
         let mut frame = first.max(self.first);
         let end = first.saturating_add(count).min(self.end);
@@ -280,7 +280,7 @@ impl PageSet {
     }
 }
 
-/// Sets are equal when their pages are, however their chunks are kept.
+/// Sets are equal if they hold the same pages, however their chunks are stored.
 impl PartialEq for PageSet {
     fn eq(&self, other: &Self) -> bool {
         let same = |(one, other): (&Chunk, &Chunk)| one.bits() == other.bits();
@@ -296,7 +296,7 @@ impl Sink for PageSet {
         if block.order != 0 || frame < self.first || frame >= self.end {
             return self.fill(frame, block.size() >> PAGE_SHIFT);
         }
-        // Single pages are by far the most frequent, and worth a way of their own.
+        // Single pages are by far the most frequent case, so they get a fast path.
         let index = self.index(frame);
         if let Some(Chunk::Some(bits)) = index.and_then(|index| self.chunks.get_mut(index)) {
             if let Some(word) = bits.get_mut(clamp(frame >> 6) & CHUNK_WORDS.wrapping_sub(1)) {

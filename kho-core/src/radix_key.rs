@@ -1,26 +1,26 @@
-//! The key under which the radix map holds a block.
+//! The keys of the radix map.
 //!
 //! A key is the block's number among the blocks of its order, with one bit set above the bits that such a number can
-//! have. That bit moves right as orders grow, and the number with it, so that the key of a block of any order begins
-//! with the same zeroes and the upper tables of the tree serve all orders.
+//! have. The higher the order, the further right that bit and the number are, so keys of all orders begin with zeroes
+//! and share the upper tables of the tree.
 
 use crate::abi::PAGE_SHIFT;
 use crate::abi::kexec_handover::RADIX_ORDER_BIT;
 use crate::map::Block;
 
-/// The key under which the map holds a block; none when the block cannot have one.
+/// The key of a block; `None` if the block cannot have one.
 pub fn encode_key(block: Block) -> Option<u64> {
     let shift = PAGE_SHIFT.saturating_add(u32::from(block.order));
     let order_bit = 1_u64.checked_shl(64_u32.checked_sub(shift)?)?;
     Some(order_bit | block.address.checked_shr(shift).unwrap_or(0))
 }
 
-/// The block that a key stands for; none when it has no order bit, or one where no order has it.
+/// The block of a key; `None` if the key has no valid order bit.
 pub fn decode_key(key: u64) -> Option<Block> {
     let order_bit = key.checked_ilog2()?;
     let order = RADIX_ORDER_BIT.checked_sub(order_bit)?;
     let shift = PAGE_SHIFT.saturating_add(order);
-    // The shift pushes the order bit out at the top; for the last order nothing but it is left.
+    // The shift drops the order bit at the top; a key of the last order consists of nothing else.
     Some(Block::new(
         key.checked_shl(shift).unwrap_or(0),
         u8::try_from(order).ok()?,

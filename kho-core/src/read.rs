@@ -1,10 +1,10 @@
 //! Reading a handover out of physical memory.
 //!
-//! The reader goes on past whatever it cannot follow, notes it as a [`Finding`](crate::Finding), and decodes the rest: a damaged
-//! handover is when its contents matter most. Only a root that cannot be read at all is an error.
+//! If the reader cannot follow a record, it adds a [`Finding`](crate::Finding) and decodes the rest, because the
+//! contents of a damaged handover matter most. Only an unreadable root is an error.
 //!
-//! Nothing is read twice. Each record claims the memory that it occupies, and a record on memory that was claimed
-//! before is a finding and is not followed; so cycles end, and time and memory are bounded by the RAM that is read.
+//! No memory is read twice. Each record claims the memory that it occupies. A record on memory that is already
+//! claimed gives a finding and is not followed, so cycles end, and the size of RAM bounds time and memory.
 
 mod chunks;
 mod context;
@@ -27,12 +27,12 @@ use crate::model::Handover;
 
 pub(crate) use context::Context;
 
-/// FDTs larger than this are refused, so that a size in a header cannot ask for unbounded memory.
+/// Maximum size of an FDT in bytes, so that an untrusted header cannot ask for unbounded memory.
 pub const MAX_FDT_SIZE: u64 = 16 << 20;
-/// Entries of the scratch array beyond this are ignored: one per NUMA node and two more are what kernels write.
+/// Entries of the scratch array beyond this number are ignored. Kernels write one per NUMA node and two more.
 pub const MAX_SCRATCH_AREAS: usize = 4096;
 
-/// Why there is nothing to be read at all.
+/// Why a handover cannot be read at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The KHO FDT is not in memory.
@@ -46,7 +46,7 @@ pub enum ReadError {
         /// What is wrong with it.
         source: FdtError,
     },
-    /// The FDT is larger than the room it was given.
+    /// The FDT is larger than the space set aside for it.
     #[error("the KHO FDT at {address:#x} states {stated:#x} bytes, expected at most {room:#x}")]
     FdtTooLarge {
         /// Where the FDT is.
@@ -73,10 +73,10 @@ pub enum ReadError {
 }
 
 impl Handover {
-    /// Reads the handover that `setup_data` type 10 (`struct kho_data`) points to.
+    /// Reads the handover that a [`KhoData`](crate::KhoData) points to.
     ///
-    /// * `fdt`: where the KHO FDT is and how much room it has.
-    /// * `scratch`: the array of scratch areas, {address, size} each. An empty region when it is not known.
+    /// * `fdt`: the KHO FDT, and the space set aside for it.
+    /// * `scratch`: the array of scratch areas, {address, size} each. An empty region if it is unknown.
     pub fn read(memory: &dyn PhysicalMemory, fdt: Region, scratch: Region) -> Result<Self, ReadError> {
         root::read(memory, fdt, scratch)
     }

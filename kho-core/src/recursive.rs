@@ -1,10 +1,9 @@
 //! Recursive FDTs: the form of handover that the first discussions of KHO proposed.
 //!
-//! Each object writes a small FDT of its own, so that many objects can be serialised at once, and the node that
-//! stands for it in the parent names the pages of that FDT in `kho,recursive-fdt`: one address when the FDT fits one
-//! page, one per page when it does not (the pages need not be contiguous). Small children sit in place as ordinary
-//! nodes. A root FDT of more than one page hangs on *anchor pages*: each holds the address of the next anchor page
-//! and then, up to the first zero, the addresses of the FDT's pages.
+//! Each object writes a small FDT of its own, so that many objects can be serialised in parallel. Its node in the
+//! parent lists the pages of that FDT, which need not be contiguous, in the property `kho,recursive-fdt`. Small
+//! children are ordinary nodes of the parent. *Anchor pages* list the pages of a root FDT of more than one page: each
+//! holds the address of the next anchor page and then, up to the first zero, addresses of FDT pages.
 //!
 //! The design was never merged in this form. Its examples write the addresses as cells, big-endian; the patches
 //! wrote native numbers. The reader takes whichever names RAM.
@@ -22,7 +21,7 @@ use crate::read::{Context, MAX_FDT_SIZE};
 
 /// The property that names the pages of a child FDT.
 pub const PROP_RECURSIVE_FDT: &str = "kho,recursive-fdt";
-/// FDTs inside FDTs inside FDTs: deeper ones are not followed.
+/// Maximum depth of nested FDTs; deeper ones are not followed.
 pub const MAX_NESTING: usize = 16;
 
 /// How to reach the root FDT.
@@ -37,7 +36,7 @@ pub enum Entry {
 /// Order of the bytes of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByteOrder {
-    /// Little-endian on this architecture; what the patches wrote.
+    /// Native order, little-endian on x86-64, as the patches wrote it.
     Native,
     /// FDT cells; what the examples show.
     BigEndian,
@@ -65,7 +64,7 @@ pub struct FdtNode {
     pub at: u64,
     /// Its properties: those of the node in the parent, then those of the child FDT's root.
     pub properties: Vec<FdtProperty>,
-    /// Where the FDT lies that holds the node's contents; none when they sit in place.
+    /// Address of the FDT that holds the node's contents; `None` if they are in the parent's FDT.
     pub child: Option<ChildFdt>,
     /// The nodes under it.
     pub children: Vec<FdtNode>,
@@ -106,7 +105,7 @@ impl FdtNode {
     }
 }
 
-/// Reads a tree of FDTs. A branch that cannot be followed is a finding and stays empty.
+/// Reads a tree of FDTs. A branch that cannot be followed gives a finding and stays empty.
 pub fn read(memory: &dyn PhysicalMemory, entry: Entry) -> RecursiveFdt {
     let mut context = Context::new(memory);
     let (anchors, pages) = match entry {
@@ -205,7 +204,7 @@ fn node(context: &mut Context<'_>, source: &Node<'_, '_>, pages: &[u64], nesting
     decoded
 }
 
-/// Reads a child FDT and takes its root's contents over into the node that stands for it.
+/// Reads a child FDT and moves the contents of its root into the parent's node.
 fn follow(context: &mut Context<'_>, link: &Property<'_>, at: u64, nesting: usize, node: &mut FdtNode) {
     let Some(child) = addresses(context, link.value) else {
         let expected = "page addresses of 8 bytes each, in RAM";

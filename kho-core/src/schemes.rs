@@ -1,8 +1,8 @@
-//! The ways of handing preserved memory over, side by side: those that shipped and those that were only discussed.
+//! Schemes for handing preserved memory over, side by side: those that shipped and those that were only proposed.
 //!
-//! Every scheme encodes the same blocks, decodes into the same [`Sink`], and states its exact size. None is a toy: each
-//! is written as its design asks, down to the pages that it would occupy. What a scheme does not keep (packed ranges
-//! forget orders) shows in [`Scheme::keeps_orders`].
+//! Every scheme encodes the same blocks, decodes into the same [`Sink`], and states its exact size. Each is
+//! implemented in full, down to the pages that it would occupy. [`Scheme::keeps_orders`] tells whether a scheme
+//! records the orders of blocks; packed ranges do not.
 //!
 //! | scheme | what it is | where it is from |
 //! | --- | --- | --- |
@@ -44,7 +44,7 @@ pub use tracker::Tracker;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     words: Vec<u64>,
-    /// Where decoding starts; meaning is the scheme's own.
+    /// Where decoding starts, in a form private to the scheme.
     root: u64,
 }
 
@@ -52,7 +52,7 @@ impl Encoded {
     /// Address of the first word. It is not 0, because 0 means "none" in every format.
     pub const BASE: u64 = PAGE_SIZE as u64;
 
-    /// Encoded data from elsewhere; decoders check it.
+    /// Wraps encoded data of unknown origin. Decoders check it.
     pub fn from_words(words: Vec<u64>, root: u64) -> Self {
         Self { words, root }
     }
@@ -89,7 +89,7 @@ impl Encoded {
         address
     }
 
-    /// The words from an address on; none when there are not that many.
+    /// The words from an address on; `None` if there are fewer.
     fn at(&self, address: u64, count: usize) -> Result<&[u64], DecodeError> {
         let damaged = DecodeError { address };
         let start = clamp(
@@ -116,12 +116,12 @@ pub trait Scheme {
     /// Name, as the table shows it.
     fn name(&self) -> &'static str;
 
-    /// Whether the order of each block survives, or only the pages.
+    /// Whether the scheme records the order of each block, and not only the pages.
     fn keeps_orders(&self) -> bool {
         true
     }
 
-    /// Encodes blocks, which do not overlap, in the order in which they were preserved.
+    /// Encodes blocks, given in the order in which they were preserved. They must not overlap.
     fn encode(&self, blocks: &[Block]) -> Encoded;
 
     /// Decodes, in whatever order is natural.

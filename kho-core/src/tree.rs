@@ -11,14 +11,14 @@ use crate::memory::len64;
 use crate::model::{Content, File, FileContent, Flb, Handover, Luo, Memfd, Session, SubBlob, Vmalloc};
 use crate::owners::Owners;
 
-/// Folios, extents and the like that one node lists before it says how many more there are, unless told otherwise.
+/// Default limit of folios, extents and the like that one node lists before it says how many more there are.
 pub const LIST_LIMIT: usize = 16;
 
 /// A line of the tree, and the lines under it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Line {
-    /// Physical address of what the line shows; none for headings and sums.
+    /// Physical address of what the line shows; `None` for headings and sums.
     pub at: Option<u64>,
     /// What it is.
     pub label: String,
@@ -74,7 +74,7 @@ fn draw(line: &Line, f: &mut fmt::Formatter<'_>, margin: &str, branch: &str, bel
     Ok(())
 }
 
-/// A number of bytes as a person says it, exactly: `8 MiB`, `12 KiB`, `73 B`.
+/// A number of bytes in the largest unit that is exact: `8 MiB`, `12 KiB`, `73 B`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 
@@ -94,7 +94,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// How many there are of something that is spoken of in regular plurals: `1 session`, `2 sessions`.
+/// A count and a noun with a regular plural: `1 session`, `2 sessions`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted<'a>(pub u64, pub &'a str);
 
@@ -174,7 +174,7 @@ impl Builder<'_> {
                 format!("{}, {bytes}", Counted(count, "block")),
             ))
         });
-        // Not more of them than are listed: a small map has millions.
+        // Takes no more of them than are listed, because even a small map has millions.
         let mut extents = map.extents_by_address();
         let listed: Vec<_> = extents.by_ref().take(self.limit).collect();
         let more = extents.count();

@@ -1,8 +1,8 @@
-//! The verifier: is this handover one that the new kernel can take over without losing anything?
+//! The verifier checks whether the new kernel can take a handover over without losing anything.
 //!
-//! Its rules are those of [`Rule`]. Some were checked while the handover was read, because a record that breaks them
-//! cannot be followed; those findings are part of the verdict. The others look at the decoded whole: that is what
-//! this module does. Time is bounded by the bits of the map and the records, memory by [`Findings::LIMIT`].
+//! [`Rule`] lists its rules. The reader has checked some of them already, because it cannot follow a record that
+//! breaks them; its findings are part of the verdict. This module checks the others on the decoded handover. The bits
+//! of the map and the number of records bound its time, [`Findings::LIMIT`] its memory.
 
 mod blocks;
 mod content;
@@ -34,8 +34,8 @@ impl Verdict {
             .is_none_or(|worst| worst < Severity::Warning)
     }
 
-    /// How many things a rule was applied to: blocks, records, files. 0 means that it had nothing to look at. Rules
-    /// that are checked while reading, where every record is looked at, are not counted.
+    /// How many items (blocks, records, files) a rule was applied to; 0 if it had nothing to check. Rules that the
+    /// reader checks on every record are not counted.
     pub fn judged(&self, rule: Rule) -> u64 {
         self.judged.get(&rule).copied().unwrap_or(0)
     }
@@ -75,7 +75,7 @@ pub fn verify(handover: &Handover, memory: &dyn PhysicalMemory) -> Verdict {
 struct Verifier<'h> {
     handover: &'h Handover,
     ram: Vec<Region>,
-    /// Ascending and merged: a hostile array has thousands of areas, and every block asks.
+    /// Ascending and merged, because a hostile array has thousands of areas, and every block is compared with them.
     scratch: Vec<Region>,
     verdict: Verdict,
 }
@@ -107,7 +107,7 @@ impl Verifier<'_> {
         self.ram.iter().any(|ram| ram.covers(region))
     }
 
-    /// Scratch that a region reaches into.
+    /// A scratch area that overlaps the region.
     fn scratch_under(&self, region: &Region) -> Option<Region> {
         let next = self
             .scratch
@@ -118,7 +118,7 @@ impl Verifier<'_> {
             .filter(|scratch| scratch.overlaps(region))
     }
 
-    /// The first address of a region that the map does not preserve.
+    /// The first address in the region that the map does not preserve.
     fn first_gap(&self, region: Region) -> Option<u64> {
         let mut at = region.start;
         while at < region.end() {
@@ -127,7 +127,7 @@ impl Verifier<'_> {
                 None => return Some(at),
             }
         }
-        // A region that runs past the last address has no end that could be preserved.
+        // A region that runs past the last address cannot be preserved to its end.
         region
             .start
             .checked_add(region.size)

@@ -1,4 +1,4 @@
-//! Real handovers, captured at the moment when the new kernel first looks at them.
+//! Real handovers, captured at the new kernel's first look at them.
 
 mod support;
 
@@ -10,7 +10,8 @@ use kho_core::{
 };
 use support::{Capture, VERSIONS, directory};
 
-/// The decoded model as text, reviewed by hand. `BLESS=1` writes what is decoded now; a missing golden fails.
+/// Compares the decoded model as text with a golden file that was reviewed by hand. `BLESS=1` writes the files anew;
+/// a missing file fails.
 #[test]
 fn decoded_models_are_the_reviewed_ones() {
     for version in VERSIONS {
@@ -32,7 +33,7 @@ fn kernels_write_what_the_reader_expects() {
         assert!(handover.findings.is_empty(), "{version}: {:?}", handover.findings);
         let owners = Owners::of(&handover);
         assert_eq!(owners.unowned(), [], "{version}");
-        // What is owned is what is preserved, but for what the ABI does not preserve.
+        // Owned memory equals preserved memory, except for records that the ABI does not preserve.
         assert_eq!(
             owners.regions(Owner::is_preserved),
             handover.map.extents(),
@@ -155,7 +156,7 @@ fn a_handover_is_found_without_being_told_where() {
         let capture = Capture::load(version);
         let search = kho_core::find::find(&capture.memory);
         assert!(search.unread.is_empty(), "{version}: {:?}", search.unread);
-        // The node that told the kernel is not among the pages of the fixture, so that scratch stays unknown.
+        // The `setup_data` node is not among the pages of the fixture, so scratch stays unknown.
         let [found] = search.found.as_slice() else {
             panic!("{version}: {} found", search.found.len())
         };
@@ -184,7 +185,7 @@ fn what_kernels_hand_over_is_sound() {
 fn a_captured_handover_can_be_rebuilt_in_every_abi() {
     let capture = Capture::load("7.3.4");
     let mut plan = capture.read().blueprint(&capture.memory).unwrap();
-    // The test's own FDT holds addresses of memory that the copy does not have, and memfd-v1 has no seals.
+    // The FDT of the kernel's own test holds addresses of memory that the copy lacks, and memfd-v1 has no seals.
     plan.blobs.clear();
     plan.kexec_metadata = None;
     for file in plan

@@ -1,5 +1,5 @@
-//! The fuzz targets on a stable compiler: on every input of their corpora, and on some that are like them. What is
-//! checked is that each input is handled to its end, without a panic, in 64 MiB more than the input's own size.
+//! Runs the fuzz targets on a stable compiler, on every input of their corpora and on damaged copies. Each run must
+//! end without a panic, and hold at most 64 MiB more than the input's own size.
 
 #[path = "../fuzz/src/budget.rs"]
 mod budget;
@@ -18,7 +18,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
 }
 
-/// The corpus of a target. There has to be one: a test of no inputs would always pass.
+/// The corpus of a target. An empty one fails, because a test without inputs would always pass.
 fn corpus(target: &str) -> Corpus {
     let folder = folder().join(target);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -36,7 +36,7 @@ fn corpus(target: &str) -> Corpus {
     corpus
 }
 
-/// Runs a target on an input, and says which input it was when that fails.
+/// Runs a target on an input, and names the input if that fails.
 fn run(target: fn(&[u8]), name: impl Fn() -> String + RefUnwindSafe, input: &[u8]) {
     if catch_unwind(|| budget::run(target, input)).is_err() {
         panic!("the input is {}", name());
@@ -64,7 +64,7 @@ fn damage(rng: &mut fastrand::Rng, input: &mut Vec<u8>, other: &[u8]) {
                 .take(1)
                 .for_each(|byte| *byte ^= 1 << (at % 8)),
             1 => overwrite(input, word, &WORDS[piece % 8].to_le_bytes()),
-            // A word from elsewhere: addresses that are good, in a place where they are not.
+            // A word from elsewhere puts valid addresses into wrong places.
             2 => {
                 let from = below(rng, input.len()) / 8 * 8;
                 let copy: Vec<u8> = input.iter().skip(from).take(8).copied().collect();

@@ -1,4 +1,4 @@
-//! Damaged captures: whatever is in memory, everything comes to an end, without a panic and in bounded time.
+//! Damaged captures: whatever memory holds, every operation ends without a panic and in bounded time.
 
 mod support;
 
@@ -12,7 +12,7 @@ use support::{Capture, VERSIONS};
 enum Word {
     Random(u64),
     Small(u64),
-    /// The address of a page that the capture holds, so that lists and trees get cycles.
+    /// The address of a page in the capture, to make cycles in lists and trees.
     Page(prop::sample::Index),
 }
 

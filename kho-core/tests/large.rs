@@ -1,4 +1,4 @@
-//! Inputs that are small, or simple, and ask for much: what is held while they are handled stays within its bounds.
+//! Small or simple inputs that ask for much memory: handling them stays within bounds.
 
 #[path = "../fuzz/src/budget.rs"]
 #[expect(dead_code)] // The budget of fuzz targets is not used here.
@@ -13,7 +13,8 @@ use kho_core::{
     build, verify,
 };
 
-/// Most bytes held while `work` is done for so many bytes of input; far less than the budget of fuzz targets, to see it coming.
+/// Fails if `work` ever holds more than 12 MiB beyond the size of its input. That is far below the fuzz targets'
+/// budget, to notice growth early.
 fn assert_bounded(input: usize, work: impl FnOnce()) {
     let peak = budget::peak_of(work);
     println!("{input} bytes of input: {peak} bytes held");
@@ -129,7 +130,7 @@ fn a_list_that_names_one_page_over_and_over() {
     }));
     let memfd = handover.sessions()[0].files[0].memfd().expect("a memfd");
     let (run, first) = (memfd.list.runs[0], memfd.list.chunks[0]);
-    // More chunks, each of which has nothing but the page that is there, and a count of folios without end.
+    // More chunks, each of which names the same page, and a huge count of folios.
     let chunks: Vec<u64> = (0..64).map(|index| (64 << 20) + index * 4096).collect();
     for (chunk, next) in [first].iter().chain(&chunks).zip(chunks.iter().chain(&[0])) {
         let words: Vec<u8> = [*next]
@@ -149,7 +150,7 @@ fn a_list_that_names_one_page_over_and_over() {
     });
 }
 
-/// A map of every second page of 8 GiB: each bit of it is an extent of its own.
+/// A map of every second page of 8 GiB, so that each bit is an extent of its own.
 fn every_second_page() -> (SparseMemory, Handover) {
     let blocks = (0..64).map(|index| Block::new(index << 27, 0)).collect();
     let (mut memory, entry) = built(&Blueprint {

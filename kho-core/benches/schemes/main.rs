@@ -1,7 +1,7 @@
-//! Prints how the schemes compare on equal workloads: size, pages, encode and decode time, and the fast path.
+//! Compares the schemes on equal workloads: size, pages, encode and decode time, and the fast path.
 //!
-//! Times are medians. `--quick` runs each once and leaves the largest workloads out; `--fast-path` prints that table only.
-//! Nothing is asserted.
+//! Times are medians. `--quick` runs each once and leaves the largest workloads out; `--fast-path` prints that table
+//! only. It asserts nothing.
 
 mod objects;
 mod support;
@@ -74,7 +74,7 @@ fn schemes(workload: &Workload, clock: &Clock) {
     }
 }
 
-/// A sink that only counts pages: what is left of decoding when nothing is done with it.
+/// A sink that only counts pages, to measure decoding alone.
 struct Count(u64);
 
 impl Sink for Count {
@@ -140,11 +140,11 @@ fn quotes() {
     );
 }
 
-/// The fast path against the mem property: page count, membership, free lists. All work in memory that the process has
-/// already.
+/// The fast path against the mem property: page count, membership, free lists. All of them work in memory that the
+/// process has already been given.
 fn fast(clock: &Clock, quick: bool) {
     let mut workload = workloads::random_pages(if quick { 1 } else { 16 }, "random order-0 pages");
-    // The blob itself lies where nothing is preserved.
+    // The blob lies in a part of memory of which nothing is preserved.
     workload.blocks.retain(|block| block.address >= IMAGE_SIZE);
     println!(
         "\nfast path: {} random order-0 pages in {}, to page count, membership test and free lists",
@@ -223,7 +223,7 @@ fn fast(clock: &Clock, quick: bool) {
     whole(clock);
 }
 
-/// How much faster than the mem property the fast path is meant to be, however the property is read.
+/// How much faster than the mem property the fast path should be, in either way of reading the property.
 const WANTED: f64 = 20.0;
 
 /// A terabyte of which every page is preserved: in folios of 1 GiB, of 4 MiB, and page by page.
@@ -251,7 +251,7 @@ fn whole(clock: &Clock) {
             Radix::SHARED_KEY.decode(&encoded, set).expect("a sound encoding")
         });
     }
-    // Four gigabytes of block list would only measure the list: the leaves alone, 32 MiB of them.
+    // A block list of four gigabytes would only measure the list, so use the leaves alone, 32 MiB of them.
     let leaves = vec![u64::MAX; usize::try_from(count(0) / 64).expect("a size that fits memory")];
     line(0, &mut |set| {
         for (index, leaf) in leaves.chunks_exact(512).enumerate() {

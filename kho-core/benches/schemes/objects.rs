@@ -1,4 +1,4 @@
-//! Object state: an FDT each, one FDT for all, or described records; on one thread and on two.
+//! Object state as an FDT per object, as one FDT, and as described records; on one thread and on two.
 
 use std::hint::black_box;
 use std::thread;
@@ -72,7 +72,7 @@ fn recursive_fdts(clock: &Clock, objects: &[Object]) {
 }
 
 fn one_fdt(clock: &Clock, objects: &[Object]) {
-    // Its size has to be fixed before anybody knows what will be written.
+    // Its size must be fixed before the contents are known.
     let room = (objects.len() + 8) * 512;
     let one = clock.median(|| {
         black_box(big_fdt(objects, room).expect("room enough"));

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 pub struct Clock {
     /// Runs of which the median counts, at least.
     pub runs: usize,
-    /// How long to go on with runs that are short, so that a moment of other load does not decide.
+    /// How long to repeat short runs, so that a moment of other load does not decide the median.
     pub at_least: Duration,
 }
 
-/// Runs that are enough, however short they are.
+/// Maximum number of runs.
 const MAX_RUNS: usize = 1000;
 
 impl Clock {
@@ -29,9 +29,9 @@ impl Clock {
     }
 }
 
-/// Makes the allocator keep what is freed. How fast the system hands out pages would otherwise be most of the shorter
-/// times, and differ with what ran before: glibc returns memory to the system until it has seen that large blocks come
-/// and go.
+/// Makes the allocator keep freed memory. Otherwise the time the system takes to hand out pages would dominate the
+/// shorter runs, and depend on what ran before: glibc returns memory to the system until it has seen large blocks
+/// come and go.
 pub fn keep_memory() {
     drop(black_box(vec![0_u8; 24 << 20]));
 }

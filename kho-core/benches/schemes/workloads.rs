@@ -22,7 +22,7 @@ pub fn all(quick: bool) -> Vec<Workload> {
     workloads
 }
 
-/// So many GiB of single pages, chosen at random out of twice as much memory, in random order.
+/// `gib` GiB of single pages, chosen at random out of twice as much memory, in random order.
 pub fn random_pages(gib: u64, name: &str) -> Workload {
     let mut rng = fastrand::Rng::with_seed(gib);
     let count = gib << 18;

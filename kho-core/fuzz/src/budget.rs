@@ -1,12 +1,12 @@
-//! How much memory a piece of code holds at most: an allocator that counts, per thread.
+//! An allocator that counts per thread, to measure how much memory a piece of code holds at most.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// What reading an input may take on top of the input's own size, in bytes.
+/// Bytes that reading an input may take beyond the input's own size.
 const OVER_INPUT: usize = 64 << 20;
 
-/// Runs a target on an input, and panics when it held more memory at any moment than an input of that size may cost.
+/// Runs a target on an input, and panics if it ever held more memory than an input of that size may take.
 pub fn run(target: fn(&[u8]), input: &[u8]) {
     let peak = peak_of(|| target(input));
     let limit = OVER_INPUT + input.len();
@@ -22,7 +22,7 @@ pub fn peak_of(work: impl FnOnce()) -> usize {
 }
 
 thread_local! {
-    /// Bytes that this thread holds. Less than nothing when it frees what another one made.
+    /// Bytes that this thread holds. Negative if it frees what another thread allocated.
     static LIVE: Cell<isize> = const { Cell::new(0) };
     /// The highest value of [`LIVE`] since it was set.
     static PEAK: Cell<isize> = const { Cell::new(0) };
@@ -30,7 +30,7 @@ thread_local! {
 
 /// Adds to what this thread holds.
 fn count(bytes: isize) {
-    // At the end of a thread its counters are gone while things are still being freed.
+    // When a thread ends, it still frees memory after its counters are gone.
     let _ = LIVE.try_with(|live| {
         live.set(live.get() + bytes);
         PEAK.try_with(|peak| peak.set(peak.get().max(live.get())))
@@ -48,12 +48,12 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call is handed on to the system's allocator as it is, and its answer back; the counters are plain cells
-// of the thread that neither allocate nor unwind.
+// SAFETY: every call is passed on to the system's allocator unchanged, and so is its result; the counters are plain
+// cells of the thread that neither allocate nor unwind.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(size(layout));
-        // SAFETY: what the caller promised holds for the system's allocator too.
+        // SAFETY: the caller's promise holds for the system's allocator too.
         unsafe { System.alloc(layout) }
     }
 
@@ -70,7 +70,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // Old and new exist side by side for a moment when the memory has to move.
+        // While memory moves, old and new exist at the same time.
         let grown = isize::try_from(new_size).unwrap_or(isize::MAX);
         count(grown);
         count(-size(layout));

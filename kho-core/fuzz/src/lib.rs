@@ -1,4 +1,4 @@
-//! What the fuzz targets share. The crate's own tests use the same files, on a stable compiler: see
+//! Code that the fuzz targets share. The crate's tests use the same files on a stable compiler: see
 //! `../tests/corpus.rs`.
 
 pub mod budget;

@@ -1,5 +1,5 @@
-//! What each target does with an input. Inputs of `fdt`, `find` and `schemes` are bytes as they are, of the others
-//! captures, read leniently.
+//! What each target does with an input. Inputs of `fdt`, `find` and `schemes` are raw bytes. Inputs of the others are
+//! captures; missing parts are tolerated.
 
 use kho_core::diff::{Side, diff};
 use kho_core::fdt::{Fdt, Node};
@@ -25,10 +25,10 @@ pub const ALL: [Target; 6] = [
 /// First bytes of a capture.
 const MAGIC: &[u8] = b"KHOPAGES";
 
-/// Largest RAM that an input may claim, in bytes: what walks over RAM has to come to an end.
+/// Largest RAM that an input may claim, in bytes, so that code that walks over RAM ends.
 const RAM: u64 = 4 << 30;
 
-/// The FDT reader, and the walk over what it accepts.
+/// The FDT reader, and a walk over each FDT that it accepts.
 pub fn fdt(input: &[u8]) {
     fn walk(node: &Node<'_, '_>) -> usize {
         node.compatible();
@@ -44,7 +44,7 @@ pub fn find(input: &[u8]) {
     let _ = kho_core::find::find(&SliceMemory::new(0, input));
 }
 
-/// The reader, and everything that is made of its result.
+/// The reader, and everything that uses its result.
 pub fn handover(input: &[u8]) {
     let Some((memory, handover)) = read(input) else {
         return;
@@ -66,7 +66,7 @@ pub fn handover(input: &[u8]) {
     let _ = handover.blueprint(&memory);
 }
 
-/// Recursive FDTs, entered by a page and by an anchor.
+/// Recursive FDTs, starting from a page and from an anchor.
 pub fn recursive(input: &[u8]) {
     let Some((memory, entry)) = capture(input) else {
         return;
@@ -98,14 +98,14 @@ pub fn verify(input: &[u8]) {
     assert!(verdict.findings.count() >= handover.findings.count());
 }
 
-/// The handover of a capture, when there is one.
+/// The handover of a capture, if it has one.
 fn read(input: &[u8]) -> Option<(SparseMemory, Handover)> {
     let (memory, entry) = capture(input)?;
     let handover = Handover::read(&memory, entry.fdt, entry.scratch).ok()?;
     Some((memory, handover))
 }
 
-/// Makes memory of an input in the format of `tests/support/mod.rs`, unpacked. Anything that is missing is left out.
+/// Turns an input in the (unpacked) format of `tests/support/mod.rs` into memory. Missing parts are left out.
 fn capture(input: &[u8]) -> Option<(SparseMemory, KhoData)> {
     let mut rest = input.strip_prefix(MAGIC)?;
     let entry = KhoData {

@@ -5,8 +5,8 @@ use super::{PAGE_SHIFT, PAGE_SIZE};
 
 /// `compatible` of the root node in 6.17, 6.18 and 6.19.
 pub const COMPATIBLE_V1: &str = "kho-v1";
-/// `compatible` of the root node between 6.19 and 7.1, where no release stands: the radix map, and sub-blobs whose
-/// size nothing states. Their address is in [`PROP_SUB_BLOB`]; in the first patches in [`PROP_SUB_FDT`].
+/// `compatible` of the root node between 6.19 and 7.1, in no release: the radix map, and sub-blobs without a stated
+/// size. Their address is in [`PROP_SUB_BLOB`]; in the first patches in [`PROP_SUB_FDT`].
 pub const COMPATIBLE_V2: &str = "kho-v2";
 /// `compatible` of the root node in 7.1.
 pub const COMPATIBLE_V3: &str = "kho-v3";
@@ -49,7 +49,7 @@ pub const BITMAP_SIZE_6_17: usize = 512;
 /// `PRESERVE_BITS` / 8 in 6.18 and 6.19: size of a bitmap of kho-v1, in bytes.
 pub const BITMAP_SIZE_6_18: usize = PAGE_SIZE;
 
-// include/linux/kho/abi/kexec_handover.h states these for 4 KiB pages; a slip in the formulas must not build.
+// include/linux/kho/abi/kexec_handover.h states these for 4 KiB pages; a wrong formula fails to compile.
 const _: () = assert!(RADIX_DEPTH == 6);
 const _: () = assert!(RADIX_KEY_WIDTH == 53);
 const _: () = assert!(RADIX_LEAF_BITS == 15);

@@ -1,4 +1,5 @@
-//! The kernel's own test of KHO, lib/test_kho.c: worth reading because it preserves folios of every order.
+//! The kernel's own test of KHO, lib/test_kho.c: it preserves folios of every order, which makes it a good test
+//! input.
 
 /// `KHO_TEST_FDT`: name of the node in the KHO root.
 pub const NODE_NAME: &str = "kho_test";

@@ -13,8 +13,8 @@ use crate::map::{Block, order_size};
 use crate::memory::{Region, clamp, len64};
 use crate::radix_key::encode_key;
 
-/// Cuts a region of whole pages into naturally aligned blocks, as `kho_preserve_pages()` does; none when it is not
-/// made of whole pages.
+/// Cuts a region into naturally aligned blocks, as `kho_preserve_pages()` does. Returns `None` if it is not made of
+/// whole pages.
 pub fn blocks_of(region: Region) -> Option<Vec<Block>> {
     let end = region.start.checked_add(region.size)?;
     if !region.start.is_multiple_of(PAGE_BYTES) || !end.is_multiple_of(PAGE_BYTES) {
@@ -34,7 +34,7 @@ pub fn blocks_of(region: Region) -> Option<Vec<Block>> {
     Some(blocks)
 }
 
-/// Writes the map of everything that was preserved, and returns the address that the root names.
+/// Writes the map of everything preserved so far, and returns the address to store in the root.
 pub(super) fn write(placer: &mut Placer<'_>, abi: Abi) -> Result<u64, BuildError> {
     let blocks = placer.preserved().to_vec();
     match abi {
@@ -44,7 +44,7 @@ pub(super) fn write(placer: &mut Placer<'_>, abi: Abi) -> Result<u64, BuildError
     }
 }
 
-/// A bitmap in the making.
+/// A bitmap that is being filled.
 type Bits = Vec<u8>;
 
 fn set(bits: &mut Bits, bit: u64) {
@@ -66,7 +66,7 @@ fn radix(placer: &mut Placer<'_>, blocks: &[Block]) -> Result<u64, BuildError> {
             .or_insert_with(|| vec![0; PAGE_SIZE]);
         set(bits, key & ((1 << RADIX_LEAF_BITS) - 1));
     }
-    // Level by level from the leaves up: what is at (number) goes into the table at (number >> 9).
+    // From the leaves up: node `number` of one level is an entry of table `number >> 9` of the next.
     let mut level: BTreeMap<u64, u64> = BTreeMap::new();
     for (number, bits) in leaves {
         let page = placer.zeroed(0)?;
@@ -121,7 +121,7 @@ fn chunks(placer: &mut Placer<'_>, blocks: &[Block], bitmap_size: usize) -> Resu
             .saturating_mul(order_size(order));
         elements.entry(order).or_default().push((start, address));
     }
-    // From the last chunk to the first, so that each knows the address of the next.
+    // From the last chunk to the first, because each holds the address of the next.
     let mut next = 0_u64;
     for (order, elements) in elements.iter().rev() {
         for elements in elements.chunks(CHUNK_ELEMENTS).rev() {
@@ -141,8 +141,8 @@ fn chunks(placer: &mut Placer<'_>, blocks: &[Block], bitmap_size: usize) -> Resu
     Ok(next)
 }
 
-/// Small objects share pages, as in the kernel's slab allocator. The first of a page's slots stays empty: 6.17's
-/// bitmaps are told from 6.18's by where they lie, and one alone at the start of a page could be either.
+/// Small objects share pages, as in the kernel's slab allocator. The first slot of a page stays empty: the reader
+/// tells 6.17's bitmaps from 6.18's by their addresses, and a bitmap at the start of a page could be either.
 struct Slab {
     page: u64,
     used: usize,

@@ -48,14 +48,14 @@ pub(super) fn place(placer: &mut Placer<'_>, plan: &MemfdPlan, abi: Abi) -> Resu
     placer.place(&bytes)
 }
 
-/// Writes an area page by page, its chunks, and returns its descriptor. An empty area has no descriptor but zeroes.
+/// Writes an area page by page, then its chunks, and returns its descriptor: all zeroes for an empty area.
 pub(super) fn vmalloc(placer: &mut Placer<'_>, contents: &[u8]) -> Result<Vec<u8>, BuildError> {
     let mut pages = Vec::new();
     for page in contents.chunks(PAGE_SIZE) {
         pages.push(placer.place(page)?);
     }
     let mut lists: Vec<&[u64]> = pages.chunks(CHUNK_ADDRESSES).collect();
-    // The kernel starts the next chunk as soon as one is full, be there another page or not.
+    // The kernel starts the next chunk as soon as one is full, even if no page follows.
     if lists.last().is_some_and(|list| list.len() == CHUNK_ADDRESSES) {
         lists.push(&[]);
     }

@@ -8,9 +8,9 @@ use crate::abi::{PAGE_BYTES, PAGE_SHIFT};
 use crate::map::{Block, merge, order_size};
 use crate::memory::{PhysicalMemoryMut, Region, len64};
 
-/// Gives pages away.
+/// Allocates pages for the builder.
 pub trait PageAllocator {
-    /// Takes a naturally aligned block of `2^order` pages that nobody uses; none when there is none left.
+    /// Returns the address of an unused, naturally aligned block of `2^order` pages; `None` if none is left.
     fn allocate(&mut self, order: u8) -> Option<u64>;
 }
 
@@ -21,12 +21,13 @@ pub struct FreeRegions {
 }
 
 impl FreeRegions {
-    /// All of these regions are free.
+    /// An allocator over these regions.
     pub fn new(free: Vec<Region>) -> Self {
         Self { free: merge(free) }
     }
 
-    /// What of `ram` is not in `used` is free. The page at address 0 is never given: 0 means "none" in every record.
+    /// An allocator over the parts of `ram` that are not in `used`. The page at address 0 is never given: 0 means
+    /// "none" in every record.
     pub fn outside(ram: &[Region], used: impl IntoIterator<Item = Region>) -> Self {
         let used = merge(used.into_iter().chain([Region::new(0, PAGE_BYTES)]));
         let mut free = Vec::new();
@@ -64,7 +65,7 @@ impl PageAllocator for FreeRegions {
     }
 }
 
-/// Writes records on pages of their own and keeps the list of what must be preserved.
+/// Writes each record on pages of its own, and keeps the list of pages to preserve.
 pub(crate) struct Placer<'a> {
     memory: &'a mut dyn PhysicalMemoryMut,
     allocator: &'a mut dyn PageAllocator,

@@ -1,8 +1,8 @@
-//! Writing recursive FDTs: children first, each by itself, and the parents that name them afterwards.
+//! Writing recursive FDTs: each child on its own first, then the parents that hold their addresses.
 //!
-//! [`serialise`] is a pure function of one node and the places of its children, so that any number of children can be
-//! serialised on any number of threads; only [`place`] needs the allocator. That is the point of the design: objects
-//! are written at the same time, and the top level only collects addresses.
+//! [`serialise`] is a pure function of one node and its children's addresses, so children can be serialised on any
+//! number of threads; only [`place`] needs the allocator. This is what the design is for: objects are written in
+//! parallel, and the top level only collects addresses.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -19,13 +19,13 @@ use crate::recursive::{ByteOrder, Entry, PROP_RECURSIVE_FDT};
 pub struct Contents {
     /// Properties of this node.
     pub properties: Vec<(String, Vec<u8>)>,
-    /// Children that sit in place.
+    /// Children inside the same FDT.
     pub in_place: Vec<(String, Contents)>,
-    /// Children in FDTs of their own, by the pages of these.
+    /// Children in FDTs of their own, each given by the pages of its FDT.
     pub linked: Vec<(String, Vec<u64>)>,
 }
 
-/// Serialises one FDT; addresses of children are written in the given order of bytes.
+/// Serialises one FDT; writes the children's addresses in the given byte order.
 pub fn serialise(contents: &Contents, order: ByteOrder) -> Result<Vec<u8>, BuildError> {
     let mut writer = FdtWriter::new()?;
     node(&mut writer, "", contents, order)?;
@@ -54,7 +54,7 @@ fn node(writer: &mut FdtWriter, name: &str, contents: &Contents, order: ByteOrde
     Ok(())
 }
 
-/// Writes an FDT on pages of the allocator, which need not be contiguous, and returns them.
+/// Writes an FDT on allocated pages, which need not be contiguous, and returns their addresses.
 pub fn place(
     bytes: &[u8],
     memory: &mut dyn PhysicalMemoryMut,

@@ -1,4 +1,4 @@
-//! The bytes of what is in both handovers.
+//! Compares the bytes of items that are in both handovers.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -13,10 +13,11 @@ use crate::model::{Content, Handover};
 
 type Side<'a> = (&'a Handover, &'a dyn PhysicalMemory);
 
-/// Compares all memory that both handovers name alike, page by page.
+/// Compares all memory that both handovers have under the same key, page by page.
 pub(super) fn contents(diff: &mut Diff, before: Side<'_>, after: Side<'_>) {
     let (one, other) = (named(before.0), named(after.0));
-    // Regions out of broken records can each cover all of RAM: what is compared is bounded by its size, not by theirs.
+    // Regions from broken records can each cover all of RAM, so the work is bounded by the size of RAM, not by
+    // theirs.
     let ram = |memory: &dyn PhysicalMemory| {
         memory
             .ranges()
@@ -37,8 +38,8 @@ pub(super) fn contents(diff: &mut Diff, before: Side<'_>, after: Side<'_>) {
     }
 }
 
-/// Everything of which the bytes matter, by name. Blobs that were decoded have been compared already, and hold
-/// addresses that change without meaning anything.
+/// The memory to compare, by key. Decoded blobs are left out: their records were compared, and the addresses in them
+/// change without meaning anything.
 fn named(handover: &Handover) -> BTreeMap<String, Region> {
     let mut named = BTreeMap::new();
     for session in handover.sessions() {
@@ -70,7 +71,7 @@ fn named(handover: &Handover) -> BTreeMap<String, Region> {
 type Place<'a> = (&'a dyn PhysicalMemory, Region);
 
 fn compare(diff: &mut Diff, name: &str, (old, before): Place<'_>, (new, after): Place<'_>) {
-    // What is not RAM cannot be read, and a size out of a broken record must not make us try for years.
+    // Only RAM can be read, and a size from a broken record must not keep us reading for years.
     if !old.is_ram(&before) || !new.is_ram(&after) {
         return;
     }
@@ -92,7 +93,7 @@ fn compare(diff: &mut Diff, name: &str, (old, before): Place<'_>, (new, after): 
                     diff.push(format!("{name} at byte {at:#x}"), Kind::Changed { before, after });
                 }
             }
-            // A capture without the data of files compares what it has.
+            // A capture may lack the files' data; compare what it has.
             (Err(_), _) | (_, Err(_)) => {}
         }
         offset = offset.saturating_add(PAGE_BYTES);

@@ -1,11 +1,11 @@
 //! The free blocks of 128 MiB: a bitmap for each order, made a word at a time.
 //!
-//! A pair of free buddies is a free block of the next order, so that a bitmap is made of every second bit of the one
-//! below. Packing those bits side by side is what takes the time: five shifts and masks for every word. They are
-//! therefore not packed. The pairs of one word leave every second bit unused, and the pairs of the next word go there.
-//! A word of order *n* then has the bits of `2^n` words of pages *woven*: block *j* of the *w*-th of these words is bit
-//! `j << n | w`. At order 6 a block is a whole word of pages, *j* is always 0, and the bits are in ascending order again;
-//! what is left are eight words.
+//! A pair of free buddies is a free block of the next order, so each bitmap comes from every second bit of the one
+//! below. Packing those bits side by side would take most of the time (five shifts and masks per word), so they are
+//! not packed. Instead, the pairs of the next word go into the bits that the pairs of one word leave unused. A word
+//! of order *n* then has the bits of `2^n` words of pages *woven*: block *j* of the *w*-th of these words is bit `j
+//! << n | w`. At order 6 a block is a whole word of pages, *j* is always 0, the bits are in ascending order again,
+//! and eight words are left.
 
 use alloc::boxed::Box;
 
@@ -14,14 +14,14 @@ use crate::map::Block;
 use crate::memory::len64;
 use crate::page_set::{Bits, CHUNK_WORDS, Sink};
 
-/// The order of a block that is a word of pages.
+/// The order of a block whose pages fill one word.
 const WORD_ORDER: u8 = 6;
 
 /// The words of all orders: 512 for order 0, 256 for order 1, and so on to one for order 9 and half of one for order 10.
 const WORDS: usize = 2 * CHUNK_WORDS;
 
-/// The bitmaps of all orders one after the other. No block is in the bitmap of an order when it is part of a free block
-/// of a higher one.
+/// The bitmaps of all orders one after the other. A block that is part of a free block of a higher order is not in
+/// the bitmap of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Woven(Box<[u64; WORDS]>);
 
@@ -42,7 +42,7 @@ impl Woven {
             } else {
                 pack(level, above)
             };
-            // Among single pages all over, there are no blocks of the higher orders.
+            // If single pages are scattered everywhere, there are no blocks of the higher orders.
             if !found {
                 break;
             }
@@ -83,7 +83,7 @@ impl Woven {
     /// The bitmap of one order.
     fn of_order(&self, order: u8) -> &[u64] {
         let length = length(order);
-        // The bitmaps before it take 512 + 256 + ... words: what is left is twice its own length.
+        // The bitmaps before it take 512 + 256 + ... words; the rest of the 1,024 is twice its own length.
         let start = match order {
             0..MAX_PAGE_ORDER => WORDS.saturating_sub(length.saturating_mul(2)),
             _ => WORDS.saturating_sub(1),
@@ -99,9 +99,9 @@ fn length(order: u8) -> usize {
     CHUNK_WORDS.checked_shr(order.into()).unwrap_or(0).max(1)
 }
 
-/// Moves the pairs of an order below [`WORD_ORDER`] up, and tells whether there were any.
+/// Moves the pairs of an order below [`WORD_ORDER`] up one order. Returns whether there were any.
 fn weave(level: &mut [u64], above: &mut [u64], order: u8) -> bool {
-    // Buddies are that many bits apart; of the pairs, these are the bits of the lower ones.
+    // Distance of buddies in bits, and a mask of the lower buddy of each pair.
     let apart = 1_u32.wrapping_shl(order.into());
     let lower = LOWER.get(usize::from(order)).copied().unwrap_or(0);
     let take = |word: &mut u64| {
@@ -127,7 +127,7 @@ const LOWER: [u64; WORD_ORDER as usize] = [
     0x0000_0000_ffff_ffff,
 ];
 
-/// Moves the pairs of an order from [`WORD_ORDER`] on up, and tells whether there were any.
+/// Moves the pairs of an order of at least [`WORD_ORDER`] up one order. Returns whether there were any.
 fn pack(level: &mut [u64], above: &mut [u64]) -> bool {
     let mut found = 0;
     for (index, word) in level.iter_mut().enumerate() {
@@ -144,7 +144,7 @@ fn pack(level: &mut [u64], above: &mut [u64]) -> bool {
 
 /// A word of an order with its bits in ascending order.
 fn unweave(word: u64, order: u8) -> u64 {
-    // Each round takes the lowest digit of a bit's number to the front.
+    // Each round moves the lowest digit of a bit's index to the front.
     let rounds = if order < WORD_ORDER { order } else { 0 };
     (0..rounds).fold(word, |word, _| {
         evens(word & LOWER[0]) | evens(word >> 1 & LOWER[0]) << 32

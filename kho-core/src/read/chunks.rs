@@ -20,8 +20,8 @@ struct Element {
     bitmap: u64,
 }
 
-/// Reads the map whose first chunk is at an address; 0 is an empty map. `after_6_17`: something else in the handover
-/// is younger than 6.17.
+/// Reads the map whose first chunk is at an address; 0 is an empty map. `after_6_17` means that another record shows
+/// the kernel to be younger than 6.17.
 pub(super) fn read(context: &mut Context<'_>, first: u64, after_6_17: bool) -> PreservedMap {
     let what = "chunk of the preserved-memory map";
     let mut nodes = Vec::new();
@@ -59,10 +59,10 @@ pub(super) fn read(context: &mut Context<'_>, first: u64, after_6_17: bool) -> P
 
 /// Tells 6.17's bitmaps from those of 6.18 and 6.19, which have the same version string.
 ///
-/// Proof of 512 bytes: a bitmap off page boundaries, two in one page, or a window that begins where none of a page of
-/// bits can. Windows of a page of bits begin at multiples of eight times the span, so that a map with any but the
-/// lowest addresses preserved gives itself away. Without proof, a page it is, and that is a finding unless the map
-/// is so regular that chance cannot make it.
+/// Proof of 512 bytes is a bitmap that does not begin on a page boundary, two bitmaps in one page, or a window whose
+/// start is not a multiple of the span of a page of bits. That span is eight times larger, so almost every map of
+/// preserved memory above the lowest addresses has such a window. Without proof the size is taken to be a page. That
+/// gives a finding, unless so many bitmaps begin on page boundaries that chance is ruled out.
 fn bitmap_size(context: &mut Context<'_>, at: u64, elements: &[Element], after_6_17: bool) -> MapFormat {
     let span = |order: u8| {
         len64(BITMAP_SIZE_6_18)

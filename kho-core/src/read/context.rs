@@ -55,7 +55,7 @@ impl<'m> Context<'m> {
         self.ram.iter().any(|ram| ram.covers(region))
     }
 
-    /// Claims memory for a record; false, with a finding, when it is not RAM or belongs to another record.
+    /// Claims memory for a record. Returns false and adds a finding if it is not RAM or belongs to another record.
     pub(crate) fn claim(&mut self, region: Region, owner: Owner, what: &str) -> bool {
         if region.size == 0 || !self.is_ram(&region) {
             self.finding(Rule::RecordReadable, region.start, what, "memory in RAM", region);
@@ -96,7 +96,7 @@ impl<'m> Context<'m> {
         self.claim(Region::new(address, size), owner, what)
     }
 
-    /// Reads bytes. The caller has claimed them or knows that they are few.
+    /// Reads bytes. The caller must have claimed them, or know that they are few.
     pub(crate) fn bytes(&mut self, address: u64, size: usize, what: &str) -> Option<Vec<u8>> {
         if !self.is_ram(&Region::new(address, len64(size))) {
             self.finding(
@@ -131,7 +131,7 @@ impl<'m> Context<'m> {
         self.bytes(address, PAGE_SIZE, what)
     }
 
-    /// Claims a page and reads it into a buffer; false, with a finding, when that cannot be.
+    /// Claims a page and reads it into a buffer. Returns false and adds a finding if either fails.
     pub(crate) fn page_into(&mut self, page: &mut Page, address: u64, owner: Owner, what: &str) -> bool {
         if !self.claim_pages(address, PAGE_BYTES, owner, what) {
             return false;
@@ -183,7 +183,7 @@ impl<'m> Context<'m> {
         self.bytes(address, clamp(size), what)
     }
 
-    /// The value of a fixed-size string, with a finding when it does not end.
+    /// The value of a fixed-size string. Adds a finding if it has no terminator.
     pub(crate) fn text(&mut self, text: Text, at: u64, what: &str) -> String {
         if !text.terminated {
             self.finding(

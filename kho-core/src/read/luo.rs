@@ -78,7 +78,7 @@ pub(super) fn file(
     let content = match MemfdVersion::from_compatible(&compatible) {
         Some(version) => memfd::read(context, version, data, owner, &what),
         None => {
-            // Another handler's records are none of ours, but a memfd's we should know.
+            // Records of other handlers are left alone. An unknown version of memfd is a finding.
             if compatible.starts_with("memfd-") {
                 let expected = alloc::format!("{} or {}", memfd_abi::COMPATIBLE_V1, memfd_abi::COMPATIBLE_V2);
                 context.finding(Rule::VersionKnown, at, &what, expected, &compatible);

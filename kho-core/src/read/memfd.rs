@@ -57,12 +57,13 @@ fn folio(record: &[u8]) -> Folio {
     let (frame_and_flags, index) = (word(record, 0), word(record, 1));
     let flags = frame_and_flags >> FOLIO_FRAME_BITS;
     Folio {
-        // Bits of the frame number that no physical address has are shifted out; the verifier compares with the map.
+        // The shift drops bits of the frame number that no physical address has. The verifier compares the result
+        // with the map.
         address: frame_and_flags.wrapping_shl(PAGE_SHIFT),
         index,
         flags: u16::try_from(flags).unwrap_or(u16::MAX),
     }
 }
 
-// Folio records never straddle pages, so that pages can be decoded one by one.
+// Folio records never straddle pages, so pages can be decoded one by one.
 const _: () = assert!(PAGE_SIZE.is_multiple_of(FOLIO_SIZE));

@@ -70,7 +70,7 @@ const LEVELS: [&str; RADIX_DEPTH as usize] = [
 ];
 
 /// A leaf holds blocks of one order, unless its keys are so small that the order bit is among the leaf's own bits.
-/// Those orders are larger than any memory: such bits are findings.
+/// Blocks of those orders are larger than any memory, so such bits are findings.
 fn leaf(context: &mut Context<'_>, at: u64, key: u64, page: &Page) -> Option<Bitmap> {
     let words: Vec<u64> = page
         .as_chunks()

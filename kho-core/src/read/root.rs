@@ -1,4 +1,4 @@
-//! The KHO root FDT, the scratch array, and the way to each sub-blob.
+//! The KHO root FDT, the scratch array, and the dispatch to the reader of each sub-blob.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -122,7 +122,7 @@ fn preserved_map(
 ) -> PreservedMap {
     let address = number(context, root, abi::PROP_MEMORY_MAP, fdt);
     match version {
-        // 6.17 has no LUO, which settles the size of the bitmaps.
+        // 6.17 has no LUO, so LUO's presence determines the size of the bitmaps.
         KhoVersion::V1 => chunks::read(
             context,
             address.unwrap_or(0),
@@ -145,7 +145,7 @@ fn sub_blob(
     let at = fdt.saturating_add(len64(node.offset()));
     let (address, stated) = match version {
         KhoVersion::V1 => (number(context, node, abi::PROP_SUB_FDT, fdt)?, None),
-        // The first patches of the radix map kept the property of kho-v1; what was merged renamed it.
+        // The first patches of the radix map used the property of kho-v1; the merged version renamed it.
         KhoVersion::V2 if node.property(abi::PROP_SUB_FDT).is_some() => {
             (number(context, node, abi::PROP_SUB_FDT, fdt)?, None)
         }
@@ -166,7 +166,7 @@ fn sub_blob(
     Some(blob)
 }
 
-/// Decodes a blob, and completes its size where its own header tells it.
+/// Decodes a blob. Sets its size if only its own header states it.
 fn content(context: &mut Context<'_>, blob: &mut SubBlob, index: usize) -> Content {
     let owner = Owner::SubBlob(index);
     match blob.name.as_str() {
@@ -178,7 +178,7 @@ fn content(context: &mut Context<'_>, blob: &mut SubBlob, index: usize) -> Conte
     }
 }
 
-/// A blob that we cannot read is still located, sized and claimed.
+/// Even a blob of an unknown format is located, sized and claimed.
 pub(super) fn unknown(context: &mut Context<'_>, blob: &mut SubBlob, owner: Owner) -> Content {
     let what = alloc::format!("sub-blob \"{}\"", blob.name);
     context.finding(
@@ -223,7 +223,7 @@ pub(super) fn sub_fdt(context: &mut Context<'_>, blob: &mut SubBlob, owner: Owne
     Some(bytes)
 }
 
-/// Parses the bytes of a sub-blob's FDT; damage is a finding.
+/// Parses the bytes of a sub-blob's FDT; damage gives a finding.
 pub(super) fn parse_fdt<'a>(
     context: &mut Context<'_>,
     blob: &SubBlob,
@@ -235,7 +235,7 @@ pub(super) fn parse_fdt<'a>(
         .ok()
 }
 
-/// A sub-blob whose FDT is of another version than `expected`: a finding, and only its version is kept.
+/// A sub-blob whose FDT is of another version than `expected`: adds a finding, and keeps only the version.
 pub(super) fn other_version(
     context: &mut Context<'_>,
     blob: &SubBlob,

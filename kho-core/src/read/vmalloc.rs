@@ -17,8 +17,8 @@ use crate::tree::Counted;
 pub(super) struct Area {
     /// What the descriptor and the chunks say.
     pub(super) area: Vmalloc,
-    /// Number of runs before the first one that could not be claimed. A list may name one page a thousand times; what is
-    /// read must not be more than there is.
+    /// Number of runs before the first that could not be claimed. A list may name one page a thousand times, and must
+    /// not make us read it as often.
     claimed: usize,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn read(
             if run == 0 {
                 break;
             }
-            // A run that cannot be claimed keeps its place, or all that follows would shift.
+            // Keep a run that cannot be claimed in the list; otherwise all later offsets would shift.
             if !context.claim_pages(run, area.run_size(), owner, "pages of a vmalloc area") {
                 claimed = claimed.or(Some(area.runs.len()));
             }
@@ -81,8 +81,8 @@ pub(super) fn read(
 
 /// Reads bytes of an area, page by page, and hands each piece to `visit`.
 ///
-/// Stops at a page that cannot be read or was not this area's to claim, which is a finding then. The sum of the pieces is
-/// bounded by RAM.
+/// Stops with a finding at a page that cannot be read or could not be claimed, so the size of RAM bounds the sum of
+/// the pieces.
 pub(super) fn each_page(
     context: &mut Context<'_>,
     Area { area, claimed }: &Area,

@@ -11,14 +11,14 @@ use crate::page_set::Sink;
 /// The sorted instruction list: walked once, from the lowest address to the highest, while the free list is built.
 ///
 /// An instruction is a word {46 bits: page number of its first block, 6 bits: order, 12 bits: words that follow, less
-/// one} and then the words, a bit per block. A slice ends where another order begins, or where a gap is wider than a new
-/// instruction costs.
+/// one} and then the words, a bit per block. A slice ends where another order begins, or at a gap that would cost
+/// more words than a new instruction.
 #[derive(Debug, Clone, Copy)]
 pub struct Instructions;
 
 /// Words of bits that one instruction can have.
 const MOST_WORDS: u64 = 1 << 12;
-/// Blocks of a gap that costs as much as a new instruction.
+/// Length of a gap, in blocks, that costs as much as a new instruction.
 const WORTH_A_HEADER: u64 = 128;
 
 impl Scheme for Instructions {
@@ -30,7 +30,7 @@ impl Scheme for Instructions {
         let mut sorted = blocks.to_vec();
         sorted.sort_unstable();
         let mut words: Vec<u64> = Vec::new();
-        // Where the open slice has its header, its first block, and the last bit set.
+        // Of the open slice: index of its header, its first block, and the last bit set.
         let mut open: Option<(usize, Block, u64)> = None;
         for block in sorted {
             let fits = open.and_then(|(header, first, last)| {

@@ -41,8 +41,8 @@ impl Scheme for MemProperty {
     }
 }
 
-/// The pages of the entries inside a span. A set of pages needs no order, so that nothing is sorted; single pages, of
-/// which the property is made up at its worst, go into one flat bitmap without a detour.
+/// The pages of the entries inside a span. A set of pages needs no order, so nothing is sorted. In the worst case the
+/// property consists of single pages; these go straight into one flat bitmap.
 pub fn pages(encoded: &Encoded, span: Region) -> PageSet {
     let mut set = PageSet::new(span);
     let base = (span.start >> PAGE_SHIFT) & !CHUNK_PAGES.wrapping_sub(1);
@@ -62,7 +62,7 @@ pub fn pages(encoded: &Encoded, span: Region) -> PageSet {
     set
 }
 
-/// The entries sorted by address: what whoever needs them in order has to do first.
+/// The entries sorted by address, for a consumer that needs them in order.
 pub fn sort(encoded: &Encoded) -> Vec<[u64; 2]> {
     let mut entries = encoded.words.as_chunks::<2>().0.to_vec();
     entries.sort_unstable();

@@ -1,11 +1,10 @@
-//! The state of objects that is not memory: file descriptors, devices, page tables' metadata.
+//! State of objects other than memory: file descriptors, devices, metadata of page tables.
 //!
-//! Three ways of writing it down, on equal objects: each object an FDT of its own with a top level that collects
-//! addresses; one big FDT into which a single pass copies what objects handed in; records that a table of fields
-//! describes, one after the other, as KSTATE has them.
+//! Three encodings of equal objects: an FDT per object and a top level that collects addresses; one big FDT into
+//! which a single pass copies all objects; a sequence of records described by a table of fields, as in KSTATE.
 //!
-//! Everything here takes slices of objects, so that the first and the third way can be run on as many threads as one
-//! likes. The second cannot: there is one FDT, and its size is fixed before the first node is written.
+//! Functions take slices of objects, so the first and the third encoding can run on any number of threads. The second
+//! cannot: there is one FDT, and its size is fixed before the first node is written.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -20,7 +19,7 @@ use crate::fdt::{Fdt, FdtError, Node};
 use crate::memory::len64;
 use crate::recursive::ByteOrder;
 
-/// What the table of objects compares on: about what a VFIO device or a memfd has.
+/// The object to encode, with about the fields of a VFIO device or a memfd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
     /// Name, of at most 31 bytes.
@@ -50,7 +49,7 @@ const PROPERTIES: [&str; 8] = [
     "state", "flags", "start", "size", "owner", "token", "parent", "cookie",
 ];
 
-/// Serialises each object as an FDT of its own. Any part of all objects can be given to any thread.
+/// Serialises each object as an FDT of its own. Threads may each take a part of the objects.
 pub fn recursive(objects: &[Object]) -> Result<Vec<Vec<u8>>, BuildError> {
     let one = |object: &Object| {
         let properties = PROPERTIES.iter().zip(object.fields);
@@ -93,7 +92,7 @@ pub fn read_recursive(top: &[u8], children: &[Vec<u8>]) -> Result<Vec<Object>, F
     Ok(objects)
 }
 
-/// Copies all objects into one FDT of a size that was fixed before; fails when they do not fit.
+/// Copies all objects into one FDT of a size fixed beforehand; fails if they do not fit.
 pub fn big_fdt(objects: &[Object], size: usize) -> Result<Vec<u8>, BuildError> {
     let mut writer = FdtWriter::new()?;
     let root = writer.begin_node("")?;
@@ -149,7 +148,7 @@ pub enum Field {
     Number,
 }
 
-/// A struct as KSTATE describes it: an id, a version, its fields in order.
+/// Description of a struct in the manner of KSTATE: an id, a version, and its fields in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Description {
     /// Identifies the struct.
@@ -188,8 +187,8 @@ impl Description {
     }
 }
 
-/// Appends a record for each object: {`u32` id, `u32` version, `u64` size}, then the fields as described. The
-/// records of several threads are joined by laying them one after the other.
+/// Appends a record for each object: {`u32` id, `u32` version, `u64` size}, then the fields as described. The records
+/// of several threads are joined by concatenation.
 pub fn records(objects: &[Object], description: &Description) -> Vec<u8> {
     let size = description.size();
     let mut bytes = Vec::with_capacity(objects.len().saturating_mul(size.saturating_add(16)));
@@ -212,7 +211,7 @@ pub fn records(objects: &[Object], description: &Description) -> Vec<u8> {
     bytes
 }
 
-/// Reads objects back from records; those of another id or version are skipped, as their size tells how.
+/// Reads objects back from records. Skips records of another id or version, whose size it knows from their header.
 pub fn read_records(bytes: &[u8], description: &Description) -> Vec<Object> {
     let mut rest = bytes;
     let mut objects = Vec::new();

@@ -17,9 +17,9 @@ use crate::radix_key;
 /// How a block becomes a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
-    /// The block's number in a field of 52 bits, whatever its order; the order bit at bit 52 plus the order.
+    /// The block's number in a field of 52 bits for every order, and an order bit at bit 52 plus the order.
     First,
-    /// The order bit right above the block's number, which is the shorter the larger the order.
+    /// The order bit directly above the block's number, which has fewer bits the larger the order is.
     Shared,
 }
 
@@ -56,7 +56,8 @@ impl Key {
         }
     }
 
-    /// The block in pieces that have keys: the first key has no room for the orders above that of the largest folio.
+    /// Splits the block into pieces that have keys: the first kind of key has no room for orders above that of the
+    /// largest folio.
     fn pieces(self, block: Block) -> impl Iterator<Item = Block> {
         let order = block.order.min(self.max_order());
         let count = 1_u64.wrapping_shl(u32::from(block.order.saturating_sub(order)));
@@ -74,13 +75,13 @@ impl Key {
     pub const fn depth(self) -> u32 {
         match self {
             Self::Shared => RADIX_DEPTH,
-            // The bits for the orders 0 to 10 stand above 52 bits of address.
+            // The bits for the orders 0 to 10 are above the 52 bits of the number.
             Self::First => FIRST_KEY_DEPTH,
         }
     }
 }
 
-/// The radix tree of kho-v2 and later, with one key or the other.
+/// The radix tree of kho-v2 and later, with either kind of key.
 #[derive(Debug, Clone, Copy)]
 pub struct Radix {
     key: Key,
@@ -94,7 +95,7 @@ pub struct LevelUse {
     pub level: u32,
     /// Its tables or bitmaps.
     pub nodes: u64,
-    /// How many of them lead to blocks of more than one order.
+    /// How many of them are shared by blocks of more than one order.
     pub shared: u64,
 }
 
@@ -116,7 +117,7 @@ impl Radix {
         name: "radix, shared key",
     };
 
-    /// Counts the nodes of each level, from the root down, and those that orders share.
+    /// Counts the nodes of each level from the root down, and how many of them several orders share.
     pub fn levels(&self, blocks: &[Block]) -> Vec<LevelUse> {
         // For each level: node number to the set of orders under it.
         let mut orders: BTreeMap<u64, u64> = BTreeMap::new();
@@ -195,7 +196,7 @@ impl Scheme for Radix {
 }
 
 impl Radix {
-    /// Address of the leaf of a key, which is made with the tables above it when it is not there.
+    /// Address of the leaf of a key. Creates the leaf and the tables above it if needed.
     fn leaf(&self, tree: &mut Encoded, key: u64) -> u64 {
         let mut at = tree.root;
         for level in (1..self.key.depth()).rev() {
@@ -226,5 +227,5 @@ fn index(address: u64) -> usize {
     clamp(address.saturating_sub(Encoded::BASE) >> 3)
 }
 
-// The later form of the tree is one level shorter; that is what it was changed for.
+// The later form of the key was chosen because it makes the tree one level shorter.
 const _: () = assert!(Key::First.depth() == Key::Shared.depth() + 1);

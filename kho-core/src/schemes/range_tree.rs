@@ -1,4 +1,4 @@
-//! Packed ranges in a search tree, so that one page can be looked up without reading all.
+//! Packed ranges in a search tree, to look one page up without reading everything.
 
 use alloc::vec::Vec;
 
@@ -19,11 +19,11 @@ pub struct RangeTree;
 const NODE_WORDS: usize = 32;
 const LEAF_ENTRIES: usize = NODE_WORDS - 1;
 const INNER_ENTRIES: usize = LEAF_ENTRIES / 2;
-/// Levels that 2^52 ranges would need, and more.
+/// More levels than 2^52 ranges would need.
 const MAX_LEVEL: u64 = 16;
 
 impl RangeTree {
-    /// Whether the page at an address is preserved: one node per level is read.
+    /// Whether the page at an address is preserved. Reads one node per level.
     pub fn contains(&self, encoded: &Encoded, address: u64) -> Result<bool, DecodeError> {
         let frame = address >> PAGE_SHIFT;
         let mut at = encoded.root;
@@ -111,7 +111,7 @@ impl Scheme for RangeTree {
         let mut pending = alloc::vec![(encoded.root, MAX_LEVEL.saturating_add(1))];
         let mut left = encoded.words.len().div_ceil(NODE_WORDS);
         while let Some((at, above)) = pending.pop() {
-            // A damaged tree may share nodes; it is not walked longer than a sound one.
+            // Nodes of a damaged tree may be reached twice, so bound the walk by that of a sound tree.
             left = left.checked_sub(1).ok_or(DecodeError { address: at })?;
             let (level, entries) = node(encoded, at, above)?;
             if level == 0 {

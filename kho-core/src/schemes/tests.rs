@@ -102,7 +102,7 @@ fn the_sizes_of_the_discussions() {
     let pages = |count: u64, stride: u64| -> Vec<Block> {
         (0..count).map(|page| Block::new(page * stride, 0)).collect()
     };
-    // 16 GiB of order-0 pages: 64 MiB of property, 512 KiB of bitmap. A sixteenth of it here.
+    // 16 GiB of order-0 pages: 64 MiB of property, 512 KiB of bitmap. The test uses a sixteenth of it.
     let all_of_1_gib = pages(1 << 18, 4096);
     assert_eq!(MemProperty.encode(&all_of_1_gib).bytes(), 4 << 20);
     let chunks = 4096;
@@ -129,7 +129,7 @@ fn upper_levels_are_shared_with_one_key_and_not_with_the_other() {
             .map(|level| (level.nodes, level.shared))
             .collect()
     };
-    // The first key shares the root and the table under it; then each order is alone.
+    // With the first kind of key orders share the root and the table under it, and nothing below.
     assert_eq!(shared(&Radix::FIRST_KEY).len(), 7);
     assert_eq!(shared(&Radix::SHARED_KEY).len(), 6);
     let count = |radix: &Radix| shared(radix).iter().map(|(_, shared)| shared).sum::<u64>();

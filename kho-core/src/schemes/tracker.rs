@@ -11,7 +11,7 @@ use crate::map::{Block, order_size};
 use crate::memory::{clamp, len64};
 use crate::page_set::Sink;
 
-/// The bitmap tracker, with bitmaps of one size or another.
+/// The bitmap tracker, with bitmaps of either size.
 #[derive(Debug, Clone, Copy)]
 pub struct Tracker {
     bitmap_words: usize,
@@ -41,7 +41,7 @@ impl Scheme for Tracker {
     fn encode(&self, blocks: &[Block]) -> Encoded {
         let bits = len64(self.bitmap_words).saturating_mul(64);
         let shift = bits.trailing_zeros();
-        // The kernel finds a bitmap by order and number in xarrays; so do we, and remember the last one.
+        // Like the kernel, find a bitmap by order and number in a sparse array; also remember the last one used.
         let mut numbers: BTreeMap<(u8, u64), usize> = BTreeMap::new();
         let mut bitmaps: Vec<u64> = Vec::new();
         let mut last = ((u8::MAX, 0), 0);
@@ -95,7 +95,7 @@ impl Scheme for Tracker {
 
     fn decode(&self, encoded: &Encoded, sink: &mut dyn Sink) -> Result<(), DecodeError> {
         let mut next = encoded.root;
-        // A list that bites its own tail has no more chunks than there are pages.
+        // A list cannot have more chunks than there are pages; if it does, it has a cycle.
         for _ in 0..encoded.pages() {
             if next == 0 {
                 return Ok(());

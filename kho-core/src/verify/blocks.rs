@@ -4,7 +4,7 @@ use super::Verifier;
 use crate::finding::Rule;
 use crate::map::{Block, order_size};
 
-/// Bitmaps: aligned windows that do not overlap. Only kho-v1 can have others.
+/// Bitmaps cover aligned windows that do not overlap. Only the format of kho-v1 allows others.
 pub(super) fn windows(verifier: &mut Verifier<'_>) {
     let bitmaps = verifier.handover.map.bitmaps();
     for bitmap in bitmaps {
@@ -33,7 +33,7 @@ pub(super) fn windows(verifier: &mut Verifier<'_>) {
     }
 }
 
-/// Blocks: in RAM, out of scratch, apart from each other.
+/// Blocks lie in RAM and outside scratch, and do not overlap.
 pub(super) fn blocks(verifier: &mut Verifier<'_>) {
     let handover = verifier.handover;
     let mut last: Option<Block> = None;
@@ -70,7 +70,7 @@ pub(super) fn blocks(verifier: &mut Verifier<'_>) {
                     "memory of its own",
                     found,
                 );
-                // The one that reaches further is what later blocks can be inside of.
+                // Keep the block that reaches further: later blocks may lie inside it.
                 if region.end() > other.region().end() {
                     last = Some(block);
                 }

@@ -1,4 +1,4 @@
-//! What records say, and whether it goes together.
+//! Checks that the contents of records are consistent.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use crate::map::MapFormat;
 use crate::model::{Content, File, KhoVersion, LuoVersion, Memfd, MemfdVersion};
 use crate::tree::Counted;
 
-/// Versions that never shipped in one kernel.
+/// Reports versions that never shipped in one kernel.
 pub(super) fn versions(verifier: &mut Verifier<'_>) {
     let rule = Rule::VersionsTogether;
     let handover = verifier.handover;
@@ -97,7 +97,7 @@ pub(super) fn names(verifier: &mut Verifier<'_>) {
     }
 }
 
-/// memfds whose size, folios, flags and seals go together.
+/// The size, folios, flags and seals of a memfd are consistent.
 pub(super) fn files(verifier: &mut Verifier<'_>) {
     let handover = verifier.handover;
     for session in handover.sessions() {
@@ -158,8 +158,7 @@ fn folios(verifier: &mut Verifier<'_>, file: &File, memfd: &Memfd) {
             verifier.finding(rule, at, &what, "a physical address of at most 52 bits", found);
         }
     }
-    // The kernel allocates every page of the file before it preserves it, so that there are neither holes nor
-    // overlaps.
+    // The kernel allocates every page of the file before it preserves it, so there are neither holes nor overlaps.
     let mut spans: Vec<(u64, u64)> = Vec::new();
     for folio in &memfd.folios {
         let pages = verifier.handover.folio_region(folio).size >> PAGE_SHIFT;
@@ -195,7 +194,7 @@ fn folios(verifier: &mut Verifier<'_>, file: &File, memfd: &Memfd) {
     }
 }
 
-/// Counters that begin with 1, and a release that uname(2) can have.
+/// Counters start at 1, and the release is one that uname(2) can return.
 pub(super) fn metadata(verifier: &mut Verifier<'_>) {
     let rule = Rule::MetadataPlausible;
     let handover = verifier.handover;

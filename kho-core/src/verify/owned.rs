@@ -1,4 +1,4 @@
-//! Whether what the handover talks about is preserved, and belongs to one owner.
+//! Checks that the memory that a handover mentions is preserved and has one owner.
 
 use alloc::vec::Vec;
 
@@ -14,7 +14,7 @@ pub(super) fn records(verifier: &mut Verifier<'_>) {
     let handover = verifier.handover;
     for record in &handover.records {
         let what = record.owner.describe(handover);
-        // Scratch is where kexec puts its own segments, and the array of scratch areas is one of them.
+        // kexec puts its own segments into scratch, and the array of scratch areas is one of them.
         if record.owner != Owner::ScratchArray {
             verifier.judge(Rule::ScratchOverlap);
             if let Some(scratch) = verifier.scratch_under(&record.region) {
@@ -33,7 +33,7 @@ pub(super) fn records(verifier: &mut Verifier<'_>) {
     }
 }
 
-/// What files and regions keep is in the map; a folio is the block that begins at its address.
+/// The data of files and regions is in the map. A folio is the block that begins at its address.
 pub(super) fn data(verifier: &mut Verifier<'_>) {
     let handover = verifier.handover;
     let mut regions: Vec<_> = handover
@@ -46,8 +46,8 @@ pub(super) fn data(verifier: &mut Verifier<'_>) {
     let mut done = 0;
     for (region, index) in regions {
         verifier.judge(Rule::DataPreserved);
-        // What another region covers too was walked already: thousands of regions over all of RAM must not cost a
-        // walk each.
+        // Skip memory that another region covers and that was walked already: thousands of regions over all of RAM
+        // must not cost a walk each.
         let start = region.start.max(done);
         let rest = Region::new(start, region.end().saturating_sub(start));
         done = done.max(region.end());
@@ -84,7 +84,7 @@ pub(super) fn data(verifier: &mut Verifier<'_>) {
     }
 }
 
-/// Nothing belongs to two.
+/// No memory has two owners.
 pub(super) fn shared(verifier: &mut Verifier<'_>) {
     let handover = verifier.handover;
     let mut claims = data_claims(handover);
@@ -113,7 +113,7 @@ pub(super) fn shared(verifier: &mut Verifier<'_>) {
     }
 }
 
-/// Everything preserved belongs to someone.
+/// All preserved memory has an owner.
 pub(super) fn nobody(verifier: &mut Verifier<'_>) {
     let owners = Owners::of(verifier.handover);
     verifier.judge(Rule::PageOwned);

@@ -9,7 +9,8 @@ use alloc::vec::Vec;
 
 const RAM: u64 = 1 << 30;
 
-/// Something to damage: two sessions with a memfd each, an FLB, a reserve_mem region, metadata, an opaque blob.
+/// A valid handover to damage: two sessions with a memfd each, an FLB, a reserve_mem region, metadata, an opaque
+/// blob.
 fn plan() -> Blueprint {
     let memfd = |base: u64| MemfdPlan {
         size: 3 * 4096,
@@ -133,7 +134,7 @@ impl Victim {
 
 type Damage = fn(&mut Victim);
 
-/// One way, or several, to break each rule. Rules that only other ABIs can break have tests of their own below.
+/// At least one way to break each rule. Rules that only other ABIs can break have tests of their own below.
 const DAMAGES: &[(Rule, &str, Damage)] = &[
     (Rule::RecordReadable, "a session's files outside RAM", |v| {
         v.put(v.handover.sessions()[0].at + 64, &[RAM])
@@ -390,7 +391,7 @@ fn every_damage_breaks_its_rule() {
 
 #[test]
 fn every_rule_has_a_damage() {
-    // Only kho-v1 has bitmaps of two sizes, or bitmaps at addresses of their own choice.
+    // Only kho-v1 has bitmaps of two sizes, and bitmaps at arbitrary addresses.
     let v1_only = [Rule::BitmapSizeCertain, Rule::BlockAligned];
     for rule in Rule::ALL.iter().filter(|rule| !v1_only.contains(rule)) {
         assert!(DAMAGES.iter().any(|(damaged, ..)| damaged == rule), "{rule}");

@@ -15,8 +15,8 @@ use kho_core::{Handover, KhoData, MemoryError, PhysicalMemory, Region, SparseMem
 /// First bytes of a fixture.
 pub const MAGIC: &[u8; 8] = b"KHOPAGES";
 
-/// Versions of which there is a captured handover. That of 7.2.12 is from a run of baton, with a session more; the others
-/// were taken under an independent emulator.
+/// Kernel versions with a captured handover. That of 7.2.12 is from a run of baton and has one session more; the
+/// others were captured under an independent emulator.
 pub const VERSIONS: [&str; 4] = ["6.17.8", "6.19.11", "7.2.12", "7.3.4"];
 
 /// A captured handover.

@@ -1,4 +1,4 @@
-//! The loop: a request, what it asks, and the reply.
+//! The main loop: receives a request, does what it asks, and replies.
 
 use crate::dma::{Engine, Start};
 use crate::failure::Failure;
@@ -12,7 +12,7 @@ use guest_agent::meminfo;
 use guest_agent::protocol::{Misbehaviour, Reply, Request};
 use rustix::thread::Timespec;
 
-/// Most pages that one [`Request::Digest`] may name, so that the reply fits the window.
+/// Maximum number of pages in one [`Request::Digest`], so that the reply fits the window.
 const MAX_DIGESTS: u64 = 8192;
 
 /// Serves the host until it says otherwise.
@@ -133,7 +133,7 @@ impl Agent {
     }
 }
 
-/// Free memory, after the page cache and freed slabs have been given back where the kernel offers that.
+/// Free memory, after dropping the page cache and freed slabs if the kernel offers that.
 fn memory_info() -> Result<Reply, Failure> {
     const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
     crew::warm_up()?;
@@ -155,7 +155,7 @@ fn misbehave(how: Misbehaviour) -> ! {
     match how {
         Misbehaviour::Exit => sys::exit(1),
         Misbehaviour::Panic => {
-            // The kernel may have no SysRq; what follows panics it in any case.
+            // The kernel may lack SysRq; ending PID 1 below panics it in any case.
             let _ = files::write("/proc/sysrq-trigger", b"c");
             sys::exit(1)
         }
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn objects_hold_the_pattern() {
         let mut agent = Agent::default();
-        // More pages than one write carries, and not a multiple of it.
+        // More pages than one write carries, and not a multiple of that.
         let (bytes, pages) = (37 * 4096, 37);
         assert_eq!(
             agent.handle(Request::CreateMemfd {

@@ -1,4 +1,4 @@
-//! From an empty root file system to a place to work in, and the way out.
+//! Sets up the root file system at start, and powers the machine off at the end.
 
 use crate::{console, crew, files, luo, sys};
 use alloc::format;
@@ -41,7 +41,8 @@ const MOUNTS: [Mount; 4] = [
     },
 ];
 
-/// Mounts what the agent works with. A mount that fails is reported on the console; what needs it will fail by name.
+/// Mounts the file systems that the agent uses. A failed mount is reported on the console; later requests that need
+/// it fail with the name of the missing file.
 pub fn mount_all() {
     for Mount {
         kind,
@@ -49,7 +50,7 @@ pub fn mount_all() {
         optional,
     } in MOUNTS
     {
-        // Exists already, or the mount below says what is wrong.
+        // The directory may exist already. If it cannot be made, the mount below reports why.
         let _ = rustix::fs::mkdir(target, Mode::from_raw_mode(0o755));
         match rustix::mount::mount(kind, target, kind, MountFlags::empty(), None) {
             Ok(()) | Err(Errno::BUSY) => {}
@@ -88,7 +89,7 @@ pub fn hello(command_line: String) -> Reply {
     }
 }
 
-/// Powers the machine off. Should that not work PID 1 exits, so that the kernel panics and nobody waits for ever.
+/// Powers the machine off. If that fails, PID 1 exits and the kernel panics, so the host does not wait for ever.
 pub fn power_off() -> ! {
     if let Err(errno) = rustix::system::reboot(RebootCommand::PowerOff) {
         console::line(&format!(

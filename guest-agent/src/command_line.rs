@@ -1,10 +1,10 @@
 //! The `baton.*` parameters of the kernel command line.
 //!
-//! A name with a dot in it is a module parameter to the kernel, which therefore neither warns about it nor hands it to init.
+//! The kernel takes a name with a dot for a module parameter, so it neither warns about it nor passes it to init.
 
-/// Makes the agent do one live update by itself, without a mailbox.
+/// Makes the agent do one live update on its own, without a mailbox.
 pub const STANDALONE: &str = "baton.standalone";
-/// Says that this kernel is the one that was kexec'd into; the agent adds it to the next kernel's command line.
+/// Marks the kernel after the kexec; the agent adds it to the next kernel's command line.
 pub const SECOND: &str = "baton.second";
 /// `baton.memfd=SIZE`: bytes of the memfd of standalone mode; K, M and G multiply by powers of 1024.
 pub const MEMFD: &str = "baton.memfd";
@@ -16,12 +16,12 @@ pub struct Parameters {
     pub standalone: bool,
     /// [`SECOND`] is there.
     pub second: bool,
-    /// Value of [`MEMFD`] in bytes, if it is there and is a size.
+    /// Value of [`MEMFD`] in bytes; `None` if it is absent or not a size.
     pub memfd_bytes: Option<u64>,
 }
 
 impl Parameters {
-    /// Reads a command line; what is not baton's is passed over, and of a repeated parameter the last one counts.
+    /// Reads a command line. Ignores other parameters; the last of a repeated parameter counts.
     pub fn parse(command_line: &str) -> Self {
         let mut parameters = Self::default();
         for word in command_line.split_ascii_whitespace() {

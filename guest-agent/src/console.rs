@@ -1,12 +1,12 @@
-//! Lines for a human or a script that watches the console.
+//! Prints lines on the console, for a person or a script.
 
 use alloc::format;
 use rustix::fs::{Mode, OFlags};
 
 /// Prints one line.
 ///
-/// It goes through the kernel's log, which writes whole lines at once and before it returns, at a level that `quiet` lets
-/// through: what a process writes to the terminal interleaves with the kernel's lines and is lost at power-off.
+/// The line goes through the kernel's log, at a level that `quiet` lets through. The log writes whole lines before it
+/// returns, whereas a process's output to the terminal interleaves with the kernel's lines and is lost at power-off.
 pub fn line(text: &str) {
     write_first(&[
         ("/dev/kmsg", format!("<2>{text}\n").as_bytes()),
@@ -14,7 +14,7 @@ pub fn line(text: &str) {
     ]);
 }
 
-/// Writes to the first of these files that takes it; if none does there is nobody to tell.
+/// Writes to the first of these files that accepts it. If none does, the line is lost.
 pub fn write_first(ways: &[(&str, &[u8])]) {
     for (path, text) in ways {
         let file = rustix::fs::open(

@@ -1,28 +1,28 @@
-//! Work on pages, shared out to all processors of the guest.
+//! Divides work on pages among all processors of the guest.
 
 use crate::failure::{Failure, Named};
 use alloc::vec::Vec;
 use core::ops::Range;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Pages below which sharing costs more than it saves.
+/// Below this number of pages, starting threads costs more than it saves.
 const WORTHWHILE_PAGES: u64 = 64;
 
-/// Processors that this process may run on: those that are online.
+/// The processors that this process may run on, which are the online ones.
 pub fn processors() -> Result<Vec<usize>, Failure> {
     let allowed = sched_getaffinity(None).named(|| "sched_getaffinity")?;
     Ok((0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect())
 }
 
-/// A run of pages for one processor, and what became of it.
+/// A run of pages for one processor, and the result of its work.
 struct Share<R> {
     pages: Range<u64>,
     processor: usize,
     result: Option<Result<R, Failure>>,
 }
 
-/// Does `work` on the `pages`, in order on one processor, or in parts on all at the same time, each part by a thread that is
-/// bound to its processor. Gives the parts' results in order.
+/// Calls `work` on the `pages`: all of them on this thread if they are few, otherwise in parts, each on a thread that
+/// is bound to a processor. Returns the results of the parts in order.
 pub fn share<R: Send>(
     pages: Range<u64>,
     work: impl Fn(Range<u64>) -> Result<R, Failure> + Sync,
@@ -57,8 +57,8 @@ pub fn share<R: Send>(
         .collect()
 }
 
-/// Starts and ends a thread on each processor, so that what kernel and agent keep ready for threads is taken before memory is
-/// measured.
+/// Starts and ends a thread on each processor, so that kernel and agent allocate what they cache for threads before
+/// memory is measured.
 pub fn warm_up() -> Result<(), Failure> {
     share(0..WORTHWHILE_PAGES, |_| Ok(())).map(drop)
 }
@@ -72,7 +72,7 @@ fn bind(processor: usize) -> Result<(), Failure> {
 #[cfg(panic = "abort")]
 use crate::sys::team::run;
 
-/// In an ordinary program threads have thread-local storage, which its allocator uses.
+/// An ordinary program's allocator uses thread-local storage, which these threads lack.
 #[cfg(not(panic = "abort"))]
 fn run<T: Send>(shares: &mut [T], work: &(dyn Fn(usize, &mut T) + Sync)) {
     std::thread::scope(|scope| {

@@ -21,14 +21,13 @@ pub mod mailbox {
     pub const MAGIC: u64 = 0x00;
     /// "BATN" in ASCII, little-endian.
     pub const MAGIC_VALUE: u32 = 0x4e54_4142;
-    /// u32, write: the length in bytes of the message that now stands in the window; the guest does not run on until the
-    /// host has answered.
+    /// u32, write: the length in bytes of the message in the window. The guest stops until the host has answered.
     pub const DOORBELL: u64 = 0x08;
-    /// u32, read: the length in bytes of the host's message in the window; 0 while there is none.
+    /// u32, read: the length in bytes of the host's message in the window; 0 if there is none.
     pub const REPLY_LENGTH: u64 = 0x0c;
     /// The message window, for both directions.
     pub const WINDOW: u64 = 0x1000;
-    /// Size of the window in bytes: no message is longer.
+    /// Size of the window in bytes, the maximum length of a message.
     pub const WINDOW_SIZE: u64 = BAR0_SIZE - WINDOW;
 }
 
@@ -53,7 +52,7 @@ pub mod dma {
     pub const CONTROL_ENABLE: u32 = 1 << 0;
     /// Writing 1 puts every register back to its reset value; reads as 0.
     pub const CONTROL_RESET: u32 = 1 << 1;
-    /// When the ring is full the engine runs on and overwrites; without this bit it waits.
+    /// If set, the engine overwrites the oldest blocks when the ring is full; otherwise it waits.
     pub const CONTROL_FREE_RUN: u32 = 1 << 2;
     /// Raise MSI-X vector 0 after each completion.
     pub const CONTROL_INTERRUPT: u32 = 1 << 3;
@@ -61,7 +60,7 @@ pub mod dma {
     pub const STATUS: u64 = 0x08;
     /// The engine is enabled and may master the bus.
     pub const STATUS_RUNNING: u32 = 1 << 0;
-    /// The engine met a descriptor that it could not use and stands still until reset.
+    /// The engine read an invalid descriptor and has stopped until reset.
     pub const STATUS_FAULT: u32 = 1 << 1;
     /// u64, read and write: guest physical address of the descriptor ring; a multiple of 16.
     pub const RING_BASE: u64 = 0x10;
@@ -70,16 +69,16 @@ pub mod dma {
     /// u64, read and write: guest physical address where the engine writes the number of completed blocks (u64); a
     /// multiple of 8, or 0 for none.
     pub const COMPLETION_ADDRESS: u64 = 0x20;
-    /// u64, read and write: number of blocks that the consumer has given back since reset. The ring is full when
+    /// u64, read and write: number of blocks that the consumer has released since reset. The ring is full when
     /// `COMPLETED - CONSUMED == RING_ENTRIES`.
     pub const CONSUMED: u64 = 0x28;
     /// u64, read: blocks completed since reset; block number n went to descriptor `n % RING_ENTRIES`.
     pub const COMPLETED: u64 = 0x30;
-    /// u64, read: how often the engine had a block ready and had to wait for a free descriptor.
+    /// u64, read: how often the engine had a block ready but no free descriptor.
     pub const WAITS: u64 = 0x38;
-    /// u64, read: blocks that overwrote one that the consumer had not given back.
+    /// u64, read: blocks that overwrote one that the consumer had not released.
     pub const OVERWRITES: u64 = 0x40;
-    /// u64, read: descriptors that the engine could not use (see [`STATUS_FAULT`]).
+    /// u64, read: invalid descriptors that the engine has read (see [`STATUS_FAULT`]).
     pub const FAULTS: u64 = 0x48;
 
     /// Most descriptors a ring may have.

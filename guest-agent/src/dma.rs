@@ -22,7 +22,7 @@ const PAGE: u64 = PAGE_BYTES as u64;
 /// Pages that [`find`] resolves at a time.
 const SEARCH_STEP: usize = 32 * 1024;
 
-/// What the host asks of the engine; see [`guest_agent::protocol::Request::StartDma`].
+/// How to set the engine up; see [`guest_agent::protocol::Request::StartDma`].
 pub struct Start {
     /// Where the descriptors go.
     pub ring: Place,
@@ -44,7 +44,7 @@ pub struct Start {
 #[derive(Default)]
 pub struct Engine {
     opened: Option<Opened>,
-    /// Where the engine writes its completion count, as far as that is in a known object.
+    /// Where the engine writes its completion count; `None` if that is in no known object.
     completion: Option<Place>,
 }
 
@@ -107,8 +107,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives back every block completed so far. The register is read before memory, so that the count in memory must not
-    /// be behind it: the engine's write was posted before the register could show it.
+    /// Releases every block completed so far. Reads the register before memory: the engine writes the count to memory
+    /// before the register shows it, so the count in memory must not be lower.
     pub fn consume(&mut self, objects: &Objects) -> Result<Reply, Failure> {
         let bar = &self.opened()?.bar;
         let completed = bar.read_u64(COMPLETED);
@@ -134,7 +134,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Forgets what it knows of an object that is going away.
+    /// Forgets the completion count's place if it is in the object that is being closed.
     pub fn forget(&mut self, object: ObjectId) {
         if self.completion.is_some_and(|place| place.object == object) {
             self.completion = None;
@@ -199,7 +199,7 @@ fn address(runs: &[PageRun], offset: u64, distance: u64) -> Result<u64, Failure>
     Ok(frame * PAGE + byte % PAGE)
 }
 
-/// The place in some object that has this guest physical address.
+/// The object, and the offset in it, at this guest physical address.
 fn find(objects: &Objects, address: u64) -> Result<Option<Place>, Failure> {
     if address == 0 || !address.is_multiple_of(8) {
         return Ok(None);

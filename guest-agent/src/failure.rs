@@ -1,4 +1,4 @@
-//! What went wrong: the call, its errno, and what the agent makes of it.
+//! Failures: the call, its errno, and an explanation.
 
 use alloc::string::String;
 use core::fmt;
@@ -8,11 +8,11 @@ use rustix::io::Errno;
 /// A call that failed or a request that the agent refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The call, with its argument where that matters.
+    /// The call, with its argument if that matters.
     pub call: String,
     /// errno, or 0 when the agent itself refused.
     pub errno: i32,
-    /// What the agent makes of it, or what it expected.
+    /// An explanation, or what the agent expected.
     pub detail: String,
 }
 
@@ -65,7 +65,7 @@ impl From<Failure> for Reply {
     }
 }
 
-/// Names the call when its result becomes a [`Failure`].
+/// Turns the error of a result into a [`Failure`] that names the call.
 pub trait Named<T> {
     /// `call` is evaluated only on failure.
     fn named<S: Into<String>>(self, call: impl FnOnce() -> S) -> Result<T, Failure>;

@@ -1,4 +1,4 @@
-//! Small files of the kernel, read and written whole.
+//! Reads and writes small files of the kernel as a whole.
 
 use crate::failure::{Failure, Named};
 use alloc::format;
@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Access, Mode, OFlags};
 
-/// No file that the agent reads whole is longer.
+/// Maximum length of such a file, in bytes.
 const LIMIT: usize = 256 * 1024;
 
 /// Opens `path`; the failure names it.
@@ -40,7 +40,7 @@ pub fn read_text(path: &str) -> Result<String, Failure> {
     String::from_utf8(read(path)?).map_err(|_| Failure::refused(format!("read({path})"), "not UTF-8"))
 }
 
-/// Writes `content` to an existing file in one call, as the kernel's control files want it.
+/// Writes `content` to an existing file in one call, as the kernel's control files require.
 pub fn write(path: &str, content: &[u8]) -> Result<(), Failure> {
     let file = open(path, OFlags::WRONLY)?;
     rustix::io::write(&file, content).named(|| format!("write({path})"))?;

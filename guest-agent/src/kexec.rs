@@ -9,11 +9,11 @@ use rustix::system::RebootCommand;
 
 /// The bzImage to load; the initramfs carries it.
 const KERNEL: &str = "/next/kernel";
-/// The initramfs image that this kernel was given; there with `retain_initrd` on the command line. kexec_file_load can
-/// read it from sysfs, so that it need not be copied first.
+/// The initramfs image of this kernel; exists with `retain_initrd` on the command line. kexec_file_load reads it from
+/// sysfs, so it need not be copied.
 const INITRD: &str = "/sys/firmware/initrd";
-/// 6.17 and 6.18 write the preserved-memory map only when told to, and refuse to load before that. A kernel with LUO tells
-/// itself, at reboot.
+/// 6.17 and 6.18 write the preserved-memory map only when user space asks, and refuse to load the next kernel before
+/// that. A kernel with LUO does it on its own at reboot.
 const FINALIZE: &str = "/sys/kernel/debug/kho/out/finalize";
 
 /// Loads [`KERNEL`] with this kernel's own initramfs.
@@ -40,7 +40,7 @@ pub fn jump() -> Failure {
     }
 }
 
-/// Finalizes KHO where a kernel wants that from user space; a second time is an error to it, so only if it is not yet.
+/// Finalizes KHO on kernels that expect it of user space. Checks first, because finalizing twice is an error.
 fn finalize() -> Result<(), Failure> {
     if !files::exists(FINALIZE) || files::exists(luo::DEVICE) {
         return Ok(());

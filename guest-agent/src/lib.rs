@@ -1,13 +1,13 @@
-//! What the guest and the host agree on, and what the guest does.
+//! The interface between guest and host, and the parts of the agent that can be tested on any machine.
 //!
 //! The binary of this crate is PID 1 of every guest that baton boots (its own documentation says how it is built). This
 //! library holds the guest interface, one definition for both sides:
 //!
 //! * [`device`]: PCI identities, BARs and registers of the mailbox and of the DMA engine,
 //! * [`protocol`]: the typed messages that travel through the mailbox,
-//! * [`pattern`]: what preserved memory is filled with, and the digest of a page;
+//! * [`pattern`]: the content of preserved memory, and the digest of a page;
 //!
-//! and the readers of kernel files that the agent needs, here because they can be tested on any machine:
+//! and readers of kernel files:
 //!
 //! * [`command_line`]: the `baton.*` parameters of the kernel command line,
 //! * [`meminfo`]: memory sizes in /proc/meminfo,

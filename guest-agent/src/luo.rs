@@ -9,11 +9,11 @@ use alloc::vec::Vec;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 
-/// The device; there when LUO is in the kernel and enabled.
+/// The device; exists if the kernel has LUO and it is enabled.
 pub const DEVICE: &str = "/dev/liveupdate";
 
-/// The device and every session that is open. A new kernel may give a session the name of one that it was handed, so the
-/// two kinds are kept apart as LUO itself does.
+/// The device and every session that is open. A new session may have the name of a retrieved one, so the two kinds
+/// are kept apart, as in LUO itself.
 #[derive(Default)]
 pub struct Luo {
     /// Kept open: LUO allows one opener at a time.
@@ -34,7 +34,7 @@ impl Luo {
         Ok(())
     }
 
-    /// Retrieves a session that the kernel before handed over.
+    /// Retrieves a session that the old kernel handed over.
     pub fn retrieve_session(&mut self, name: &str) -> Result<(), Failure> {
         let field = name_field(name)?;
         let session = liveupdate::retrieve_session(self.device()?, &field)
@@ -49,13 +49,13 @@ impl Luo {
             .named(|| format!("ioctl(LIVEUPDATE_SESSION_PRESERVE_FD, {session}, token {token})"))
     }
 
-    /// Retrieves the file descriptor that was preserved under `token` in a session of the kernel before.
+    /// Retrieves the file descriptor that the old kernel preserved under `token` in a session.
     pub fn retrieve_fd(&self, session: &str, token: u64) -> Result<OwnedFd, Failure> {
         liveupdate::retrieve_fd(lookup(&self.incoming, session, "retrieved")?, token)
             .named(|| format!("ioctl(LIVEUPDATE_SESSION_RETRIEVE_FD, {session}, token {token})"))
     }
 
-    /// Finishes a retrieved session and closes it, so that the kernel lets go of what it held.
+    /// Finishes a retrieved session and closes it, which makes the kernel release what it held.
     pub fn finish_session(&mut self, session: &str) -> Result<(), Failure> {
         liveupdate::finish(lookup(&self.incoming, session, "retrieved")?)
             .named(|| format!("ioctl(LIVEUPDATE_SESSION_FINISH, {session})"))?;
@@ -63,7 +63,7 @@ impl Luo {
         Ok(())
     }
 
-    /// The device, opened at the first use: opening it makes LUO read what it was handed.
+    /// The device, opened at the first use, because opening it makes LUO read what was handed over.
     fn device(&mut self) -> Result<BorrowedFd<'_>, Failure> {
         let device = match self.device.take() {
             Some(device) => device,

@@ -1,4 +1,4 @@
-//! The transport: a message goes out with the doorbell, and the host's answer is the next request.
+//! The transport: ringing the doorbell sends a message, and the host's answer is the next request.
 
 use crate::failure::Failure;
 use crate::pci::Function;
@@ -12,7 +12,7 @@ use guest_agent::device::mailbox::{
 use guest_agent::protocol::{self, Reply, Request};
 use rustix::thread::Timespec;
 
-/// How often to yield to others while there is no answer, before sleeping.
+/// How often to yield while there is no answer, before sleeping.
 const YIELDS: u32 = 64;
 /// How long to sleep then.
 const NAP: Timespec = Timespec {
@@ -43,7 +43,7 @@ impl Mailbox {
         Ok(Self { bar })
     }
 
-    /// Sends `reply` and returns as soon as the host lets the guest run on, whether or not it has answered.
+    /// Sends `reply` and returns as soon as the host resumes the guest, even without an answer.
     pub fn post(&self, reply: &Reply) {
         let message = match protocol::encode(reply) {
             Ok(message) if message.len() as u64 <= WINDOW_SIZE => message,
@@ -84,7 +84,7 @@ impl Mailbox {
             .map_err(|malformed| Failure::refused("decode request", format!("{malformed}")))
     }
 
-    /// Waits until the host's answer is there. On baton's own machine it is there at once.
+    /// Waits for the host's answer. On baton's machine it is there at once.
     fn wait(&self) -> u32 {
         let mut turns = 0;
         loop {
@@ -114,7 +114,7 @@ mod tests {
     use crate::pci::fake;
     use tempfile::TempDir;
 
-    /// A mailbox over a file, and the file as the host sees it.
+    /// A mailbox whose registers are a file, and the host's view of the file.
     fn pair() -> (TempDir, Mailbox, Mapping) {
         let sysfs = fake::sysfs(MAILBOX_DEVICE_ID, BAR0_SIZE, MAGIC_VALUE);
         let mailbox =

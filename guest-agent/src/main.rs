@@ -1,15 +1,14 @@
-//! PID 1 of the guest: does what the host asks through the mailbox, and nothing else.
+//! PID 1 of the guest: carries out the host's requests from the mailbox, and nothing else.
 //!
-//! # Two builds
-//! With `panic = "abort"` (profile `agent`) this is the guest's init: a static program without a C library and without
-//! Rust's standard library, because every guest has to carry, unpack and start it. The command is
+//! # Two builds With `panic = "abort"` (profile `agent`) this is the guest's init: a static program without a C
+//! library and without Rust's standard library, to keep it small: every guest has to unpack and start it. The command
 //! ```text
 //! RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static -C link-arg=-nostartfiles" \
 //!     cargo build -p guest-agent --profile agent --target x86_64-unknown-linux-gnu
 //! ```
-//! and leaves `target/x86_64-unknown-linux-gnu/agent/guest-agent`. (`--target` keeps the flags away from build scripts and
-//! procedural macros, which cannot be static.) With any other profile it is an ordinary program, so that the workspace
-//! builds and tests as usual; that one, like the other when it is not PID 1, says so and exits.
+//! writes `target/x86_64-unknown-linux-gnu/agent/guest-agent`. (`--target` keeps the flags away from build scripts
+//! and procedural macros, which cannot be static.) With any other profile it is an ordinary program, so that the
+//! workspace builds and tests as usual. Either program says so and exits if it is not PID 1.
 //!
 //! # The initramfs
 //! `/init` is this program and `/next/kernel` the bzImage to kexec into. The directories `/proc`, `/sys` and `/dev` are
@@ -44,7 +43,7 @@ mod sys;
 
 use guest_agent::command_line::Parameters;
 
-/// The program, behind whichever entry point it has.
+/// The program, called from either entry point.
 fn run() -> ! {
     if !rustix::process::getpid().is_init() {
         console::write_first(&[(

@@ -5,7 +5,7 @@
 pub struct Meminfo {
     /// MemTotal: what the page allocator manages.
     pub total_pages: u64,
-    /// MemFree: what is on its free lists (pages in per-CPU lists are not).
+    /// MemFree: pages on the free lists, without those in per-CPU lists.
     pub free_pages: u64,
 }
 
@@ -17,8 +17,8 @@ pub fn parse(text: &str) -> Option<Meminfo> {
     })
 }
 
-/// Pages in all per-CPU lists: the `count:` lines of /proc/zoneinfo. They are as free as those of MemFree, and after much was
-/// freed they are many.
+/// Pages in all per-CPU lists: the `count:` lines of /proc/zoneinfo. They are free too but not in MemFree, and after
+/// a large release they are many.
 pub fn per_cpu_pages(zoneinfo: &str) -> u64 {
     let counts = zoneinfo
         .lines()

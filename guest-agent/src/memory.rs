@@ -1,4 +1,4 @@
-//! Memory objects: memfds and anonymous buffers, filled, resolved to page frames, digested.
+//! Memory objects (memfds and anonymous buffers): filling them, resolving them to page frames, digesting them.
 
 use crate::crew;
 use crate::failure::{Failure, Named};
@@ -16,7 +16,7 @@ use guest_agent::protocol::{ObjectId, PageRun, Place};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, OFlags};
 
-/// Bytes in a page, as the arithmetic here wants it.
+/// Bytes in a page, as a `u64`.
 const PAGE: u64 = PAGE_BYTES as u64;
 /// Entries of /proc/self/pagemap that one system call reads.
 const PAGEMAP_CHUNK: usize = 8192;
@@ -24,7 +24,8 @@ const PAGEMAP_CHUNK: usize = 8192;
 const FAULT_AROUND_PAGES: usize = 16;
 /// Pages that one write to a memfd carries.
 const STAGE_PAGES: usize = 16;
-/// Most runs that [`Objects::resolve`] gives; no reply could carry more, as each takes 2 bytes at the least.
+/// Maximum number of runs that [`Objects::resolve`] returns. A reply cannot carry more, because each takes at least 2
+/// bytes.
 #[allow(clippy::cast_possible_truncation)] // 62 KiB
 const MAX_RUNS: usize = mailbox::WINDOW_SIZE as usize / 2;
 
@@ -36,7 +37,7 @@ impl Pagemap {
         Ok(Self(files::open("/proc/self/pagemap", OFlags::RDONLY)?))
     }
 
-    /// The entries of `count` pages from virtual page `first` on; all of them or a failure.
+    /// The entries of `count` pages from virtual page `first` on. Fails unless all can be read.
     fn read(&self, first: u64, count: usize) -> Result<Vec<u64>, Failure> {
         const CALL: &str = "pread(/proc/self/pagemap)";
         let mut bytes = vec![0; count * pagemap::ENTRY_BYTES];
@@ -105,7 +106,7 @@ impl Objects {
         Ok(())
     }
 
-    /// Maps a memfd that was retrieved; the file says how long it is.
+    /// Maps a retrieved memfd, whose length is that of the file.
     pub fn adopt_memfd(&mut self, id: ObjectId, memfd: OwnedFd) -> Result<(), Failure> {
         let size = rustix::fs::fstat(&memfd).named(|| "fstat(memfd)")?.st_size;
         let bytes = u64::try_from(size).unwrap_or(0);
@@ -148,8 +149,8 @@ impl Objects {
     pub fn resolve(&self, id: ObjectId, first_page: u64, pages: u64) -> Result<Vec<PageRun>, Failure> {
         let mapping = &self.get(id)?.mapping;
         check_pages(mapping, id, first_page, pages)?;
-        // The kernel maps the neighbours of a page that is touched, up to its fault-around size, so that touching a few of
-        // them is far cheaper than populating all. Where it did not, the page itself is touched below.
+        // The kernel maps the neighbours of a page that is touched, up to its fault-around size, so that touching a
+        // few of them is far cheaper than populating all. If it has not mapped a page, that page is touched below.
         for page in (first_page..first_page + pages).step_by(FAULT_AROUND_PAGES) {
             mapping.read_u64(page * PAGE);
         }
@@ -236,7 +237,7 @@ impl Objects {
         Ok(())
     }
 
-    /// Refuses a name in use and a size that cannot be.
+    /// Refuses a name in use and an invalid size.
     fn check_new(&self, id: ObjectId, bytes: u64) -> Result<(), Failure> {
         self.check_free(id)?;
         if bytes == 0 || !bytes.is_multiple_of(PAGE) || i64::try_from(bytes).is_err() {
@@ -267,7 +268,8 @@ fn check_pages(mapping: &Mapping, id: ObjectId, first: u64, pages: u64) -> Resul
     ))
 }
 
-/// Refuses to fill more memory than is free: the kernel would find no process to kill but this one, and panic.
+/// Refuses to fill more memory than is free: the only process that the kernel could kill is this one, and that would
+/// panic it.
 fn check_free_memory(bytes: u64) -> Result<(), Failure> {
     let info = rustix::system::sysinfo();
     #[allow(clippy::useless_conversion)] // u32 elsewhere
@@ -281,8 +283,9 @@ fn check_free_memory(bytes: u64) -> Result<(), Failure> {
     ))
 }
 
-/// Writes the pattern of `seed` to a file of that size. Writing whole pages is cheaper than storing through a mapping: the
-/// kernel need not clear a page first, and no page faults (2,100 instructions a page instead of 4,900 on 7.3).
+/// Writes the pattern of `seed` to a file of that size. Writing whole pages is cheaper than storing through a
+/// mapping, because the kernel need not clear pages first and there are no page faults (2,100 instructions per page
+/// instead of 4,900 on 7.3).
 fn fill_file(file: &OwnedFd, bytes: u64, seed: u64) -> Result<(), Failure> {
     let pattern = Pattern::new(seed);
     crew::share(0..bytes / PAGE, |pages| fill_part(file, &pattern, pages)).map(drop)

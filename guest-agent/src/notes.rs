@@ -11,7 +11,8 @@ const BUILD_ID_TYPE: u32 = 3;
 /// Owner name of GNU notes.
 const GNU: &[u8] = b"GNU\0";
 
-/// The first GNU build id among `notes`, in lower-case hexadecimal; `None` if there is none before the notes end or go wrong.
+/// The first GNU build id among `notes`, in lower-case hexadecimal; `None` if the notes end or are malformed before
+/// one is found.
 pub fn build_id(notes: &[u8]) -> Option<String> {
     let mut rest = notes;
     loop {
@@ -37,7 +38,7 @@ fn take_u32(rest: &mut &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes(*word))
 }
 
-/// Takes `size` bytes and their padding off the front; the last padding of a section may be missing.
+/// Takes `size` bytes and their padding off the front. At the end of the section the padding may be missing.
 fn take_padded<'a>(rest: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
     let field = rest.get(..size)?;
     *rest = rest.get(size.checked_next_multiple_of(4)?..).unwrap_or(&[]);

@@ -7,18 +7,18 @@ use alloc::vec::Vec;
 pub const ENTRY_BYTES: usize = 8;
 /// Bit 63: the page is present.
 const PRESENT: u64 = 1 << 63;
-/// Bit 62: the page is swapped out, so that the frame bits mean something else.
+/// Bit 62: the page is swapped out, and the frame bits mean something else.
 const SWAPPED: u64 = 1 << 62;
-/// Bits 54 to 0: the page frame number; 0 for readers that may not know it.
+/// Bits 54 to 0: the page frame number; 0 for readers without the privilege to see it.
 const FRAME: u64 = (1 << 55) - 1;
 
-/// The page frame number that an entry gives, if it gives one.
+/// The page frame number in an entry, if it has one.
 pub fn frame(entry: u64) -> Option<u64> {
     let frame = entry & FRAME;
     (entry & PRESENT != 0 && entry & SWAPPED == 0 && frame != 0).then_some(frame)
 }
 
-/// Appends one page to runs in order: to the last run if it goes on where that one ends.
+/// Appends a page to `runs`: to the last run if the page follows it, otherwise as a new run.
 pub fn push_frame(runs: &mut Vec<PageRun>, frame: u64) {
     match runs.last_mut() {
         Some(run) if run.first.checked_add(run.count) == Some(frame) => run.count += 1,
@@ -41,7 +41,7 @@ pub fn frame_at(runs: &[PageRun], index: u64) -> Option<u64> {
     None
 }
 
-/// The page index at which `frame` stands, counted through the runs.
+/// The index of page `frame`, counted through the runs.
 pub fn index_of(runs: &[PageRun], frame: u64) -> Option<u64> {
     let mut before = 0u64;
     for run in runs {

@@ -1,8 +1,8 @@
-//! What preserved memory is filled with, and the digest of a page.
+//! The pattern that fills preserved memory, and the digest of a page.
 //!
-//! The pattern of a page is a window into a table of 64 KiB that the seed expands to, with the page's own mark in its first
-//! word. So the guest fills memory by copying (a few instructions a page), and the host can tell any page's content, and
-//! which page a content belongs to, from (seed, page index) alone.
+//! The seed expands to a table of 64 KiB. The pattern of a page is a window into that table, with the page's own mark
+//! as its first word. So the guest fills memory by copying (a few instructions per page), and the host computes any
+//! page's content from (seed, page index) alone.
 
 use alloc::vec::Vec;
 
@@ -42,7 +42,7 @@ impl Pattern {
         mix(self.seed ^ mix(index))
     }
 
-    /// The page's words as they stand in the table; the first of them is to be replaced by [`Self::mark`].
+    /// The page's words in the table; replace the first by [`Self::mark`].
     pub fn window(&self, index: u64) -> &[u64] {
         let span = (TABLE_WORDS - PAGE_WORDS) as u64;
         #[allow(clippy::cast_possible_truncation)] // below TABLE_WORDS
@@ -67,8 +67,8 @@ impl Pattern {
     }
 }
 
-/// The digest of a page: sums of its 64-bit words and of the running sums, in two lanes (as Fletcher's checksum does), so
-/// that both a word's value and its place count and baseline SSE2 computes it in four additions per 32 bytes.
+/// The digest of a page: sums of its 64-bit words and of the running sums, in two lanes, as in Fletcher's checksum.
+/// It depends on each word's value and place, and baseline SSE2 computes it in four additions per 32 bytes.
 pub fn page_digest(words: &[u64; PAGE_WORDS]) -> u64 {
     let (mut a, mut b) = ([0u64; 2], [0u64; 2]);
     for pair in words.chunks_exact(2) {
@@ -80,8 +80,8 @@ pub fn page_digest(words: &[u64; PAGE_WORDS]) -> u64 {
     fold_digest(a, b)
 }
 
-/// The end of [`page_digest`]: one word from the sums of the words, `a`, and of the running sums, `b`, per lane. For those
-/// who compute the sums themselves.
+/// The last step of [`page_digest`], for code that computes the sums itself: `a` has the sums of the words and `b`
+/// the sums of the running sums, per lane.
 pub fn fold_digest(a: [u64; 2], b: [u64; 2]) -> u64 {
     mix(a[0] ^ mix(a[1] ^ mix(b[0] ^ mix(b[1]))))
 }

@@ -22,12 +22,12 @@ pub struct Function {
 }
 
 impl Function {
-    /// Finds the first function with baton's vendor identity and this device identity.
+    /// Finds the first function with baton's vendor id and this device id.
     pub fn find(device: u16) -> Result<Self, Failure> {
         Self::find_in(DEVICES, device)
     }
 
-    /// Finds it in a directory that looks like [`DEVICES`].
+    /// Finds it in a directory laid out like [`DEVICES`].
     pub fn find_in(devices: &str, device: u16) -> Result<Self, Failure> {
         let directory = files::open(devices, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut buffer = [MaybeUninit::uninit(); 2048];
@@ -72,7 +72,7 @@ impl Function {
         Ok(())
     }
 
-    /// Vendor and device identity, from the first two words of configuration space.
+    /// Vendor and device id, from the first two words of configuration space.
     fn identity(&self) -> Result<(u16, u16), Failure> {
         let path = format!("{}/config", self.path);
         let config = files::open(&path, OFlags::RDONLY)?;
@@ -85,14 +85,14 @@ impl Function {
     }
 }
 
-/// A directory that looks like sysfs, for the tests of drivers.
+/// A directory laid out like sysfs, for the tests of drivers.
 #[cfg(test)]
 pub mod fake {
     use super::*;
     use std::path::Path;
     use tempfile::TempDir;
 
-    /// One foreign function and one of baton's, whose BAR 0 begins with `magic`.
+    /// One function of another vendor and one of baton's, whose BAR 0 begins with `magic`.
     pub fn sysfs(device: u16, bar0_bytes: u64, magic: u32) -> TempDir {
         let directory = tempfile::tempdir().unwrap();
         function(directory.path(), "0000:00:00.0", 0x8086, 0x1237);

@@ -4,15 +4,15 @@
 //! its postcard encoding, at most [`crate::device::mailbox::WINDOW_SIZE`] bytes long.
 //!
 //! `ResolvePages` and `ResolveRange` are answered with `Pages`, `Digest` with `Digests`, `ConsumeDma` with `Dma`,
-//! `MemoryInfo` with `Memory`, all others with `Done`; and any of them with `Failed` instead, after which the agent is ready
-//! for the next request. After the reply to `Kexec`, `PowerOff` and `Misbehave` the agent does not look for another request;
-//! only if the jump of `Kexec` fails does it speak again, with `Failed`, and then serves on.
+//! `MemoryInfo` with `Memory`, all others with `Done`. Any request may be answered with `Failed` instead; the agent
+//! is then ready for the next one. After the reply to `Kexec`, `PowerOff` and `Misbehave` the agent expects no
+//! further request. If the jump of `Kexec` fails, it sends `Failed` and continues to serve requests.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// Version of this protocol; [`Reply::Hello`] carries it and the host refuses any other.
+/// Version of this protocol. [`Reply::Hello`] carries it, and the host refuses any other.
 pub const VERSION: u32 = 2;
 
 /// Names a memory object of the agent (a memfd or an anonymous buffer); chosen by the host.
@@ -81,26 +81,28 @@ pub enum Request {
     /// This resets the engine first. The agent's own writes to the objects are the descriptors and the completion count,
     /// which becomes 0.
     StartDma {
-        /// Where the descriptors go (`entries` times 16 bytes, inside one page run); the offset is a multiple of 16.
+        /// Place of the descriptors (`entries` times 16 bytes, inside one page run); the offset is a multiple of 16.
         ring: Place,
         /// Number of descriptors.
         entries: u32,
-        /// Where the completion count goes; the offset is a multiple of 8.
+        /// Place of the completion count; the offset is a multiple of 8.
         completion: Place,
-        /// Where the buffers begin, at a multiple of `buffer_bytes`; buffer i is at `offset + i * buffer_bytes`.
+        /// Place of buffer 0, at a multiple of `buffer_bytes`; buffer i is at `offset + i * buffer_bytes`.
         buffers: Place,
         /// Bytes per buffer; divides 4096 or is 4096.
         buffer_bytes: u32,
-        /// Overwrite when the consumer is behind, instead of waiting.
+        /// Overwrite the oldest blocks when the ring is full, instead of waiting.
         free_run: bool,
         /// Descriptor addresses to use instead of the buffers' own (fault injection), repeated over the ring.
         wild_addresses: Vec<u64>,
     },
-    /// Give back every block completed so far. In a new kernel this needs no `StartDma`: the registers are still set.
+    /// Release every block completed so far. In a new kernel this needs no `StartDma`, because the registers are
+    /// still set.
     ConsumeDma,
     /// Disable the DMA engine.
     StopDma,
-    /// Load the next kernel with kexec_file_load: kernel from /next/kernel, initrd as this kernel was given it.
+    /// Load the next kernel with kexec_file_load: the kernel from /next/kernel, the initrd that this kernel was
+    /// given.
     LoadKexec {
         /// Command line of the next kernel.
         command_line: String,
@@ -140,13 +142,13 @@ pub enum Request {
         /// Which object.
         object: ObjectId,
     },
-    /// Report free memory, after giving the kernel's per-CPU lists back where that is possible.
+    /// Report free memory, after draining the kernel's per-CPU lists if that is possible.
     MemoryInfo,
     /// Power the machine off. The reply comes before the system call.
     PowerOff,
     /// Misbehave, for the tests of the harness itself. The reply comes first.
     Misbehave(Misbehaviour),
-    /// Resolve some of an object's physical pages, in file order: for objects so large and scattered that the reply to
+    /// Resolve some of an object's physical pages, in file order. For large, scattered objects, whose reply to
     /// `ResolvePages` would not fit the window.
     ResolveRange {
         /// Which object.
@@ -165,7 +167,7 @@ pub enum Misbehaviour {
     Exit,
     /// PID 1 spins for ever.
     Spin,
-    /// Panic by way of /proc/sysrq-trigger, or else as `Exit` does.
+    /// Panic through /proc/sysrq-trigger; if that is not possible, as `Exit` does.
     Panic,
     /// PID 1 sleeps for ever without answering.
     Sleep,
@@ -186,7 +188,7 @@ pub enum Reply {
         command_line: String,
         /// What this kernel offers.
         features: Features,
-        /// Processors that the kernel has brought up; all of them share in what the agent does with pages.
+        /// Number of processors that the kernel has brought up. The agent uses all of them for its work on pages.
         processors: u32,
     },
     /// Done, with nothing more to say.
@@ -215,11 +217,11 @@ pub enum Reply {
     },
     /// A call failed.
     Failed {
-        /// The call, with its argument where that matters (`open(/dev/liveupdate)`).
+        /// The call, with its argument if that matters (`open(/dev/liveupdate)`).
         call: String,
         /// errno, or 0 when the agent itself refused.
         errno: i32,
-        /// What the agent makes of it, or what it expected.
+        /// An explanation, or what the agent expected.
         detail: String,
     },
 }

@@ -1,10 +1,10 @@
-//! One live update without a host, so that other virtual machine monitors can run the same cycle.
+//! One live update without a host, so that other VMMs can run the same cycle.
 //!
-//! `baton.standalone baton.memfd=SIZE` on the kernel command line: the first kernel creates a session and a memfd, fills
-//! and preserves it, and kexecs into /next/kernel with the same command line plus `baton.second`. The second kernel gets
-//! the memfd back, compares the digest of every page with the pattern's, and finishes the session. Each prints one line,
-//! `baton standalone: ` and what came of it, with the time-stamp counter's ticks per step and since reset; then the machine
-//! powers off.
+//! `baton.standalone baton.memfd=SIZE` on the kernel command line: the first kernel creates a session and a memfd,
+//! fills and preserves it, and kexecs into /next/kernel with the same command line plus `baton.second`. The second
+//! kernel retrieves the memfd, compares the digest of every page with the pattern's, and finishes the session. Each
+//! kernel prints one line: `baton standalone: `, the result, and the time-stamp counter's ticks per step and since
+//! reset. Then the machine powers off.
 
 use crate::failure::{Failure, Named};
 use crate::luo::Luo;
@@ -32,7 +32,7 @@ const STEP: usize = 8192;
 /// Size of the memfd in bytes if the command line does not say.
 const DEFAULT_BYTES: u64 = 64 << 20;
 
-/// Does this kernel's half; returns when the machine is to power off.
+/// Does this kernel's half; returns when the machine should power off.
 pub fn run(parameters: &Parameters, command_line: &str) {
     let mut steps = Steps::default();
     let outcome = if parameters.second {
@@ -73,7 +73,7 @@ fn first(steps: &mut Steps, bytes: u64, command_line: &str) -> Failure {
     kexec::jump()
 }
 
-/// The new kernel's half: the number of pages, all as they were.
+/// The new kernel's half. Returns the number of pages, all of which have their pattern.
 fn second(steps: &mut Steps) -> Result<u64, Failure> {
     let mut luo = Luo::default();
     let mut objects = Objects::default();
@@ -107,7 +107,7 @@ fn second(steps: &mut Steps) -> Result<u64, Failure> {
     Ok(pages)
 }
 
-/// What each step took, as text to append to the line.
+/// The ticks of each step, as text to append to the line.
 #[derive(Default)]
 struct Steps(String);
 

@@ -1,5 +1,5 @@
-//! The unsafe part of the agent: memory that others change, system calls that rustix does not know, and the entry point of
-//! a program without a C library. Everything it offers is safe to call.
+//! The unsafe part of the agent: memory that devices and the host change, system calls that rustix lacks, and the
+//! entry point of a program without a C library. Its public functions are safe to call.
 
 mod call;
 pub mod liveupdate;

@@ -1,4 +1,4 @@
-//! Every message comes back from its encoding as it was, and no bytes upset the decoder.
+//! Every message survives encoding and decoding, and no input makes the decoder panic.
 
 use guest_agent::protocol::{Features, Misbehaviour, PageRun, Place, Reply, Request, decode, encode};
 use proptest::collection::vec;

@@ -18,8 +18,7 @@ mirror_uris() {
     done | awk '!seen[$0]++'
 }
 
-# apt_sources URI SUITE FORM: a private source list (deb822) with the one index
-# that lists packages of that form.
+# apt_sources URI SUITE FORM: a private source list (deb822) with only the index of packages of that form.
 apt_sources() {
     local types=deb target=Packages
     if [ "$3" = source ]; then types=deb-src target=Sources; fi
@@ -27,14 +26,14 @@ apt_sources() {
         "Targets: $target" "Signed-By: $KEYRING"
 }
 
-# apt_config DIR: writes DIR/apt.conf, to be read after the machine's own
-# configuration (which may name a proxy) and to win over it.
+# apt_config DIR: writes DIR/apt.conf. apt reads it after the machine's own configuration, which may name a proxy, and
+# it takes precedence.
 apt_config() {
     local dir=$1
     mkdir -p "$dir"/{sources,preferences,trusted,lists/partial,cache/archives/partial}
     : >"$dir/status"
-    # Hooks of the machine are for its own lists. The sandbox user could not reach
-    # a private directory, so apt's helpers run as the user who runs this script.
+    # The machine's hooks are meant for its own lists, so drop them. apt's sandbox user cannot access a private
+    # directory, so its helpers run as the user of this script.
     cat >"$dir/apt.conf" <<EOF
 Dir::Etc::SourceList "/dev/null";
 Dir::Etc::SourceParts "$dir/sources";
@@ -59,9 +58,8 @@ Acquire::Languages "none";
 EOF
 }
 
-# update_index DIR SUITE FORM: fetches and verifies the suite's index from the first
-# mirror that has it. A mirror without the suite, or one that Debian did not sign,
-# is passed over.
+# update_index DIR SUITE FORM: fetches and verifies the suite's index from the first mirror that has it. Skips mirrors
+# that lack the suite or whose index Debian did not sign.
 update_index() {
     local dir=$1 suite=$2 form=$3 uri
     local -a uris=()
@@ -87,8 +85,8 @@ update_index() {
     return 1
 }
 
-# index_entry DIR FORM PACKAGE PACKAGE_VERSION FILE: "URI SHA256" of FILE as the
-# signed index has it, or nothing when the index no longer lists that version.
+# index_entry DIR FORM PACKAGE PACKAGE_VERSION FILE: "URI SHA256" of FILE in the signed index, or nothing if the index
+# no longer lists that version.
 index_entry() {
     local dir=$1 form=$2 package=$3 version=$4 file=$5
     local -a query=(download)
@@ -113,8 +111,8 @@ sha256_is() {
     fi
 }
 
-# download VERSION TARGET: puts the version's file there, verified against the
-# signed index and against kernels.toml.
+# download VERSION TARGET: downloads the version's file to TARGET and verifies it against the signed index and
+# kernels.toml.
 download() {
     local version=$1 target=$2 dir entry uri listed
     local suite form package package_version file sha256
@@ -136,7 +134,8 @@ download() {
             return 1
         fi
     else
-        # Suites move on, the pool keeps files longer. The pinned digest still holds.
+        # The pool keeps files longer than the suite lists them. The digest in kernels.toml still protects the
+        # download.
         uri=$(cat "$dir/mirror")/pool/main/l/linux/$file
         echo "$suite no longer lists $package $package_version; trying $uri"
     fi
@@ -147,8 +146,8 @@ download() {
     mv "$target.part" "$target"
 }
 
-# Sources of parts that the fragment never turns on are most of the tree's hundred
-# thousand files. Their Kconfig and Makefile stay, because kbuild reads those.
+# Patterns of sources that the fragment never enables, which are most of the tree's hundred thousand files. Kconfig
+# and Makefile files stay, because kbuild reads them.
 unused_sources() {
     local arch part
     for arch in alpha arc arm arm64 csky hexagon loongarch m68k microblaze mips nios2 openrisc parisc \
@@ -164,8 +163,7 @@ unused_sources() {
         '--exclude=*/tools/testing/*' '--exclude=*/tools/perf/*'
 }
 
-# unpack FORM ARCHIVE DIR: the kernel tree, as far as it is used, without its top
-# directory.
+# unpack FORM ARCHIVE DIR: unpacks the used parts of the kernel tree, without its top directory.
 unpack() {
     local -a untar=(tar -x --strip-components=1 -C "$3" --anchored)
     mapfile -t -O ${#untar[@]} untar < <(unused_sources)

@@ -2,11 +2,11 @@
 # Expects IMAGES (the folder of the image scripts), LOG (a file) and log.sh.
 # shellcheck shell=bash
 
-# Raise when the way a kernel is built changes its output (not for new options:
-# the fragment is part of the key anyway).
+# Raise this number when a change of the build changes its output. New options need no change, because the fragment is
+# part of the key.
 BUILD_RECIPE=1
 
-# Root of everything that is kept between runs.
+# The directory of everything that is kept between runs.
 cache_root() {
     printf '%s\n' "${BATON_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/baton}"
 }
@@ -31,8 +31,7 @@ kernel_field() {
     ' "$IMAGES/kernels.toml"
 }
 
-# The fragment without comments and marks: what is given to the kernel's own
-# configuration tools, and what the cache key is made of.
+# The fragment without comments and marks: the input of the kernel's configuration tools and of the cache key.
 fragment_options() {
     sed -E -e 's/[[:space:]]*# optional$//' "$IMAGES/kernel.config" |
         grep -E '^(CONFIG_[A-Za-z0-9_]+=.*|# CONFIG_[A-Za-z0-9_]+ is not set)$'
@@ -43,7 +42,7 @@ fragment_optional() {
     sed -n -E 's/^(CONFIG_[A-Za-z0-9_]+=[^ ]*)[[:space:]]*# optional$/\1/p' "$IMAGES/kernel.config"
 }
 
-# kernel_dir VERSION: where this version's build is, or would be.
+# kernel_dir VERSION: the directory of this version's build, which may not exist yet.
 kernel_dir() {
     local sha256 key
     sha256=$(kernel_field "$1" sha256)
@@ -54,9 +53,9 @@ kernel_dir() {
     printf '%s/kernels/%s-%s\n' "$(cache_root)" "$1" "${key:0:12}"
 }
 
-# check_config VERSION CONFIG: every option that the fragment asks for must have
-# taken effect, unless it is marked optional; what is lacking is said. Options that
-# stay on although they were switched off only cost time, so they are just named.
+# check_config VERSION CONFIG: fails if an option of the fragment did not take effect, unless it is marked optional;
+# prints the missing options. Options that stay on although the fragment switches them off only cost time, so they are
+# printed and accepted.
 check_config() {
     local version=$1 config=$2 verdict
     local -a missing

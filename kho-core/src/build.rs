@@ -123,7 +123,7 @@ pub enum BuildError {
         /// Order asked for.
         order: u8,
     },
-    /// The allocator returned an address that is not aligned to the order asked for, or out of range.
+    /// The allocator returned address 0, or one that is not aligned to the order asked for.
     #[error("the allocator gave {address:#x} for a block of order {order}")]
     BadAllocation {
         /// What it gave.

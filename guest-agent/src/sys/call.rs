@@ -1,4 +1,4 @@
-//! System calls and instructions that need `unsafe` of their own.
+//! System calls and instructions that need `unsafe`.
 
 use core::arch::asm;
 use core::arch::x86_64::_rdtsc;
@@ -33,7 +33,7 @@ pub fn kexec_file_load(kernel: &OwnedFd, initrd: &OwnedFd, command_line: &CStr) 
     }
 }
 
-/// Ends the process; the kernel panics when PID 1 does.
+/// Ends the process. If that is PID 1, the kernel panics.
 pub fn exit(status: i32) -> ! {
     loop {
         // SAFETY: exit_group takes no pointer.
@@ -47,19 +47,18 @@ pub fn ticks() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// A file descriptor as an argument register holds it.
+/// A file descriptor as the value of an argument register.
 fn descriptor(fd: &OwnedFd) -> usize {
     fd.as_raw_fd().unsigned_abs() as usize
 }
 
 /// One system call with up to five arguments.
 ///
-/// # Safety
-/// What the call does with the arguments must be sound.
+/// # Safety The call must be sound with these arguments.
 unsafe fn syscall(number: usize, arguments: [usize; 5]) -> isize {
     let result;
-    // SAFETY: the registers are those of the x86-64 system call convention, and what the kernel changes is listed; the
-    // caller vouches for the call itself.
+    // SAFETY: the registers are those of the x86-64 system call convention, and those that the kernel changes are
+    // listed; the caller vouches for the call itself.
     unsafe {
         asm!(
             "syscall",

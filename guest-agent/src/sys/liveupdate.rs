@@ -1,9 +1,9 @@
 //! The ioctls of /dev/liveupdate and of its session file descriptors, as include/uapi/linux/liveupdate.h has them.
 //!
-//! Each takes a structure that begins with its own size. The four structures and five numbers here are the same from 6.19,
-//! where they came in, to 7.3; what later kernels added (LIVEUPDATE_SESSION_GET_NAME) is not used. Behaviour differs in
-//! one thing: newer kernels refuse, with EINVAL, to preserve into a retrieved session and to retrieve from or finish a
-//! created one.
+//! Each takes a structure that begins with its own size. The four structures and five numbers here are the same from
+//! 6.19, the first kernel that has them, to 7.3. LIVEUPDATE_SESSION_GET_NAME, which later kernels added, is not used.
+//! One behaviour differs: newer kernels refuse, with EINVAL, to preserve into a retrieved session and to retrieve
+//! from or finish a created one.
 
 use core::ffi::c_void;
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -126,7 +126,7 @@ fn call<const OPCODE: Opcode, T>(fd: BorrowedFd<'_>, argument: &mut T) -> Result
     unsafe { ioctl(fd, Argument::<OPCODE, T>(argument)) }
 }
 
-/// Takes the descriptor that a successful ioctl left.
+/// Takes ownership of the descriptor that a successful ioctl returned.
 fn own(fd: i32) -> Result<OwnedFd> {
     if fd < 0 {
         return Err(Errno::BADF);

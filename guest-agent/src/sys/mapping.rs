@@ -1,4 +1,5 @@
-//! Memory that devices and the host change while it is mapped: reached through raw pointers only, never by reference.
+//! Memory that devices and the host change while it is mapped. It is accessed through raw pointers only, never by
+//! reference.
 
 use core::arch::x86_64::{
     __m128i, _mm_add_epi64, _mm_cvtsi128_si64, _mm_load_si128, _mm_setzero_si128, _mm_unpackhi_epi64,
@@ -22,12 +23,12 @@ impl Mapping {
         Self::shared(bar, bytes)
     }
 
-    /// Maps a file. Its pages come in as they are touched.
+    /// Maps a file. Its pages are faulted in when touched.
     pub fn file(file: &OwnedFd, bytes: u64) -> Result<Self> {
         Self::shared(file, bytes)
     }
 
-    /// Maps anonymous memory and locks it, which makes all of it present.
+    /// Maps anonymous memory and locks it, so that all of it is present.
     pub fn locked(bytes: u64) -> Result<Self> {
         let bytes = length(bytes)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
@@ -125,8 +126,8 @@ impl Mapping {
 
 // SAFETY: a mapping belongs to the process, not to a thread.
 unsafe impl Send for Mapping {}
-// SAFETY: devices and the host change the memory at any time anyway; it is reached by volatile accesses and by copies into
-// and sums over memory that no reference points into, and all that threads do at once is to work on pages of their own.
+// SAFETY: no reference points into the memory, so it is accessed by volatile accesses, copies and sums only, as
+// devices and the host may change it at any time; threads that use it at the same time work on different pages.
 unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
@@ -150,15 +151,15 @@ pub fn bytes_of(words: &[u64]) -> &[u8] {
     unsafe { slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
 }
 
-/// The sums that [`fold_digest`] wants, in two additions (one of them with a load) per 16 bytes. What a device writes
-/// meanwhile may or may not be seen, word by word.
+/// The sums for [`fold_digest`], in two additions (one of them with a load) per 16 bytes. Each word that a device
+/// writes meanwhile may or may not be seen.
 ///
 /// # Safety
 /// `page` points to [`PAIRS`] aligned pairs of words.
 #[target_feature(enable = "sse2")]
 unsafe fn sums(page: *const __m128i) -> ([u64; 2], [u64; 2]) {
     let (mut a, mut b) = (_mm_setzero_si128(), _mm_setzero_si128());
-    // A small build does not unroll loops, and the loop itself would cost more than the sums.
+    // Unrolled by hand: a build for size does not unroll loops, and the loop would cost more than the sums.
     macro_rules! steps {
         ($block:ident, $($step:literal)*) => {$(
             // SAFETY: inside the page and aligned.

@@ -1,11 +1,11 @@
-//! What a C library would bring: entry point, heap, panic handler.
+//! Entry point, heap and panic handler, which a C library would provide.
 
 use core::arch::naked_asm;
 use core::panic::PanicInfo;
 use linked_list_allocator::LockedHeap;
 
-/// Bytes of the heap. It is in .bss, so that only what is used costs memory. The largest things in it are a request and a
-/// reply of the size of the mailbox window, and what they decode to.
+/// Bytes of the heap. It is in .bss, so only the used part costs memory. The largest allocations are a request and a
+/// reply of the size of the mailbox window, and their decoded forms.
 const HEAP_BYTES: usize = 16 << 20;
 
 static mut HEAP_MEMORY: [u8; HEAP_BYTES] = [0; HEAP_BYTES];
@@ -13,7 +13,7 @@ static mut HEAP_MEMORY: [u8; HEAP_BYTES] = [0; HEAP_BYTES];
 #[global_allocator]
 static HEAP: LockedHeap = LockedHeap::empty();
 
-/// The entry point: the kernel jumps here with the argument block at the stack pointer, which no one needs.
+/// The entry point. The kernel jumps here with the argument block at the stack pointer; the agent does not use it.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn _start() -> ! {
@@ -28,7 +28,7 @@ extern "C" fn main() -> ! {
     crate::run()
 }
 
-/// Says what happened and ends the machine. Running out of heap comes here too.
+/// Prints the message and powers the machine off. Also called when the heap is exhausted.
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     use core::fmt::Write;

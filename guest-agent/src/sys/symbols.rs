@@ -1,7 +1,7 @@
 //! Functions that the compiler calls by name and that a C library would define.
 //!
-//! They are written in assembly because the optimiser turns loops in Rust back into calls of these very functions. The
-//! string instructions suit a guest: few instructions retired, and emulators run them as one host operation.
+//! They are written in assembly because the optimiser turns loops in Rust back into calls of these very functions.
+//! String instructions suit a guest: they retire few instructions, and emulators run each as one host operation.
 
 use core::arch::naked_asm;
 
@@ -75,7 +75,7 @@ unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, bytes: usize) -> 
     )
 }
 
-/// bcmp(3): as memcmp, of which only zero or not counts.
+/// bcmp(3): as memcmp, but only zero or nonzero is defined.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, bytes: usize) -> i32 {
@@ -96,7 +96,7 @@ unsafe extern "C" fn strlen(text: *const u8) -> usize {
     )
 }
 
-/// The precompiled `alloc` refers to the unwinder, which nothing reaches when panics abort.
+/// The precompiled `alloc` refers to the unwinder, which is never called because panics abort.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
 

@@ -1,4 +1,4 @@
-//! Threads, one per processor: for work that falls into shares.
+//! Threads, one per processor, for work that can be divided.
 
 use core::sync::atomic::AtomicU32;
 
@@ -22,11 +22,11 @@ struct Job<'a, T> {
     work: &'a (dyn Fn(usize, &mut T) + Sync),
 }
 
-/// Runs `work` on each share with its index: the first on the calling thread, the others on threads of their own, all at the same
-/// time. Back when all are done. A thread that cannot be had leaves its share to the caller.
+/// Runs `work` on each share with its index: the first on the calling thread, the others on threads of their own, in
+/// parallel. Returns when all are done. If a thread cannot be started, the caller does its share.
 ///
-/// The threads are the kernel's and nothing more: they share the caller's thread-local storage, so that `work` must not use any.
-/// In a program without a C library there is none.
+/// These are bare kernel threads that share the caller's thread-local storage, so `work` must not use any. A program
+/// without a C library has none.
 pub fn run<T: Send>(shares: &mut [T], work: &(dyn Fn(usize, &mut T) + Sync)) {
     let mut shares = shares.iter_mut().enumerate();
     let first = shares.next();
@@ -84,7 +84,7 @@ impl<'a, T: Send> Thread<'a, T> {
             if identity == 0 {
                 return;
             }
-            // Woken, changed before, interrupted: the word says.
+            // Woken, changed before the wait, or interrupted: the loop reads the word again.
             let _ = futex::wait(&self.identity, futex::Flags::empty(), identity, None);
         }
     }
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn shares_run_at_the_same_time() {
-        // Each waits for the others to have begun, which would never end if they ran one after another.
+        // Each waits until the others have begun, which would never end if they ran one after another.
         let begun = AtomicU64::new(0);
         run(&mut [(), (), ()], &|_, ()| {
             begun.fetch_add(1, Ordering::SeqCst);

@@ -6,7 +6,7 @@ use harness::plan::{Overrides, Plan, plan};
 use harness::scenario::parse;
 use harness::seed::seed_for;
 use tests::{ready, small};
-use vmm::backend::Soft;
+use vmm::soft::Soft;
 use vmm::phase::Stamp;
 
 /// Times at which a run is paused, beside those that are named.
@@ -22,12 +22,12 @@ fn run(plan: &Plan, stops: &[Until]) -> Evidence {
     let agent = harness::agent::load().unwrap();
     let mut run = Run::new(plan, &agent, &Soft, &[]).unwrap();
     for stop in stops {
-        assert_eq!(run.proceed(*stop, &()), Progress::Paused, "{stop:?}");
+        assert_eq!(run.proceed(&[*stop], &()), Progress::Paused(0), "{stop:?}");
         // A run that stands there stays there.
-        assert_eq!(run.proceed(*stop, &()), Progress::Paused, "{stop:?}");
+        assert_eq!(run.proceed(&[*stop], &()), Progress::Paused(0), "{stop:?}");
     }
-    assert_eq!(run.proceed(Until::End, &()), Progress::Ended);
-    assert_eq!(run.proceed(Until::Time(0), &()), Progress::Ended);
+    assert_eq!(run.proceed(&[], &()), Progress::Ended);
+    assert_eq!(run.proceed(&[Until::Time(0)], &()), Progress::Ended);
     run.finish(&())
 }
 

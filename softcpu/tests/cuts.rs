@@ -90,7 +90,13 @@ fn watch(guest: &mut Guest, kind: u8, page: u64, on: bool) {
 fn the_busy_guest_reaches_everything() {
     let pieces: Vec<u8> = (0..PIECES).chain(0..PIECES).collect();
     let mut guest = busy::guest(&pieces);
-    let trace = drive(&mut guest, &[100, 101, 150, 400, 500], 20_000, &[], |_| {});
+    let trace = drive(
+        &mut guest,
+        &[100, 101, 150, 400, 500, 2600, 4000],
+        20_000,
+        &[],
+        |_| {},
+    );
     assert!(
         matches!(trace.last(), Some((_, Exit::Halted { interruptible: false }))),
         "{trace:?}"

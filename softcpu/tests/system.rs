@@ -327,20 +327,20 @@ fn writes_are_logged_once_an_epoch_and_watched_pages_know_their_last_writer() {
     guest.cpu.watch_writes(&guest.ram, 0x9_0000, true);
     guest.cpu.begin_write_epoch(&guest.ram);
     run(&mut guest);
-    let first: Vec<_> = guest
-        .cpu
-        .epoch_writes()
-        .iter()
-        .map(|w| (w.gpa, w.len, w.time))
-        .collect();
-    assert_eq!(first, [(0x9_0000, 8, 0)]);
+    // Walks set bits in the page tables, which are below the data.
+    let first = |guest: &Guest| -> Vec<_> {
+        let writes = guest.cpu.epoch_writes().iter();
+        let data = writes.filter(|w| w.gpa >= 0x9_0000);
+        data.map(|w| (w.gpa, w.len, w.time)).collect()
+    };
+    assert_eq!(first(&guest), [(0x9_0000, 8, 0)]);
     let last = guest.cpu.last_write(&guest.ram, 0x9_0008).unwrap();
     assert_eq!((last.len, last.time), (1, 2));
     assert!(last.rip > CODE && !last.user);
     guest.cpu.begin_write_epoch(&guest.ram);
     guest.set(|state| state.rip = CODE);
     run(&mut guest);
-    assert_eq!(guest.cpu.epoch_writes().len(), 1, "each epoch logs anew");
+    assert_eq!(first(&guest).len(), 1, "each epoch logs anew");
 }
 
 #[test]
@@ -352,7 +352,10 @@ fn an_unwatched_page_is_logged_with_the_exact_instruction() {
     });
     guest.cpu.begin_write_epoch(&guest.ram);
     run(&mut guest);
-    let record = guest.cpu.epoch_writes()[0];
+    let mut writes = guest.cpu.epoch_writes().iter();
+    let record = writes
+        .find(|w| w.gpa >= PT + 0x1000)
+        .expect("a write besides the page tables'");
     assert_eq!((record.gpa, record.rip, record.time), (STACK - 8, CODE + 1, 1));
 }
 

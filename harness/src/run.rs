@@ -211,7 +211,7 @@ fn with_authors(mut judged: Judged, second: Evidence) -> Result<Judged, RunError
 /// Why the second run is not the first one again, if it is not.
 fn differs(first: &Evidence, second: &Evidence) -> Option<String> {
     let difference = first_difference(first, second)?;
-    let said = match &difference.first {
+    let said = match &difference.record {
         Some(record) => record.sentence(),
         None => difference.to_string(),
     };

@@ -2,6 +2,7 @@
 
 mod blob;
 mod boot;
+mod compare;
 mod doctor;
 mod judge;
 mod place;
@@ -42,6 +43,9 @@ struct Cli {
 const EXIT_HELP: &str = "Exit status: 0 every scenario met its expectations, 1 one did not, 2 bad usage or scenario \
 (nothing was started), 3 something could not be run or judged.";
 
+const COMPARE_EXIT_HELP: &str =
+    "Exit status: 0 the runs are equal, 1 they differ, 2 bad usage, 3 they cannot be compared.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run scenarios and judge what they leave.
@@ -50,6 +54,9 @@ enum Command {
     Resume(ResumeArgs),
     /// Judge evidence that `run --out` kept, without booting anything.
     Judge(JudgeArgs),
+    /// Say where two runs part, from evidence that `run --out` kept of both.
+    #[command(after_help = COMPARE_EXIT_HELP)]
+    Compare(CompareArgs),
     /// Boot a kernel with its serial console on this terminal.
     Boot(BootArgs),
     /// Look at the handover in an image of RAM, or build one.
@@ -134,6 +141,19 @@ struct JudgeArgs {
 }
 
 #[derive(Debug, Args)]
+struct CompareArgs {
+    /// Evidence of the first run: a directory that `run --out` made.
+    #[arg(value_name = "DIR")]
+    first: PathBuf,
+    /// Evidence of the second run.
+    #[arg(value_name = "DIR")]
+    second: PathBuf,
+    /// Write a JSON report; - is standard output, and nothing else is printed there then.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct BootArgs {
     /// The kernel: a version or the path of a bzImage.
     #[arg(long, value_name = "VERSION|PATH", default_value = harness::kernel::DEFAULT_VERSION)]
@@ -159,6 +179,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Resume(args) => resume::resume(&args),
         Command::Judge(args) => judge::judge(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Boot(args) => boot::boot(&args),
         Command::Blob(args) => blob::blob(&args),
         Command::Doctor => doctor::doctor(),

@@ -248,7 +248,7 @@ fn rule(result: &RuleResult, expected: &'static str, met: bool) -> Rule {
 }
 
 /// Writes a report to `path`; `-` is standard output.
-pub fn write_json(report: &Report, path: &Path) -> std::io::Result<()> {
+pub fn write_json(report: &impl Serialize, path: &Path) -> std::io::Result<()> {
     let mut text = serde_json::to_string_pretty(report)?;
     text.push('\n');
     if path.as_os_str() == "-" {

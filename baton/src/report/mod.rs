@@ -1,10 +1,12 @@
 //! Reports on a judged run as text and as JSON, and progress while it runs.
 
+mod compare;
 mod host;
 mod json;
 mod progress;
 mod text;
 
+pub use compare::CompareReport;
 pub use host::kvm;
 pub use json::{Report, ScenarioReport, VERSION, write_json};
 pub use progress::Progress;

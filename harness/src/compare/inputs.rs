@@ -30,7 +30,7 @@ pub(super) fn differences(first: &Evidence, second: &Evidence) -> Vec<InputDiffe
         look(&format!("line {line} of the scenario"), one, other);
     }
     look(
-        "bytes of RAM",
+        "RAM in bytes",
         first.ram_bytes.to_string(),
         second.ram_bytes.to_string(),
     );

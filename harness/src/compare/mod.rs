@@ -116,7 +116,7 @@ pub struct Difference {
     /// What they were given that was not equal. Such runs need not be equal.
     pub inputs: Vec<InputDifference>,
     /// The first record that differs; `None` when only the inputs do.
-    pub first: Option<RecordDifference>,
+    pub record: Option<RecordDifference>,
 }
 
 /// The first record that differs.
@@ -233,10 +233,7 @@ pub fn first_difference(first: &Evidence, second: &Evidence) -> Option<Differenc
     let inputs = inputs::differences(first, second);
     let record = parts::first(first, second);
     let differ = !inputs.is_empty() || record.is_some();
-    differ.then_some(Difference {
-        inputs,
-        first: record,
-    })
+    differ.then_some(Difference { inputs, record })
 }
 
 impl Compared {

@@ -59,7 +59,7 @@ const PAGE: u64 = crate::evidence::PAGE;
 fn first(change: impl FnOnce(&mut Evidence)) -> Option<RecordDifference> {
     let mut other = full();
     change(&mut other);
-    first_difference(&full(), &other).and_then(|difference| difference.first)
+    first_difference(&full(), &other).and_then(|difference| difference.record)
 }
 
 fn sentence(change: impl FnOnce(&mut Evidence)) -> String {
@@ -75,11 +75,11 @@ fn equal_runs_are_equal_and_it_is_said_what_was_compared() {
     other.kernels[0].path = "/elsewhere/bzImage".into();
     assert_eq!(first_difference(&one, &other), None);
     let text = compare(&one, &other).to_string();
-    assert!(text.starts_with("equal: 40 trace records, 8 messages"), "{text}");
     assert!(
-        text.contains("40 ledger entries") && text.ends_with("state hash 11"),
+        text.starts_with("equal: 40 trace records (8 of them messages), 40 ledger entries"),
         "{text}"
     );
+    assert!(text.ends_with("state hash 11"), "{text}");
 }
 
 #[test]
@@ -111,6 +111,14 @@ fn what_comes_later_or_not_at_all_is_told_so() {
         later,
         "first difference: at 0.650000 ms, instruction 650000, processor 0: read of port 0x3fd (serial port) gave 0x60 in the \
          first; the same at 0.650005 ms, instruction 650005, processor 0 in the second"
+    );
+    let earlier = sentence(|evidence| evidence.trace.records[10].time -= 5);
+    assert!(
+        earlier.starts_with("first difference: at 0.649995 ms, instruction 649995, processor 0: read of")
+            && earlier.ends_with(
+                "gave 0x60 in the second; the same at 0.650000 ms, instruction 650000, processor 0 in the first"
+            ),
+        "{earlier}"
     );
     let asleep = sentence(|evidence| evidence.trace.idle[1].1 += 7);
     assert!(asleep.contains("instruction 1829993"), "{asleep}");
@@ -355,13 +363,15 @@ fn a_trace_that_was_full_says_how_far_it_reaches() {
     };
     let text = compare(&full(), &full()).to_string();
     assert!(
-        text.starts_with("equal as far as recorded: 10 trace records and 1,234 more by digest only"),
+        text.starts_with(
+            "equal as far as recorded: 10 trace records (2 of them messages) and 1,234 more by digest only"
+        ),
         "{text}"
     );
     let found = |change: fn(&mut Evidence)| {
         let mut other = full();
         change(&mut other);
-        first_difference(&full(), &other).unwrap().first.unwrap()
+        first_difference(&full(), &other).unwrap().record.unwrap()
     };
     let unknown = found(|evidence| evidence.trace.dropped_digest = 6);
     assert_eq!(
@@ -405,9 +415,9 @@ fn a_difference_is_json_too() {
     other.trace.records[10].value = 0x20;
     let json = serde_json::to_value(compare(&full(), &other)).unwrap();
     assert_eq!(json["result"], "different");
-    assert_eq!(json["first"]["part"], "trace");
-    assert_eq!(json["first"]["at"]["phase"], "armed");
-    assert_eq!(json["first"]["first"]["value"], "0x60");
+    assert_eq!(json["record"]["part"], "trace");
+    assert_eq!(json["record"]["at"]["phase"], "armed");
+    assert_eq!(json["record"]["first"]["value"], "0x60");
     assert_eq!(
         serde_json::to_value(compare(&full(), &full())).unwrap()["result"],
         "equal"

@@ -19,8 +19,8 @@ impl Display for Difference {
         for input in &self.inputs {
             writeln!(f, "different inputs: {input}")?;
         }
-        match &self.first {
-            Some(first) => first.fmt(f),
+        match &self.record {
+            Some(record) => record.fmt(f),
             None => f.write_str("every record is equal; only the inputs differ"),
         }
     }
@@ -54,13 +54,22 @@ impl RecordDifference {
         };
         if (first.at.time_ns, first.at.instructions) != (second.at.time_ns, second.at.instructions) {
             let here = place(self.at);
-            let same = first.to_string() == second.to_string();
-            let [one, other] = [first, second].map(|told| match place(told.at) {
+            let placed = |told: &Told| match place(told.at) {
                 place if place.is_empty() || place == here => told.to_string(),
-                place if same => format!("the same at {place}"),
                 place => format!("{told} at {place}"),
-            });
-            return format!("{one} in the first; {other} in the second");
+            };
+            if first.to_string() != second.to_string() {
+                return format!("{} in the first; {} in the second", placed(first), placed(second));
+            }
+            let (earlier, one, later, other) = if place(first.at) == here {
+                (first, "first", second, "second")
+            } else {
+                (second, "second", first, "first")
+            };
+            return format!(
+                "{earlier} in the {one}; the same at {} in the {other}",
+                place(later.at)
+            );
         }
         if (&first.subject, first.verb) == (&second.subject, second.verb) {
             let Told {
@@ -133,7 +142,6 @@ impl Display for Told {
 impl Display for Compared {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let counts = [
-            (self.messages, "messages between agent and host among them"),
             (self.ledger_entries, "ledger entries"),
             (self.engine_events, "engine events"),
             (self.cpu_writes, "first CPU writes"),
@@ -148,7 +156,8 @@ impl Display for Compared {
         if self.trace_dropped > 0 {
             f.write_str(" as far as recorded")?;
         }
-        write!(f, ": {} trace records", thousands(self.trace_records))?;
+        let [records, messages] = [self.trace_records, self.messages].map(thousands);
+        write!(f, ": {records} trace records ({messages} of them messages)")?;
         if self.trace_dropped > 0 {
             let further = thousands(self.trace_dropped);
             write!(f, " and {further} more by digest only")?;

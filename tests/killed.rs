@@ -31,9 +31,10 @@ const CLOSE: Duration = Duration::from_millis(12);
 /// How long something may take to go.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// All that may be in an evidence directory.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "evidence.json",
     "ledger.bin",
+    "trace.bin.zst",
     "captures.bin.zst",
     "blob.bin.zst",
     "console.txt",

@@ -108,6 +108,15 @@ impl Trace {
         }
     }
 
+    /// Whether a machine that records this or nothing can have come to it.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let held = self.records.len();
+        [0, CAPACITY].contains(&self.capacity)
+            && held <= self.capacity
+            && (self.dropped == 0 || held == self.capacity)
+    }
+
     /// Appends a record. This is on the path of every device access.
     pub fn push(&mut self, record: Record) {
         if self.records.len() < self.capacity {
@@ -212,6 +221,20 @@ mod tests {
         ];
         let digests: std::collections::HashSet<u64> = changes.iter().map(|change| digest(*change)).collect();
         assert_eq!(digests.len(), changes.len());
+    }
+
+    #[test]
+    fn a_trace_that_holds_more_than_it_may_is_not_sound() {
+        let with = |change: &dyn Fn(&mut Trace)| {
+            let mut trace = Trace::new(CAPACITY);
+            trace.push(record(1));
+            change(&mut trace);
+            trace.is_sound()
+        };
+        assert!(Trace::default().is_sound() && with(&|_| {}));
+        assert!(!with(&|trace| trace.capacity = usize::MAX));
+        assert!(!with(&|trace| trace.capacity = 0));
+        assert!(!with(&|trace| trace.dropped = 1));
     }
 
     #[test]

@@ -191,6 +191,7 @@ impl SystemBus {
         sound(mailbox.has_shape_of(&fresh.mailbox), "mailbox")?;
         sound(dma.is_sound(&fresh.dma, now), "DMA engine")?;
         sound(bridge.has_shape_of(&fresh.bridge), "host bridge")?;
+        sound(trace.is_sound(), "trace")?;
         Ok(Self {
             lapics: lapics.clone(),
             ioapic: ioapic.clone(),

@@ -391,9 +391,8 @@ fn the_trace_holds_what_passed_in_order() {
     machine.reply(b"yes").unwrap();
     machine.run().unwrap();
     let trace = machine.trace();
-    let told: Vec<_> = (0..).zip(&trace.records).collect();
-    let told: Vec<_> = told
-        .into_iter()
+    let told: Vec<_> = (0..)
+        .zip(&trace.records)
         .map(|(index, record)| {
             let instructions = trace.instructions(index).unwrap();
             (

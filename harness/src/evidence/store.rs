@@ -70,6 +70,7 @@ type Blobs = BTreeMap<u32, BTreeMap<u64, Vec<u8>>>;
 struct Whole<'a> {
     small: Cow<'a, Evidence>,
     ledger: Vec<u8>,
+    trace: Vec<u8>,
     captures: Cow<'a, Captures>,
     /// Pages of each blob, in order.
     blobs: Vec<Cow<'a, BTreeMap<u64, Vec<u8>>>>,
@@ -82,6 +83,7 @@ pub fn to_bytes(evidence: &Evidence) -> Result<Vec<u8>, Unreadable> {
     let whole = Whole {
         small: Cow::Borrowed(evidence),
         ledger: evidence.ledger.to_bytes().map_err(Unreadable::new)?,
+        trace: trace::encode(&evidence.trace).map_err(Unreadable::new)?,
         captures: Cow::Borrowed(&evidence.captures),
         blobs: evidence
             .blobs
@@ -110,6 +112,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Evidence, Unreadable> {
         blob.pages = pages.into_owned();
     }
     evidence.ledger = LedgerRecord::from_bytes(&whole.ledger).map_err(Unreadable::new)?;
+    evidence.trace = trace::decode(&whole.trace).map_err(Unreadable::new)?;
     evidence.captures = whole.captures.into_owned();
     evidence.console = whole.console.into_owned();
     Ok(evidence)

@@ -11,6 +11,12 @@
 //! operands take the virtual address of the code page as their base, so the decoded form does not depend on where the
 //! physical page is mapped. Nothing in it points anywhere: it could as well be translated to host code.
 
+pub(crate) mod family;
+pub(crate) mod table;
+
+pub(crate) use family::family;
+pub(crate) use table::operations;
+
 /// The register that always reads zero.
 pub(crate) const ZERO: u8 = 16;
 /// Virtual address of the page that is being executed.
@@ -68,61 +74,32 @@ impl Op {
     }
 }
 
-/// What an [`Op`] does.
-///
-/// Naming: operation, form, size. Forms: `RR` register and register, `RI` register and immediate, `RM` register and memory
-/// source, `MR` memory destination and register, `MI` memory and immediate. Sizes: `B` 8, `W` 16, `D` 32, `Q` 64 bits.
-/// The families that a kernel executes most have an opcode for each form and size; the rest share `Misc` and `Cold`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u16)]
-#[rustfmt::skip]
-pub(crate) enum OpCode {
-    AddRRB, AddRRW, AddRRD, AddRRQ, AddRIB, AddRIW, AddRID, AddRIQ, AddRMB, AddRMW, AddRMD, AddRMQ, AddMRB,
-    AddMRW, AddMRD, AddMRQ, AddMIB, AddMIW, AddMID, AddMIQ, OrRRB, OrRRW, OrRRD, OrRRQ, OrRIB, OrRIW,
-    OrRID, OrRIQ, OrRMB, OrRMW, OrRMD, OrRMQ, OrMRB, OrMRW, OrMRD, OrMRQ, OrMIB, OrMIW, OrMID, OrMIQ,
-    AdcRRB, AdcRRW, AdcRRD, AdcRRQ, AdcRIB, AdcRIW, AdcRID, AdcRIQ, AdcRMB, AdcRMW, AdcRMD, AdcRMQ, AdcMRB,
-    AdcMRW, AdcMRD, AdcMRQ, AdcMIB, AdcMIW, AdcMID, AdcMIQ, SbbRRB, SbbRRW, SbbRRD, SbbRRQ, SbbRIB, SbbRIW,
-    SbbRID, SbbRIQ, SbbRMB, SbbRMW, SbbRMD, SbbRMQ, SbbMRB, SbbMRW, SbbMRD, SbbMRQ, SbbMIB, SbbMIW, SbbMID,
-    SbbMIQ, AndRRB, AndRRW, AndRRD, AndRRQ, AndRIB, AndRIW, AndRID, AndRIQ, AndRMB, AndRMW, AndRMD, AndRMQ,
-    AndMRB, AndMRW, AndMRD, AndMRQ, AndMIB, AndMIW, AndMID, AndMIQ, SubRRB, SubRRW, SubRRD, SubRRQ, SubRIB,
-    SubRIW, SubRID, SubRIQ, SubRMB, SubRMW, SubRMD, SubRMQ, SubMRB, SubMRW, SubMRD, SubMRQ, SubMIB, SubMIW,
-    SubMID, SubMIQ, XorRRB, XorRRW, XorRRD, XorRRQ, XorRIB, XorRIW, XorRID, XorRIQ, XorRMB, XorRMW, XorRMD,
-    XorRMQ, XorMRB, XorMRW, XorMRD, XorMRQ, XorMIB, XorMIW, XorMID, XorMIQ, CmpRRB, CmpRRW, CmpRRD, CmpRRQ,
-    CmpRIB, CmpRIW, CmpRID, CmpRIQ, CmpRMB, CmpRMW, CmpRMD, CmpRMQ, CmpMRB, CmpMRW, CmpMRD, CmpMRQ, CmpMIB,
-    CmpMIW, CmpMID, CmpMIQ, TestRRB, TestRRW, TestRRD, TestRRQ, TestRIB, TestRIW, TestRID, TestRIQ,
-    TestMRB, TestMRW, TestMRD, TestMRQ, TestMIB, TestMIW, TestMID, TestMIQ, MovRRB, MovRRW, MovRRD, MovRRQ,
-    MovRIB, MovRIW, MovRID, MovRIQ, MovRMB, MovRMW, MovRMD, MovRMQ, MovMRB, MovMRW, MovMRD, MovMRQ, MovMIB,
-    MovMIW, MovMID, MovMIQ, LeaW, LeaD, LeaQ, ShlRID, ShlRIQ, ShrRID, ShrRIQ, SarRID, SarRIQ, IncRD, IncRQ,
-    DecRD, DecRQ, MovzxBR, MovzxBM, MovzxWR, MovzxWM, MovsxBDR, MovsxBDM, MovsxBQR, MovsxBQM, MovsxWDR,
-    MovsxWDM, MovsxWQR, MovsxWQM, MovsxDQR, MovsxDQM, JONear, JOFar, JNoNear, JNoFar, JBNear, JBFar,
-    JNbNear, JNbFar, JZNear, JZFar, JNzNear, JNzFar, JBeNear, JBeFar, JNbeNear, JNbeFar, JSNear, JSFar,
-    JNsNear, JNsFar, JPNear, JPFar, JNpNear, JNpFar, JLNear, JLFar, JNlNear, JNlFar, JLeNear, JLeFar,
-    JNleNear, JNleFar, CmovDR, CmovDM, CmovQR, CmovQM, ImulDR, ImulDM, ImulDRI, ImulDMI, ImulQR, ImulQM,
-    ImulQRI, ImulQMI,
-    // Direct branches: `Near` stays in the page (imm = offset in it), `Far` leaves it.
-    JmpNear, JmpFar, CallNear, CallFar, JmpR, JmpM, CallR, CallM, Ret, RetImm,
-    PushR, PushI, PushM, PopR, Leave,
-    // No operation at all: NOP, fences, prefetches, ENDBR.
-    Nop,
-    // Less frequent user-level instructions: `imm` or a register field says which, see `misc`.
-    Misc,
-    // String instructions, see `string`.
-    String,
-    // SSE and x87, see `sse`.
-    Sse,
-    // System and rare instructions: `a` says which, see `system`.
-    Cold,
-    // Raises #UD.
-    Undefined,
-    // A CPU should know this instruction and this one does not.
-    Unknown,
-    // Steps of the interpreter's own, which are not instructions and take no time:
-    // regs[SCRATCH] = low 32 bits of the common form,
-    Ea32,
-    // regs[SCRATCH] = regs[base] + imm,
-    EaWide,
-    // go on at page offset imm of the same page, or of the next one,
-    LinkNear, LinkFar,
-    // the instruction here runs on into the next page.
-    Crossing,
+macro_rules! define_opcode {
+    (
+        two_operands { $($family:ident { $($form:ident: $b:ident $w:ident $d:ident $q:ident;)* })* }
+        register_or_memory { $($r:ident $m:ident = $rm:ident<$($rm_type:ty),+>: $($rm_code:ident)+;)* }
+        one_form { $($one:ident $when:ident = $f:ident<$($type:ty),+>: $($code:ident)+;)* }
+        conditional_branches { $($near:ident $far:ident = $condition:ident: $($branch_code:ident)+;)* }
+        branches { $($always_near:ident $always_far:ident = $before:ident: $($always_code:ident)+;)* }
+        indirect_branches { $($to_r:ident $to_m:ident = $target:ident: $($to_code:ident)+;)* }
+        returns { $($ret:ident = $return:ident: $($ret_code:ident)+;)* }
+        special { $($(#[$special_doc:meta])* $special:ident;)* }
+        steps { $($(#[$step_doc:meta])* $step:ident;)* }
+    ) => {
+        /// What an [`Op`] does. [`table`] says what each name means.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u16)]
+        pub(crate) enum OpCode {
+            $($($b, $w, $d, $q,)*)*
+            $($r, $m,)*
+            $($one,)*
+            $($near, $far,)*
+            $($always_near, $always_far,)*
+            $($to_r, $to_m,)*
+            $($ret,)*
+            $($(#[$special_doc])* $special,)*
+            $($(#[$step_doc])* $step,)*
+        }
+    };
 }
+operations!(define_opcode);

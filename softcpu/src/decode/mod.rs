@@ -3,11 +3,13 @@
 //! iced-x86 decodes; [`lower`] turns its instruction into an [`Op`]. Instructions of extensions that CPUID does not offer become
 //! [`OpCode::Undefined`], those that it does offer but nobody lowers become [`OpCode::Unknown`].
 
+mod choose;
 mod features;
 mod integer;
 mod operands;
-mod system;
-pub(crate) mod tables;
+mod shared;
+#[cfg(test)]
+mod tests;
 
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction};
 
@@ -112,7 +114,7 @@ fn lower(insn: &Instruction, at: u64, near: bool, out: &mut Vec<Op>) {
         return;
     }
     let setup = operands::memory(insn, &mut op);
-    if !(integer::lower(insn, near, &mut op) || system::lower(insn, &mut op))
+    if !(integer::lower(insn, near, &mut op) || shared::lower(insn, &mut op))
         && crate::sse::lower(insn, &mut op)
     {
         op.code = OpCode::Sse;

@@ -44,6 +44,17 @@ pub(super) fn has_memory(insn: &Instruction) -> bool {
     (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory)
 }
 
+/// Whether the first operand is the target of a direct branch.
+pub(super) fn is_near_branch(insn: &Instruction) -> bool {
+    insn.op_count() > 0 && insn.op_kind(0) == OpKind::NearBranch64
+}
+
+/// Encoding of the condition of Jcc, SETcc or CMOVcc.
+pub(super) fn condition(insn: &Instruction) -> Option<u8> {
+    // iced numbers conditions from 1 in the order of their encoding.
+    (insn.condition_code() as u8).checked_sub(1)
+}
+
 fn segment(register: Register) -> u8 {
     match register {
         Register::FS => FS_BASE,

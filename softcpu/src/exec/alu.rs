@@ -7,12 +7,6 @@ use crate::word::Word;
 pub(crate) struct Alu;
 
 impl Alu {
-    /// Whether the instruction of that name keeps its result.
-    #[inline(always)]
-    pub const fn writes_back(name: &str) -> bool {
-        !matches!(name.as_bytes(), b"cmp" | b"test")
-    }
-
     #[inline(always)]
     pub fn add<T: Word>(lazy: &mut Lazy, a: T, b: T) -> T {
         let r = T::cut(a.zx().wrapping_add(b.zx()));

@@ -1,57 +1,118 @@
 //! User-level integer instructions that are too rare for an opcode per form and size.
 //!
-//! What to do is packed into the operation's immediate:
-//!
-//! ```text
-//! bits 7:0    MiscOp
-//! bits 9:8    log2 of the operand size in bytes
-//! bit  10     the first (or only) operand that may be memory is memory
-//! bits 23:16  an 8-bit immediate: shift count, bit number, condition
-//! bits 63:32  a 32-bit immediate
-//! ```
+//! Number and operands are in [`Op::imm`], see [`Packed`].
 
 use super::arith::{divide, double_shift, mask, multiply, rotate, rotate_through_carry, sign};
+use super::packed::Packed;
+use super::place::{Place, bit_test, compare_exchange_wide};
 use super::stack::{enter, pop, push};
 use super::{alu, branch};
 use crate::core::{Core, Ctx, Faulted};
 use crate::exec::alu::Alu;
 use crate::flags;
-use crate::op::{HIGH_BYTE, Op};
+use crate::op::{HIGH_BYTE, Op, family};
 use crate::registers::{RAX, RBP, RBX, RCX, RDX, RSP};
 use crate::word::Word;
 
-macro_rules! kinds {
-    ($($name:ident),* $(,)?) => {
-        /// Which instruction.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u8)]
-        pub(crate) enum MiscOp {
-            $($name),*
-        }
-        /// All of them, by number.
-        const KINDS: &[MiscOp] = &[$(MiscOp::$name),*];
-    };
-}
-
-kinds! {
-    ShlImm, ShlCl, ShrImm, ShrCl, SarImm, SarCl, RolImm, RolCl, RorImm, RorCl, RclImm, RclCl, RcrImm, RcrCl,
-    ShldImm, ShldCl, ShrdImm, ShrdCl,
-    Inc, Dec, Neg, Not, Mul, Imul, Imul2, Imul3, Div, Idiv,
-    Xchg, Cmpxchg, CmpxchgWide, Xadd,
-    BtImm, BtReg, BtsImm, BtsReg, BtrImm, BtrReg, BtcImm, BtcReg,
-    Bsf, Bsr, Popcnt, Bswap, MovzxToWord, MovsxToWord, MovsxdToWord,
-    Cbw, Cwde, Cdqe, Cwd, Cdq, Cqo, Lahf, Sahf, Clc, Stc, Cmc, Cld, Std, Xlat, Xlat32, Movnti, Touch,
-    PushWord, PushWordImm, PopWord, PopMemory, Enter, LeaveWord, Cmov, Set, Loop, Loope, Loopne, Jrcxz,
-}
-
-/// Packs an immediate word.
-pub(crate) fn pack(kind: MiscOp, size: usize, memory: bool, extra: u8) -> u64 {
-    (kind as u64) | ((size as u64 & 3) << 8) | (u64::from(memory) << 10) | (u64::from(extra) << 16)
+family! {
+    /// User-level integer instructions, as far as the loop has no operation of their own for them.
+    MiscOp {
+        ShlImm: Shl_rm8_imm8 | Shl_rm16_imm8 | Shl_rm32_imm8 | Shl_rm64_imm8 | Shl_rm8_1 | Shl_rm16_1
+            | Shl_rm32_1 | Shl_rm64_1 | Sal_rm8_imm8 | Sal_rm16_imm8 | Sal_rm32_imm8 | Sal_rm64_imm8
+            | Sal_rm8_1 | Sal_rm16_1 | Sal_rm32_1 | Sal_rm64_1,
+        ShlCl: Shl_rm8_CL | Shl_rm16_CL | Shl_rm32_CL | Shl_rm64_CL | Sal_rm8_CL | Sal_rm16_CL | Sal_rm32_CL
+            | Sal_rm64_CL,
+        ShrImm: Shr_rm8_imm8 | Shr_rm16_imm8 | Shr_rm32_imm8 | Shr_rm64_imm8 | Shr_rm8_1 | Shr_rm16_1
+            | Shr_rm32_1 | Shr_rm64_1,
+        ShrCl: Shr_rm8_CL | Shr_rm16_CL | Shr_rm32_CL | Shr_rm64_CL,
+        SarImm: Sar_rm8_imm8 | Sar_rm16_imm8 | Sar_rm32_imm8 | Sar_rm64_imm8 | Sar_rm8_1 | Sar_rm16_1
+            | Sar_rm32_1 | Sar_rm64_1,
+        SarCl: Sar_rm8_CL | Sar_rm16_CL | Sar_rm32_CL | Sar_rm64_CL,
+        RolImm: Rol_rm8_imm8 | Rol_rm16_imm8 | Rol_rm32_imm8 | Rol_rm64_imm8 | Rol_rm8_1 | Rol_rm16_1
+            | Rol_rm32_1 | Rol_rm64_1,
+        RolCl: Rol_rm8_CL | Rol_rm16_CL | Rol_rm32_CL | Rol_rm64_CL,
+        RorImm: Ror_rm8_imm8 | Ror_rm16_imm8 | Ror_rm32_imm8 | Ror_rm64_imm8 | Ror_rm8_1 | Ror_rm16_1
+            | Ror_rm32_1 | Ror_rm64_1,
+        RorCl: Ror_rm8_CL | Ror_rm16_CL | Ror_rm32_CL | Ror_rm64_CL,
+        RclImm: Rcl_rm8_imm8 | Rcl_rm16_imm8 | Rcl_rm32_imm8 | Rcl_rm64_imm8 | Rcl_rm8_1 | Rcl_rm16_1
+            | Rcl_rm32_1 | Rcl_rm64_1,
+        RclCl: Rcl_rm8_CL | Rcl_rm16_CL | Rcl_rm32_CL | Rcl_rm64_CL,
+        RcrImm: Rcr_rm8_imm8 | Rcr_rm16_imm8 | Rcr_rm32_imm8 | Rcr_rm64_imm8 | Rcr_rm8_1 | Rcr_rm16_1
+            | Rcr_rm32_1 | Rcr_rm64_1,
+        RcrCl: Rcr_rm8_CL | Rcr_rm16_CL | Rcr_rm32_CL | Rcr_rm64_CL,
+        ShldImm: Shld_rm16_r16_imm8 | Shld_rm32_r32_imm8 | Shld_rm64_r64_imm8,
+        ShldCl: Shld_rm16_r16_CL | Shld_rm32_r32_CL | Shld_rm64_r64_CL,
+        ShrdImm: Shrd_rm16_r16_imm8 | Shrd_rm32_r32_imm8 | Shrd_rm64_r64_imm8,
+        ShrdCl: Shrd_rm16_r16_CL | Shrd_rm32_r32_CL | Shrd_rm64_r64_CL,
+        Inc: Inc_rm8 | Inc_rm16 | Inc_rm32 | Inc_rm64,
+        Dec: Dec_rm8 | Dec_rm16 | Dec_rm32 | Dec_rm64,
+        Neg: Neg_rm8 | Neg_rm16 | Neg_rm32 | Neg_rm64,
+        Not: Not_rm8 | Not_rm16 | Not_rm32 | Not_rm64,
+        Mul: Mul_rm8 | Mul_rm16 | Mul_rm32 | Mul_rm64,
+        Imul: Imul_rm8 | Imul_rm16 | Imul_rm32 | Imul_rm64,
+        Imul2: Imul_r16_rm16,
+        Imul3: Imul_r16_rm16_imm16 | Imul_r16_rm16_imm8,
+        Div: Div_rm8 | Div_rm16 | Div_rm32 | Div_rm64,
+        Idiv: Idiv_rm8 | Idiv_rm16 | Idiv_rm32 | Idiv_rm64,
+        Xchg: Xchg_rm8_r8 | Xchg_rm16_r16 | Xchg_rm32_r32 | Xchg_rm64_r64 | Xchg_r16_AX | Xchg_r32_EAX
+            | Xchg_r64_RAX,
+        Cmpxchg: Cmpxchg_rm8_r8 | Cmpxchg_rm16_r16 | Cmpxchg_rm32_r32 | Cmpxchg_rm64_r64,
+        CmpxchgWide: Cmpxchg8b_m64 | Cmpxchg16b_m128,
+        Xadd: Xadd_rm8_r8 | Xadd_rm16_r16 | Xadd_rm32_r32 | Xadd_rm64_r64,
+        BtImm: Bt_rm16_imm8 | Bt_rm32_imm8 | Bt_rm64_imm8,
+        BtReg: Bt_rm16_r16 | Bt_rm32_r32 | Bt_rm64_r64,
+        BtsImm: Bts_rm16_imm8 | Bts_rm32_imm8 | Bts_rm64_imm8,
+        BtsReg: Bts_rm16_r16 | Bts_rm32_r32 | Bts_rm64_r64,
+        BtrImm: Btr_rm16_imm8 | Btr_rm32_imm8 | Btr_rm64_imm8,
+        BtrReg: Btr_rm16_r16 | Btr_rm32_r32 | Btr_rm64_r64,
+        BtcImm: Btc_rm16_imm8 | Btc_rm32_imm8 | Btc_rm64_imm8,
+        BtcReg: Btc_rm16_r16 | Btc_rm32_r32 | Btc_rm64_r64,
+        Bsf: Bsf_r16_rm16 | Bsf_r32_rm32 | Bsf_r64_rm64,
+        Bsr: Bsr_r16_rm16 | Bsr_r32_rm32 | Bsr_r64_rm64,
+        Popcnt: Popcnt_r16_rm16 | Popcnt_r32_rm32 | Popcnt_r64_rm64,
+        Bswap: Bswap_r16 | Bswap_r32 | Bswap_r64,
+        MovzxToWord: Movzx_r16_rm8,
+        MovsxToWord: Movsx_r16_rm8,
+        MovsxdToWord: Movzx_r16_rm16 | Movsx_r16_rm16 | Movsxd_r16_rm16,
+        Cbw: Cbw,
+        Cwde: Cwde,
+        Cdqe: Cdqe,
+        Cwd: Cwd,
+        Cdq: Cdq,
+        Cqo: Cqo,
+        Lahf: Lahf,
+        Sahf: Sahf,
+        Clc: Clc,
+        Stc: Stc,
+        Cmc: Cmc,
+        Cld: Cld,
+        Std: Std,
+        Xlat: Xlat_m8,
+        Movnti: Movnti_m32_r32 | Movnti_m64_r64,
+        Touch: Clflush_m8,
+        PushWord: Push_r16 | Push_rm16,
+        PushWordImm: Push_imm16 | Pushw_imm8,
+        PopWord: Pop_r16 | Pop_rm16,
+        PopMemory: Pop_rm64,
+        EnterWord: Enterw_imm16_imm8,
+        Enter: Enterq_imm16_imm8,
+        LeaveWord: Leavew,
+        Cmov: Cmovo_r16_rm16 | Cmovno_r16_rm16 | Cmovb_r16_rm16 | Cmovae_r16_rm16 | Cmove_r16_rm16
+            | Cmovne_r16_rm16 | Cmovbe_r16_rm16 | Cmova_r16_rm16 | Cmovs_r16_rm16 | Cmovns_r16_rm16
+            | Cmovp_r16_rm16 | Cmovnp_r16_rm16 | Cmovl_r16_rm16 | Cmovge_r16_rm16 | Cmovle_r16_rm16
+            | Cmovg_r16_rm16,
+        Set: Seto_rm8 | Setno_rm8 | Setb_rm8 | Setae_rm8 | Sete_rm8 | Setne_rm8 | Setbe_rm8 | Seta_rm8
+            | Sets_rm8 | Setns_rm8 | Setp_rm8 | Setnp_rm8 | Setl_rm8 | Setge_rm8 | Setle_rm8 | Setg_rm8,
+        Loop: Loop_rel8_64_RCX | Loop_rel8_64_ECX,
+        Loope: Loope_rel8_64_RCX | Loope_rel8_64_ECX,
+        Loopne: Loopne_rel8_64_RCX | Loopne_rel8_64_ECX,
+        Jrcxz: Jrcxz_rel8_64 | Jecxz_rel8_64,
+    }
 }
 
 /// Executes; true when [`Core::rip`] has been set and control goes there.
 pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
-    match op.imm >> 8 & 3 {
+    match Packed::of(op).size() {
         0 => sized::<u8>(core, cx, op),
         1 => sized::<u16>(core, cx, op),
         2 => sized::<u32>(core, cx, op),
@@ -59,48 +120,14 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
     }
 }
 
-/// The operand that may be a register or memory.
-struct Place {
-    memory: Option<u64>,
-    register: u8,
-}
-
-impl Place {
-    fn load<T: Word>(&self, core: &mut Core, cx: &mut Ctx<'_>) -> Result<T, Faulted> {
-        match self.memory {
-            Some(va) => core.read(cx, va),
-            None => Ok(core.get(self.register)),
-        }
-    }
-
-    /// For an instruction that stores to the same place afterwards.
-    fn load_modify<T: Word>(&self, core: &mut Core, cx: &mut Ctx<'_>) -> Result<T, Faulted> {
-        match self.memory {
-            Some(va) => core.read_modify(cx, va),
-            None => Ok(core.get(self.register)),
-        }
-    }
-
-    fn store<T: Word>(&self, core: &mut Core, cx: &mut Ctx<'_>, value: T) -> Result<(), Faulted> {
-        match self.memory {
-            Some(va) => core.write(cx, va, value),
-            None => {
-                core.set(self.register, value);
-                Ok(())
-            }
-        }
-    }
-}
-
 #[allow(clippy::too_many_lines)] // one match over the kinds
 fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
     use MiscOp as K;
-    let Some(kind) = KINDS.get(usize::from(op.imm.to_le_bytes()[0])).copied() else {
-        return Err(core.unknown("an operation that the decoder does not make"));
-    };
-    let memory = (op.imm >> 10 & 1 != 0).then(|| core.ea(op));
-    let extra = u64::from(op.imm.to_le_bytes()[2]);
-    let wide = op.imm >> 32;
+    let packed = Packed::of(op);
+    let kind = MiscOp::from_number(packed.number());
+    let memory = packed.memory().then(|| core.ea(op));
+    let extra = u64::from(packed.extra());
+    let wide = packed.wide();
     let first = Place {
         memory,
         register: op.a,
@@ -307,13 +334,10 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         K::Cmc => core.lazy.set_cf(!core.lazy.cf()),
         K::Cld => core.flags &= !flags::DF,
         K::Std => core.flags |= flags::DF,
-        K::Xlat | K::Xlat32 => {
+        K::Xlat => {
             let offset = core.get::<u64>(RBX).wrapping_add(core.get::<u8>(RAX).zx());
-            let offset = if kind == K::Xlat {
-                offset
-            } else {
-                u32::cut(offset).zx()
-            };
+            // The decoder sets `extra` if the address is EBX + AL.
+            let offset = if extra == 0 { offset } else { u32::cut(offset).zx() };
             let value = core.read::<u8>(cx, offset.wrapping_add(core.get(op.seg)))?;
             core.set(RAX, value);
         }
@@ -328,7 +352,8 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         K::PushWordImm => push(core, cx, u16::cut(wide))?,
         K::PopWord => pop::<u16>(core, cx, op, memory.is_some())?,
         K::PopMemory => pop::<u64>(core, cx, op, memory.is_some())?,
-        K::Enter => enter::<T>(core, cx, extra, wide)?,
+        K::EnterWord => enter::<u16>(core, cx, extra, wide)?,
+        K::Enter => enter::<u64>(core, cx, extra, wide)?,
         K::LeaveWord => {
             let frame = core.get::<u64>(RBP);
             let value = core.read::<u16>(cx, frame)?;
@@ -363,70 +388,4 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         }
     }
     Ok(false)
-}
-
-/// CMPXCHG8B (`T` = u32) and CMPXCHG16B (`T` = u64).
-fn compare_exchange_wide<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, va: u64) -> Result<(), Faulted> {
-    if T::BITS == 64 && !va.is_multiple_of(16) {
-        return Err(core.protection());
-    }
-    core.check_write(cx, va, 2 * T::BYTES)?;
-    let high_at = va.wrapping_add(T::BYTES);
-    let (low, high) = (core.read::<T>(cx, va)?, core.read::<T>(cx, high_at)?);
-    let equal = low == core.get(RAX) && high == core.get(RDX);
-    let (new_low, new_high) = if equal {
-        (core.get(RBX), core.get(RCX))
-    } else {
-        (low, high)
-    };
-    let mut bytes = [0; 16];
-    let size = usize::from(T::BYTES.to_le_bytes()[0]);
-    bytes[..size].copy_from_slice(&new_low.zx().to_le_bytes()[..size]);
-    bytes[size..2 * size].copy_from_slice(&new_high.zx().to_le_bytes()[..size]);
-    core.write_bytes(cx, va, &bytes[..2 * size])?;
-    if !equal {
-        core.set(RAX, low);
-        core.set(RDX, high);
-    }
-    let image = core.lazy.image();
-    core.set_flags_explicit(if equal {
-        image | flags::ZF
-    } else {
-        image & !flags::ZF
-    });
-    Ok(())
-}
-
-fn bit_test<T: Word>(
-    core: &mut Core,
-    cx: &mut Ctx<'_>,
-    kind: MiscOp,
-    place: &Place,
-    number: u64,
-) -> Result<(), Faulted> {
-    use MiscOp as K;
-    let bit = 1u64 << (number % u64::from(T::BITS));
-    let reads_only = matches!(kind, K::BtImm | K::BtReg);
-    let value = if reads_only {
-        place.load::<T>(core, cx)
-    } else {
-        place.load_modify(core, cx)
-    }?
-    .zx();
-    let new = match kind {
-        K::BtsImm | K::BtsReg => Some(value | bit),
-        K::BtrImm | K::BtrReg => Some(value & !bit),
-        K::BtcImm | K::BtcReg => Some(value ^ bit),
-        _ => None,
-    };
-    if let Some(new) = new {
-        place.store(core, cx, T::cut(new))?;
-    }
-    let image = core.lazy.image();
-    core.set_flags_explicit(if value & bit != 0 {
-        image | flags::CF
-    } else {
-        image & !flags::CF
-    });
-    Ok(())
 }

@@ -14,21 +14,21 @@ use crate::exec::alu::Alu;
 use crate::flags::DF;
 use crate::memory::PAGE_BYTES;
 use crate::mmu::Access;
-use crate::op::{Op, REGS};
+use crate::op::{Op, REGS, family};
 use crate::registers::{RAX, RCX, RDI, RDX, RSI};
 use crate::word::Word;
 
-/// Which string instruction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum StringOp {
-    Movs,
-    Stos,
-    Lods,
-    Scas,
-    Cmps,
-    Ins,
-    Outs,
+family! {
+    /// String instructions.
+    StringOp {
+        Movs: Movsb_m8_m8 | Movsw_m16_m16 | Movsd_m32_m32 | Movsq_m64_m64,
+        Stos: Stosb_m8_AL | Stosw_m16_AX | Stosd_m32_EAX | Stosq_m64_RAX,
+        Lods: Lodsb_AL_m8 | Lodsw_AX_m16 | Lodsd_EAX_m32 | Lodsq_RAX_m64,
+        Scas: Scasb_AL_m8 | Scasw_AX_m16 | Scasd_EAX_m32 | Scasq_RAX_m64,
+        Cmps: Cmpsb_m8_m8 | Cmpsw_m16_m16 | Cmpsd_m32_m32 | Cmpsq_m64_m64,
+        Ins: Insb_m8_DX | Insw_m16_DX | Insd_m32_DX,
+        Outs: Outsb_DX_m8 | Outsw_DX_m16 | Outsd_DX_m32,
+    }
 }
 
 /// How often.
@@ -41,15 +41,6 @@ pub(crate) enum Rep {
     WhileNotEqual,
 }
 
-const OPS: [StringOp; 7] = [
-    StringOp::Movs,
-    StringOp::Stos,
-    StringOp::Lods,
-    StringOp::Scas,
-    StringOp::Cmps,
-    StringOp::Ins,
-    StringOp::Outs,
-];
 const REPS: [Rep; 4] = [Rep::Once, Rep::Count, Rep::WhileEqual, Rep::WhileNotEqual];
 
 /// Packs an immediate word.
@@ -108,7 +99,7 @@ impl Pointers {
 }
 
 fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
-    let kind = OPS[usize::from(op.imm.to_le_bytes()[0]) % OPS.len()];
+    let kind = StringOp::from_number(op.imm.to_le_bytes()[0]);
     let rep = REPS[(op.imm >> 10 & 3) as usize];
     let backwards = core.flags & DF != 0;
     let pointers = Pointers {

@@ -1,42 +1,84 @@
 //! System instructions, port I/O, and user-level instructions of the same kind (CPUID, RDTSC, PUSHF).
 //!
-//! The operation's immediate is packed as in [`super::misc`].
+//! Number and operands are in [`Op::imm`], see [`Packed`].
 
 use super::descriptor;
 use super::event;
+use super::packed::Packed;
 use crate::core::{Core, Ctx, Faulted, stop};
 use crate::flags::{AC, DF, ID, IF, IOPL, NT, RF, TF};
 use crate::mmu::canonical;
-use crate::op::{FS_BASE, GS_BASE, Op};
+use crate::op::{FS_BASE, GS_BASE, Op, family};
 use crate::registers::{
     CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_FSGSBASE, CR4_KNOWN, CR4_PAE, CR4_TSD, RAX,
     RBX, RCX, RDX, RSP, SS, TableRegister,
 };
 use crate::word::Word;
 
-macro_rules! kinds {
-    ($($name:ident),* $(,)?) => {
-        /// Which instruction.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u8)]
-        pub(crate) enum SystemOp {
-            $($name),*
-        }
-        const KINDS: &[SystemOp] = &[$(SystemOp::$name),*];
-    };
-}
-
-kinds! {
-    LoadSegment, StoreSegment, PushSegment, PushSegmentWord, PopSegment, PopSegmentWord, ReadCr, WriteCr, ReadDr, WriteDr,
-    Pushf, PushfWord, Popf, PopfWord, Cli, Sti, Hlt, Pause, Clts,
-    Cpuid, Rdtsc, Rdtscp, Rdmsr, Wrmsr, Rdpmc, Lgdt, Lidt, Sgdt, Sidt, Lldt, Ltr, Sldt, Str, Lmsw, Smsw, Lar, Lsl, Verr,
-    Verw, Invlpg, Wbinvd, Swapgs, Rdfsbase, Rdgsbase, Wrfsbase, Wrgsbase, Syscall, Sysret, Iret, Retf, Retfd, JmpFar, JmpFar32,
-    Int3, Int1, Int, In, InImm, Out, OutImm,
-}
-
-/// Packs an immediate word.
-pub(crate) fn pack(kind: SystemOp, size: usize, memory: bool, extra: u8) -> u64 {
-    (kind as u64) | ((size as u64 & 3) << 8) | (u64::from(memory) << 10) | (u64::from(extra) << 16)
+family! {
+    /// System instructions, and user-level ones of the same kind.
+    SystemOp {
+        LoadSegment: Mov_Sreg_rm16 | Mov_Sreg_r32m16 | Mov_Sreg_r64m16,
+        StoreSegment: Mov_rm16_Sreg | Mov_r32m16_Sreg | Mov_r64m16_Sreg,
+        PushSegment: Pushq_FS | Pushq_GS,
+        PushSegmentWord: Pushw_FS | Pushw_GS,
+        PopSegment: Popq_FS | Popq_GS,
+        PopSegmentWord: Popw_FS | Popw_GS,
+        ReadCr: Mov_r64_cr,
+        WriteCr: Mov_cr_r64,
+        ReadDr: Mov_r64_dr,
+        WriteDr: Mov_dr_r64,
+        Pushf: Pushfq,
+        PushfWord: Pushfw,
+        Popf: Popfq,
+        PopfWord: Popfw,
+        Cli: Cli,
+        Sti: Sti,
+        Hlt: Hlt,
+        Pause: Pause,
+        Clts: Clts,
+        Cpuid: Cpuid,
+        Rdtsc: Rdtsc,
+        Rdtscp: Rdtscp,
+        Rdmsr: Rdmsr,
+        Wrmsr: Wrmsr,
+        Rdpmc: Rdpmc,
+        Lgdt: Lgdt_m1664,
+        Lidt: Lidt_m1664,
+        Sgdt: Sgdt_m1664,
+        Sidt: Sidt_m1664,
+        Lldt: Lldt_rm16 | Lldt_r32m16 | Lldt_r64m16,
+        Ltr: Ltr_rm16 | Ltr_r32m16 | Ltr_r64m16,
+        Sldt: Sldt_rm16 | Sldt_r32m16 | Sldt_r64m16,
+        Str: Str_rm16 | Str_r32m16 | Str_r64m16,
+        Lmsw: Lmsw_rm16 | Lmsw_r32m16 | Lmsw_r64m16,
+        Smsw: Smsw_rm16 | Smsw_r32m16 | Smsw_r64m16,
+        Lar: Lar_r16_rm16 | Lar_r32_r32m16 | Lar_r64_r64m16,
+        Lsl: Lsl_r16_rm16 | Lsl_r32_r32m16 | Lsl_r64_r64m16,
+        Verr: Verr_rm16 | Verr_r32m16 | Verr_r64m16,
+        Verw: Verw_rm16 | Verw_r32m16 | Verw_r64m16,
+        Invlpg: Invlpg_m,
+        Wbinvd: Wbinvd | Invd,
+        Swapgs: Swapgs,
+        Rdfsbase: Rdfsbase_r32 | Rdfsbase_r64,
+        Rdgsbase: Rdgsbase_r32 | Rdgsbase_r64,
+        Wrfsbase: Wrfsbase_r32 | Wrfsbase_r64,
+        Wrgsbase: Wrgsbase_r32 | Wrgsbase_r64,
+        Syscall: Syscall,
+        Sysret: Sysretq,
+        Iret: Iretq,
+        Retf: Retfq,
+        Retfd: Retfd,
+        JmpFar: Jmp_m1664,
+        JmpFar32: Jmp_m1632,
+        Int3: Int3,
+        Int1: Int1,
+        Int: Int_imm8,
+        In: In_AL_DX | In_AX_DX | In_EAX_DX,
+        InImm: In_AL_imm8 | In_AX_imm8 | In_EAX_imm8,
+        Out: Out_DX_AL | Out_DX_AX | Out_DX_EAX,
+        OutImm: Out_imm8_AL | Out_imm8_AX | Out_imm8_EAX,
+    }
 }
 
 /// What PUSHF shows and POPF may change at all (VM, VIF and VIP do not exist here).
@@ -46,12 +88,11 @@ const FLAGS_KNOWN: u64 = TF | IF | DF | IOPL | NT | RF | AC | ID;
 #[allow(clippy::too_many_lines)] // one match over the kinds
 pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
     use SystemOp as K;
-    let Some(kind) = KINDS.get(usize::from(op.imm.to_le_bytes()[0])).copied() else {
-        return Err(core.unknown("an operation that the decoder does not make"));
-    };
-    let size = op.imm >> 8 & 3;
-    let memory = (op.imm >> 10 & 1 != 0).then(|| core.ea(op));
-    let extra = op.imm.to_le_bytes()[2];
+    let packed = Packed::of(op);
+    let kind = SystemOp::from_number(packed.number());
+    let size = packed.size();
+    let memory = packed.memory().then(|| core.ea(op));
+    let extra = packed.extra();
     if needs_supervisor(kind) && core.cpl() != 0 {
         return Err(core.protection());
     }
@@ -59,7 +100,7 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
         K::LoadSegment => {
             let selector = match memory {
                 Some(va) => core.read::<u16>(cx, va)?,
-                None => core.get(op.a),
+                None => core.get(op.b),
             };
             descriptor::load_data_segment(core, cx, usize::from(extra), selector)?;
         }

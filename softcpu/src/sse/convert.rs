@@ -1,9 +1,9 @@
 //! Conversions between integers and the two floating-point formats.
 
 use super::softfloat::{Context, F32, F64, low64};
-use super::{Form, family, low32, slot};
+use super::{Form, low32, slot};
 use crate::core::{Core, Ctx, Faulted};
-use crate::op::Op;
+use crate::op::{Op, family};
 
 family! {
     /// Conversions; all but the exact ones read MXCSR and raise its flags.

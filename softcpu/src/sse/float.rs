@@ -1,10 +1,10 @@
 //! Arithmetic and comparison of floating-point vectors and scalars.
 
 use super::softfloat::{Context, F32, F64, Format, Relation};
-use super::{Form, family, low32, slot};
+use super::{Form, low32, slot};
 use crate::core::{Core, Ctx, Faulted};
 use crate::flags::{CF, PF, ZF};
-use crate::op::Op;
+use crate::op::{Op, family};
 
 family! {
     /// Operations that read MXCSR and raise its flags, and the two approximations.

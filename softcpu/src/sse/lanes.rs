@@ -2,9 +2,9 @@
 //!
 //! Vectors are taken apart into arrays of lanes and put together again; the compiler turns the loops into vector code.
 
-use super::{Form, family, slot};
+use super::{Form, slot};
 use crate::core::{Core, Ctx, Faulted};
-use crate::op::Op;
+use crate::op::{Op, family};
 
 family! {
     /// Operations with a vector destination and a vector (or aligned memory, or immediate) source.

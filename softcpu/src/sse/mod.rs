@@ -32,35 +32,6 @@ use lanes::Lanes;
 use moves::Move;
 use state::State;
 
-/// Defines a family: its operations, and which of the decoder's codes each of them is.
-macro_rules! family {
-    ($(#[$doc:meta])* $name:ident { $($op:ident: $($code:ident)|+),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u8)]
-        pub(crate) enum $name { $($op),* }
-
-        impl $name {
-            const ALL: &'static [Self] = &[$(Self::$op),*];
-
-            /// The operation that a decoded instruction is, if it belongs to this family.
-            pub(crate) fn from_code(code: iced_x86::Code) -> Option<Self> {
-                match code {
-                    $($(iced_x86::Code::$code)|+ => Some(Self::$op),)*
-                    _ => None,
-                }
-            }
-
-            /// The operation with this number.
-            #[inline(always)]
-            pub(crate) fn from_number(number: u8) -> Self {
-                Self::ALL[usize::from(number) % Self::ALL.len()]
-            }
-        }
-    };
-}
-pub(crate) use family;
-
 /// Number of a family in [`Form`].
 mod number {
     pub const LANES: u8 = 0;
@@ -186,7 +157,7 @@ pub(crate) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<(), 
     let operation = form.operation();
     match form.family() {
         number::MOVE => {
-            core.sse_available_for(Move::from_number(operation))?;
+            core.sse_available()?;
             moves::execute(core, cx, op, form, Move::from_number(operation))
         }
         number::LANES => {
@@ -276,20 +247,27 @@ impl Core {
             Err(self.raise(19, None))
         }
     }
-
-    /// MOVNTI is an SSE2 instruction without SSE state, and asks for nothing.
-    #[inline(always)]
-    fn sse_available_for(&mut self, operation: Move) -> Result<(), Faulted> {
-        if operation == Move::Movnti {
-            Ok(())
-        } else {
-            self.sse_available()
-        }
-    }
 }
 
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation)] // the low lane is what is wanted
 pub(crate) fn low32(value: u128) -> u32 {
     value as u32
+}
+
+/// Operations and iced codes of this module's lists that are not among `codes`.
+#[cfg(test)]
+pub(crate) fn unreached(codes: &[iced_x86::Code]) -> Vec<String> {
+    let mut missing = Vec::new();
+    macro_rules! look {
+        ($($family:ident)*) => {$(
+            let codes_missing = $family::CODES.iter().filter(|code| !codes.contains(code));
+            missing.extend(codes_missing.map(|code| format!("{code:?}")));
+            let reached: Vec<_> = codes.iter().filter_map(|code| $family::from_code(*code)).collect();
+            let missing_here = $family::ALL.iter().filter(|op| !reached.contains(op));
+            missing.extend(missing_here.map(|op| format!("{op:?}")));
+        )*};
+    }
+    look!(Move Lanes Float Convert State X87Op);
+    missing
 }

@@ -1,10 +1,10 @@
 //! Instructions that only move bits.
 
 use super::softfloat::low64;
-use super::{Form, family, low32, slot};
+use super::{Form, low32, slot};
 use crate::core::{Core, Ctx, Faulted};
 use crate::mmu::Access;
-use crate::op::Op;
+use crate::op::{Op, family};
 
 family! {
     /// Moves. For a store, the first register is the data and the operand in memory the destination.
@@ -35,7 +35,6 @@ family! {
         SignsByte: Pmovmskb_r32_xmm | Pmovmskb_r64_xmm,
         ExtractWord: Pextrw_r32_xmm_imm8 | Pextrw_r64_xmm_imm8,
         InsertWord: Pinsrw_xmm_r32m16_imm8 | Pinsrw_xmm_r64m16_imm8,
-        Movnti: Movnti_m32_r32 | Movnti_m64_r64,
         MaskedStore: Maskmovdqu_rDI_xmm_xmm,
     }
 }
@@ -133,8 +132,6 @@ pub(super) fn execute(
             let at = 16 * u32::from(form.imm8() & 7);
             core.xmm[a] = core.xmm[a] & !(0xffff << at) | u128::from(word) << at;
         }
-        Move::Movnti if form.wide() => core.write(cx, core.ea(op), core.get::<u64>(op.a))?,
-        Move::Movnti => core.write(cx, core.ea(op), core.get::<u32>(op.a))?,
         Move::MaskedStore => masked_store(core, cx, op, form)?,
     }
     Ok(())

@@ -1,8 +1,7 @@
 //! MXCSR, FXSAVE and FXRSTOR.
 
-use super::family;
 use crate::core::{Core, Ctx, Faulted};
-use crate::op::Op;
+use crate::op::{Op, family};
 use crate::x87::X87;
 
 family! {

@@ -3,10 +3,10 @@
 use super::env::{ENVIRONMENT, STATE};
 use super::{F80, X87, status};
 use crate::core::{Core, Ctx, Faulted};
-use crate::op::Op;
+use crate::op::{Op, family};
 use crate::registers::{CR0_MP, CR0_TS};
+use crate::sse::Form;
 use crate::sse::softfloat::{Context, F32, F64, flag};
-use crate::sse::{Form, family};
 
 family! {
     /// x87 instructions.

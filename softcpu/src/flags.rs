@@ -1,7 +1,7 @@
 //! Arithmetic flags, kept lazily.
 //!
-//! An instruction that sets flags leaves three words behind, all computed without a branch; the flags are made from them when
-//! somebody asks, which is rarer:
+//! An instruction that sets flags stores three words, which it computes without a branch. The flags are derived from
+//! the words when an instruction reads them, which happens less often:
 //!
 //! ```text
 //! result  the result, sign-extended to 64 bits       ZF = (result == 0)     SF = bit 63 of (result ^ extra)
@@ -10,7 +10,8 @@
 //! extra   bit 4: AF; bits 15:8: PF correction;       PF = parity of the low byte of (result ^ extra >> 8)
 //!         bit 63: SF correction
 //! ```
-//! The corrections are zero after an arithmetic instruction; they let POPF and friends set combinations that no result has.
+//! The corrections are zero after an arithmetic instruction; POPF and SAHF use them to set combinations of flags that
+//! no result has.
 
 use crate::word::Word;
 
@@ -42,12 +43,12 @@ pub const NT: u64 = 1 << 14;
 pub const RF: u64 = 1 << 16;
 /// Alignment check.
 pub const AC: u64 = 1 << 18;
-/// CPUID may be used.
+/// Whether software can toggle this bit tells whether CPUID exists.
 pub const ID: u64 = 1 << 21;
 /// The six flags that arithmetic sets.
 pub const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
 
-/// The three words.
+/// The three words from which the flags are derived.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Lazy {
     pub result: u64,
@@ -56,7 +57,7 @@ pub(crate) struct Lazy {
 }
 
 impl Lazy {
-    /// After `a + b (+ carry in)` gave `r`.
+    /// Sets the flags of `r = a + b (+ carry in)`.
     #[inline(always)]
     pub fn add<T: Word>(&mut self, a: T, b: T, r: T) {
         let (a, b, r) = (a.zx(), b.zx(), r.sx());
@@ -68,7 +69,7 @@ impl Lazy {
         };
     }
 
-    /// After `a - b (- borrow in)` gave `r`.
+    /// Sets the flags of `r = a - b (- borrow in)`.
     #[inline(always)]
     pub fn sub<T: Word>(&mut self, a: T, b: T, r: T) {
         let (a, b, r) = (a.zx(), b.zx(), r.sx());
@@ -80,7 +81,8 @@ impl Lazy {
         };
     }
 
-    /// After a logic operation (CF = OF = 0; AF is undefined, zero here).
+    /// Sets the flags of a logic operation with result `r`: CF = OF = 0. AF is undefined by the architecture and zero
+    /// here.
     #[inline(always)]
     pub fn logic<T: Word>(&mut self, r: T) {
         *self = Self {
@@ -90,7 +92,7 @@ impl Lazy {
         };
     }
 
-    /// ZF, SF and PF by the result; CF and OF as given; AF zero.
+    /// Sets ZF, SF and PF from the result, CF and OF as given, and clears AF.
     #[inline(always)]
     pub fn result_with<T: Word>(&mut self, r: T, cf: bool, of: bool) {
         *self = Self {
@@ -100,7 +102,8 @@ impl Lazy {
         };
     }
 
-    /// As [`Self::add`] or [`Self::sub`] by one, with CF kept.
+    /// Restores CF from `before`, the flags before an INC or DEC that was computed as an addition or subtraction of
+    /// one.
     #[inline(always)]
     pub fn keep_carry(&mut self, before: Self) {
         let of = self.of();
@@ -132,7 +135,7 @@ impl Lazy {
         self.extra & AF != 0
     }
 
-    /// The six flags as they stand in RFLAGS.
+    /// The six flags at their places in RFLAGS.
     pub fn image(self) -> u64 {
         let bit = |on: bool, mask: u64| if on { mask } else { 0 };
         bit(self.cf(), CF)
@@ -143,7 +146,7 @@ impl Lazy {
             | bit(self.of(), OF)
     }
 
-    /// The words that give the six flags of an RFLAGS image.
+    /// The words from which the six flags of the RFLAGS image are derived.
     pub fn from_image(image: u64) -> Self {
         let on = |mask: u64| image & mask != 0;
         let result = u64::from(!on(ZF));

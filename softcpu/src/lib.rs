@@ -9,6 +9,7 @@
 //!   |- exec     the loop over decoded operations, one file per family
 //!   |    `- sse, x87
 //!   |- decode   iced-x86 instruction -> Op (24 bytes, position-independent)
+//!   |- op       the list of operations, from which decode's tables and exec's dispatch are made
 //!   |- code     decoded pages, dropped when their bytes are written
 //!   |- core     registers and the state of a run
 //!   |- access   memory through the TLB

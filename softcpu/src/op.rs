@@ -1,15 +1,15 @@
 //! The decoded form of an instruction.
 //!
-//! An [`Op`] is 24 bytes: what to do, with which registers, on which memory operand. It names registers by index into one array
-//! (the sixteen general registers, then a few of the interpreter's own), so that an effective address is always
+//! An [`Op`] is 24 bytes: an opcode, registers and a memory operand. Registers are indices into one array: the sixteen
+//! general registers, then a few of the interpreter's own. Every effective address is
 //!
 //! ```text
 //! regs[base] + (regs[index] << scale) + disp + regs[seg]
 //! ```
 //!
-//! with a register that is always zero standing in for what an operand does not have, and without a branch. RIP-relative
-//! operands take the virtual address of the code page as their base, so the decoded form does not depend on where the
-//! physical page is mapped. Nothing in it points anywhere: it could as well be translated to host code.
+//! and is computed without a branch: a part that an operand does not have is the register [`ZERO`]. RIP-relative
+//! operands use the virtual address of the code page as their base, so the decoded form does not depend on where the
+//! physical page is mapped. An `Op` holds no pointers.
 
 pub(crate) mod family;
 pub(crate) mod table;
@@ -49,7 +49,8 @@ pub(crate) struct Op {
     pub scale: u8,
     pub seg: u8,
     pub disp: i32,
-    /// Immediate (sign-extended), or target of a direct branch relative to the page's start, or what the opcode says.
+    /// Immediate (sign-extended), target of a direct branch relative to the page's start, or a word whose layout the
+    /// opcode defines.
     pub imm: u64,
 }
 

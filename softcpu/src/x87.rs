@@ -1,7 +1,7 @@
 //! x87 state, and the instructions that save, restore and move it exactly.
 //!
-//! Kernels initialise, save and restore this state; the C library moves `long double` values through it. Arithmetic is left out:
-//! such an instruction ends the run with an error that names it.
+//! Kernels initialise, save and restore this state; the C library moves `long double` values through it. x87
+//! arithmetic is not implemented: such an instruction ends the run with an error that names it.
 
 mod env;
 mod f80;
@@ -31,7 +31,8 @@ const INITIAL_CONTROL: u16 = 0x037f;
 
 /// The x87 state of a processor.
 ///
-/// The last-instruction pointers hold what FXRSTOR, FRSTOR or FLDENV put there; executing an instruction does not move them.
+/// The last-instruction pointers hold what FXRSTOR, FRSTOR or FLDENV loaded; executing an instruction does not change
+/// them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct X87 {
     /// R0 to R7 (not ST0 to ST7): bits 63:0 significand, 78:64 exponent, 79 sign.
@@ -51,7 +52,7 @@ pub struct X87 {
 }
 
 impl Default for X87 {
-    /// As after FNINIT.
+    /// The state after FNINIT.
     fn default() -> Self {
         Self {
             registers: [0; 8],
@@ -86,7 +87,7 @@ impl X87 {
         self.registers[usize::from(self.physical(i))]
     }
 
-    /// Sets ST(i); whether it counts as full stays as it is.
+    /// Sets ST(i) without marking it full or empty.
     pub fn set_st(&mut self, i: u8, value: u128) {
         self.registers[usize::from(self.physical(i))] = value & ((1 << 80) - 1);
     }
@@ -110,7 +111,7 @@ impl X87 {
         }
     }
 
-    /// Raises exception flags (bits 5:0, with SF); true when one of them is not masked.
+    /// Sets exception flags (bits 5:0, and SF). Returns true if one of them is unmasked.
     fn signal(&mut self, flags: u16) -> bool {
         self.status |= flags;
         self.normalise();

@@ -38,7 +38,8 @@ macro_rules! define_choice {
         special { $($(#[$special_doc:meta])* $special:ident;)* }
         steps { $($(#[$step_doc:meta])* $step:ident;)* }
     ) => {
-        /// The operations of a two-operand instruction in this form, for 8, 16, 32 and 64 bits; `None` if it is not one.
+        /// The operations of a two-operand instruction in this form, for 8, 16, 32 and 64 bits; `None` if it is not
+        /// one.
         pub(super) fn two_operands(mnemonic: Mnemonic, form: Form) -> Option<[OpCode; 4]> {
             match (mnemonic, form) {
                 $($((Mnemonic::$family, Form::$form) => Some([$b, $w, $d, $q]),)*)*

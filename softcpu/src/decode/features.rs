@@ -1,8 +1,8 @@
-//! Which instructions this processor has at all.
+//! Which instructions the processor offers.
 
 use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic};
 
-/// Whether the instruction belongs to an extension that CPUID does not offer (or is undefined by definition).
+/// Whether the instruction raises #UD: its extension is not offered by CPUID, or it is one of UD0, UD1 and UD2.
 pub(super) fn undefined(insn: &Instruction) -> bool {
     use CpuidFeature as F;
     if matches!(insn.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2) {
@@ -53,12 +53,13 @@ pub(super) fn undefined(insn: &Instruction) -> bool {
         || uses_mmx(insn)
 }
 
-/// SSE and SSE2 have forms with MMX registers, which this processor has not.
+/// Whether the instruction is one of the SSE and SSE2 forms with MMX registers, which this processor does not have.
 fn uses_mmx(insn: &Instruction) -> bool {
     (0..insn.op_count()).any(|i| insn.op_register(i).is_mm())
 }
 
-/// Hints and barriers, and what executes as NOP where its extension is missing: ENDBR, RDSSP, PREFETCHW.
+/// Whether the instruction does nothing here: hints, barriers, and those that are NOPs on a processor without their
+/// extension (ENDBR, RDSSP, PREFETCHW).
 pub(super) fn no_operation(insn: &Instruction) -> bool {
     use Mnemonic as M;
     if matches!(

@@ -43,9 +43,9 @@ fn two_operands(insn: &Instruction) -> Option<OpCode> {
 fn other(insn: &Instruction, near: bool) -> Option<OpCode> {
     let memory = has_memory(insn);
     match insn.code() {
-        // A plain move in all but name.
+        // The same as a 32-bit MOV.
         Code::Movsxd_r32_rm32 => Some(if memory { OpCode::MovRMD } else { OpCode::MovRRD }),
-        // A count of zero leaves the flags alone, which the loop's shifts do not check.
+        // A count of zero changes no flags, and the loop's shifts do not check for it. Such a shift is one of `Misc`.
         _ if is_shift(insn) && shift_count(insn) == 0 => None,
         code => choose::other(code, memory, near && insn.near_branch64() < 4096),
     }
@@ -55,7 +55,7 @@ fn is_shift(insn: &Instruction) -> bool {
     matches!(insn.mnemonic(), M::Shl | M::Sal | M::Shr | M::Sar)
 }
 
-/// The count of a shift by an immediate, as far as the processor looks at it; 0 for a shift by CL.
+/// The count of a shift by an immediate, modulo 64 or 32 as the processor takes it; 0 for a shift by CL.
 fn shift_count(insn: &Instruction) -> u64 {
     immediate(insn).unwrap_or(0) & if size(insn, 0) == 8 { 63 } else { 31 }
 }

@@ -1,7 +1,8 @@
-//! From bytes to operations.
+//! Decodes instructions into operations.
 //!
-//! iced-x86 decodes; [`lower`] turns its instruction into an [`Op`]. Instructions of extensions that CPUID does not offer become
-//! [`OpCode::Undefined`], those that it does offer but nobody lowers become [`OpCode::Unknown`].
+//! iced-x86 decodes the bytes, and [`lower`] turns each instruction into an [`Op`]. An instruction of an extension
+//! that CPUID does not offer becomes [`OpCode::Undefined`]. One that CPUID offers and that has no operation becomes
+//! [`OpCode::Unknown`].
 
 mod choose;
 mod features;
@@ -15,15 +16,17 @@ use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruc
 
 use crate::op::{Op, OpCode};
 
-/// Longest stretch decoded at once, in instructions; the rest waits until control gets there.
+/// Length limit of a stretch, in instructions. The code after it is decoded when control reaches it.
 const MAX_STRETCH: usize = 64;
 
-/// Without BMI1 and LZCNT, their prefixed forms execute as BSF and BSR; likewise WBNOINVD as WBINVD.
+/// A processor without BMI1, LZCNT and WBNOINVD ignores the prefixes of TZCNT, LZCNT and WBNOINVD and executes BSF,
+/// BSR and WBINVD.
 const OPTIONS: u32 =
     DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD | DecoderOptions::NO_WBNOINVD;
 
-/// Decodes a straight-line stretch of `page` from `start` on: up to an unconditional transfer of control, the page's end, or
-/// an operation that `known` says is decoded already.
+/// Decodes a straight-line stretch of `page` that begins at offset `start` and appends it to `out`. The stretch ends
+/// at an unconditional transfer of control, at the page's end, or at an offset for which `known` returns true (it is
+/// decoded already).
 pub(crate) fn stretch(page: &[u8; 4096], start: u64, known: impl Fn(u64) -> bool, out: &mut Vec<Op>) {
     let bytes = page.get(index(start)..).unwrap_or(&[]);
     let mut decoder = Decoder::with_ip(64, bytes, start, OPTIONS);
@@ -60,8 +63,8 @@ pub(crate) fn stretch(page: &[u8; 4096], start: u64, known: impl Fn(u64) -> bool
     }
 }
 
-/// Decodes one instruction that begins at page offset `start` and runs on into the next page; `bytes` holds what is left of
-/// this page and the beginning of the next.
+/// Decodes one instruction that begins at page offset `start` and crosses into the next page. `bytes` is the rest of
+/// this page, followed by the beginning of the next.
 pub(crate) fn crossing(bytes: &[u8], start: u64, out: &mut Vec<Op>) {
     let mut decoder = Decoder::with_ip(64, bytes, start, OPTIONS);
     let insn = decoder.decode();
@@ -77,7 +80,8 @@ pub(crate) fn crossing(bytes: &[u8], start: u64, out: &mut Vec<Op>) {
     out.push(link(OpCode::LinkFar, decoder.ip()));
 }
 
-/// Whether the decoder takes the instruction for another than processors do: F3 REX.B 90 exchanges RAX with R8, and is no PAUSE.
+/// Whether iced decodes the bytes differently from processors: F3 REX.B 90 is XCHG of R8 and RAX, but iced makes
+/// PAUSE of it.
 fn mistaken(insn: &Instruction, bytes: &[u8]) -> bool {
     insn.code() == Code::Pause
         && bytes
@@ -86,7 +90,7 @@ fn mistaken(insn: &Instruction, bytes: &[u8]) -> bool {
 }
 
 fn link(code: OpCode, target: u64) -> Op {
-    // A link stands where it leads: when the loop stops before it, that is the instruction to go on with.
+    // The offset of a link is its target's, because the loop can stop before the link and then continues at the target.
     let mut op = Op::new(code, offset(target), 0);
     op.imm = target;
     op
@@ -99,7 +103,7 @@ fn ends_stretch(insn: &Instruction) -> bool {
     ) || insn.is_invalid()
 }
 
-/// Appends the operations for one instruction; `near` allows branches inside the page by offset.
+/// Appends the operations for one instruction. `near`: branches may be to an offset in the same page.
 fn lower(insn: &Instruction, at: u64, near: bool, out: &mut Vec<Op>) {
     let len = insn.len().to_le_bytes()[0];
     let mut op = Op::new(OpCode::Unknown, offset(at), len);
@@ -123,7 +127,7 @@ fn lower(insn: &Instruction, at: u64, near: bool, out: &mut Vec<Op>) {
     out.push(op);
 }
 
-/// A page offset as the operations keep it.
+/// A page offset in the width of [`Op::off`].
 #[allow(clippy::cast_possible_truncation)] // at most 4096
 fn offset(at: u64) -> u16 {
     at as u16

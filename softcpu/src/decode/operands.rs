@@ -63,18 +63,19 @@ fn segment(register: Register) -> u8 {
     }
 }
 
-/// Fills in the memory operand; gives the operation that has to go before, if the address needs one.
+/// Fills in the memory operand. Returns the operation that has to come first if the address does not have the common
+/// form.
 pub(super) fn memory(insn: &Instruction, op: &mut Op) -> Option<Op> {
     if !has_memory(insn) {
         return None;
     }
     if insn.mnemonic() == Mnemonic::Xlatb {
-        // RBX + AL is no common form: the instruction adds them itself.
+        // RBX + AL does not have the common form; the instruction's function adds them.
         op.seg = segment(insn.memory_segment());
         return None;
     }
     let (base, index) = (insn.memory_base(), insn.memory_index());
-    // LEA computes an offset: segments do not count.
+    // LEA computes an offset, without the segment's base.
     op.seg = if insn.mnemonic() == Mnemonic::Lea {
         ZERO
     } else {
@@ -106,7 +107,7 @@ pub(super) fn memory(insn: &Instruction, op: &mut Op) -> Option<Op> {
     setup.seg = ZERO;
     if narrow {
         setup.disp = low_signed(displacement);
-        // POP addresses memory with the stack pointer it leaves behind, and this comes before it.
+        // POP addresses memory with the incremented stack pointer, but this operation comes before the increment.
         if insn.mnemonic() == Mnemonic::Pop && base == Register::ESP {
             setup.disp = setup.disp.wrapping_add(insn.stack_pointer_increment());
         }

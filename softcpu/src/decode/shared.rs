@@ -30,7 +30,7 @@ pub(super) fn lower(insn: &Instruction, op: &mut Op) -> bool {
 fn packed(insn: &Instruction, number: u8, op: &mut Op) {
     op.a = gpr(insn.op_register(0));
     op.b = gpr(insn.op_register(1));
-    // LOOP and JRCXZ need the immediate word for the rest; their targets are at most 128 bytes from the page.
+    // The target of LOOP or JRCXZ, which has no place in the immediate word; it is at most 128 bytes from the page.
     op.disp = i32::try_from(insn.near_branch64().cast_signed()).unwrap_or(op.disp);
     op.imm = Packed::new(
         number,
@@ -42,7 +42,7 @@ fn packed(insn: &Instruction, number: u8, op: &mut Op) {
     .bits();
 }
 
-/// The operand size in bytes, as the instruction's function wants it.
+/// The operand size in bytes that the instruction's function is executed with.
 fn operand_bytes(insn: &Instruction) -> usize {
     match insn.mnemonic() {
         // The size of the counter: ECX with an address-size prefix.

@@ -1,7 +1,7 @@
 //! Every operation of every list is lowered from some instruction, and the names in the lists say what the rows say.
 //!
-//! The tests decode every opcode of the one-byte and the two-byte map with every ModRM byte and the prefixes that change
-//! the operands, and look at what each instruction becomes.
+//! The tests decode every opcode of the one-byte and the two-byte map with every ModRM byte and the prefixes that
+//! change the operands, and look at what each instruction becomes.
 
 use std::collections::HashSet;
 
@@ -82,7 +82,7 @@ fn for_each_instruction(mut look: impl FnMut(&Lowered)) {
         for escape in [&[][..], &[0x0f]] {
             for rest in 0..=u16::MAX {
                 let [modrm, opcode] = rest.to_le_bytes();
-                // Immediates, displacements and addresses of both kinds: next to nothing, and far away.
+                // Immediates, displacements and addresses of both kinds: small and large.
                 let fill = if modrm & 7 == 5 { 0x11 } else { 0 };
                 let mut bytes = [prefix, escape, &[opcode, modrm]].concat();
                 bytes.resize(15, fill);

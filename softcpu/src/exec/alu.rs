@@ -3,7 +3,8 @@
 use crate::flags::Lazy;
 use crate::word::Word;
 
-/// The two-operand instructions of the main loop: each takes the operands, sets flags, gives the result.
+/// The two-operand instructions. Each function takes destination `a` and source `b`, sets the flags and returns the
+/// result.
 pub(crate) struct Alu;
 
 impl Alu {
@@ -97,8 +98,8 @@ pub(crate) fn shl<T: Word>(lazy: &mut Lazy, a: T, count: u64) -> T {
 pub(crate) fn shr<T: Word>(lazy: &mut Lazy, a: T, count: u64) -> T {
     let r = T::cut(a.zx().checked_shr(narrow(count)).unwrap_or(0));
     let cf = (a.zx() >> (count - 1)) & 1 != 0;
-    // OF is the operand's sign for counts of one, undefined otherwise; what the processor does is the XOR of the result's
-    // two top bits.
+    // OF is the operand's sign if the count is one, and undefined otherwise. Processors set it to the XOR of the
+    // result's two top bits, which is the same for a count of one.
     let top = r.sx() ^ (T::cut(r.zx() << 1).sx());
     lazy.result_with(r, cf, top >> 63 != 0);
     r
@@ -114,7 +115,7 @@ pub(crate) fn sar<T: Word>(lazy: &mut Lazy, a: T, count: u64) -> T {
     r
 }
 
-/// Two-operand IMUL: CF and OF tell whether the product was cut.
+/// Two-operand IMUL. CF and OF are set if the product did not fit.
 #[inline(always)]
 pub(crate) fn imul<T: Word>(lazy: &mut Lazy, a: T, b: T) -> T {
     let (r, cut) = if T::BITS == 64 {

@@ -10,7 +10,7 @@ pub(super) fn mask<T: Word>() -> u64 {
     if T::BITS == 64 { 63 } else { 31 }
 }
 
-/// All ones or all zeroes, by the sign.
+/// All ones if the sign bit is set, otherwise zero.
 pub(super) fn sign(value: u64) -> u64 {
     (value.cast_signed() >> 63).cast_unsigned()
 }
@@ -54,7 +54,7 @@ pub(super) fn rotate_through_carry<T: Word>(lazy: &mut flags::Lazy, a: T, count:
     T::cut(value)
 }
 
-/// Rotates change CF and OF only.
+/// Sets CF and OF, the only flags that a rotate changes.
 fn with_carry_and_overflow(lazy: &mut flags::Lazy, cf: bool, of: bool) {
     let mut image = lazy.image() & !(flags::CF | flags::OF);
     if cf {
@@ -66,7 +66,8 @@ fn with_carry_and_overflow(lazy: &mut flags::Lazy, cf: bool, of: bool) {
     *lazy = flags::Lazy::from_image(image);
 }
 
-/// SHLD and SHRD by 1 or more; 16-bit operands with counts beyond 16 (undefined) take bits from the pair repeated.
+/// SHLD and SHRD by 1 or more. For a 16-bit operand and a count above 16 the result is undefined; processors shift in
+/// the bits of the pair again, and so does this function.
 pub(super) fn double_shift<T: Word>(a: T, b: T, count: u64, left: bool) -> (T, bool) {
     let bits = u64::from(T::BITS);
     let (a, b) = (u128::from(a.zx()), u128::from(b.zx()));

@@ -44,7 +44,7 @@ fn decode(selector: u16, raw: u64) -> Segment {
     }
 }
 
-/// Reads system memory whatever the current privilege level is, as the processor does for its own tables.
+/// Reads memory with supervisor rights at any privilege level, as the processor reads its own tables.
 pub(super) fn as_supervisor<R>(core: &mut Core, access: impl FnOnce(&mut Core) -> R) -> R {
     let tag = std::mem::replace(&mut core.mode_tag, 0);
     let result = access(core);
@@ -52,7 +52,7 @@ pub(super) fn as_supervisor<R>(core: &mut Core, access: impl FnOnce(&mut Core) -
     result
 }
 
-/// Where a selector's descriptor is; `None` outside the table.
+/// Address of a selector's descriptor; `None` if it is outside the table.
 fn place(core: &Core, selector: u16) -> Option<u64> {
     let table = if selector & 4 == 0 {
         core.gdtr
@@ -140,7 +140,7 @@ fn set_accessed(core: &mut Core, cx: &mut Ctx<'_>, at: u64, raw: u64) -> Result<
     Ok(())
 }
 
-/// A far transfer's code segment at privilege level `cpl` (the current one, or an outer one on returns).
+/// Loads CS for a far transfer to privilege level `cpl`: the current one or, on returns, an outer one.
 pub(super) fn load_code_segment(
     core: &mut Core,
     cx: &mut Ctx<'_>,
@@ -203,7 +203,7 @@ fn system_descriptor(
     Ok((at, segment))
 }
 
-/// LTR: an available 64-bit TSS becomes busy.
+/// LTR: loads TR and marks the 64-bit TSS busy.
 pub(super) fn load_task_register(core: &mut Core, cx: &mut Ctx<'_>, selector: u16) -> Result<(), Faulted> {
     const BUSY: u64 = 1 << 41;
     if selector & !3 == 0 {
@@ -232,7 +232,7 @@ pub(super) fn load_ldtr(core: &mut Core, cx: &mut Ctx<'_>, selector: u16) -> Res
     Ok(())
 }
 
-/// The descriptor if LAR, LSL, VERR and VERW may look at it.
+/// The descriptor; `None` if LAR, LSL, VERR and VERW may not see it.
 fn visible(core: &mut Core, cx: &mut Ctx<'_>, selector: u16) -> Result<Option<(Segment, u64)>, Faulted> {
     if selector & !3 == 0 {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! Delivery of exceptions and interrupts, and the ways into and out of the kernel (SDM volume 3, chapter 6; volume 2, SYSCALL,
-//! SYSRET, IRET).
+//! Delivery of exceptions and interrupts, and the ways into and out of the kernel (SDM volume 3, chapter 6; volume 2,
+//! SYSCALL, SYSRET, IRET).
 
 use super::descriptor::{as_supervisor, load_code_segment, set_privilege};
 use super::system::{load_flags, null_stack_segment};
@@ -10,14 +10,14 @@ use crate::op::Op;
 use crate::registers::{CODE64, CS, DATA, EFER_SCE, R11, RCX, RSP, SS, Segment};
 use crate::word::Word;
 
-/// Who asks for a delivery.
+/// Origin of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The processor itself, or an interrupt controller.
     Hardware,
-    /// INT n, INT3 (gates check the privilege level) or INT1 (they do not).
+    /// INT n, INT3 or INT1.
     Software {
-        /// The gate's DPL is not checked.
+        /// INT1: the gate's DPL is not checked.
         ignores_privilege: bool,
     },
 }
@@ -26,12 +26,12 @@ pub(crate) enum Source {
 const INTERRUPT_GATE: u64 = 0xe;
 const TRAP_GATE: u64 = 0xf;
 
-/// Error code of a fault met while using IDT entry `vector`: index, IDT, and whether the event was external.
+/// Error code of a fault on IDT entry `vector`: its index, the IDT bit, and whether the event was external.
 fn idt_error(vector: u8, source: Source) -> u32 {
     u32::from(vector) << 3 | 2 | u32::from(source == Source::Hardware)
 }
 
-/// Delivers an event through the IDT: [`Core::rip`] is what the handler returns to.
+/// Delivers an event through the IDT. The handler returns to [`Core::rip`].
 pub(crate) fn deliver(
     core: &mut Core,
     cx: &mut Ctx<'_>,
@@ -137,10 +137,10 @@ fn task_stack(core: &mut Core, cx: &mut Ctx<'_>, offset: u64) -> Result<u64, Fau
     }
 }
 
-/// Why the processor gave up.
+/// Cause of a shutdown (triple fault).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shutdown {
-    /// Vectors of the exceptions that led there, the first one first.
+    /// Vectors of the exceptions that led to the shutdown, in order.
     pub vectors: [u8; 3],
     /// The instruction that faulted first.
     pub rip: u64,
@@ -148,12 +148,12 @@ pub struct Shutdown {
     pub cr2: u64,
 }
 
-/// Whether an exception while delivering another makes a double fault (SDM volume 3, table 6-5).
+/// Whether an exception during the delivery of another becomes a double fault (SDM volume 3, table 6-5).
 fn contributory(vector: u8) -> bool {
     matches!(vector, 0 | 10..=13)
 }
 
-/// Delivers [`Core::fault`], escalating to a double fault and to shutdown as the architecture has it.
+/// Delivers [`Core::fault`], escalating to a double fault and to shutdown as the architecture demands.
 #[allow(clippy::needless_range_loop)] // the index is the number of attempts so far
 pub(crate) fn deliver_fault(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Shutdown> {
     let rip = core.rip;
@@ -270,13 +270,14 @@ pub(super) fn iret(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Faulted> {
     }
     let new = level.to_le_bytes()[0];
     let stack_selector = u16::cut(stack_segment);
-    // In long mode a null SS is fine below user level; a user SS must be a writable data segment, which a load checks.
+    // In long mode a null SS is allowed at CPL 0 to 2. A user SS must be a writable data segment, which the load
+    // checks.
     if stack_selector & !3 == 0 && (level == 3 || stack_selector & 3 != level) {
         return Err(core.protection());
     }
     let old = (core.segments[CS], core.flags, core.lazy);
     load_code_segment(core, cx, u16::cut(code), new)?;
-    // Flags by the privilege level that is being left.
+    // Which flags may change depends on the privilege level that is left.
     let target_cs = std::mem::replace(&mut core.segments[CS], old.0);
     load_flags(core, image, 0);
     core.segments[CS] = target_cs;
@@ -329,7 +330,7 @@ pub(super) fn far_return<T: Word>(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(
     Ok(())
 }
 
-/// SS of a return: null is fine below user level (the caller has checked), anything else is loaded as MOV SS would.
+/// Loads SS on a return. The caller has checked that a null selector is allowed; any other is loaded as by MOV SS.
 fn load_outer_stack_segment(core: &mut Core, cx: &mut Ctx<'_>, selector: u16) -> Result<(), Faulted> {
     let loaded = if selector & !3 == 0 {
         core.segments[SS] = Segment {

@@ -1,6 +1,7 @@
 //! Two-operand instructions: the five forms that their operands take.
 //!
-//! An instruction is a type that implements [`Operation`]; each form is a function generic over it and over the operand size.
+//! An instruction is a type that implements [`Operation`]; each form is a function generic over it and over the
+//! operand size.
 
 use super::alu::Alu;
 use crate::core::{Core, Ctx, Faulted};
@@ -42,6 +43,7 @@ operation! {
     Test test false;
 }
 
+/// MOV: the source replaces the destination, and no flags change.
 pub(super) struct Mov;
 impl Operation for Mov {
     const READS: bool = false;

@@ -110,7 +110,7 @@ family! {
     }
 }
 
-/// Executes; true when [`Core::rip`] has been set and control goes there.
+/// Executes one instruction. Returns true if it set [`Core::rip`], where execution then continues.
 pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
     match Packed::of(op).size() {
         0 => sized::<u8>(core, cx, op),
@@ -182,7 +182,7 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
             let left = matches!(kind, K::ShldImm | K::ShldCl);
             let a = first.load_modify::<T>(core, cx)?;
             if count == 0 {
-                // A 32-bit register is zero-extended all the same.
+                // The store still clears the upper half of a 32-bit register.
                 return first.store(core, cx, a).map(|()| false);
             }
             let (r, cf) = double_shift(a, core.get::<T>(op.b), count, left);
@@ -220,7 +220,7 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
             divide(core, divisor, kind == K::Idiv)?;
         }
         K::Xchg => {
-            // Whichever operand is memory: the exchange is symmetric.
+            // Either operand can be the one in memory, because the exchange is symmetric.
             let (place, register) = if memory.is_some() && op.a != crate::op::ZERO {
                 (
                     Place {
@@ -241,7 +241,7 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
             let found = first.load_modify::<T>(core, cx)?;
             let expected = core.get::<T>(RAX);
             let equal = found == expected;
-            // Memory is written either way; a register keeps even its upper half when the values differ.
+            // Memory is written even if the values differ. A register then keeps all its bits, the upper half included.
             if equal {
                 first.store(core, cx, core.get::<T>(op.b))?;
             } else if memory.is_some() {
@@ -270,7 +270,7 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         K::BtImm | K::BtsImm | K::BtrImm | K::BtcImm => bit_test::<T>(core, cx, kind, &first, extra)?,
         K::BtReg | K::BtsReg | K::BtrReg | K::BtcReg => {
             let number = core.get::<T>(op.b);
-            // In memory, the bit number reaches beyond the operand, in either direction.
+            // In memory, the bit number can address bits before and after the operand.
             let beyond = (number.sx().cast_signed() >> T::BITS.trailing_zeros()).cast_unsigned();
             let place = Place {
                 memory: memory.map(|va| va.wrapping_add(beyond.wrapping_mul(T::BYTES))),
@@ -281,7 +281,7 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         K::Bsf | K::Bsr => {
             let value = second.load::<T>(core, cx)?.zx();
             if value == 0 {
-                // The destination stays as it is (as on every processor of the vendor, and now documented); a 32-bit one
+                // The destination is unchanged, as current manuals say and all processors do. A 32-bit destination
                 // keeps its upper half too.
                 core.lazy.logic(0u64);
             } else {
@@ -302,7 +302,7 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         K::Bswap => match T::BITS {
             64 => core.set(op.a, core.get::<u64>(op.a).swap_bytes()),
             32 => core.set(op.a, core.get::<u32>(op.a).swap_bytes()),
-            // Undefined for 16 bits; processors clear the register's low half.
+            // The result for 16 bits is undefined; processors clear the low 16 bits.
             _ => core.set(op.a, 0u16),
         },
         K::MovzxToWord => {

@@ -1,8 +1,8 @@
 //! The instruction loop.
 //!
-//! [`run`] executes decoded operations until something needs attention: the budget is spent, a fault, code that is not
-//! decoded yet or not mapped. It knows nothing of devices, interrupts or time beyond the budget; [`crate::Cpu::run`] deals with
-//! those and calls again.
+//! [`run`] executes decoded operations until the budget is spent, an instruction faults, or RIP is at code that is
+//! not mapped or not decoded. Devices, interrupts and deadlines are the business of [`crate::Cpu::run`], which then
+//! calls again.
 
 pub(crate) mod alu;
 mod arith;
@@ -26,22 +26,22 @@ use crate::mmu::{WITHHELD, slot};
 use crate::op::{Op, OpCode, PAGE, SCRATCH, operations};
 use crate::word::Word;
 
-/// Why [`run`] came back. [`Core::rip`] is the instruction to go on with (for a fault, the one that faulted).
+/// Why [`run`] returned. [`Core::rip`] is the next instruction; after a fault, the one that faulted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Leave {
     /// The budget is spent, or was cut.
     Budget,
-    /// [`Core::fault`] says which.
+    /// An instruction faulted; the fault is in [`Core::fault`].
     Fault,
     /// The page at RIP is not in the code TLB.
     Translate,
     /// Nothing is decoded at RIP.
     Decode,
-    /// The instruction at RIP runs on into the next page, and that is not decoded.
+    /// The instruction at RIP crosses into the next page and is not decoded yet.
     Crossing,
 }
 
-/// Executes from [`Core::rip`] on.
+/// Executes instructions, beginning at [`Core::rip`].
 #[allow(clippy::too_many_lines, clippy::cognitive_complexity)] // the dispatch is one match on purpose
 pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave {
     use OpCode as C;
@@ -114,8 +114,8 @@ pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave
                 }};
             }
 
-            // The whole dispatch is one `match`, because a jump table in one function is what makes the loop fast: the rows of
-            // the list become arms, and the functions they name are inlined into them.
+            // The whole dispatch is one `match`, because a jump table in one function is what makes the loop fast:
+            // the rows of the list become arms, and the functions they name are inlined into them.
             macro_rules! dispatch {
                 (
                     two_operands { $($family:ident { $($form:ident: $b:ident $w:ident $d:ident $q:ident;)* })* }
@@ -171,7 +171,7 @@ pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave
                         }
                         C::String => {
                             if outside!(string::execute(core, cx, op)) {
-                                // Not finished: the same instruction again, with a tick and a look at the budget in between.
+                                // Not finished: the same instruction again, after a tick and a check of the budget.
                                 at -= 1;
                             }
                         }

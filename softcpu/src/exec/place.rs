@@ -20,7 +20,7 @@ impl Place {
         }
     }
 
-    /// For an instruction that stores to the same place afterwards.
+    /// Reads the operand of an instruction that stores to the same place afterwards.
     pub fn load_modify<T: Word>(&self, core: &mut Core, cx: &mut Ctx<'_>) -> Result<T, Faulted> {
         match self.memory {
             Some(va) => core.read_modify(cx, va),

@@ -1,4 +1,4 @@
-//! Stack instructions beyond the plain 64-bit ones.
+//! Stack instructions of 16 bits and with memory operands, and ENTER.
 
 use crate::core::{Core, Ctx, Faulted};
 use crate::op::Op;
@@ -12,7 +12,7 @@ pub(super) fn push<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, value: T) -> Resu
     Ok(())
 }
 
-/// ENTER: a frame of `size` bytes with `level` (modulo 32) frame pointers of the enclosing ones.
+/// ENTER: makes a frame of `size` bytes and copies `level` (modulo 32) frame pointers of enclosing frames into it.
 pub(super) fn enter<T: Word>(
     core: &mut Core,
     cx: &mut Ctx<'_>,
@@ -34,14 +34,14 @@ pub(super) fn enter<T: Word>(
         core.write(cx, top, value)?;
     }
     let top = top.wrapping_sub(size);
-    // The far end of the frame must be writable; nothing is written there.
+    // The end of the frame must be writable, although nothing is written there.
     core.check_write(cx, top, T::BYTES)?;
     core.set(RBP, T::cut(frame));
     core.set(RSP, top);
     Ok(())
 }
 
-/// POP to a register or to memory; an address based on RSP sees it already incremented.
+/// POP to a register or to memory. An address based on RSP uses its value after the increment.
 pub(super) fn pop<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op, memory: bool) -> Result<(), Faulted> {
     let top = core.get::<u64>(RSP);
     let value = core.read::<T>(cx, top)?;

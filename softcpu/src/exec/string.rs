@@ -1,8 +1,8 @@
 //! String instructions.
 //!
-//! A repeated instruction works in pieces: each piece stays within one page on each side, takes one tick, and leaves the registers
-//! as they would be after that many iterations; in between, interrupts and deadlines are looked at. Pieces of MOVS and STOS
-//! in RAM are bulk copies and fills.
+//! A repeated instruction is executed in pieces. A piece stays within one page on each side and takes one tick. After
+//! it, the registers are as after that many iterations, and interrupts and deadlines are checked before the next
+//! piece. A piece of MOVS or STOS in RAM is one bulk copy or fill; all other pieces are one iteration.
 //!
 //! ```text
 //! immediate: bits 7:0 StringOp, 9:8 log2 of the element size, 11:10 Rep, 12 32-bit addresses
@@ -31,7 +31,7 @@ family! {
     }
 }
 
-/// How often.
+/// How often the instruction repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Rep {
@@ -43,12 +43,12 @@ pub(crate) enum Rep {
 
 const REPS: [Rep; 4] = [Rep::Once, Rep::Count, Rep::WhileEqual, Rep::WhileNotEqual];
 
-/// Packs an immediate word.
+/// Packs [`Op::imm`]; `size` is log2 of the element size, `narrow` means 32-bit addresses.
 pub(crate) fn pack(kind: StringOp, size: usize, rep: Rep, narrow: bool) -> u64 {
     (kind as u64) | ((size as u64 & 3) << 8) | ((rep as u64) << 10) | (u64::from(narrow) << 12)
 }
 
-/// Executes one piece; true when there is more to do.
+/// Executes one piece. Returns true if the instruction is not finished.
 pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
     match op.imm >> 8 & 3 {
         0 => sized::<u8>(core, cx, op),
@@ -58,7 +58,7 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
     }
 }
 
-/// The registers of a string instruction, with 32-bit addressing folded in.
+/// Access to RSI, RDI and RCX, or to their low 32 bits with an address-size prefix.
 struct Pointers {
     narrow: bool,
     step: u64,
@@ -175,7 +175,7 @@ fn one<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, kind: StringOp, p: &Pointers)
             p.advance(core, RDI, 1);
         }
         StringOp::Ins => {
-            // A device's register is read only once it is sure that the value has a place.
+            // The destination is checked first, because reading a device's register cannot be undone.
             core.check_write(cx, p.destination(core), T::BYTES)?;
             let value = cx
                 .bus
@@ -195,7 +195,8 @@ fn one<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, kind: StringOp, p: &Pointers)
     Ok(())
 }
 
-/// As many iterations as stay in one page on each side and in RAM; 0 when that is none.
+/// Executes as many iterations as stay in one page of RAM on each side. Returns their number, 0 if bulk work is not
+/// possible.
 fn bulk<T: Word>(
     core: &mut Core,
     cx: &mut Ctx<'_>,
@@ -227,7 +228,7 @@ fn bulk<T: Word>(
     };
     match source {
         Some(source) => {
-            // A destination that begins inside the source repeats what it has just written: one by one, then.
+            // If the destination begins inside the source, later iterations read what earlier ones wrote: no bulk copy.
             if target > source && target < source + len {
                 return Ok(0);
             }

@@ -81,10 +81,10 @@ family! {
     }
 }
 
-/// What PUSHF shows and POPF may change at all (VM, VIF and VIP do not exist here).
+/// The system flags that exist, which PUSHF stores and POPF can change. VM, VIF and VIP do not exist here.
 const FLAGS_KNOWN: u64 = TF | IF | DF | IOPL | NT | RF | AC | ID;
 
-/// Executes; true when [`Core::rip`] has been set and control goes there.
+/// Executes one instruction. Returns true if it set [`Core::rip`], where execution then continues.
 #[allow(clippy::too_many_lines)] // one match over the kinds
 pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
     use SystemOp as K;
@@ -151,7 +151,8 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
             if value >> 32 != 0 && extra >= 4 {
                 return Err(core.protection());
             }
-            // Breakpoints that are only stored would silently never fire.
+            // Hardware breakpoints are not implemented. Storing them would mean that they never fire, without a sign
+            // of it.
             if debug_register(extra) == 7 && value & 0xff != 0 {
                 return Err(core.unknown("enabling a hardware breakpoint"));
             }
@@ -182,7 +183,7 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
             let top = core.get::<u64>(RSP);
             let image = core.read::<u16>(cx, top)?;
             core.set(RSP, top.wrapping_add(2));
-            // The upper half stays as it is.
+            // Bits 63:16 are unchanged.
             load_flags(core, image.zx(), !0xffff);
         }
         K::Cli => {
@@ -194,7 +195,7 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
             if core.flags & IF == 0 {
                 let before = core.flags;
                 core.flags |= IF;
-                // Interrupts stay off for one more instruction.
+                // Interrupts stay blocked for one more instruction.
                 core.shadow_until = core.now().saturating_add(1);
                 core.flags_loaded(before);
             }
@@ -358,7 +359,7 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
             } else {
                 core.get(RDX)
             };
-            // No I/O permission bitmap: what it would allow is refused.
+            // The I/O permission bitmap is not implemented, so access above IOPL faults.
             check_iopl(core)?;
             let bytes = 1u8 << size.to_le_bytes()[0];
             let now = core.tick();
@@ -416,7 +417,7 @@ pub(super) fn check_iopl(core: &mut Core) -> Result<(), Faulted> {
     }
 }
 
-/// DR4 and DR5 are DR6 and DR7 unless CR4.DE says otherwise, which the kernel never relies on.
+/// DR4 and DR5 are aliases of DR6 and DR7. (With CR4.DE set they would raise #UD, on which no kernel relies.)
 fn debug_register(number: u8) -> u8 {
     match number {
         4 => 6,
@@ -462,7 +463,7 @@ fn store_selector(
     }
 }
 
-/// Loads RFLAGS as POPF and IRET do: IOPL only at CPL 0, IF only when CPL allows it.
+/// Loads RFLAGS as POPF and IRET do: IOPL changes only at CPL 0, IF only if CPL is at most IOPL.
 pub(super) fn load_flags(core: &mut Core, image: u64, keep: u64) {
     let cpl = u64::from(core.cpl());
     let mut change = FLAGS_KNOWN & !keep;
@@ -523,8 +524,8 @@ fn write_cr(core: &mut Core, number: u8, value: u64) -> Result<(), Faulted> {
 }
 
 impl Core {
-    /// Leaves the loop where new flags change how it runs: an interrupt that somebody waits for may be taken now, or
-    /// after one instruction more; or the trap flag changed.
+    /// Ends the run of the loop if new flags change how it continues: the caller waits for an interrupt window and one
+    /// opens now or after one more instruction, or the trap flag changed.
     pub fn flags_loaded(&mut self, before: u64) {
         if self.window_wanted && self.flags & IF & !before != 0 {
             self.cut(stop::WINDOW);
@@ -535,7 +536,7 @@ impl Core {
     }
 }
 
-/// The stack segment's privilege level follows CS; kept for readers of the registers.
+/// Keeps the stack segment's privilege level equal to that of CS, for code that reads the registers.
 pub(super) fn null_stack_segment(core: &mut Core, cpl: u16) {
     core.segments[SS].selector = cpl;
     core.segments[SS].attributes = 0;

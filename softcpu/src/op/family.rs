@@ -2,8 +2,8 @@
 
 /// Defines a family: its operations, and the iced codes that each of them is lowered from.
 ///
-/// The function that executes the family is one `match` over the type in the same file as the list, so the compiler asks
-/// for an arm when a row is added.
+/// The function that executes the family is one `match` over the type in the same file as the list, so the compiler
+/// asks for an arm when a row is added.
 macro_rules! family {
     ($(#[$doc:meta])* $name:ident { $($op:ident: $($code:ident)|+),* $(,)? }) => {
         $(#[$doc])*

@@ -9,21 +9,21 @@
 //! | the arm of the loop that executes an operation | `exec/mod.rs` |
 //! | the tests that compare the names with the rest of the row | `decode/tests.rs` |
 //!
-//! To add an operation, add a row to the section with its shape, and the function the row names to the file the section names.
-//! All other instructions share the operations `Misc`, `Cold`, `String` and `Sse`; each of those has a list of its own, written
-//! with [`family!`](super::family).
+//! To add an operation, add a row to the section with its shape, and the function the row names to the file the
+//! section names. All other instructions share the operations `Misc`, `Cold`, `String` and `Sse`; each of those has a
+//! list of its own, written with [`family!`](super::family).
 //!
-//! A name is made of the instruction, its operands' form and their size. Forms: `RR` register and register, `RI` register and
-//! immediate, `RM` register and memory source, `MR` memory destination and register, `MI` memory and immediate; `R` and `M`
-//! where only one operand can be either. Sizes: `B` 8, `W` 16, `D` 32, `Q` 64 bits.
+//! A name is made of the instruction, its operands' form and their size. Forms: `RR` register and register, `RI`
+//! register and immediate, `RM` register and memory source, `MR` memory destination and register, `MI` memory and
+//! immediate; `R` and `M` where only one operand can be either. Sizes: `B` 8, `W` 16, `D` 32, `Q` 64 bits.
 
 /// Calls the macro `$then` with the list of operations.
 macro_rules! operations {
     ($then:ident) => {
         $then! {
-            // Instructions of two operands, by iced's mnemonic; each line has a form and its operations for 8, 16, 32 and 64 bits.
-            // Executed by the function of the form's name in `exec/forms.rs`, with the type of the mnemonic's name there.
-            // TEST has no `rm`: its operands commute, and there is one encoding.
+            // Instructions of two operands, by iced's mnemonic; each line has a form and its operations for 8, 16, 32
+            // and 64 bits. Executed by the function of the form's name in `exec/forms.rs`, with the type of the
+            // mnemonic's name there. TEST has no `rm`: its operands commute, and there is one encoding.
             two_operands {
                 Add {
                     rr: AddRRB AddRRW AddRRD AddRRQ;
@@ -95,8 +95,8 @@ macro_rules! operations {
                     mi: MovMIB MovMIW MovMID MovMIQ;
                 }
             }
-            // Instructions with one operand that is a register or memory: the operation for each, the function in `exec/fast.rs`
-            // that executes both, and iced's codes.
+            // Instructions with one operand that is a register or memory: the operation for each, the function in
+            // `exec/fast.rs` that executes both, and iced's codes.
             register_or_memory {
                 MovzxBR MovzxBM = movzx<u8>: Movzx_r32_rm8 Movzx_r64_rm8;
                 MovzxWR MovzxWM = movzx<u16>: Movzx_r32_rm16 Movzx_r64_rm16;
@@ -121,8 +121,8 @@ macro_rules! operations {
                 ImulQRI ImulQMI = imul_immediate<u64>: Imul_r64_rm64_imm32 Imul_r64_rm64_imm8;
                 PushR PushM = push<u64>: Push_r64 Push_rm64;
             }
-            // Instructions that have an operation for one form only: `register` if the operand is a register (the memory form is
-            // one of `Misc`), `any` if the instruction has one form. Also in `exec/fast.rs`.
+            // Instructions that have an operation for one form only: `register` if the operand is a register (the
+            // memory form is one of `Misc`), `any` if the instruction has one form. Also in `exec/fast.rs`.
             one_form {
                 LeaW any = lea<u16>: Lea_r16_m;
                 LeaD any = lea<u32>: Lea_r32_m;
@@ -141,8 +141,8 @@ macro_rules! operations {
                 PopR register = pop<u64>: Pop_r64 Pop_rm64;
                 Leave any = leave<u64>: Leaveq;
             }
-            // Direct branches. `Near` stays in the page (`imm` is the offset in it), `Far` leaves it. The name after `=` is a
-            // condition in `exec/branch.rs`.
+            // Direct branches. `Near` stays in the page (`imm` is the offset in it), `Far` leaves it. The name after
+            // `=` is a condition in `exec/branch.rs`.
             conditional_branches {
                 JONear JOFar = o: Jo_rel8_64 Jo_rel32_64;
                 JNoNear JNoFar = no: Jno_rel8_64 Jno_rel32_64;

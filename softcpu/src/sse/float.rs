@@ -26,7 +26,7 @@ family! {
     }
 }
 
-/// How many lanes of which format an operation works on.
+/// Number and format of the lanes that an operation works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Ps,
@@ -35,7 +35,7 @@ enum Shape {
     Sd,
 }
 
-/// What an operation does to one lane.
+/// Computation on one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lane {
     Add,
@@ -195,13 +195,13 @@ fn ordered(
     Ok(())
 }
 
-/// Keeps the 12 leading bits of a significand, rounded: what the approximations promise.
+/// Rounds a significand to its 12 leading bits, the precision that the approximations guarantee.
 fn coarse(bits: u64) -> u64 {
     (bits + (1 << 11)) & !0xfff
 }
 
-/// RCPPS: about 1/x. The architecture bounds the relative error by 1.5 * 2^-12 and leaves the bits to the processor; here it is
-/// the quotient rounded to 12 bits. Denormals count as zero and tiny results become zero, whatever MXCSR says; no flags.
+/// RCPPS: about 1/x. The architecture only bounds the relative error by 1.5 * 2^-12; here the result is the quotient
+/// rounded to 12 bits. Denormal operands and tiny results become zero regardless of MXCSR, and no flag is set.
 fn reciprocal(x: u64) -> u64 {
     approximate(x, |context, x| context.div(F32, ONE, x))
 }

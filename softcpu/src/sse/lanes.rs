@@ -1,6 +1,6 @@
 //! Integer, logical and shuffling vector operations: pure functions of two vectors and an immediate byte.
 //!
-//! Vectors are taken apart into arrays of lanes and put together again; the compiler turns the loops into vector code.
+//! A vector is split into an array of lanes and joined again; the compiler turns the loops over lanes into vector code.
 
 use super::{Form, slot};
 use crate::core::{Core, Ctx, Faulted};
@@ -96,7 +96,7 @@ fn zip<T: Copy, const N: usize>(a: [T; N], b: [T; N], f: impl Fn(T, T) -> T) -> 
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
-/// All ones for true.
+/// All ones if the condition holds, otherwise zero.
 macro_rules! mask {
     ($type:ty, $condition:expr) => {
         if $condition { <$type>::MAX } else { 0 }
@@ -109,7 +109,7 @@ fn count(source: u128) -> u32 {
     u32::try_from(super::softfloat::low64(source).min(255)).unwrap_or(255)
 }
 
-/// The operation itself.
+/// The result of `op` on destination `a` and source `b`.
 #[allow(clippy::too_many_lines)] // one line or two for each instruction
 pub(crate) fn compute(op: Lanes, a: u128, b: u128, imm: u8) -> u128 {
     let shift_imm = u32::from(imm);

@@ -1,4 +1,4 @@
-//! SSE, SSE2, FXSAVE and the little of x87 that saves, restores and moves state.
+//! SSE, SSE2, FXSAVE, and the x87 instructions that save, restore and move state.
 //!
 //! Every instruction belongs to one *family*, which has a file and an enumeration of its own:
 //!
@@ -11,8 +11,9 @@
 //! | state | [`state`] | MXCSR, FXSAVE, FXRSTOR |
 //! | x87 | [`crate::x87`] | x87 control and exact moves |
 //!
-//! [`lower`] packs family, operation and operand form into [`Op::imm`], see [`Form`]. MMX is not offered by CPUID; the
-//! decoder makes the few SSE instructions with an MMX operand undefined before they come here.
+//! [`lower`] packs family, operation and operand form into [`Op::imm`], see [`Form`]. CPUID does not offer MMX; SSE
+//! instructions with an MMX operand become [`OpCode::Undefined`](crate::op::OpCode::Undefined) before [`lower`] is
+//! called.
 
 mod convert;
 mod float;
@@ -104,7 +105,8 @@ fn classify(insn: &Instruction) -> Option<(u8, u8)> {
     X87Op::from_code(code).map(|op| (number::X87, op as u8))
 }
 
-/// Lowers an instruction of this module into `op`, whose memory operand is already filled in; false when it is none of ours.
+/// Lowers an instruction of this module into `op`, whose memory operand is already filled in. Returns false if the
+/// instruction belongs to no family here.
 pub(crate) fn lower(insn: &Instruction, op: &mut Op) -> bool {
     let Some((family, operation)) = classify(insn) else {
         return false;
@@ -177,14 +179,14 @@ pub(crate) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<(), 
     }
 }
 
-/// Which XMM register a register field names.
+/// Index of the XMM register that a register field names.
 #[inline(always)]
 pub(crate) fn slot(register: u8) -> usize {
     usize::from(register & 15)
 }
 
 impl Core {
-    /// A 128-bit memory operand that must be aligned: #GP(0) when it is not.
+    /// A 128-bit memory operand that must be aligned; #GP(0) if it is not.
     #[inline(always)]
     pub(crate) fn aligned_ea(&mut self, op: &Op) -> Result<u64, Faulted> {
         let va = self.ea(op);
@@ -225,9 +227,10 @@ impl Core {
         }
     }
 
-    /// Takes the flags of a computation into MXCSR; #XM (or #UD without CR4.OSXMMEXCPT) when one of them is unmasked.
+    /// Adds the flags of a computation to MXCSR. Raises #XM (#UD without CR4.OSXMMEXCPT) if one of them is unmasked.
     ///
-    /// An unmasked exception that is found before computing (invalid, denormal, zero divide) keeps the flags of the results out.
+    /// If an exception that is detected before the computation (invalid, denormal, zero divide) is unmasked, the
+    /// flags that depend on the result are not set.
     pub(crate) fn simd_flags(&mut self, context: &softfloat::Context) -> Result<(), Faulted> {
         use softfloat::flag;
         let unmasked = context.raised & !context.masked;
@@ -250,7 +253,7 @@ impl Core {
 }
 
 #[inline(always)]
-#[allow(clippy::cast_possible_truncation)] // the low lane is what is wanted
+#[allow(clippy::cast_possible_truncation)] // the low lane
 pub(crate) fn low32(value: u128) -> u32 {
     value as u32
 }

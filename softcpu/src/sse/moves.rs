@@ -79,7 +79,7 @@ pub(super) fn execute(
         }
         Move::Store if form.memory() => core.write128(cx, core.ea(op), core.xmm[a])?,
         Move::StoreAligned | Move::Store => core.xmm[a] = core.xmm[b],
-        // From memory the rest is cleared, from a register it is kept.
+        // A load from memory clears the other bits of the register; a move between registers keeps them.
         Move::LoadSingle if form.memory() => core.xmm[a] = u128::from(core.read::<u32>(cx, core.ea(op))?),
         Move::LoadDouble if form.memory() => core.xmm[a] = u128::from(core.read::<u64>(cx, core.ea(op))?),
         Move::StoreSingle if form.memory() => core.write(cx, core.ea(op), low32(core.xmm[a]))?,
@@ -154,7 +154,7 @@ fn masked_store(core: &mut Core, cx: &mut Ctx<'_>, op: &Op, form: Form) -> Resul
     let (Some(first), Some(last)) = ((0..16).find(chosen), (0..16).rfind(chosen)) else {
         return Ok(());
     };
-    // A fault leaves nothing behind: both pages first.
+    // Both pages are checked first, so that nothing is written if one of them faults.
     core.locate(cx, va.wrapping_add(first), Access::Write)?;
     core.locate(cx, va.wrapping_add(last), Access::Write)?;
     for i in (0..16).filter(chosen) {

@@ -1,8 +1,9 @@
 //! IEEE 754 arithmetic in integers, with the x86 rules for flags, NaNs and denormals.
 //!
-//! A run must be the same on every host and must raise exactly the flags that hardware raises, and the host's floating point
-//! gives neither flags nor directed rounding to Rust code. So every result is computed exactly (or exactly but for a sticky
-//! last bit) as `significand * 2^exponent` with a 128-bit significand, and rounded once, by [`Context::round`].
+//! A run must give the same result on every host and raise exactly the flags that hardware raises. Rust code can use
+//! neither the flags nor the directed rounding of the host's floating point. Every result is therefore computed in
+//! integers as `significand * 2^exponent` with a 128-bit significand, exactly or with a sticky last bit, and
+//! [`Context::round`] rounds it once.
 
 mod arithmetic;
 mod conversion;
@@ -61,7 +62,7 @@ impl Rounding {
     }
 }
 
-/// How to compute, and which flags came of it.
+/// Rounding and masks of a computation, and the flags that it raised.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Context {
     pub rounding: Rounding,
@@ -160,7 +161,7 @@ impl Context {
         inexact: bool,
     ) -> u64 {
         if self.masked & flag::UE == 0 {
-            // The exception will be taken; what the result is does not matter.
+            // The exception will be raised, so the result is not used.
             self.raise(flag::UE | if inexact { flag::PE } else { 0 });
             return format.zero(sign);
         }
@@ -172,7 +173,7 @@ impl Context {
         let (kept, rest) = match cut {
             0..=127 => (significand >> cut, significand << (128 - cut)),
             128 => (0, significand),
-            // Below half of the smallest denormal: only that it is not zero matters.
+            // Below half of the smallest denormal, rounding depends only on the value not being zero.
             _ => (0, 1),
         };
         let up = self.rounding.rounds_up(sign, kept & 1 != 0, rest);

@@ -16,7 +16,7 @@ family! {
     }
 }
 
-/// The MXCSR bits that exist; setting another is #GP(0).
+/// The MXCSR bits that exist; setting another raises #GP(0).
 pub(crate) const MXCSR_MASK: u32 = 0xffff;
 
 /// Bytes of an FXSAVE image that FXSAVE writes; the rest is left to software (SDM volume 1, section 10.5.1).
@@ -98,7 +98,7 @@ fn save(core: &Core, wide: bool) -> [u8; WRITTEN] {
     image
 }
 
-/// Takes an image's state; MXCSR has been checked.
+/// Loads the state from an image whose MXCSR has been checked.
 #[allow(clippy::cast_possible_truncation)] // fields of the image, read with their own width
 fn restore(core: &mut Core, image: &[u8; WRITTEN], wide: bool) {
     let mut fpu = X87 {

@@ -1,5 +1,5 @@
-//! The environment and state images of FNSTENV, FLDENV, FNSAVE and FRSTOR, in their 32-bit protected-mode layout (SDM volume 1,
-//! figure 8-9), which 64-bit mode uses.
+//! The environment and state images of FNSTENV, FLDENV, FNSAVE and FRSTOR, in their 32-bit protected-mode layout (SDM
+//! volume 1, figure 8-9), which 64-bit mode uses.
 
 use super::f80::{Class, F80};
 use super::{X87, status};
@@ -28,7 +28,7 @@ impl X87 {
         })
     }
 
-    /// What FNSTENV stores.
+    /// The image that FNSTENV stores.
     pub(crate) fn environment(&self) -> [u8; ENVIRONMENT] {
         let low = |pointer: u64| pointer & 0xffff_ffff;
         let fields = [
@@ -47,7 +47,7 @@ impl X87 {
         image
     }
 
-    /// What FLDENV does with such an image.
+    /// Loads such an image, as FLDENV does.
     pub(crate) fn set_environment(&mut self, image: &[u8; ENVIRONMENT]) {
         let half = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
         let word = |at: usize| u64::from(half(at)) | u64::from(half(at + 2)) << 16;
@@ -61,7 +61,7 @@ impl X87 {
         self.normalise();
     }
 
-    /// What FNSAVE stores.
+    /// The image that FNSAVE stores.
     pub(crate) fn whole_state(&self) -> [u8; STATE] {
         let mut image = [0; STATE];
         image[..ENVIRONMENT].copy_from_slice(&self.environment());
@@ -71,7 +71,7 @@ impl X87 {
         image
     }
 
-    /// What FRSTOR does with such an image.
+    /// Loads such an image, as FRSTOR does.
     pub(crate) fn set_whole_state(&mut self, image: &[u8; STATE]) {
         let mut environment = [0; ENVIRONMENT];
         environment.copy_from_slice(&image[..ENVIRONMENT]);
@@ -100,7 +100,7 @@ impl X87 {
         self.status &= !(0x3f | status::SF | status::ES | status::BUSY);
     }
 
-    /// What FNSTENV does after storing: no exception is delivered until software says so.
+    /// Masks all exceptions, as FNSTENV does after storing.
     pub(crate) fn mask_all(&mut self) {
         self.control |= 0x3f;
         self.normalise();

@@ -1,4 +1,4 @@
-//! The 80-bit extended format: taking apart, and exact or rounded conversion.
+//! The 80-bit extended format: classes of its bit patterns, and exact or rounded conversion.
 
 use crate::sse::softfloat::{Context, F64, Format, Kind, Number, flag, low64};
 
@@ -8,19 +8,19 @@ pub(crate) struct F80(pub u128);
 
 /// The leading bit of the significand, which the format stores.
 const LEADING: u64 = 1 << 63;
-/// What tells a quiet NaN.
+/// The bit that is set in a quiet NaN.
 const QUIET: u64 = 1 << 62;
 const BIAS: i32 = 0x3fff;
 const SPECIAL: u16 = 0x7fff;
 
-/// What an extended value is.
+/// Class of an extended value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
     Number(Number),
     Nan {
         signalling: bool,
     },
-    /// A bit pattern that the processor takes no operand from (SDM volume 1, section 8.2.2).
+    /// A bit pattern that is not a valid operand (SDM volume 1, section 8.2.2).
     Unsupported,
 }
 
@@ -67,7 +67,7 @@ impl F80 {
         }
     }
 
-    /// Exactly the value of a number in single or double precision; flags go to `context`.
+    /// The exact value of a number in single or double precision. Sets flags in `context`.
     pub fn widen(context: &mut Context, format: Format, bits: u64) -> Self {
         let sign = bits & format.sign_bit() != 0;
         if format.is_nan(bits) {
@@ -112,7 +112,7 @@ impl F80 {
         }
     }
 
-    /// Rounded to single or double precision; flags go to `context`.
+    /// The value rounded to single or double precision. Sets flags in `context`.
     pub fn narrow(self, context: &mut Context, format: Format) -> u64 {
         match self.classify() {
             Class::Unsupported => {
@@ -137,7 +137,7 @@ impl F80 {
         }
     }
 
-    /// Rounded to a signed integer of `bits` bits, sign-extended.
+    /// The value rounded to a signed integer of `bits` bits, sign-extended.
     pub fn to_integer(self, context: &mut Context, bits: u32) -> i64 {
         match self.classify() {
             Class::Number(number) => context.number_to_integer(number, bits, false),

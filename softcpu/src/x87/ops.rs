@@ -27,7 +27,7 @@ family! {
 }
 
 impl X87Op {
-    /// Whether a pending exception is delivered first.
+    /// Whether the instruction first raises a pending exception.
     fn waits(self) -> bool {
         use X87Op as O;
         !matches!(
@@ -56,7 +56,7 @@ pub(crate) fn execute(
         return Err(core.raise(16, None));
     }
     let va = if form.memory() { core.ea(op) } else { 0 };
-    // ST(i): FXCH names ST(0) first.
+    // Number of ST(i), which is the second operand of FXCH and the first of all others.
     let i = if operation == O::Fxch { op.b } else { op.a } & 7;
     match operation {
         O::Wait | O::Fnop => {}
@@ -118,7 +118,7 @@ pub(crate) fn execute(
     Ok(())
 }
 
-/// Loads that convert to extended precision (exactly) and push.
+/// Loads: the operand is converted exactly to extended precision and pushed.
 fn load(core: &mut Core, cx: &mut Ctx<'_>, operation: X87Op, va: u64) -> Result<(), Faulted> {
     let mut context = Context::from_control_word(core.fpu.control);
     let value = match operation {
@@ -160,8 +160,8 @@ fn store(core: &mut Core, cx: &mut Ctx<'_>, operation: X87Op, va: u64) -> Result
     if empty {
         flags = low16(flag::IE) | status::SF;
     }
-    // An unmasked inexact result is stored nevertheless; any other unmasked exception stores nothing, and then says nothing of
-    // precision. Memory that may not be written faults first in any case.
+    // If only the precision exception is unmasked, the result is stored all the same. With any other unmasked
+    // exception nothing is stored and the precision flag is not set. A page fault comes before all of them.
     let unmasked = flags & !core.fpu.control & 0x3f;
     let stored = unmasked & !low16(flag::PE) == 0;
     if stored {
@@ -199,7 +199,7 @@ impl X87 {
             flags
         };
         self.signal(flags);
-        // An unmasked denormal operand is pushed nevertheless.
+        // A denormal operand is pushed even if the exception is unmasked.
         if flags & !self.control & low16(flag::IE) != 0 {
             return;
         }
@@ -213,7 +213,7 @@ impl X87 {
         self.set_top(self.top() + 1);
     }
 
-    /// Raises a stack underflow; true when it is masked, so that the instruction goes on with NaNs.
+    /// Raises a stack underflow. Returns true if it is masked; the instruction then continues with a NaN.
     fn underflow(&mut self) -> bool {
         self.set_c1(false);
         !self.signal(low16(flag::IE) | status::SF)

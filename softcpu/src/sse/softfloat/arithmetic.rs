@@ -2,7 +2,7 @@
 
 use super::{Context, Format, Kind, Number, Rounding, flag};
 
-/// How two values compare.
+/// Result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Relation {
     Less,
@@ -12,7 +12,7 @@ pub(crate) enum Relation {
 }
 
 impl Context {
-    /// A denormal operand as zero where MXCSR.DAZ asks for it.
+    /// The operand, or zero if it is denormal and MXCSR.DAZ is set.
     pub fn operand(&self, format: Format, bits: u64) -> u64 {
         if self.denormals_are_zero && format.is_denormal(bits) {
             bits & format.sign_bit()
@@ -32,7 +32,7 @@ impl Context {
         format.default_nan()
     }
 
-    /// The result when an operand is a NaN: the first that is one, made quiet (SDM volume 1, table 4-7, SSE column).
+    /// The result if an operand is a NaN: the first NaN, made quiet (SDM volume 1, table 4-7, SSE column).
     fn nan(&mut self, format: Format, a: u64, b: u64) -> Option<u64> {
         if format.is_signalling(a) || format.is_signalling(b) {
             self.raise(flag::IE);
@@ -165,7 +165,7 @@ impl Context {
         let sign = x.sign != y.sign;
         match (x.kind, y.kind) {
             (Kind::Infinity, Kind::Infinity) | (Kind::Zero, Kind::Zero) => return self.invalid(format),
-            // A division by zero is told, a denormal dividend then is not.
+            // A division by zero sets ZE only, not DE for a denormal dividend.
             (_, Kind::Zero) => {}
             _ => self.note_denormals(format, a, b),
         }
@@ -231,7 +231,8 @@ impl Context {
         }
     }
 
-    /// MIN and MAX: the second operand unless the first is truly less (greater); also when either is a NaN, which is invalid.
+    /// MIN and MAX: the second operand unless the first is truly less (greater); also if either is a NaN, which
+    /// raises the invalid flag.
     pub fn min_max(&mut self, format: Format, a: u64, b: u64, wanted: Relation) -> u64 {
         let (a, b) = (self.operand(format, a), self.operand(format, b));
         if format.is_nan(a) || format.is_nan(b) {
@@ -256,7 +257,7 @@ impl Context {
     }
 }
 
-/// Shifts right; any bit lost stays visible in the last one.
+/// Shifts right; the last bit of the result is set if any bit shifted out was set.
 fn shift_right_sticky(value: u128, by: u32) -> u128 {
     match by {
         0 => value,

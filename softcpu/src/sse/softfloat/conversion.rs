@@ -40,8 +40,8 @@ impl Context {
         self.round(format, value < 0, 0, u128::from(value.unsigned_abs()))
     }
 
-    /// A floating-point number as a signed integer of `bits` bits, sign-extended; out of range is invalid and gives the integer
-    /// indefinite, the smallest value there is.
+    /// A floating-point number as a signed integer of `bits` bits, sign-extended; out of range is invalid and gives
+    /// the integer indefinite, the smallest value there is.
     pub fn integer(&mut self, format: Format, value: u64, bits: u32, truncate: bool) -> i64 {
         let value = self.operand(format, value);
         if format.is_nan(value) {

@@ -1,4 +1,4 @@
-//! The interchange formats and what a bit pattern in one of them is.
+//! The interchange formats, and the classes of their bit patterns.
 
 /// A binary interchange format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Format {
         bits & self.sign_bit() != 0
     }
 
-    /// What a value that is not a NaN is.
+    /// Class of a value that is not a NaN.
     pub fn unpack(self, bits: u64) -> Number {
         let magnitude = bits & !self.sign_bit();
         let sign = self.negative(bits);

@@ -1,4 +1,4 @@
-//! Kernel images that are not kernels: a bzImage of a few bytes of our own code, and broken ones.
+//! Kernel images without a kernel: a bzImage of a few bytes of code, and broken images.
 
 /// Offset of the 64-bit entry point in the loaded part of an image (Documentation/arch/x86/boot.rst, 64-bit boot protocol).
 const ENTRY: usize = 0x200;
@@ -8,7 +8,7 @@ const SETUP: usize = 1024;
 /// A well-formed bzImage (boot protocol 2.15) that executes `code` at its 64-bit entry point.
 ///
 /// # Panics
-/// When `code` does not fit.
+/// If `code` does not fit.
 #[must_use]
 pub fn bzimage(code: &[u8]) -> Vec<u8> {
     let mut image = vec![0; SETUP + 4096];
@@ -38,5 +38,5 @@ pub const TRIPLE_FAULT: &[u8] = &[0x0f, 0x0b];
 pub const SPIN: &[u8] = &[0xeb, 0xfe];
 /// CLI, HLT: nothing can end it.
 pub const DEAD_HALT: &[u8] = &[0xfa, 0xf4];
-/// FSIN, which softcpu offers (it is x87) and does not have.
+/// FSIN. CPUID offers x87, but softcpu does not implement this instruction.
 pub const UNKNOWN: &[u8] = &[0xd9, 0xfe];

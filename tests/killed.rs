@@ -1,8 +1,8 @@
-//! Runs that are killed, at any point: what they leave can be read and does not pass for more than it is, and they leave nothing
+//! Runs that are killed at any point leave evidence that can be read and is marked as unfinished, and leave nothing
 //! elsewhere.
 //!
-//! Half of the kills come at any time of a run, the other half within milliseconds of a phase change, when evidence is written.
-//! `BATON_KILL_SEED` is the seed of all of that.
+//! Half of the kills come at random times, the other half within milliseconds of a phase change, when evidence is
+//! written. `BATON_KILL_SEED` seeds the times.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -20,7 +20,7 @@ use tests::{Finished, baton, program, ready, small};
 
 /// Kills on soft.
 const KILLS: u64 = 64;
-/// Kills on KVM, all of them while the first kernel boots.
+/// Number of kills on KVM, all while the first kernel boots.
 const KILLS_ON_KVM: u64 = 8;
 /// Runs at once.
 const WORKERS: u64 = 2;
@@ -172,7 +172,7 @@ impl Place {
         baton([OsString::from("judge"), self.out.clone().into()])
     }
 
-    /// Processes that were started by the run and live on: they have its environment.
+    /// Processes of the run that are still alive, found by their environment.
     fn survivors(&self) -> Vec<String> {
         let mark = self.temporary.to_str().unwrap().as_bytes();
         let of_run = |process: &PathBuf| {
@@ -189,7 +189,7 @@ impl Place {
     }
 }
 
-/// Names in a folder; none when it is not there.
+/// Names in a folder; empty if the folder does not exist.
 fn names(folder: &Path) -> BTreeSet<OsString> {
     let entries = read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name()).collect()
@@ -205,8 +205,7 @@ fn processes() -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(numbered).collect()
 }
 
-/// Shared memory that was not there before and that no process has open. What other processes make and remove meanwhile is given
-/// time to go.
+/// New shared memory that no process has open. Waits, because other processes may create and remove some meanwhile.
 fn abandoned(before: &BTreeSet<OsString>) -> Vec<PathBuf> {
     let folder = Path::new("/dev/shm");
     gone_within_patience(|| {
@@ -221,7 +220,7 @@ fn abandoned(before: &BTreeSet<OsString>) -> Vec<PathBuf> {
     })
 }
 
-/// What is still there after a while.
+/// Calls `left` until it returns nothing or [`PATIENCE`] is over, and returns its last result.
 fn gone_within_patience<T>(left: impl Fn() -> Vec<T>) -> Vec<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -251,7 +250,7 @@ fn seed() -> u64 {
     seed
 }
 
-/// Kills `count` runs, some at once, and looks at what each leaves.
+/// Kills `count` runs, `workers` at a time, and returns what each leaves.
 fn kill_many(backend: &str, count: u64, workers: u64, when: impl Fn(u64) -> Kill + Sync) -> Vec<Left> {
     let shared_memory = names(Path::new("/dev/shm"));
     let (next, found) = (AtomicU64::new(0), Mutex::new(Vec::new()));
@@ -294,7 +293,7 @@ fn a_killed_run_leaves_evidence_so_far_and_nothing_elsewhere() {
     let left = kill_many("soft", KILLS, WORKERS, |index| {
         let fraction = fraction(seed, index);
         if index % 2 == 0 {
-            // Two at once are slower than one alone. Every eighth is killed while it starts.
+            // Two runs at a time are slower than one. Kill every eighth while it starts.
             let most = if index % 8 == 0 { 0.1 } else { 1.5 };
             Kill::At(length.mul_f64(most * fraction))
         } else {
@@ -307,7 +306,7 @@ fn a_killed_run_leaves_evidence_so_far_and_nothing_elsewhere() {
         "of {KILLS}: {nothing} left nothing yet, {so_far} evidence so far, {verdict} a verdict; a whole run took {} ms",
         length.as_millis()
     );
-    // Kills at phase changes come, but for the last ones, before the end.
+    // Kills at phase changes come before the end, except after the last phases.
     assert!(
         so_far >= 16,
         "only {so_far} of {KILLS} runs were killed with evidence so far"

@@ -1,6 +1,6 @@
-//! Shipped scenarios on this host's KVM: the verdicts of softcpu.
+//! Shipped scenarios have the same verdicts on this host's KVM as on softcpu.
 //!
-//! Two scenarios run here; `make test-kvm` runs them all. Where KVM emulates guest kernels a run takes minutes.
+//! Two scenarios run here; `make test-kvm` runs them all. A run takes minutes if KVM emulates guest kernels.
 
 use serde_json::Value;
 use tests::{Finished, baton, ready, scenarios};
@@ -28,7 +28,7 @@ fn run(name: &str, backend: &str) -> Finished {
     baton(["run", file.to_str().expect("a plain path"), "--backend", backend])
 }
 
-/// What a report says of each rule, without how much it looked at.
+/// The results of the rules in a report, without how much each checked.
 fn rules(run: &Finished) -> Vec<(String, bool)> {
     let rule = |rule: &Value| {
         (
@@ -40,7 +40,7 @@ fn rules(run: &Finished) -> Vec<(String, bool)> {
     all.into_iter().flatten().map(rule).collect()
 }
 
-/// The scenario's run on KVM, which has the verdicts of softcpu.
+/// Runs the scenario on KVM, and asserts that its verdicts are those on softcpu.
 fn same_verdicts(name: &str) -> Option<Finished> {
     if !kvm_ready(name) {
         return None;
@@ -50,7 +50,7 @@ fn same_verdicts(name: &str) -> Option<Finished> {
     assert_eq!(kvm.status, 0, "{}", kvm.text);
     assert_eq!(rules(&kvm), rules(&soft), "{}", kvm.text);
     assert_eq!(kvm.scenario()["backend"], "kvm");
-    // The jump was seen at its very instruction, with the symbols of the kernel that was built here.
+    // With the symbols of the kernel built here, the exact instruction of the jump was seen.
     assert_eq!(
         kvm.scenario()["jumps_not_before_ns"],
         serde_json::json!([null]),
@@ -77,7 +77,7 @@ fn memfd_under_dma_is_intact_on_kvm() {
         assert_eq!(rule["held"], true, "{rule}");
         assert!(rule["looked_at"].as_u64() > Some(0), "{rule}");
     }
-    // Time is real: nobody counts instructions, and the report does not make numbers up.
+    // KVM does not count instructions, and the report shows none.
     let phases = scenario["phases"].as_array().expect("phases");
     assert!(phases.iter().all(|phase| phase["instructions"].is_null()));
 }

@@ -1,7 +1,7 @@
-//! What the end-to-end tests share: the program, scenarios made on the spot, its report.
+//! Code that the end-to-end tests share: running the program, writing small scenarios, reading the report.
 //!
-//! The tests run `target/release/baton` as its users do, and need a guest kernel in the cache (`make test` sees to both). Where
-//! something is missing they say so and pass, but not in CI, where nothing may be left out.
+//! The tests run `target/release/baton` as a user does, and need a guest kernel in the cache; `make test` builds
+//! both. If something is missing, a test says so and passes; in CI it fails.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 pub mod image;
 
-/// The program as `make build` leaves it, or what `BATON_PROGRAM` names.
+/// The program that `make build` builds, or the one that `BATON_PROGRAM` names.
 #[must_use]
 pub fn program() -> PathBuf {
     std::env::var_os("BATON_PROGRAM").map_or_else(|| workspace().join("target/release/baton"), PathBuf::from)
@@ -59,7 +59,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// The report of the only scenario.
+    /// The report of the run's only scenario.
     ///
     /// # Panics
     /// When there is no report.
@@ -80,7 +80,7 @@ impl Finished {
             .collect()
     }
 
-    /// What the report says of a rule.
+    /// The report's entry for a rule.
     ///
     /// # Panics
     /// When it says nothing.
@@ -92,8 +92,8 @@ impl Finished {
     }
 }
 
-/// Runs `baton` with these arguments and `--json`. `run` is on softcpu unless they say otherwise: what these tests look at is to be
-/// the same on every host.
+/// Runs `baton` with these arguments and `--json`. `run` uses softcpu unless the arguments name a backend, because
+/// these tests must give the same on every host.
 ///
 /// # Panics
 /// When it cannot be started.
@@ -131,7 +131,7 @@ fn finished(output: &Output, json: &Path) -> Finished {
     }
 }
 
-/// Writes `text` as a scenario file and runs it with further arguments.
+/// Writes `text` to a scenario file and runs it with further arguments.
 ///
 /// # Panics
 /// When the file cannot be written.
@@ -145,7 +145,7 @@ pub fn run_text(text: &str, further: &[&str]) -> Finished {
     baton(arguments)
 }
 
-/// A small scenario that goes through in about a second, to be varied.
+/// A small scenario that takes about a second, as a base for variants.
 #[must_use]
 pub fn small(further: &str) -> String {
     format!(

@@ -1,9 +1,10 @@
-//! Broken kernels: each ends in a clear word. (Dying guests and hostile rings are scenario files of their own, in `faults/`.)
+//! Broken kernels: each ends with a clear outcome. (Dying guests and hostile rings are scenario files of their own,
+//! in `faults/`.)
 
 use tests::image::{DEAD_HALT, SPIN, TRIPLE_FAULT, UNKNOWN, bzimage};
 use tests::{Finished, ready, run_text, small};
 
-/// Runs the small scenario on an image of our own as the first kernel.
+/// Runs the small scenario with `image` as the first kernel.
 fn with_image(image: &[u8], further: &str) -> Finished {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bzImage");

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tests::{Finished, baton, ready, run_text, scenarios, small};
 
-/// What each generation's kernel said of its processors.
+/// The number of processors that each generation's kernel reported.
 fn processors(run: &Finished) -> Vec<u64> {
     let kernels = run.scenario()["kernels"].as_array().into_iter().flatten();
     kernels

@@ -1,4 +1,4 @@
-//! The scenarios that baton ships, and what a run must give again.
+//! The scenarios that baton ships pass, and repeating a run gives the same result.
 
 use serde_json::Value;
 use tests::{Finished, baton, ready, run_text, scenarios, small};
@@ -129,7 +129,7 @@ fn chain_of_three_holds_in_each_generation() {
     assert!(number(&run.rule("nothing-leaked")["looked_at"]) > 0);
 }
 
-/// The report without what the host's speed decides.
+/// The report without the fields that depend on the host's speed.
 fn timeless(report: &Value) -> Value {
     let mut report = report.clone();
     for scenario in report["scenarios"].as_array_mut().into_iter().flatten() {
@@ -194,7 +194,7 @@ fn a_run_that_must_fail_does_fail() {
     if !ready("negative control") {
         return;
     }
-    // Expecting a violation where there is none, and none where there is one.
+    // Expects a violation where there is none, and none where there is one.
     let intact = run_text(&small("\n[expect]\npreserved-content = \"violated\"\n"), &[]);
     assert_eq!(
         (intact.status, &intact.scenario()["verdict"]),

@@ -8,19 +8,20 @@ use kho_core::{
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Most pages that are kept of one blob: 64 MiB.
+/// Maximum number of pages kept of one blob: 64 MiB.
 const MAX_BLOB_PAGES: usize = 16 * 1024;
 
-/// What one kernel handed to the next, as far as the rules need it.
+/// The parts of a decoded handover that the rules need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handed {
     /// Version of the KHO root.
     pub version: String,
     /// Page frames in the preserved-memory map.
     pub preserved: BTreeSet<u64>,
-    /// Of those, the ones that belong to the handover itself or to another subsystem, with what they are.
+    /// Those page frames of `preserved` that belong to the handover itself or to another subsystem, with a
+    /// description.
     pub own: BTreeMap<u64, String>,
-    /// What is wrong with it, as far as a kernel would mind.
+    /// Findings of at least the severity of a warning.
     pub problems: Vec<String>,
 }
 
@@ -85,13 +86,13 @@ impl PhysicalMemory for Recorder<'_> {
     }
 }
 
-/// The pages of guest memory that decoding the blob at `kho` takes.
+/// Returns the pages of guest memory that decoding the blob at `kho` reads.
 pub fn capture(memory: &dyn PhysicalMemory, kho: KhoData) -> BTreeMap<u64, Vec<u8>> {
     let recorder = Recorder {
         memory,
         pages: RefCell::default(),
     };
-    // Whether it can be decoded is for the oracle to say; here it matters what was read.
+    // The oracle decides whether the blob can be decoded. Only the pages read matter here.
     let _ = read(&recorder, kho);
     recorder.pages.into_inner()
 }
@@ -130,7 +131,7 @@ pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
             .collect(),
     };
     for extent in handover.map.extents() {
-        // A map may claim anything; what is not RAM cannot be listed page by page.
+        // The map is untrusted and may claim more than RAM, so list only pages that are RAM.
         let inside = ram.iter().filter(|range| range.overlaps(&extent));
         for range in inside {
             let (first, end) = (
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    /// Kept evidence of earlier versions has these names.
+    /// Evidence directories contain these names.
     #[test]
     fn kho_data_is_written_as_four_numbers() {
         let data = KhoData {

@@ -4,8 +4,8 @@ use guest_agent::pattern::mix;
 
 /// The seed of the generator that consumer `name` uses in a run of seed `seed`.
 ///
-/// Each consumer has a name of its own (`"dma"`, `"memfd/guest-ram"`), so that adding a consumer never changes what another
-/// one draws. The name is folded in byte by byte with SplitMix64.
+/// Each consumer has a name of its own (`"dma"`, `"memfd/guest-ram"`), so a new consumer does not change the random
+/// numbers of the others. The name is mixed in byte by byte with the output function of SplitMix64.
 pub fn seed_for(seed: u64, name: &str) -> u64 {
     name.bytes()
         .fold(mix(seed), |state, byte| mix(state ^ u64::from(byte)))

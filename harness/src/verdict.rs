@@ -1,4 +1,4 @@
-//! From rule results to a verdict: what the rules say against what the scenario expects.
+//! Computes the verdict: compares the results of the rules with the scenario's expectations.
 
 use crate::evidence::{Evidence, Outcome, OutcomeKind};
 use crate::oracle::{self, RuleName, RuleResult};
@@ -35,7 +35,7 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// Why it is not a pass, one sentence each.
     pub reasons: Vec<String>,
-    /// What each rule was expected to say and whether it did.
+    /// The expected result of each rule, and whether it was met.
     pub rules: Vec<(RuleName, Expected, bool)>,
 }
 
@@ -51,7 +51,7 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// Looks at evidence and judges it by the expectations of the scenario in it.
+    /// Applies the rules to evidence, and judges the results by the expectations of the scenario in it.
     pub fn new(evidence: Evidence) -> Result<Self, ScenarioError> {
         let scenario = parse(&evidence.scenario_file, &evidence.scenario_text)?;
         let results = oracle::judge(&evidence);
@@ -90,7 +90,7 @@ pub fn judge(evidence: &Evidence, expect: &Expect, results: &[RuleResult]) -> Ju
         generation,
         phase,
     } = &evidence.outcome;
-    // What the rules make of half a run is no reason for anything.
+    // Ignore the results of the rules, because they saw only a part of the run.
     if *kind == OutcomeKind::Unfinished {
         judgement.verdict = Verdict::Error;
         judgement.reasons = vec![format!(

@@ -1,4 +1,4 @@
-//! What the backends cost on this host: exits, start, a small cycle; and how fast a device can write.
+//! Costs of the backends on this host: exits, start, a small cycle; and the rate at which a device can write.
 
 use crate::bandwidth::{self, BLOCKS, Bandwidth};
 use crate::cycle::{self, Split};
@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::Path;
 use vmm::soft::Soft;
 
-/// Port writes of one run: on soft, and on KVM, where one may take ten microseconds.
+/// Port writes per run: on soft, and on KVM, where each may take ten microseconds.
 const PORT_WRITES: [u32; 2] = [1_000_000, 20_000];
 
 /// Everything measured.
@@ -20,7 +20,7 @@ const PORT_WRITES: [u32; 2] = [1_000_000, 20_000];
 pub struct Backends {
     /// What this host's KVM is, in words.
     pub kvm: String,
-    /// Whether it emulates guest kernel code, or has other faults: what then says little about KVM elsewhere.
+    /// Whether this KVM has faults, such as emulating guest kernel code. If so, its numbers say little about KVM elsewhere.
     pub kvm_is_poor: bool,
     /// Port writes, on soft first.
     pub exits: Vec<Exits>,
@@ -28,9 +28,9 @@ pub struct Backends {
     pub starts: Vec<(&'static str, Option<Spread>)>,
     /// Device writes, by block size.
     pub bandwidths: Vec<Bandwidth>,
-    /// A small live update, on soft first; empty when it was not asked for.
+    /// A small live update, on soft first; empty if not requested.
     pub cycles: Vec<Split>,
-    /// Why one of them did not pass. Everything else stands all the same.
+    /// Why one of the cycles did not pass. The other numbers are still valid.
     pub cycle_error: Option<String>,
 }
 

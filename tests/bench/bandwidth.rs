@@ -1,13 +1,14 @@
-//! How fast a device can write guest memory, in real time and on one thread: with the ledger and without, against memcpy.
+//! The rate at which a device can write guest memory, in real time on one thread, with and without the ledger,
+//! compared with memcpy.
 //!
 //! | what | does |
 //! | --- | --- |
 //! | `memcpy` | copies a block to ordinary memory |
-//! | `memory` | writes it to guest RAM: bounds, vm-memory, pages marked |
-//! | `ledger` | the same through the DMA view: checksum and ledger entry, too |
-//! | `stream` | the same with content made for each block, as the DMA engine does |
+//! | `memory` | writes it to guest RAM: checks bounds, copies with vm-memory, marks the page |
+//! | `ledger` | the same through the DMA view, with checksum and ledger entry |
+//! | `stream` | the same with generated content for each block, as in the DMA engine |
 //!
-//! The ledger's checksums cannot be switched off, because what is not recorded is not written; `memory` is what would be without.
+//! The ledger cannot be switched off; `memory` shows the rate without it.
 
 use crate::samples::Spread;
 use serde::Serialize;
@@ -41,7 +42,8 @@ pub struct Bandwidth {
     pub ledger: Option<Spread>,
     /// With content made.
     pub stream: Option<Spread>,
-    /// Shares of memcpy of the last three, each taken within one turn, so that what else the host does hits both.
+    /// The last three as shares of memcpy. Each share is of runs in the same turn, so that other load on the host
+    /// affects both.
     pub shares: [Option<Spread>; 3],
 }
 
@@ -104,7 +106,7 @@ fn record(view: &mut DmaView, sequence: u64, at: usize, block: &[u8]) -> Result<
     Ok(())
 }
 
-/// Bytes per second of `write`, which is given the block's number and where in the window it goes.
+/// Bytes per second of `write`, which gets the block's number and its offset in the window.
 #[allow(clippy::cast_precision_loss)] // a rate
 fn timed(block_bytes: usize, mut write: impl FnMut(u64, usize) -> Result<(), String>) -> Result<f64, String> {
     let begin = Instant::now();

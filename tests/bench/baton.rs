@@ -1,4 +1,4 @@
-//! The cycle on baton: `baton run` as its users run it.
+//! The cycle on baton: `baton run` as a user runs it.
 
 use crate::samples::{Executed, Sample};
 use crate::{Arguments, child};
@@ -6,7 +6,7 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Phase that ends when the first kernel's agent has spoken.
+/// The phase that ends with the first message of the first kernel's agent.
 const BOOT: &str = "boot-old";
 
 /// How to run baton.
@@ -17,7 +17,7 @@ pub struct Cycle {
     report: PathBuf,
 }
 
-/// What is read of baton's JSON report; docs/report.md has all of it.
+/// The parts of baton's JSON report that the benchmark reads; docs/report.md describes all of it.
 #[derive(Debug, Deserialize)]
 struct Report {
     scenarios: Vec<Scenario>,
@@ -38,7 +38,7 @@ struct Phase {
 }
 
 impl Cycle {
-    /// `program` on the scenario, with its report in `work`.
+    /// Runs `program` on the scenario, with its report in `work`.
     pub fn prepare(program: &Path, arguments: &Arguments, work: &Path) -> Self {
         let report = work.join("report.json");
         let mut words = vec!["run".to_owned(), arguments.scenario.display().to_string()];

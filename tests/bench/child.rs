@@ -1,13 +1,13 @@
-//! A process from start to exit, with what it took.
+//! Runs a process from start to exit, and measures it.
 
 use crate::samples::Sample;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use wait4::Wait4;
 
-/// A cycle takes seconds; what takes longer than this hangs.
+/// A cycle takes seconds; one that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How often is looked whether the process is done; adds half of it to wall time, on both sides alike.
+/// Interval of polling for the exit. On average it adds half of itself to wall time, for baton and QEMU alike.
 const POLL: Duration = Duration::from_millis(2);
 
 /// Runs a command that must succeed, and soon.
@@ -24,7 +24,7 @@ pub fn run_for(command: &mut Command, patience: Duration) -> Result<Sample, Stri
         match child.try_wait4().map_err(|error| format!("{name}: {error}"))? {
             Some(used) => break used,
             None if begin.elapsed() > patience => {
-                // It may just have exited: then there is nothing to kill, and the error is the same.
+                // The process may just have exited. Then there is nothing to kill, and the result is the same error.
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(format!("{name}: not done after {} s", patience.as_secs()));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Where KVM emulates guest kernels a cycle takes minutes; what takes longer than this hangs.
+/// A cycle takes minutes if KVM emulates guest kernels; one that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// One cycle.
@@ -63,7 +63,7 @@ pub fn measure(program: &Path, backend: &str, work: &Path) -> Result<Split, Stri
         .stderr(Stdio::null());
     let sample = child::run_for(&mut command, PATIENCE);
     let text = std::fs::read_to_string(&report);
-    // A verdict that is no pass says more than an exit status.
+    // The reasons of a failed verdict say more than the exit status.
     let phases = match (text, &sample) {
         (Ok(text), _) => phases(&text).map_err(|error| format!("{backend}: {error}"))?,
         (Err(_), Err(error)) => return Err(error.clone()),

@@ -1,7 +1,7 @@
-//! Exits: a guest of a few instructions writes a port in a loop, and each write leaves the guest.
+//! Exits: a guest of a few instructions writes a port in a loop, and each write is an exit.
 //!
-//! The same loop with a no-op in the port write's place tells what the loop itself costs, which matters where KVM emulates guest
-//! kernels.
+//! The same loop with a no-op in place of the port write measures the loop itself, which matters if KVM emulates
+//! guest kernels.
 
 use crate::samples::Spread;
 use ::tests::image::bzimage;
@@ -12,13 +12,13 @@ use vmm::devices::power::SLEEP_CONTROL;
 use vmm::machine::{Event, Machine, MachineConfig};
 use vmm::processors::Backend;
 
-/// `out 0x80, al`: the delay port, which takes anything and does nothing.
+/// `out 0x80, al`: the delay port, which ignores writes.
 const PORT_WRITE: [u8; 2] = [0xe6, 0x80];
 /// `xchg ax, ax`, as long as the port write.
 const NO_OP: [u8; 2] = [0x66, 0x90];
 /// Value of the sleep control register for power off.
 const S5: u8 = 0x34;
-/// Guest nanoseconds that a loop may take: more than any does.
+/// Limit of guest time for a loop, in nanoseconds; far more than needed.
 const PATIENCE: u64 = 3_600_000_000_000;
 
 /// Port writes on one backend.
@@ -28,13 +28,13 @@ pub struct Exits {
     pub backend: &'static str,
     /// Port writes in one run.
     pub count: u32,
-    /// Port writes per second of wall time, the loop around them included.
+    /// Port writes per second of wall time, including the loop.
     pub per_second: Option<Spread>,
-    /// Nanoseconds that one takes, the loop around it not included.
+    /// Nanoseconds per port write, without the loop.
     pub ns_each: Option<Spread>,
 }
 
-/// Runs the loop of `count` port writes `runs` times, in turns with the loop without them.
+/// Runs the loop of `count` port writes `runs` times, alternating with the loop of no-ops.
 pub fn measure(backend: &dyn Backend, count: u32, runs: u32) -> Result<Exits, String> {
     let (mut with, mut without) = (Vec::new(), Vec::new());
     // The first run of each warms up.

@@ -13,7 +13,7 @@ pub struct Machine {
     pub kernel: String,
 }
 
-/// This machine; what it does not tell is empty.
+/// Describes this machine; unknown fields are empty.
 pub fn machine() -> Machine {
     let processor = cpuinfo("model name").unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(1, Into::into);

@@ -6,8 +6,8 @@
 //! | (b) wall time of the whole `memfd-under-dma` cycle: boot, live update, evidence, verdict | the `baton` process |
 //! | (c) wall time of the same cycle on `qemu-system-x86_64 -accel tcg`: same kernel, memory, memfd and initramfs | the QEMU process |
 //!
-//! Both are separate processes from start to exit, taken in turns so that what else the machine does hits both alike; each
-//! number is the median. Processor time stands beside wall time, because it suffers less from a busy machine.
+//! Both are separate processes, measured from start to exit. They alternate, so that other load affects both alike,
+//! and each number is a median. Processor time is shown beside wall time, because other load affects it less.
 //!
 //! QEMU's share of the work is the smaller one: it has no DMA engine, no ledger, no evidence and no oracle. Instead its guest
 //! compares the digests of all pages with the pattern's, which in baton the host does; that time is shown apart.
@@ -57,10 +57,10 @@ struct Arguments {
     /// Measured runs of each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
-    /// Run a small live update on KVM, too, where there is one: minutes where KVM emulates guest kernels.
+    /// Also run a small live update on KVM, if there is one. Takes minutes if KVM emulates guest kernels.
     #[arg(long)]
     kvm_cycle: bool,
-    /// Measure the backends and nothing that takes QEMU.
+    /// Measure the backends only, without QEMU.
     #[arg(long)]
     backends_only: bool,
     /// Write every sample to this file.
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures the backends alone; whether all that was asked for could be measured.
+/// Measures the backends only. Returns whether everything requested could be measured.
 fn backends_only(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let plan = planned(&arguments.scenario, arguments.kernel.clone())?;
     let work = tempfile::tempdir()?;
@@ -113,7 +113,7 @@ fn keep(arguments: &Arguments, json: &str) -> Result<(), String> {
     std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Measures everything; whether baton kept to its memory and all could be measured.
+/// Measures everything. Returns whether baton stayed within its memory limit and everything could be measured.
 fn bench(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let plan = planned(&arguments.scenario, arguments.kernel.clone())?;
     let agent = harness::agent::load()?;
@@ -122,7 +122,7 @@ fn bench(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let baton = baton::Cycle::prepare(&arguments.baton, arguments, work.path());
 
     let load_before = host::load_average();
-    // The first run of each only warms the page cache.
+    // Discard the first run of each, which warms the page cache.
     let mut samples: (Vec<Sample>, Vec<Sample>) = Default::default();
     let progress = indicatif::ProgressBar::new(u64::from(arguments.runs) + 1).with_message("runs of each");
     for run in 0..=arguments.runs {

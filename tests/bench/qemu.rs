@@ -1,4 +1,4 @@
-//! The cycle on QEMU: the agent does by itself what baton makes it do.
+//! The cycle on QEMU: the agent does on its own what baton makes it do.
 
 use crate::child;
 use crate::samples::Sample;
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 /// How the agent's lines begin.
 const SAYS: &str = "baton standalone: ";
-/// What QEMU is, beside memory and guest: no devices but one serial port, and a reset that nobody asked for ends it.
+/// QEMU's arguments besides memory and guest: no devices but one serial port, and exit at an unexpected reset.
 const MACHINE: &str = "-accel tcg -machine q35 -smp 1 -nodefaults -no-user-config -display none -no-reboot";
 
 /// A guest that can be run again and again.
@@ -77,8 +77,8 @@ impl Guest {
     }
 }
 
-/// What the guest kernel is told: what baton tells it, what makes the agent work alone, and what spares it calibrations
-/// that take real time on QEMU and none on baton.
+/// The kernel command line: baton's, the parameters for the agent's standalone mode, and those that skip
+/// calibrations, which take real time on QEMU and none on baton.
 fn command_line(plan: &Plan, memfd_bytes: u64) -> String {
     let mut line = format!(
         "{} baton.standalone baton.memfd={memfd_bytes} nolapic_timer",
@@ -100,7 +100,7 @@ fn version(program: &Path) -> Result<String, String> {
         .ok_or_else(|| format!("{name} --version: {}", output.status))
 }
 
-/// Whether the guest has its memory back, and which share of its time since reset the comparison took.
+/// Whether the guest got its memory back, and the share of its time since reset that comparing digests took.
 fn compare_share(console: &str, pages: u64) -> Result<f64, String> {
     let wanted = format!("{SAYS}ok, {pages} pages intact; ");
     let steps = console.lines().find_map(|line| Some(line.split_once(&wanted)?.1));

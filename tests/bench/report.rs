@@ -1,11 +1,11 @@
-//! The benchmark's result: every sample, what they say together, and both as JSON.
+//! The benchmark's result: every sample, their summary, and both as JSON.
 
 use crate::backends::Backends;
 use crate::host::Machine;
 use crate::samples::{Executed, Sample, Spread};
 use serde::Serialize;
 
-/// Memory that baton may take beside guest RAM, in bytes.
+/// Memory that baton may use besides guest RAM, in bytes.
 const MEMORY_MARGIN: u64 = 256 << 20;
 
 /// Everything measured, and on what.
@@ -40,7 +40,7 @@ pub struct Summary {
     pub boot_mips: Option<Spread>,
     /// Speed of softcpu over the whole cycle, in MIPS.
     pub cycle_mips: Option<Spread>,
-    /// Guest instructions of the cycle by all the processor time that baton took: what a busy machine leaves of it.
+    /// Guest instructions of the cycle divided by baton's processor time, in MIPS; less affected by other load.
     pub cycle_mips_by_cpu: Option<Spread>,
     /// Guest instructions of the cycle on baton, in millions.
     pub cycle_million_instructions: Option<Spread>,

@@ -1,4 +1,4 @@
-//! What one run gave, and what many runs give together.
+//! The measurements of one run, and the summary of many.
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ pub struct Sample {
     pub cpu_s: f64,
     /// Largest resident set, in bytes.
     pub peak_rss_bytes: u64,
-    /// On baton: what the guest executed until the first agent spoke.
+    /// On baton: the guest's execution until the first agent's first message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<Executed>,
     /// On baton: what the guest executed in all.
@@ -47,7 +47,7 @@ impl Executed {
 /// Median, least and greatest of some values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
-    /// The middle one; of an even number of values the mean of the middle two.
+    /// The median; of an even number of values the mean of the middle two.
     pub median: f64,
     /// The least.
     pub least: f64,
@@ -56,7 +56,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of the values that are there; `None` when none is.
+    /// The median of the values that are present; `None` if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);

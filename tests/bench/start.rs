@@ -1,8 +1,9 @@
-//! From `baton run` to the first guest instruction: a real kernel image whose first instructions switch the machine off.
+//! Time from `baton run` to the first guest instruction, with a real kernel image whose first instructions power the
+//! machine off.
 //!
-//! Everything before it is as in any run: the program starts, reads scenario and kernels, opens and measures KVM where that is
-//! asked for, builds the initramfs with the next kernel in it, and loads the kernel. The time ends when the program says that the
-//! first phase has passed, a few instructions later.
+//! Everything before is as in any run: the program starts, reads scenario and kernels, opens and measures KVM if
+//! requested, builds the initramfs with the next kernel in it, and loads the kernel. The time ends when the program
+//! reports the end of the first phase, a few instructions later.
 
 use crate::exits::power_off;
 use crate::samples::Spread;
@@ -19,7 +20,7 @@ const SETUP_SECTS: usize = 0x1f1;
 /// Offset of the 64-bit entry point behind the setup part.
 const ENTRY: usize = 0x200;
 
-/// A start that can be measured again and again.
+/// The files of a start, which can be measured repeatedly.
 #[derive(Debug)]
 pub struct Start {
     program: PathBuf,
@@ -64,7 +65,7 @@ impl Start {
             .spawn()
             .map_err(failed)?;
         let (mut seconds, mut said) = (None, String::new());
-        // Read to the end, so that the program is not stopped by a full pipe.
+        // Read to the end, so that a full pipe does not block the program.
         for line in BufReader::new(child.stderr.take().ok_or("no standard error")?).lines() {
             let line = line.map_err(failed)?;
             if seconds.is_none() && line.contains(PASSED) {
@@ -77,7 +78,7 @@ impl Start {
     }
 }
 
-/// This image with code at its entry point that switches the machine off.
+/// This image with code at its entry point that powers the machine off.
 fn switched_off(image: &[u8]) -> Result<Vec<u8>, String> {
     let mut image = image.to_vec();
     let sectors = image.get(SETUP_SECTS).copied().unwrap_or(0);

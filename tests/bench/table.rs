@@ -5,9 +5,9 @@ use crate::report::Report;
 use crate::samples::Spread;
 use std::fmt;
 
-/// Least speed on a kernel boot that is aimed at, in MIPS.
+/// Target: minimum speed on a kernel boot, in MIPS.
 const GOAL_MIPS: f64 = 100.0;
-/// Greatest ratio of wall times, baton's to QEMU's, that is aimed at.
+/// Target: maximum ratio of wall times, baton's to QEMU's.
 const GOAL_RATIO: f64 = 1.5;
 
 impl fmt::Display for Report {

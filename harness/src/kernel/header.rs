@@ -4,10 +4,11 @@ use vmm::boot::BzImage;
 
 /// Offset of the offset, less 0x200, of the version string.
 const KERNEL_VERSION: usize = 0x20e;
-/// Longest release that is believed; `utsname` has 65 bytes.
+/// Maximum length of a release; the field of `utsname` has 65 bytes.
 const MAX_RELEASE: usize = 65;
 
-/// The release that the image's header names, empty when it names none; an error if the machine could not boot the image.
+/// Returns the release in the image's header, or an empty string if it has none. Fails if the machine could not boot
+/// the image.
 pub(super) fn release(image: &[u8]) -> Result<String, String> {
     BzImage::parse(image).map_err(|error| error.to_string())?;
     Ok(named(image).unwrap_or_default())

@@ -1,7 +1,8 @@
-//! Where kernels are kept.
+//! Finds built kernels.
 //!
-//! `images/build` keeps each kernel in a cache directory whose name holds the version and a key of how it was built. Only
-//! that script can tell the key, so it is asked where it can be found; otherwise the newest directory of the version serves.
+//! `images/build` keeps each kernel in a cache directory whose name holds the version and a key of how it was built.
+//! Only that script can compute the key, so this module asks it if it is present. Otherwise it takes the newest
+//! directory of the version.
 
 use super::KernelError;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ fn is_version(name: &str) -> bool {
     name.contains('.') && name.split('.').all(number)
 }
 
-/// The root of everything that is kept between runs.
+/// The directory of everything that is kept between runs.
 fn cache_root() -> PathBuf {
     let given = |name: &str| {
         std::env::var_os(name)
@@ -63,7 +64,7 @@ fn cache_root() -> PathBuf {
     })
 }
 
-/// The directory that holds, or would hold, kernel `version`; `None` when that cannot be told.
+/// The directory of kernel `version`, which may not exist yet; `None` if it cannot be determined.
 pub fn kernel_directory(version: &str) -> Option<PathBuf> {
     asked(version).or_else(|| newest(version))
 }
@@ -90,7 +91,7 @@ fn newest(version: &str) -> Option<PathBuf> {
         .map(|entry| entry.path())
 }
 
-/// The `images` folder of the source tree that this program was built in or is called from.
+/// The `images` folder of the source tree that this program was built in, or is run from.
 fn images_directory() -> Option<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let here = std::env::current_dir().unwrap_or_default();
@@ -115,7 +116,7 @@ fn known_versions() -> Vec<String> {
     kernels.into_iter().flatten().filter_map(version).collect()
 }
 
-/// Known versions, each with whether it is built.
+/// Known versions, and whether each is built.
 pub fn cached() -> Vec<(String, Option<PathBuf>)> {
     let built =
         |version: &String| kernel_directory(version).filter(|directory| directory.join("bzImage").is_file());
@@ -128,7 +129,7 @@ pub fn cached() -> Vec<(String, Option<PathBuf>)> {
         .collect()
 }
 
-/// The System.map that belongs to a bzImage: beside it, or at the root of the kernel tree that it was built in.
+/// The System.map of a bzImage: beside it, or at the root of the kernel tree that it was built in.
 pub(super) fn system_map(image: &Path) -> Option<PathBuf> {
     let beside = image.parent()?.join("System.map");
     let tree = image.ancestors().nth(4).map(|root| root.join("System.map"));

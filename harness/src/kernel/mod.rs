@@ -1,4 +1,4 @@
-//! Guest kernels: from a version or a path to an image that can be booted.
+//! Guest kernels: finds the bootable image for a version or a path.
 
 mod header;
 mod locate;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The version that runs when nothing else is asked for.
+/// The version that runs by default.
 pub const DEFAULT_VERSION: &str = "7.3.4";
 
 /// Largest bzImage that is accepted, in bytes.
@@ -59,7 +59,7 @@ pub enum KernelError {
     },
 }
 
-/// A kernel that can be booted. Serialised, it holds its image and its symbols, so that neither file is needed again.
+/// A bootable kernel. Its serialised form holds image and symbols, so neither file is needed again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(into = "Saved", from = "Saved")]
 pub struct KernelImage {
@@ -71,7 +71,7 @@ pub struct KernelImage {
     pub image: Arc<Vec<u8>>,
     /// XXH3 (64 bits) of its contents.
     pub hash: u64,
-    /// Release as the image's header says it; empty when it says none.
+    /// Release in the image's header; empty if it has none.
     pub release: String,
     map_path: Option<PathBuf>,
     symbols: Arc<OnceLock<Option<Symbols>>>,
@@ -105,7 +105,7 @@ impl From<Saved> for KernelImage {
         Self {
             name: saved.name,
             path: saved.path,
-            // Computed anew: a hash beside the image could be wrong.
+            // Compute the hash anew, because one stored beside the image could be wrong.
             hash: xxh3_64(&saved.image),
             image: Arc::new(saved.image),
             release: saved.release,
@@ -147,13 +147,13 @@ impl KernelImage {
         })
     }
 
-    /// Symbol and offset of a kernel address, such as `clear_page_erms+0x7`, where a System.map is at hand. It is read when
-    /// it is first needed.
+    /// Symbol and offset of a kernel address, such as `clear_page_erms+0x7`; `None` without a System.map, which is
+    /// read at the first call.
     pub fn symbol(&self, address: u64) -> Option<String> {
         self.symbols()?.lookup(address)
     }
 
-    /// Address of a kernel symbol, where a System.map is at hand.
+    /// Address of a kernel symbol; `None` without a System.map or if it lacks the symbol.
     pub fn address_of(&self, name: &str) -> Option<u64> {
         self.symbols()?.address(name)
     }

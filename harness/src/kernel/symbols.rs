@@ -1,4 +1,5 @@
-//! System.map: from addresses to names. Guest kernels have no KASLR, so that its addresses are those of the running kernel.
+//! System.map, to resolve addresses to names. Guest kernels have no KASLR, so its addresses are those of the running
+//! kernel.
 
 use std::path::Path;
 
@@ -10,17 +11,17 @@ pub struct Symbols {
     entries: Vec<(u64, u32, u32)>,
 }
 
-/// An address further than this behind a symbol is in no function of it.
+/// An address further than this behind a symbol does not belong to that function.
 const MAX_OFFSET: u64 = 1 << 20;
 
 impl Symbols {
-    /// Reads a System.map of at most `most` bytes; `None` when that cannot be done.
+    /// Reads a System.map of at most `most` bytes; `None` if it is larger or cannot be read.
     pub fn load(path: &Path, most: u64) -> Option<Self> {
         let small = std::fs::metadata(path).ok()?.len() <= most;
         small.then(|| std::fs::read_to_string(path).ok().map(Self::parse))?
     }
 
-    /// Parses the text of a System.map: lines of address, type and name. Other lines are passed over.
+    /// Parses the text of a System.map: lines of address, type and name. Ignores other lines.
     pub fn parse(text: String) -> Self {
         let mut entries = Vec::new();
         let mut start = 0usize;

@@ -1,4 +1,4 @@
-//! What pages ought to hold, and whose they are.
+//! The expected content of pages, and their owners.
 
 use super::finding::{Question, Writer};
 use crate::evidence::{
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use vmm::ledger::Entry;
 
-/// Evidence with the indexes that several rules need.
+/// Evidence, and the indexes over it that several rules need.
 pub(super) struct Context<'a> {
     pub evidence: &'a Evidence,
     patterns: HashMap<u32, Pattern>,
@@ -25,7 +25,8 @@ pub(super) struct Context<'a> {
 /// What a page ought to hold at some moment.
 pub(super) struct ExpectedPage {
     pub bytes: [u8; PAGE_BYTES],
-    /// Byte ranges that a device write gave, with its position in the ledger; they do not overlap.
+    /// The byte ranges of a page that come from device writes, each with the write's position in the ledger. They do
+    /// not overlap.
     pub device: Vec<(Range<usize>, u32)>,
 }
 
@@ -108,7 +109,7 @@ impl<'a> Context<'a> {
         &self.evidence.ledger.entries[position as usize]
     }
 
-    /// What page `index` of `object` ought to hold after `ledger_length` device writes, at `frame`; `None` when it is simply
+    /// Expected content of page `index` of `object`, at `frame`, after `ledger_length` device writes; `None` if it is
     /// the page's pattern.
     pub fn expected(
         &self,
@@ -139,8 +140,8 @@ impl<'a> Context<'a> {
         Some(ExpectedPage { bytes, device })
     }
 
-    /// Lays the device's writes to a frame over `bytes`. Goes from the last write back, so that of the thousands of writes
-    /// to a ring's pages only those are rebuilt that can still be seen.
+    /// Overlays `bytes` with the device's writes to a frame. Goes from the last write back and stops when no byte is
+    /// left, because most of the thousands of writes to a ring's pages have been overwritten.
     pub fn overlay(
         &self,
         frame: u64,
@@ -175,15 +176,15 @@ impl<'a> Context<'a> {
         device
     }
 
-    /// The captured bytes of a page; `None` when it could not be read.
+    /// The captured bytes of a page; `None` if it could not be read.
     pub fn actual(&self, object: u32, index: u64, content: PageContent) -> Option<[u8; PAGE_BYTES]> {
         self.evidence
             .captures
             .bytes(self.pattern(object)?, index, content)
     }
 
-    /// Who wrote the byte at `address` last, given that it is not what the device left there; with the question that a
-    /// second run could answer.
+    /// The last writer of the byte at `address`, which is known to differ from what the device wrote; and the
+    /// question that a second run could answer.
     pub fn last_cpu_writer(&self, checkpoint: usize, address: u64) -> (Writer, Option<Question>) {
         let question = Question { checkpoint, address };
         let known =
@@ -215,7 +216,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The last CPU write to the page before a checkpoint, where pages are all that the backend knows.
+    /// The last CPU write to the page before a checkpoint, for backends that record pages only.
     fn page_writer(&self, checkpoint: usize, address: u64) -> Option<&'a CpuWrite> {
         let taken_at = self.evidence.captures.checkpoints.get(checkpoint)?.at.time_ns;
         let earlier = |write: &&&CpuWrite| write.rip.is_none() && write.time_ns < taken_at;
@@ -226,7 +227,7 @@ impl<'a> Context<'a> {
             .copied()
     }
 
-    /// Objects that were preserved over the jump by which `generation` was entered.
+    /// Objects that were preserved over the jump into `generation`.
     pub fn preserved_into(&self, generation: u32) -> impl Iterator<Item = &'a ObjectEvidence> {
         let left = generation.checked_sub(1);
         self.evidence
@@ -241,7 +242,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Where `placed` bytes meet page `index`: the range in the page, and where it begins in the bytes.
+/// The overlap of `placed` bytes and page `index`: the range in the page, and its start in the bytes.
 fn overlap(placed: &Placed, index: u64) -> Option<(Range<usize>, usize)> {
     let page = index.checked_mul(PAGE)?;
     let end = placed

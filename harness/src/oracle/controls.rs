@@ -1,4 +1,4 @@
-//! Negative controls: good evidence passes, and each kind of damage is found by the rule whose business it is.
+//! Negative controls: good evidence passes, and the right rule finds each kind of damage.
 
 use super::*;
 use crate::evidence::*;
@@ -13,7 +13,7 @@ fn result(evidence: &Evidence, rule: RuleName) -> RuleResult {
         .unwrap()
 }
 
-/// The only findings are those of `rules`; gives the first rule's.
+/// Asserts that only `rules` have findings, and returns those of the first.
 fn only(evidence: &Evidence, rules: &[RuleName]) -> Vec<Finding> {
     for result in judge(evidence) {
         let expected = rules.contains(&result.rule);
@@ -41,7 +41,7 @@ fn everything_holds_in_good_evidence() {
     }
     let looked = |rule| result(&good(), rule).looked_at.count;
     assert_eq!(looked(RuleName::PreservedContent), 2 * PAGES);
-    // Of 40 writes the last 8 blocks and the last completion count can be seen, at each of two checkpoints.
+    // Of 40 writes, the last 8 blocks and the last completion count are visible at each of two checkpoints.
     assert_eq!(looked(RuleName::DeviceWritesLanded), 8 + 4 + 2);
     assert_eq!(looked(RuleName::MapCoversPreserved), PAGES + 1);
     assert_eq!(looked(RuleName::SessionRetrieved), 2);
@@ -129,7 +129,7 @@ fn a_digest_that_differs_is_found() {
     let mut evidence = good();
     evidence.captures.digests[0].values[16] ^= 1;
     only(&evidence, &[RuleName::PreservedContent]);
-    // A page that the device wrote to while the agent read it has no one digest.
+    // A page that the device writes to while the agent reads it has no single digest.
     let mut evidence = good();
     evidence.captures.digests[0].values[2] ^= 1;
     evidence.captures.digests[0].ledger_before -= 32;
@@ -223,7 +223,7 @@ fn a_hole_in_the_map_and_a_page_too_many_are_found() {
 #[test]
 fn a_damaged_blob_is_found() {
     let mut evidence = good();
-    // The root table of the map points outside RAM, at the place that leads to all pages.
+    // The entry of the map's root table that leads to all pages points outside RAM.
     let root = evidence.blobs[0].pages.get_mut(&(OWN + 1)).unwrap();
     let used = root
         .as_chunks_mut::<8>()
@@ -366,7 +366,7 @@ fn nothing_to_look_at_is_not_held() {
     }
 }
 
-/// The first CPU write to a page, as a log of pages tells it.
+/// The first CPU write to a page, as recorded by a backend that knows pages only.
 fn page_write(address: u64, since_ns: u64) -> CpuWrite {
     CpuWrite {
         length: None,
@@ -400,7 +400,7 @@ fn a_changed_byte_names_the_phase_in_which_its_page_was_written() {
     evidence
         .cpu_writes
         .push(page_write((MEMFD + 15) * PAGE, taken_at - 1));
-    // A write that came after the checkpoint cannot be the one.
+    // A write after the checkpoint cannot be the last writer.
     evidence
         .cpu_writes
         .push(page_write((MEMFD + 15) * PAGE, taken_at + 1));

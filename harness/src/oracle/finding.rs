@@ -5,7 +5,7 @@ use crate::evidence::{CpuWrite, EventCause, Phase, describe};
 use serde::{Deserialize, Serialize, Serializer};
 use vmm::ledger::{EngineEvent, Entry};
 
-/// Most findings that are kept for one rule; the others are counted.
+/// Maximum number of findings kept per rule; further ones are only counted.
 pub const MAX_KEPT: usize = 64;
 
 /// Most differing bytes that a finding shows.
@@ -18,11 +18,11 @@ pub struct Finding {
     pub rule: RuleName,
     /// Page frame number, where it is about a page.
     pub page: Option<u64>,
-    /// Guest physical address of the first byte concerned, where it is about bytes.
+    /// Guest physical address of the first byte concerned; `None` if the finding is not about bytes.
     pub address: Option<u64>,
     /// Whose page it is.
     pub owner: String,
-    /// What should be: bytes in hexadecimal, or words.
+    /// The expected state: bytes in hexadecimal, or words.
     pub expected: String,
     /// What is.
     pub actual: String,
@@ -30,7 +30,7 @@ pub struct Finding {
     pub last_writer: Writer,
     /// The finding in one sentence.
     pub text: String,
-    /// What a second run could tell about its author.
+    /// The question about the author that a second run could answer.
     #[serde(skip)]
     pub question: Option<Question>,
 }
@@ -44,7 +44,7 @@ pub struct Question {
     pub address: u64,
 }
 
-/// Who wrote a byte last, or did the deed that a finding is about.
+/// The author of a finding: who wrote a byte last, or caused an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "who", rename_all = "kebab-case")]
 pub enum Writer {
@@ -75,19 +75,19 @@ pub enum Writer {
         phase: Phase,
         /// When, in guest nanoseconds.
         time_ns: u64,
-        /// Instructions retired since power-on, where that is known.
+        /// Instructions retired since power-on; `None` if the backend does not count them.
         instructions: Option<u64>,
         /// Privilege level: 0 kernel, 3 user.
         cpl: u8,
     },
-    /// A processor, as a log of pages tells: which page in which phase, but neither when in it nor by which instruction.
+    /// A processor, from a log of pages: the page and the phase are known, but not the time or the instruction.
     CpuPage {
         /// Kernel generation.
         generation: u32,
         /// Phase.
         #[serde(serialize_with = "by_name")]
         phase: Phase,
-        /// Since when it may have been, in guest nanoseconds.
+        /// Earliest time of the write, in guest nanoseconds.
         since_ns: u64,
     },
     /// Not known.
@@ -95,7 +95,7 @@ pub enum Writer {
         /// Why.
         reason: String,
     },
-    /// There is no writer to be named: the finding is about something that did not happen.
+    /// There is no writer, because the finding is about something that did not happen.
     Nobody,
 }
 
@@ -131,7 +131,7 @@ impl Writer {
         }
     }
 
-    /// A processor, by an access to the device that made `event` happen.
+    /// The processor whose access to the device caused `event`.
     pub fn access(event: &EngineEvent, cause: Option<&EventCause>) -> Self {
         match cause {
             Some(cause) => Self::Cpu {
@@ -223,7 +223,8 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Adds the finding that `make` gives; `make` is not called when it would not be kept.
+    /// Adds the finding that `make` returns. Only counts it, without calling `make`, if the rule has reached the
+    /// limit.
     pub fn add(&mut self, make: impl FnOnce() -> Finding) {
         self.total += 1;
         if self.kept.len() < MAX_KEPT {

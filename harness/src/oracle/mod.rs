@@ -1,8 +1,8 @@
 //! The oracle: pure rules over evidence.
 //!
-//! Each rule states one invariant of a live update and gives a [`RuleResult`]: what it looked at, and every deviation it
-//! found. A rule never touches a machine, so saved evidence can be judged again. A rule that had nothing to look at has
-//! not held.
+//! Each rule states one invariant of a live update and returns a [`RuleResult`]: how many items it checked, and every
+//! deviation. A rule never touches a machine, so saved evidence can be judged again. A rule that had nothing to check
+//! does not hold.
 
 mod content;
 #[cfg(test)]
@@ -80,7 +80,7 @@ impl RuleName {
                 "no CPU writes preserved memory between the jump and its retrieval"
             }
             Self::DmaOnlyToPreserved => "after the jump the device writes to preserved memory only",
-            Self::BlobWellFormed => "each handover blob can be decoded, and nothing in it is amiss",
+            Self::BlobWellFormed => "each handover blob can be decoded, and breaks no rule of its ABI",
             Self::MapCoversPreserved => {
                 "the handover map covers what was preserved and the handover's own pages, nothing else"
             }
@@ -116,9 +116,9 @@ impl std::fmt::Display for RuleName {
 pub struct LookedAt {
     /// How many.
     pub count: u64,
-    /// Of what, in the plural: `pages`, `device writes`.
+    /// Unit of `looked_at`, in the plural: `pages`, `device writes`.
     pub unit: &'static str,
-    /// More on it, where it helps: which checkpoints, how many bytes.
+    /// Details, such as which checkpoints or how many bytes.
     pub note: String,
 }
 
@@ -139,7 +139,7 @@ impl RuleResult {
         self.looked_at.count > 0 || self.findings.total > 0
     }
 
-    /// Whether it looked at something and found nothing wrong.
+    /// Whether the rule checked something and has no findings.
     pub fn held(&self) -> bool {
         self.looked_at.count > 0 && self.findings.total == 0
     }
@@ -151,7 +151,7 @@ pub fn judge(evidence: &Evidence) -> Vec<RuleResult> {
     RuleName::ALL.iter().map(|rule| rule.check(&context)).collect()
 }
 
-/// Bytes whose last writer only a watching second run can tell, at most `most` of them.
+/// Up to `most` questions about the last writer of a byte, which only a second run that watches the byte can answer.
 pub fn open_questions(results: &[RuleResult], most: usize) -> Vec<Question> {
     let asked = results
         .iter()

@@ -1,4 +1,4 @@
-//! Checks of a scenario that concern more than one key, or a key's range.
+//! Checks of relations between keys, and of ranges.
 
 use super::{Buffers, Bytes, Dma, Memfd, Scenario};
 use guest_agent::device::dma::MAX_RING_ENTRIES;
@@ -15,17 +15,17 @@ pub(super) struct Problem {
     pub message: String,
 }
 
-/// Least RAM in which a guest kernel reserves scratch memory and unpacks its initramfs.
+/// Minimum RAM: a guest kernel needs it to reserve scratch and unpack its initramfs.
 const MIN_RAM: u64 = 128 << 20;
-/// Most RAM a guest may have.
+/// Maximum guest RAM.
 const MAX_RAM: u64 = 64 << 30;
-/// Most kexecs in a chain.
+/// Maximum number of kexecs in a chain.
 const MAX_KEXECS: u32 = 64;
-/// Most vCPUs: this version of the machine has one.
+/// Maximum number of virtual processors: the machine's own limit.
 const MAX_VCPUS: u32 = vmm::machine::MAX_VCPUS as u32;
-/// Most memfds: keeps the report readable and object names apart.
+/// Maximum number of memfds, to keep the report readable.
 const MAX_MEMFDS: usize = 64;
-/// Most entries the ledger may be given: 64 bytes each, within the memory that a run may take.
+/// Maximum number of ledger entries, at 64 bytes of memory each.
 const MAX_LEDGER: u64 = 1_000_000;
 /// LUO's session name is an array of 64 bytes with a terminating NUL.
 const MAX_SESSION_NAME: usize = 63;
@@ -41,7 +41,7 @@ fn require<T>(ok: bool, at: &Spanned<T>, message: impl FnOnce() -> String) -> Re
     }
 }
 
-/// Checks all of it; the first problem wins.
+/// Checks the whole scenario, and returns the first problem.
 pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
     let name = scenario.name.get_ref();
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

@@ -1,4 +1,4 @@
-//! `[expect]`: how the run must end, and what each rule must say.
+//! `[expect]`: the expected outcome of the run, and the expected result of each rule.
 
 use crate::evidence::OutcomeKind;
 use crate::oracle::RuleName;
@@ -6,13 +6,14 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What must come of a run. What the file does not name must be as usual: completed, and every rule holds. Where the run is
-/// to break off, so that there is no telling what the rules get to see, a rule that is not named may say anything.
+/// The expected result of a run. By default the outcome is `completed` and every rule holds. If the scenario expects
+/// the run to break off, rules that it does not name may have any result, because it is unknown how much they get to
+/// check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expect {
     /// How the run must end; `None` for "any way".
     pub outcome: Option<OutcomeKind>,
-    /// What each rule must say, for those that the file names.
+    /// Expected results of the rules that the file names.
     pub rules: BTreeMap<RuleName, Expected>,
 }
 
@@ -26,7 +27,7 @@ impl Default for Expect {
 }
 
 impl Expect {
-    /// What `rule` must say.
+    /// Expected result of `rule`.
     pub fn of(&self, rule: RuleName) -> Expected {
         let goes_to_its_end = matches!(
             self.outcome,
@@ -71,7 +72,7 @@ impl Expected {
     }
 }
 
-/// One of the words that [`Expect`] allows as a value, looked up in `allowed`.
+/// A value of [`Expect`]: one of the words in `allowed`.
 struct Word<'a, T>(&'a [(&'static str, T)]);
 
 impl<'de, T: Copy> de::DeserializeSeed<'de> for Word<'_, T> {

@@ -1,13 +1,13 @@
-//! Reading a scenario file, and saying where it is wrong.
+//! Reads scenario files, and reports where one is wrong.
 
 use super::{Scenario, check};
 use std::ops::Range;
 use std::path::Path;
 
-/// Largest scenario file that is read, in bytes.
+/// Maximum size of a scenario file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Why a scenario cannot be used. Each message is one line that names the file and, inside it, line and column.
+/// Why a scenario cannot be used. Each message is one line with file, line and column.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScenarioError {
     /// The file cannot be read.
@@ -32,7 +32,7 @@ pub enum ScenarioError {
     },
 }
 
-/// Reads and checks the scenario at `path`; gives the text too, because evidence keeps it.
+/// Reads and checks the scenario at `path`. Also returns its text, which evidence keeps.
 pub fn load(path: &Path) -> Result<(Scenario, String), ScenarioError> {
     let file = path.display().to_string();
     let unreadable = |reason: String| ScenarioError::Unreadable {
@@ -61,7 +61,7 @@ pub fn parse(file: &str, text: &str) -> Result<Scenario, ScenarioError> {
     Ok(scenario)
 }
 
-/// The error that something at `span` of a scenario's text is wrong.
+/// An error at `span` of a scenario's text.
 pub fn wrong_at(file: &str, text: &str, span: Range<usize>, message: String) -> ScenarioError {
     let (line, column) = position(text, span.start);
     ScenarioError::Wrong {

@@ -1,7 +1,7 @@
-//! Scenario files: what a run is to do and what must come of it. `docs/scenarios.md` describes every key.
+//! Scenario files: what a run does, and the expected result. `docs/scenarios.md` describes every key.
 //!
-//! The types here mirror the file; defaults stand where a field is declared. What serde cannot check (relations between
-//! keys) is checked after that; [`load()`] turns any failure into one message with file, line and column.
+//! The types here mirror the file; defaults stand where a field is declared. The module `check` does the checks that
+//! serde cannot (relations between keys). [`load()`] turns any failure into one message with file, line and column.
 
 mod check;
 mod expect;
@@ -37,20 +37,20 @@ pub struct Scenario {
     /// How many times the guest kexecs.
     #[serde(default = "defaults::kexecs")]
     pub kexecs: Spanned<u32>,
-    /// Which kernels run, and with which command lines.
+    /// The kernels and their command lines.
     #[serde(default)]
     pub kernel: Kernels,
     /// Memory that the agent preserves.
     #[serde(default)]
     pub memfd: Vec<Memfd>,
-    /// The DMA engine; without this table it stays off.
+    /// The DMA engine, which stays off without this table.
     pub dma: Option<Spanned<Dma>>,
     /// How much guest time passes where.
     #[serde(default)]
     pub run: RunTimes,
     /// Misbehaviour of the guest, for tests of the harness itself.
     pub fault: Option<Fault>,
-    /// Where a run is cut off.
+    /// Limits at which a run is ended.
     #[serde(default)]
     pub limits: Limits,
     /// What must come of it.
@@ -58,7 +58,7 @@ pub struct Scenario {
     pub expect: Expect,
 }
 
-/// Which kernels run, and what is added to their command lines.
+/// The kernels, and additions to their command lines.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kernels {
@@ -90,7 +90,7 @@ pub struct Memfd {
     pub session: String,
     /// LUO token, unique in its session.
     pub token: Spanned<u64>,
-    /// Over how many kexecs it is carried before it is closed; default: all.
+    /// Number of kexecs after which the agent closes it; default: all.
     pub hops: Option<Spanned<u32>>,
 }
 
@@ -111,7 +111,7 @@ pub struct Dma {
     /// What kind of memory the buffers are in.
     #[serde(default)]
     pub buffers: Buffers,
-    /// What the engine does when the consumer is behind.
+    /// What the engine does when the ring is full.
     #[serde(default)]
     pub when_full: WhenFull,
     /// What clearing the bus-master bit does.
@@ -122,18 +122,18 @@ pub struct Dma {
     pub wild_addresses: Vec<u64>,
 }
 
-/// What kind of memory the engine's buffers are in.
+/// Kind of memory that holds the engine's buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Buffers {
     /// In the preserved memfd, behind the ring.
     #[default]
     Memfd,
-    /// In anonymous memory of the agent, which nobody preserves.
+    /// In anonymous memory of the agent, which is not preserved.
     Unpreserved,
 }
 
-/// What the engine does when the consumer is behind.
+/// What the engine does when the ring is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenFull {
@@ -144,28 +144,28 @@ pub enum WhenFull {
     Overwrite,
 }
 
-/// What clearing the bus-master bit in the command register does.
+/// Effect of clearing the bus-master bit in the command register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BusMaster {
-    /// Nothing: DMA goes on, as that of a device preserved across a live update.
+    /// None: DMA continues, as with a device that is preserved across a live update.
     #[default]
     Retained,
     /// DMA stops, as plain PCI has it.
     Honoured,
 }
 
-/// How much guest time passes where, beside what the guest itself needs.
+/// Guest time that the run waits at certain points, and the workload after the kexec.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunTimes {
     /// With everything armed, before the kexec.
     #[serde(default = "defaults::armed")]
     pub armed: Span,
-    /// After the retrieval, before the session is finished.
+    /// Between the retrieval and the finish of the session.
     #[serde(default = "defaults::restore")]
     pub restore: Span,
-    /// Memory that every later agent fills a file with once it has back what was preserved, as any workload would.
+    /// Size of a file that every later agent fills after the retrieval, as a workload would.
     pub workload: Option<Bytes>,
 }
 
@@ -208,10 +208,11 @@ pub enum Misbehave {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Guest time without any progress (console output, mailbox message, new code) after which the guest counts as hung.
+    /// Guest time without progress (console output, a mailbox message, a phase change) after which the guest counts
+    /// as hung.
     #[serde(default = "defaults::progress")]
     pub progress: Span,
-    /// Most ledger entries that a run may make.
+    /// Maximum number of ledger entries.
     #[serde(default = "defaults::ledger")]
     pub ledger: Spanned<u64>,
 }
@@ -225,7 +226,7 @@ impl Default for Limits {
     }
 }
 
-/// The defaults, each of which `docs/scenarios.md` states.
+/// The defaults, which `docs/scenarios.md` lists.
 mod defaults {
     use super::{Bytes, Span, Spanned};
 

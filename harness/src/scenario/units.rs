@@ -15,7 +15,7 @@ pub struct Rate(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub u64);
 
-/// A unit's name and how many of the base unit it stands for.
+/// A unit's name, and its size in base units.
 type Unit = (&'static str, u64);
 
 const SIZES: &[Unit] = &[
@@ -83,7 +83,7 @@ impl std::str::FromStr for Span {
     }
 }
 
-/// Deserialises anything that parses from a string, and passes its message on.
+/// Deserialises a type that parses from a string, and passes its error message on.
 struct Quantity<T>(&'static str, std::marker::PhantomData<T>);
 
 impl<T: std::str::FromStr<Err = String>> Visitor<'_> for Quantity<T> {

@@ -1,4 +1,4 @@
-//! `blob-well-formed`: each handover blob can be decoded, and nothing in it is amiss.
+//! `blob-well-formed`: each handover blob can be decoded, and has no finding of at least a warning.
 
 use crate::evidence::BlobEvidence;
 use crate::oracle::content::Context;
@@ -44,7 +44,7 @@ fn finding(blob: &BlobEvidence, problem: String) -> Finding {
         actual: problem.clone(),
         last_writer: Writer::Nobody,
         text: format!(
-            "what generation {} handed over is unsound: {problem}",
+            "the handover blob of generation {} is unsound: {problem}",
             blob.generation
         ),
         question: None,

@@ -1,5 +1,5 @@
-//! `device-never-silent`: while the driver has the engine enabled, and it need not wait for a descriptor, no two writes are
-//! further apart than its rate allows.
+//! `device-never-silent`: while the engine is enabled and not waiting for a descriptor, no two writes are further
+//! apart than its rate allows.
 
 use crate::evidence::{DmaEvidence, EventCause, Moment};
 use crate::oracle::content::Context;
@@ -9,20 +9,20 @@ use vmm::ledger::{EngineEvent, EngineEventKind, Kind};
 
 const RULE: RuleName = RuleName::DeviceNeverSilent;
 
-/// What a gap may be longer than two blocks' time, in nanoseconds: the processor finishes its instruction, and the machine
+/// Tolerance beyond the time of two blocks, in nanoseconds: the processor finishes its instruction, and the machine
 /// its turn, before the device is served.
 const SLACK_NS: u64 = 20_000;
 
 /// A point in the device's life.
 enum Point<'a> {
     Block,
-    /// With its position in the ledger's list of events.
+    /// An engine event, and its position in the ledger's list of events.
     Event(usize, &'a EngineEvent),
     End,
 }
 
 impl Point<'_> {
-    /// Whether silence is over here: the device wrote, or is no longer expected to.
+    /// Whether a silence ends here: the device wrote, or is no longer expected to write.
     fn ends_silence(&self) -> bool {
         match self {
             Self::Block | Self::End => true,

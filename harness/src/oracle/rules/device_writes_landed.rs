@@ -1,5 +1,5 @@
-//! `device-writes-landed`: at every checkpoint of a new kernel, whatever the device completed is found where it landed,
-//! unless the device itself wrote over it later.
+//! `device-writes-landed`: at every checkpoint of a new kernel, memory holds every completed device write, unless a
+//! later device write overwrote it.
 
 use crate::evidence::{Checkpoint, PAGE, PageContent, describe, written_bytes};
 use crate::oracle::content::Context;
@@ -76,7 +76,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     }
 }
 
-/// Every frame of which a checkpoint has the content: its object, if it has one, and page index in it.
+/// Every frame whose content a checkpoint has, with its object (if any) and the page index in it.
 fn captured_frames(
     context: &Context<'_>,
     checkpoint: &Checkpoint,
@@ -103,7 +103,7 @@ fn captured_frames(
     frames
 }
 
-/// The ledger's own checksums must agree with the stream, or the ledger proves nothing.
+/// The ledger proves nothing unless its checksums agree with the stream.
 fn check_ledger(context: &Context<'_>, looked: &BTreeSet<u32>, findings: &mut Findings) {
     let seed = context.evidence.dma.as_ref().map_or(0, |dma| dma.seed);
     for index in looked {
@@ -119,7 +119,7 @@ fn check_ledger(context: &Context<'_>, looked: &BTreeSet<u32>, findings: &mut Fi
                 actual: format!("checksum {:016x}", write.checksum),
                 last_writer: crate::oracle::Writer::device(write),
                 text: format!(
-                    "the device wrote something else than its stream has as {}",
+                    "the device wrote other data than its stream has as {}",
                     describe(write)
                 ),
                 question: None,

@@ -1,5 +1,5 @@
-//! `dma-only-to-preserved`: after a jump the device writes to pages of objects that were preserved over it, and no others,
-//! and not to those once the agent has closed them.
+//! `dma-only-to-preserved`: after a jump the device writes only to pages of objects that were preserved over it, and
+//! not after the agent has closed them.
 
 use crate::evidence::{Evidence, Moment, describe, frames_of};
 use crate::oracle::content::Context;
@@ -10,7 +10,7 @@ use vmm::ledger::{Entry, Kind};
 
 const RULE: RuleName = RuleName::DmaOnlyToPreserved;
 
-/// Writes to one page that nobody preserved.
+/// Writes to one page that is not preserved.
 struct Stray<'a> {
     first: &'a Entry,
     last: &'a Entry,
@@ -64,7 +64,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     }
 }
 
-/// Frames preserved over the jump out of generation `left`, with when they were closed.
+/// Frames preserved over the jump out of generation `left`, and when they were closed.
 fn preserved_frames(evidence: &Evidence, left: u32) -> HashMap<u64, Option<Moment>> {
     let preserved = evidence
         .objects
@@ -96,7 +96,7 @@ fn finding(context: &Context<'_>, frame: u64, stray: &Stray<'_>) -> Finding {
         ),
         last_writer: Writer::device(last),
         text: format!(
-            "{count} device writes after the jump, first in {}, went to page {frame:#x}, which nobody preserved",
+            "{count} device writes after the jump, first in {}, went to page {frame:#x}, which is not preserved",
             first.stamp.phase
         ),
         owner,
@@ -104,7 +104,7 @@ fn finding(context: &Context<'_>, frame: u64, stray: &Stray<'_>) -> Finding {
     }
 }
 
-/// Whose page a frame is in `generation`, as far as evidence tells.
+/// The owner of a frame in `generation`, according to the evidence.
 pub(super) fn owner(context: &Context<'_>, frame: u64, generation: u32) -> String {
     let evidence = context.evidence;
     let mut preserved = context.preserved_into(generation);
@@ -115,9 +115,7 @@ pub(super) fn owner(context: &Context<'_>, frame: u64, generation: u32) -> Strin
         .objects
         .iter()
         .find(|object| object.frames(generation - 1).contains(&frame));
-    let was = was.map_or(String::new(), |object| {
-        format!(", which was {} before", object.owner())
-    });
+    let was = was.map_or(String::new(), |object| format!(", formerly {}", object.owner()));
     if frame.saturating_mul(crate::evidence::PAGE) >= evidence.ram_bytes {
         return "nobody: it is outside guest memory".into();
     }
@@ -133,7 +131,7 @@ pub(super) fn owner(context: &Context<'_>, frame: u64, generation: u32) -> Strin
                 (None, None) => String::new(),
             };
             format!(
-                "the kernel of generation {generation}, which took it into use{at} in {}{was}",
+                "the kernel of generation {generation}, first used{at} in {}{was}",
                 write.phase
             )
         }

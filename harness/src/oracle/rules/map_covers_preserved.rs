@@ -31,7 +31,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                 actual: error.to_string(),
                 last_writer: Writer::Nobody,
                 text: format!(
-                    "what generation {} handed over cannot be read: {error}",
+                    "the handover blob of generation {} cannot be read: {error}",
                     blob.generation
                 ),
                 question: None,
@@ -50,7 +50,8 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     }
 }
 
-/// Compares one map with what was preserved; gives how many pages were looked at and how many are the handover's own.
+/// Compares one map with the preserved pages. Returns how many pages were checked and how many of them are the
+/// handover's own.
 fn check_map(
     context: &Context<'_>,
     blob: &BlobEvidence,

@@ -1,4 +1,4 @@
-//! One rule per file. Each is a function from evidence (with indexes) to a result.
+//! One rule per file: a function from evidence (with indexes) to a result.
 
 pub mod blob_well_formed;
 pub mod device_never_silent;

@@ -1,4 +1,4 @@
-//! `no-cpu-write-before-retrieval`: from the jump until the agent has an object back, no CPU writes to its pages.
+//! `no-cpu-write-before-retrieval`: from the jump until the agent retrieves an object, no CPU writes to its pages.
 
 use crate::evidence::{CpuWrite, Evidence, ObjectEvidence, PAGE};
 use crate::oracle::content::Context;

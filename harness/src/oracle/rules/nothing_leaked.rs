@@ -1,5 +1,5 @@
-//! `nothing-leaked`: once sessions are finished and objects closed, the kernel has their memory back, and the blob of a later
-//! jump does not hold it any more.
+//! `nothing-leaked`: once sessions are finished and objects closed, their memory is free again, and later handover
+//! blobs do not preserve it.
 
 use crate::evidence::{MemoryPoint, MemoryRecord, PAGE};
 use crate::oracle::content::Context;
@@ -8,7 +8,7 @@ use crate::oracle::{LookedAt, RuleName, RuleResult};
 
 const RULE: RuleName = RuleName::NothingLeaked;
 
-/// What kernel and agent may take for themselves between the two looks at free memory, in pages.
+/// Pages that kernel and agent may allocate for themselves between the two measurements of free memory.
 const SLACK_PAGES: u64 = 256;
 
 /// Checks the rule.
@@ -63,7 +63,7 @@ fn leak(generation: u32, due: u64, back: u64) -> Finding {
     }
 }
 
-/// Pages of closed objects must not be in the map of a later jump, unless the handover's own structures stand there now.
+/// Pages of closed objects must not be in the map of a later jump, unless the handover's own structures use them now.
 fn closed_but_in_map(context: &Context<'_>, findings: &mut Findings) -> u64 {
     let mut looked = 0;
     for blob in &context.evidence.blobs {
@@ -88,7 +88,7 @@ fn closed_but_in_map(context: &Context<'_>, findings: &mut Findings) -> u64 {
                         actual: format!("in the map of the jump out of generation {}", blob.generation),
                         last_writer: Writer::Nobody,
                         text: format!(
-                            "page {index} of {} was closed, and yet generation {} preserves it again",
+                            "page {index} of {} was closed, but generation {} preserves it again",
                             object.owner(),
                             blob.generation
                         ),

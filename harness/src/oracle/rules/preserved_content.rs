@@ -1,5 +1,5 @@
-//! `preserved-content`: at every checkpoint of a new kernel each preserved page holds its pattern, the descriptors that the
-//! agent put there, and over them the device's writes in order; and the agent, digesting the same pages, saw the same.
+//! `preserved-content`: at every checkpoint of a new kernel each preserved page holds its pattern, overlaid with the
+//! agent's descriptors and then with the device's writes in order. The agent's digests of the same pages agree.
 
 use crate::evidence::{DigestRecord, ObjectEvidence, PageContent, describe};
 use crate::oracle::content::{Context, ExpectedPage};
@@ -124,8 +124,8 @@ fn check_page(
     });
 }
 
-/// Compares the agent's digests with those of the expected content; gives how many could be compared. A page that the device
-/// wrote to while the agent was reading has no one digest, and is left out.
+/// Compares the agent's digests with those of the expected content, and returns how many were compared. Skips pages
+/// that the device wrote to while the agent read them, because they have no single digest.
 fn check_digests(context: &Context<'_>, record: &DigestRecord, findings: &mut Findings) -> u64 {
     let Some(object) = context
         .preserved_into(record.generation)
@@ -171,7 +171,7 @@ fn check_digests(context: &Context<'_>, record: &DigestRecord, findings: &mut Fi
                     reason: "a digest does not tell which byte differs".into(),
                 },
                 text: format!(
-                    "the agent of generation {} sees other content in page {index} of {} than it should hold",
+                    "the agent of generation {} found unexpected content in page {index} of {}",
                     record.generation,
                     object.owner()
                 ),

@@ -23,7 +23,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         );
         findings.add(|| finding(retrieval.what.clone(), failure.to_string(), text));
     }
-    // What the failure means for the memory itself: a lost session does not tell.
+    // What the failure means for the object's memory; losing the session alone says nothing about that.
     for generation in 1..=evidence.kexecs {
         if evidence.jump_time(generation - 1).is_none() {
             continue;
@@ -35,7 +35,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
             });
             if !done {
                 let text = format!(
-                    "generation {generation} never had {} back; {}",
+                    "generation {generation} never retrieved {}; {}",
                     object.owner(),
                     kept(context, object, generation)
                 );
@@ -70,7 +70,7 @@ fn finding(owner: String, actual: String, text: String) -> Finding {
     }
 }
 
-/// How much of an object's memory is as it should be at the last checkpoint of `generation`.
+/// How many of an object's pages have their expected content at the last checkpoint of `generation`.
 fn kept(context: &Context<'_>, object: &ObjectEvidence, generation: u32) -> String {
     let checkpoint = context
         .checkpoints()

@@ -1,6 +1,6 @@
-# Everything that baton needs and does, from a fresh machine on. "make" alone says what there is.
+# Builds, tests and runs baton, starting from a fresh machine. "make" alone lists the targets.
 
-# Guest kernels that "make images" builds; the first is the default one of every scenario.
+# Guest kernels that "make images" builds; the first is the default of every scenario.
 KERNELS ?= 7.3.4
 # Extra arguments for every cargo call that builds, such as --locked.
 CARGO_FLAGS ?=
@@ -10,23 +10,23 @@ BENCH_FLAGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-# The parts of a recipe use all processors themselves, and their output is meant to be read in order.
+# Each step uses all processors on its own, and people read the output in order.
 .NOTPARALLEL:
 
 # cargo may be installed for this user alone, and make may have been started without a login shell.
 export PATH := $(PATH):$(HOME)/.cargo/bin
-# The program is always target/release/baton, whatever this variable is elsewhere.
+# Always build into target/, whatever the environment says.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-# Panic messages name source files: without this machine's folders in them, every checkout builds the same bytes.
+# Panic messages contain paths of source files. Remapped, they do not depend on the folder of the checkout.
 AGENT_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static -C link-arg=-nostartfiles \
     --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo
 BATON := $(CARGO_TARGET_DIR)/release/baton
 
 .PHONY: help demo test test-kvm bench check build agent images setup toolchain clean
 
-help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: build images ## set up, then run the scenarios: five live updates, each with its verdict
 	$(BATON) run tests/scenarios/*.toml
@@ -35,32 +35,32 @@ test: build images ## set up, then run every test
 	images/check
 	cargo test --workspace --no-fail-fast $(CARGO_FLAGS)
 
-test-kvm: build images ## the scenarios on this host's KVM, whatever it is (make test runs two of them so)
+test-kvm: build images ## run the scenarios on this host's KVM (make test runs two of them there)
 	$(BATON) run --backend kvm tests/scenarios/*.toml
 
-bench: build images ## a live update on baton and on QEMU's TCG, what the backends cost, preservation schemes side by side
+bench: build images ## compare a live update with QEMU's TCG, the backends' costs, and preservation schemes
 	images/setup bench
 	cargo run --release -p tests --bin bench $(CARGO_FLAGS) -- --baton $(BATON) --kvm-cycle $(BENCH_FLAGS)
 	cargo bench -p kho-core --bench schemes $(CARGO_FLAGS)
 
-check: toolchain setup ## formatting, lints and documentation
+check: toolchain setup ## check formatting, lints and documentation
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
 	    cargo doc --workspace --no-deps --document-private-items $(CARGO_FLAGS)
 
-build: toolchain setup agent ## target/release/baton and the agent that it puts into guests
+build: toolchain setup agent ## build target/release/baton and the agent that runs in guests
 	cargo build --release -p baton $(CARGO_FLAGS)
 
-# Static, without a C library; --target keeps these flags away from build scripts.
+# Static and without a C library. --target keeps these flags away from build scripts.
 agent: toolchain setup
 	RUSTFLAGS="$(AGENT_RUSTFLAGS)" \
 	    cargo build -p guest-agent --bin guest-agent --profile agent --target x86_64-unknown-linux-gnu $(CARGO_FLAGS)
 
-images: setup ## guest kernels, in ~/.cache/baton
+images: setup ## build guest kernels in ~/.cache/baton
 	@for version in $(KERNELS); do images/build "$$version" >/dev/null; done
 
-setup: ## Debian packages that are missing
+setup: ## install missing Debian packages
 	@images/setup
 
 toolchain:

@@ -1,6 +1,7 @@
 //! PID 1 of the guest: carries out the host's requests from the mailbox, and nothing else.
 //!
-//! # Two builds With `panic = "abort"` (profile `agent`) this is the guest's init: a static program without a C
+//! # Two builds
+//! With `panic = "abort"` (profile `agent`) this is the guest's init: a static program without a C
 //! library and without Rust's standard library, to keep it small: every guest has to unpack and start it. The command
 //! ```text
 //! RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static -C link-arg=-nostartfiles" \

@@ -54,7 +54,8 @@ fn descriptor(fd: &OwnedFd) -> usize {
 
 /// One system call with up to five arguments.
 ///
-/// # Safety The call must be sound with these arguments.
+/// # Safety
+/// The call must be sound with these arguments.
 unsafe fn syscall(number: usize, arguments: [usize; 5]) -> isize {
     let result;
     // SAFETY: the registers are those of the x86-64 system call convention, and those that the kernel changes are

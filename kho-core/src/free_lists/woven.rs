@@ -3,8 +3,8 @@
 //! A pair of free buddies is a free block of the next order, so each bitmap comes from every second bit of the one
 //! below. Packing those bits side by side would take most of the time (five shifts and masks per word), so they are
 //! not packed. Instead, the pairs of the next word go into the bits that the pairs of one word leave unused. A word
-//! of order *n* then has the bits of `2^n` words of pages *woven*: block *j* of the *w*-th of these words is bit `j
-//! << n | w`. At order 6 a block is a whole word of pages, *j* is always 0, the bits are in ascending order again,
+//! of order *n* then has the bits of `2^n` words of pages *woven*: block *j* of the *w*-th of these words is bit
+//! `j << n | w`. At order 6 a block is a whole word of pages, *j* is always 0, the bits are in ascending order again,
 //! and eight words are left.
 
 use alloc::boxed::Box;

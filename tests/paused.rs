@@ -89,7 +89,7 @@ fn a_run_that_is_given_up_says_that_it_has_not_ended() {
     }
     let agent = harness::agent::load().unwrap();
     let mut run = Run::new(&planned(&small("")), &agent, &Soft, &[]).unwrap();
-    assert_eq!(run.proceed(Until::Time(1_000_000), &()), Progress::Paused);
+    assert_eq!(run.proceed(&[Until::Time(1_000_000)], &()), Progress::Paused(0));
     let evidence = run.finish(&());
     assert_eq!(evidence.outcome.text, "the run has not ended");
     assert_eq!(evidence.outcome.phase, Phase::BootOld);

@@ -13,6 +13,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -142,7 +143,12 @@ pub(super) fn write(path: &Path, header: &Header, content: &Content) -> Result<(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
+    // Like any file that the user makes, within the umask.
+    let permissions = std::fs::Permissions::from_mode(0o666);
+    let file = tempfile::Builder::new()
+        .permissions(permissions)
+        .tempfile_in(folder)
+        .map_err(io)?;
     let mut out = Summed::new(BufWriter::with_capacity(1 << 20, file));
     write_all(&mut out, header, content).map_err(io)?;
     let (mut out, checksum) = out.finish();

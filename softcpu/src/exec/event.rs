@@ -1,8 +1,8 @@
 //! Delivery of exceptions and interrupts, and the ways into and out of the kernel (SDM volume 3, chapter 6; volume 2,
 //! SYSCALL, SYSRET, IRET).
 
+use super::control::{load_flags, null_stack_segment};
 use super::descriptor::{as_supervisor, load_code_segment, set_privilege};
-use super::system::{load_flags, null_stack_segment};
 use crate::core::{Core, Ctx, Exception, Faulted};
 use crate::flags::{FIXED, IF, NT, RF, TF};
 use crate::mmu::canonical;

@@ -7,6 +7,7 @@
 pub(crate) mod alu;
 mod arith;
 pub(crate) mod branch;
+mod control;
 pub(crate) mod descriptor;
 pub(crate) mod event;
 mod fast;

@@ -112,7 +112,7 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         source_base: core.regs[usize::from(op.seg) & (REGS - 1)],
     };
     if matches!(kind, StringOp::Ins | StringOp::Outs) {
-        super::system::check_iopl(core)?;
+        super::control::check_iopl(core)?;
     }
     if rep == Rep::Once {
         one::<T>(core, cx, kind, &pointers)?;

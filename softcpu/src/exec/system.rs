@@ -2,17 +2,15 @@
 //!
 //! Number and operands are in [`Op::imm`], see [`Packed`].
 
+use super::control::{self, check_iopl, load_flags};
 use super::descriptor;
 use super::event;
 use super::packed::Packed;
 use crate::core::{Core, Ctx, Faulted, stop};
-use crate::flags::{AC, DF, ID, IF, IOPL, NT, RF, TF};
+use crate::flags::{IF, RF};
 use crate::mmu::canonical;
 use crate::op::{FS_BASE, GS_BASE, Op, family};
-use crate::registers::{
-    CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_FSGSBASE, CR4_KNOWN, CR4_PAE, CR4_TSD, RAX,
-    RBX, RCX, RDX, RSP, SS, TableRegister,
-};
+use crate::registers::{CR0_PE, CR0_TS, CR4_FSGSBASE, CR4_TSD, RAX, RBX, RCX, RDX, RSP, TableRegister};
 use crate::word::Word;
 
 family! {
@@ -81,9 +79,6 @@ family! {
     }
 }
 
-/// The system flags that exist, which PUSHF stores and POPF can change. VM, VIF and VIP do not exist here.
-const FLAGS_KNOWN: u64 = TF | IF | DF | IOPL | NT | RF | AC | ID;
-
 /// Executes one instruction. Returns true if it set [`Core::rip`], where execution then continues.
 #[allow(clippy::too_many_lines)] // one match over the kinds
 pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
@@ -131,37 +126,12 @@ pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool
             core.set(RSP, top.wrapping_add(bytes));
         }
         K::ReadCr => {
-            let value = match extra {
-                0 => core.cr0,
-                2 => core.cr2,
-                3 => core.cr3,
-                4 => core.cr4,
-                8 => core.cr8,
-                _ => return Err(core.undefined()),
-            };
+            let value = control::read_cr(core, extra)?;
             core.set(op.a, value);
         }
-        K::WriteCr => write_cr(core, extra, core.get(op.b))?,
-        K::ReadDr => {
-            let value = core.dr[usize::from(debug_register(extra))];
-            core.set(op.a, value);
-        }
-        K::WriteDr => {
-            let value: u64 = core.get(op.b);
-            if value >> 32 != 0 && extra >= 4 {
-                return Err(core.protection());
-            }
-            // Hardware breakpoints are not implemented. Storing them would mean that they never fire, without a sign
-            // of it.
-            if debug_register(extra) == 7 && value & 0xff != 0 {
-                return Err(core.unknown("enabling a hardware breakpoint"));
-            }
-            core.dr[usize::from(debug_register(extra))] = match debug_register(extra) {
-                6 => (value & 0xe00f) | 0xffff_0ff0,
-                7 => (value & 0xffff_2fff) | 0x400,
-                _ => value,
-            };
-        }
+        K::WriteCr => control::write_cr(core, extra, core.get(op.b))?,
+        K::ReadDr => core.set(op.a, control::read_dr(core, extra)),
+        K::WriteDr => control::write_dr(core, extra, core.get(op.b))?,
         K::Pushf => {
             let top = core.get::<u64>(RSP).wrapping_sub(8);
             let image = core.rflags() & !RF;
@@ -408,24 +378,6 @@ fn needs_supervisor(kind: SystemOp) -> bool {
     )
 }
 
-/// CLI, STI and port I/O need a CPL of at most IOPL.
-pub(super) fn check_iopl(core: &mut Core) -> Result<(), Faulted> {
-    if u64::from(core.cpl()) > (core.flags & IOPL) >> 12 {
-        Err(core.protection())
-    } else {
-        Ok(())
-    }
-}
-
-/// DR4 and DR5 are aliases of DR6 and DR7. (With CR4.DE set they would raise #UD, on which no kernel relies.)
-fn debug_register(number: u8) -> u8 {
-    match number {
-        4 => 6,
-        5 => 7,
-        n => n & 7,
-    }
-}
-
 fn set_pair(core: &mut Core, value: u64) {
     core.set(RAX, u32::cut(value));
     core.set(RDX, u32::cut(value >> 32));
@@ -461,83 +413,4 @@ fn store_selector(
             Ok(())
         }
     }
-}
-
-/// Loads RFLAGS as POPF and IRET do: IOPL changes only at CPL 0, IF only if CPL is at most IOPL.
-pub(super) fn load_flags(core: &mut Core, image: u64, keep: u64) {
-    let cpl = u64::from(core.cpl());
-    let mut change = FLAGS_KNOWN & !keep;
-    if cpl != 0 {
-        change &= !IOPL;
-    }
-    if cpl > (core.flags & IOPL) >> 12 {
-        change &= !IF;
-    }
-    let before = core.flags;
-    core.set_rflags((image & crate::flags::ARITHMETIC) | (before & !change) | (image & change));
-    core.flags_loaded(before);
-}
-
-fn write_cr(core: &mut Core, number: u8, value: u64) -> Result<(), Faulted> {
-    match number {
-        0 => {
-            if value & CR0_PG == 0 || value & CR0_PE == 0 {
-                return Err(core.unknown("leaving long mode by CR0"));
-            }
-            if value >> 32 != 0 || value & (CR0_NW | CR0_CD) == CR0_NW {
-                return Err(core.protection());
-            }
-            let changed = core.cr0 ^ value;
-            core.cr0 = value | CR0_ET;
-            if changed & (CR0_WP | CR0_PG) != 0 {
-                core.flush_tlb();
-                core.cut(stop::MODE);
-            }
-        }
-        2 => core.cr2 = value,
-        3 => {
-            core.cr3 = value & 0x000f_ffff_ffff_ffff;
-            core.flush_tlb();
-            core.cut(stop::MODE);
-        }
-        4 => {
-            if value & !CR4_KNOWN != 0 {
-                return Err(core.protection());
-            }
-            if value & CR4_PAE == 0 {
-                return Err(core.protection());
-            }
-            core.cr4 = value;
-            core.flush_tlb();
-            core.cut(stop::MODE);
-        }
-        8 => {
-            if value > 15 {
-                return Err(core.protection());
-            }
-            core.cr8 = value;
-            core.cut(stop::BUS);
-        }
-        _ => return Err(core.undefined()),
-    }
-    Ok(())
-}
-
-impl Core {
-    /// Ends the run of the loop if new flags change how it continues: the caller waits for an interrupt window and one
-    /// opens now or after one more instruction, or the trap flag changed.
-    pub fn flags_loaded(&mut self, before: u64) {
-        if self.window_wanted && self.flags & IF & !before != 0 {
-            self.cut(stop::WINDOW);
-        }
-        if (self.flags ^ before) & TF != 0 {
-            self.cut(stop::MODE);
-        }
-    }
-}
-
-/// Keeps the stack segment's privilege level equal to that of CS, for code that reads the registers.
-pub(super) fn null_stack_segment(core: &mut Core, cpl: u16) {
-    core.segments[SS].selector = cpl;
-    core.segments[SS].attributes = 0;
 }

@@ -176,7 +176,8 @@ macro_rules! operations {
                 Ret = ret: Retnq;
                 RetImm = ret_and_pop: Retnq_imm16;
             }
-            // Operations with an arm of their own in `exec/mod.rs`. `decode/mod.rs` chooses them.
+            // Operations with an arm of their own in `exec/mod.rs`. `decode/mod.rs` and `decode/shared.rs` choose
+            // them.
             special {
                 /// No operation at all: NOP, fences, prefetches, ENDBR.
                 Nop;
@@ -193,7 +194,8 @@ macro_rules! operations {
                 /// Ends the run: CPUID offers the instruction and the interpreter does not implement it.
                 Unknown;
             }
-            // Steps of the interpreter between instructions. They take no time. Also with an arm of their own.
+            // Steps of the interpreter between instructions. They take no time. Also with an arm of their
+            // own. `decode/mod.rs` and `decode/operands.rs` insert them.
             steps {
                 /// `regs[SCRATCH]` = the low 32 bits of the common form.
                 Ea32;

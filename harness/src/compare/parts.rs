@@ -118,8 +118,9 @@ fn place(at: &mut At, first: &Evidence, second: &Evidence) {
         return;
     };
     let begun = |evidence: &&Evidence| {
-        let phases = evidence.phases.iter().filter(|phase| phase.begin_ns <= time);
-        phases.last().map(|phase| (phase.generation, phase.phase))
+        let mut phases = evidence.phases.iter();
+        let phase = phases.rfind(|phase| phase.begin_ns <= time)?;
+        Some((phase.generation, phase.phase))
     };
     // Until they part both are in the same phase.
     if let Some((generation, phase)) = [first, second].iter().find_map(begun) {

@@ -112,12 +112,7 @@ impl DeviceLoop<'_, '_> {
         }
         let mut platform = lock(&shared.platform);
         let now = shared.clock.now();
-        if let Some(late) = platform.bus.next_event().and_then(|due| now.checked_sub(due)) {
-            let mut recorded = lock(&shared.recorded);
-            recorded.lateness = recorded.lateness.max(late);
-        }
-        platform.advance(now);
-        shared.send_interrupts(&mut platform)?;
+        shared.advance(&mut platform, now)?;
         if self.vcpus_run {
             if let Some(event) = platform.take_event(now) {
                 return Ok(Some(StopReason::DeviceEvent(event)));

@@ -99,8 +99,7 @@ impl KvmProcessors {
         let now = shared.clock.now();
         let settled = {
             let mut platform = lock(&shared.platform);
-            platform.advance(now);
-            shared.send_interrupts(&mut platform)
+            shared.advance(&mut platform, now)
         };
         let endings = std::mem::take(&mut *lock(&shared.endings));
         drop(shared);

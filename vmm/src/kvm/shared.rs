@@ -32,6 +32,14 @@ pub(super) struct Recorded {
     pub lateness: u64,
 }
 
+impl Recorded {
+    /// Records that a device is served at `now` that was to be served at `due`; `None` if no device was to be.
+    fn serve(&mut self, due: Option<u64>, now: u64) {
+        let late = due.and_then(|due| now.checked_sub(due));
+        self.lateness = self.lateness.max(late.unwrap_or(0));
+    }
+}
+
 /// One thread's reason to end the run.
 #[derive(Debug)]
 pub(super) struct Ending {
@@ -166,6 +174,13 @@ impl Shared<'_> {
         Ok(())
     }
 
+    /// Serves the devices that are due by guest time `now`, and records how late that is.
+    pub fn advance(&self, platform: &mut Platform, now: u64) -> Result<(), KvmError> {
+        lock(&self.recorded).serve(platform.bus.next_event(), now);
+        platform.advance(now);
+        self.send_interrupts(platform)
+    }
+
     /// Sends the interrupt messages in the bus's outbox.
     pub fn send_interrupts(&self, platform: &mut Platform) -> Result<(), KvmError> {
         let Some(outbox) = &mut platform.bus.outbox else {
@@ -232,6 +247,21 @@ mod tests {
             (Some(StopReason::Limit), 0)
         );
         assert_eq!(split(Vec::new()), (None, 0));
+    }
+
+    #[test]
+    fn the_longest_delay_is_kept() {
+        let mut recorded = Recorded::default();
+        for (due, now, longest) in [
+            (None, 100, 0),
+            (Some(90), 100, 10),
+            (Some(200), 100, 10),
+            (Some(99), 100, 10),
+            (Some(0), 100, 100),
+        ] {
+            recorded.serve(due, now);
+            assert_eq!(recorded.lateness, longest, "due at {due:?}");
+        }
     }
 
     #[test]

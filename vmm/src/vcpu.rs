@@ -59,6 +59,17 @@ pub struct Registers {
     pub efer: u64,
 }
 
+impl Registers {
+    /// Whether these are the registers of a processor at its reset, in real mode: guests of this machine never are in it, so
+    /// KVM has reset the vCPU and what was in its registers is lost. It does so at a shutdown on AMD processors.
+    #[must_use]
+    pub fn were_reset(&self) -> bool {
+        const RESET_RIP: u64 = 0xfff0;
+        const CR0_PE: u64 = 1;
+        self.rip == RESET_RIP && self.cr0 & CR0_PE == 0
+    }
+}
+
 /// One write of the processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuWrite {

@@ -144,7 +144,7 @@ pub struct Point {
     /// Phase.
     pub phase: Phase,
     /// Instruction pointer.
-    pub rip: u64,
+    pub rip: Option<u64>,
     /// Guest time of the DMA engine's latest start, stop, wait or fault.
     pub engine_event_ns: Option<u64>,
 }

@@ -58,7 +58,7 @@ pub(super) fn ended_by(event: &Event, panic: Option<String>, at: Point) -> Endin
         Event::Message(_) | Event::Jump { .. } | Event::KernelEntry { .. } => OutcomeKind::MachineFailed,
     };
     Ending {
-        rip: Some(at.rip),
+        rip: at.rip,
         ..Ending::new(kind, event.to_string())
     }
 }

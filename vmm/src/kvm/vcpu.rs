@@ -130,12 +130,15 @@ impl KvmVcpu {
 
     fn shutdown(&self) -> StopReason {
         let registers = self.registers();
-        StopReason::TripleFault {
-            reason: format!(
+        let reason = if registers.were_reset() {
+            "KVM reports a shutdown, at which an AMD processor loses its registers".into()
+        } else {
+            format!(
                 "KVM reports a shutdown at {:#x}, CR2 {:#x}, IDT at {:#x} of limit {:#x}",
                 registers.rip, registers.cr2, registers.idtr.base, registers.idtr.limit
-            ),
-        }
+            )
+        };
+        StopReason::TripleFault { reason }
     }
 
     /// Records a device access.

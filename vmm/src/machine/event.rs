@@ -13,15 +13,18 @@ pub struct Moment {
     pub time: u64,
     /// Instructions retired, where the backend counts them.
     pub retired: Option<u64>,
-    /// Instruction pointer.
-    pub rip: u64,
+    /// Instruction pointer; `None` if the processor has lost its registers.
+    pub rip: Option<u64>,
     /// Generation and phase.
     pub stamp: Stamp,
 }
 
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ns in {}, rip {:#x}", self.time, self.stamp, self.rip)?;
+        write!(f, "{} ns in {}", self.time, self.stamp)?;
+        if let Some(rip) = self.rip {
+            write!(f, ", rip {rip:#x}")?;
+        }
         self.retired
             .map_or(Ok(()), |count| write!(f, ", {count} instructions"))
     }

@@ -28,7 +28,7 @@ impl<'a> Guest<'a> {
             at: Point {
                 moment,
                 phase: Phase::BootOld,
-                rip: 0xffff_ffff_8100_0107,
+                rip: Some(0xffff_ffff_8100_0107),
                 engine_event_ns: None,
             },
             asked: None,
@@ -158,7 +158,7 @@ pub(super) fn here() -> vmm::machine::Moment {
     vmm::machine::Moment {
         time: 7,
         retired: None,
-        rip: 0,
+        rip: Some(0),
         stamp: Stamp::START,
     }
 }

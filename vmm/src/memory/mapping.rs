@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// A private mapping, unmapped when dropped.
 #[derive(Debug)]
@@ -54,6 +54,16 @@ impl Mapping {
         Ok(())
     }
 
+    /// Has the host provide every page by itself and never as part of a huge one, now and later. Only pages that have not been
+    /// touched are sure to be so. A host without huge pages has nothing to do.
+    pub fn forbid_huge_pages(&self) -> Result<(), Errno> {
+        // SAFETY: the range is this mapping, and the advice changes neither its content nor its protection.
+        match unsafe { madvise(self.start.cast(), self.length, Advice::LinuxNoHugepage) } {
+            Err(Errno::INVAL) | Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Its first byte.
     pub fn start(&self) -> *mut u8 {
         self.start
@@ -65,5 +75,32 @@ impl Drop for Mapping {
         // SAFETY: the range was mapped by `zeroed`, and nothing that was handed out of it outlives its owner. Unmapping a mapped
         // range can only fail for want of memory to split it, which leaves it mapped.
         let _ = unsafe { munmap(self.start.cast(), self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// VmFlags of the mapping at this address, from /proc/self/smaps.
+    fn flags(start: *mut u8) -> String {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let from = smaps
+            .lines()
+            .skip_while(|line| !line.starts_with(&format!("{:x}-", start as usize)));
+        let flags = from.skip(1).find(|line| line.starts_with("VmFlags:"));
+        flags.expect("a mapping that begins there").to_owned()
+    }
+
+    #[test]
+    fn huge_pages_are_forbidden_for_good() {
+        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            return;
+        }
+        // Mappings next to each other become one in smaps if they are alike; these two are not.
+        let mapping = Mapping::zeroed(4 << 20).unwrap();
+        mapping.forbid_huge_pages().unwrap();
+        let found = flags(mapping.start());
+        assert!(found.split(' ').any(|flag| flag == "nh"), "{found}");
     }
 }

@@ -75,7 +75,7 @@ pub struct GuestRam {
     regions: Vec<Range<u64>>,
     /// What RAM was before all pages that are marked now.
     base: Mutex<Arc<RamImage>>,
-    _mappings: Vec<Mapping>,
+    mappings: Vec<Mapping>,
 }
 
 impl GuestRam {
@@ -114,8 +114,16 @@ impl GuestRam {
             bytes,
             regions,
             base: Mutex::new(Arc::clone(image)),
-            _mappings: mappings,
+            mappings,
         }))
+    }
+
+    /// Has the host provide RAM page by page and never as huge pages. A page that KVM maps while it lies in a writable huge page
+    /// counts as written, even if the guest only reads it. To be called before anything is written to RAM.
+    pub fn forbid_huge_pages(&self) -> Result<(), MemoryError> {
+        let each = self.mappings.iter().map(Mapping::forbid_huge_pages);
+        each.collect::<Result<(), _>>()
+            .map_err(|error| MemoryError::Map(error.into()))
     }
 
     /// RAM as it is now, as an image. Only pages that were marked since the last call are copied.

@@ -80,6 +80,21 @@ fn asked(version: &str) -> Option<PathBuf> {
     (output.status.success() && !line.is_empty()).then(|| PathBuf::from(line))
 }
 
+/// Versions that have a kernel in this folder, newest first.
+fn built_versions(kernels: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(kernels).into_iter().flatten().flatten();
+    let version = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let (version, _key) = name.rsplit_once('-')?;
+        (is_version(version) && entry.path().join("bzImage").is_file()).then(|| version.to_owned())
+    };
+    let mut versions: Vec<String> = entries.filter_map(version).collect();
+    let numbers = |version: &str| version.split('.').map(|part| part.parse().unwrap_or(u64::MAX)).collect::<Vec<u64>>();
+    versions.sort_by_key(|version| std::cmp::Reverse(numbers(version)));
+    versions.dedup();
+    versions
+}
+
 /// The newest directory of the version in the cache.
 fn newest(version: &str) -> Option<PathBuf> {
     let prefix = format!("{version}-");
@@ -116,11 +131,17 @@ fn known_versions() -> Vec<String> {
     kernels.into_iter().flatten().filter_map(version).collect()
 }
 
-/// Known versions, and whether each is built.
+/// Versions that are known or built, each with where it is built. Away from a checkout only the built ones are known, newest first.
 pub fn cached() -> Vec<(String, Option<PathBuf>)> {
     let built =
         |version: &String| kernel_directory(version).filter(|directory| directory.join("bzImage").is_file());
-    known_versions()
+    let mut versions = known_versions();
+    for version in built_versions(&cache_root().join("kernels")) {
+        if !versions.contains(&version) {
+            versions.push(version);
+        }
+    }
+    versions
         .into_iter()
         .map(|version| {
             let at = built(&version);
@@ -142,6 +163,18 @@ pub(super) fn system_map(image: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn built_kernels_are_found_without_a_list_of_known_ones() {
+        let kernels = tempfile::tempdir().unwrap();
+        for name in ["6.9.1-aa", "7.3.4-bb", "7.3.4-cc", "6.19.11-dd", "logs", "x-ee"] {
+            std::fs::create_dir(kernels.path().join(name)).unwrap();
+            std::fs::write(kernels.path().join(name).join("bzImage"), b"").unwrap();
+        }
+        std::fs::create_dir(kernels.path().join("7.2.1-ff")).unwrap();
+        assert_eq!(built_versions(kernels.path()), ["7.3.4", "6.19.11", "6.9.1"]);
+        assert!(built_versions(&kernels.path().join("none")).is_empty());
+    }
 
     #[test]
     fn versions_and_paths_are_told_apart() {

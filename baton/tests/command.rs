@@ -27,6 +27,7 @@ fn bad_usage_is_status_2() {
     complaint(&baton(&["run"]), 2);
     complaint(&baton(&["fly"]), 2);
     complaint(&baton(&["run", "s.toml", "--seed", "many"]), 2);
+    complaint(&baton(&["run", "s.toml", "--slowdown", "0"]), 2);
 }
 
 #[test]

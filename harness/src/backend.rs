@@ -53,13 +53,25 @@ impl Found {
     }
 }
 
-/// The backend of that choice. `auto` measures this host's KVM and passes what it found to `measured`.
-pub fn choose(choice: Choice, measured: &dyn Fn(&Found)) -> Result<Box<dyn Backend>, OpenError> {
+/// The backend of that choice. `auto` measures this host's KVM and passes what it found to `measured`. KVM slows device time by
+/// `slowdown`, or by what was measured.
+pub fn choose(
+    choice: Choice,
+    slowdown: Option<u32>,
+    measured: &dyn Fn(&Found),
+) -> Result<Box<dyn Backend>, OpenError> {
+    let slowed = |kvm: Kvm| match slowdown {
+        Some(slowdown) => kvm.with_slowdown(slowdown),
+        None => kvm,
+    };
     match choice {
         Choice::Soft => Ok(Box::new(Soft)),
-        Choice::Kvm => Ok(Box::new(Kvm::open()?)),
+        Choice::Kvm => Ok(Box::new(slowed(Kvm::open()?))),
         Choice::Auto => {
-            let found = Found::look();
+            let found = match Found::look() {
+                Found::Sound(kvm) => Found::Sound(slowed(kvm)),
+                other => other,
+            };
             measured(&found);
             Ok(found.best())
         }
@@ -72,9 +84,9 @@ mod tests {
 
     #[test]
     fn soft_is_had_anywhere_and_auto_always_ends_in_a_backend() {
-        assert_eq!(choose(Choice::Soft, &|_| {}).unwrap().name(), "soft");
+        assert_eq!(choose(Choice::Soft, None, &|_| {}).unwrap().name(), "soft");
         let best = std::cell::Cell::new("");
-        let backend = choose(Choice::Auto, &|found| best.set(found.best_name())).unwrap();
+        let backend = choose(Choice::Auto, None, &|found| best.set(found.best_name())).unwrap();
         assert_eq!(backend.name(), best.get());
     }
 }

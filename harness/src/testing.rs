@@ -388,6 +388,7 @@ pub fn good() -> Evidence {
         blackouts_ns: vec![900_000],
         jumps_not_before: vec![None],
         device_lateness_ns: 0,
+        slowdown: 1,
         emulated: Vec::new(),
         outcome: Outcome {
             kind: OutcomeKind::Completed,

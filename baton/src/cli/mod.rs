@@ -94,6 +94,10 @@ struct RunArgs {
     /// What executes guest code.
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendChoice,
+    /// Slow device time by this factor on KVM, from 1 (real time) to 1000; without it, by as much as guest code is slow on this
+    /// host.
+    #[arg(long, value_name = "FACTOR", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    slowdown: Option<u32>,
     /// First kernel, and every later one unless the scenario or --next-kernel names it: a version or the path of a
     /// bzImage.
     #[arg(long, value_name = "VERSION|PATH")]
@@ -167,6 +171,10 @@ struct BootArgs {
     /// What executes guest code.
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendChoice,
+    /// Slow device time by this factor on KVM, from 1 (real time) to 1000; without it, by as much as guest code is slow on this
+    /// host.
+    #[arg(long, value_name = "FACTOR", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    slowdown: Option<u32>,
     /// Guest RAM.
     #[arg(long, value_name = "SIZE", default_value = "512 MiB")]
     ram: harness::scenario::Bytes,
@@ -193,7 +201,14 @@ fn complain(error: impl std::fmt::Display) {
 }
 
 /// Opens the backend that the user chose. With `auto`, standard error says what was chosen and why.
-fn backend_of(choice: BackendChoice) -> Result<Box<dyn vmm::processors::Backend>, Exit> {
+fn backend_of(
+    choice: BackendChoice,
+    slowdown: Option<u32>,
+) -> Result<Box<dyn vmm::processors::Backend>, Exit> {
+    if slowdown.is_some() && choice == BackendChoice::Soft {
+        complain("--slowdown is for KVM: on softcpu device time is counted in instructions");
+        return Err(Exit::Usage);
+    }
     let say = |found: &harness::backend::Found| {
         eprintln!(
             "baton: backend {}: {}",
@@ -201,7 +216,7 @@ fn backend_of(choice: BackendChoice) -> Result<Box<dyn vmm::processors::Backend>
             crate::report::kvm(found)
         );
     };
-    harness::backend::choose(choice.into(), &say).map_err(|error| {
+    harness::backend::choose(choice.into(), slowdown, &say).map_err(|error| {
         complain(error);
         Exit::Failed
     })

@@ -38,7 +38,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         complain("--snapshot names one file, and several scenarios were given");
         return Exit::Usage;
     }
-    let backend = match backend_of(args.backend) {
+    let backend = match backend_of(args.backend, args.slowdown) {
         Ok(backend) => backend,
         Err(failed) => return failed,
     };

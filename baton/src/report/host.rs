@@ -7,8 +7,9 @@ use harness::backend::Found;
 pub fn kvm(found: &Found) -> String {
     match found {
         Found::Sound(kvm) => format!(
-            "available, runs guest kernels at {} without workarounds",
-            speed(kvm.measured().kernel_speed)
+            "available, runs guest kernels at {} without workarounds{}",
+            speed(kvm.measured().kernel_speed),
+            slowed(kvm.workarounds().slowdown)
         ),
         Found::Poor(kvm) => {
             let emulates = if kvm.workarounds().emulated_kernel {
@@ -19,11 +20,21 @@ pub fn kvm(found: &Found) -> String {
             let count = kvm.workarounds().count();
             let workarounds = if count == 1 { "workaround" } else { "workarounds" };
             format!(
-                "KVM here {emulates} at {} and needs {count} {workarounds}",
-                speed(kvm.measured().kernel_speed)
+                "KVM here {emulates} at {} and needs {count} {workarounds}{}",
+                speed(kvm.measured().kernel_speed),
+                slowed(kvm.workarounds().slowdown)
             )
         }
         Found::None(error) => format!("not available: {error}"),
+    }
+}
+
+/// What follows from a slow processor, if it is one.
+fn slowed(slowdown: u32) -> String {
+    if slowdown > 1 {
+        format!("; device time is slowed {slowdown} times (--slowdown sets another factor)")
+    } else {
+        String::new()
     }
 }
 
@@ -39,6 +50,12 @@ fn speed(per_second: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn real_time_goes_without_saying() {
+        assert_eq!(slowed(1), "");
+        assert!(slowed(25).contains("slowed 25 times"));
+    }
 
     #[test]
     fn speeds_read_well() {

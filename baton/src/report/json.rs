@@ -51,6 +51,8 @@ pub struct ScenarioReport {
     blackouts_ns: Vec<u64>,
     /// Lower bound on the time of each jump; null if the backend saw the jump itself.
     jumps_not_before_ns: Vec<Option<u64>>,
+    /// Host nanoseconds to a nanosecond of device time.
+    slowdown: u32,
     /// Instructions that softcpu executed because KVM could not.
     emulated: BTreeMap<String, u64>,
 }
@@ -164,6 +166,7 @@ impl ScenarioReport {
             blackout_ns: evidence.blackouts_ns.iter().max().copied(),
             blackouts_ns: evidence.blackouts_ns.clone(),
             jumps_not_before_ns: evidence.jumps_not_before.clone(),
+            slowdown: evidence.slowdown,
             emulated: evidence.emulated.iter().cloned().collect(),
         }
     }
@@ -202,6 +205,7 @@ impl ScenarioReport {
             blackout_ns: None,
             blackouts_ns: Vec::new(),
             jumps_not_before_ns: Vec::new(),
+            slowdown: 1,
             emulated: BTreeMap::new(),
         }
     }

@@ -113,8 +113,15 @@ fn from_outside(evidence: &Evidence) -> bool {
     evidence.backend == "kvm"
 }
 
-/// Lines about the precision of each jump's time, and about instructions that softcpu executed for KVM.
+/// Lines about device time, about the precision of each jump's time, and about instructions that softcpu executed for KVM.
 fn backend_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
+    if evidence.slowdown > 1 {
+        writeln!(
+            out,
+            "  device time was slowed {} times, as much as guest code is slow here",
+            evidence.slowdown
+        )?;
+    }
     for (number, not_before) in (1..).zip(&evidence.jumps_not_before) {
         if not_before.is_none() && from_outside(evidence) {
             writeln!(out, "  jump {number} was seen at its very instruction")?;

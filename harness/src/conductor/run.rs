@@ -118,7 +118,10 @@ impl Run {
         let mut machine = Machine::new(&machine_config(&plan, agent), backend)?;
         machine.watch(questions.iter().map(|question| question.address / PAGE));
         Ok(Self {
-            evidence: blank(&plan, backend.name()),
+            evidence: Evidence {
+                slowdown: backend.slowdown(),
+                ..blank(&plan, backend.name())
+            },
             plan: Arc::new(plan),
             agent: Arc::new(agent.to_vec()),
             machine,

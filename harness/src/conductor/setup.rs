@@ -106,6 +106,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         blackouts_ns: Vec::new(),
         jumps_not_before: Vec::new(),
         device_lateness_ns: 0,
+        slowdown: 1,
         emulated: Vec::new(),
         outcome: Outcome {
             kind: OutcomeKind::Unfinished,

@@ -87,6 +87,9 @@ pub struct Evidence {
     pub jumps_not_before: Vec<Option<u64>>,
     /// Most that the host was late in serving a device, in guest nanoseconds: 0 on a backend that steps.
     pub device_lateness_ns: u64,
+    /// Host nanoseconds to a nanosecond of device time; 1 is real time, and what softcpu has.
+    #[serde(default = "real_time")]
+    pub slowdown: u32,
     /// Instructions that softcpu executed because KVM could not, by mnemonic.
     pub emulated: Vec<(String, u64)>,
     /// How the run ended.
@@ -105,6 +108,10 @@ pub struct Evidence {
     /// All that the guest printed.
     #[serde(skip)]
     pub console: String,
+}
+
+fn real_time() -> u32 {
+    1
 }
 
 /// One generation's kernel.

@@ -95,7 +95,7 @@ pub enum OpenError {
 }
 
 impl Kvm {
-    /// Opens /dev/kvm and measures it, which takes a few milliseconds.
+    /// Opens /dev/kvm and measures it, which takes some tens of milliseconds.
     pub fn open() -> Result<Self, OpenError> {
         let kvm = host::open()?;
         let supported = vm::supported_cpuid(&kvm)?;
@@ -113,6 +113,13 @@ impl Kvm {
     #[must_use]
     pub fn with_workarounds(self, workarounds: Workarounds) -> Self {
         Self { workarounds, ..self }
+    }
+
+    /// Slows device time by this factor instead of the one that was measured.
+    #[must_use]
+    pub fn with_slowdown(mut self, slowdown: u32) -> Self {
+        self.workarounds.slowdown = slowdown.clamp(1, workarounds::MAX_SLOWDOWN);
+        self
     }
 
     /// Sets the most instructions that softcpu executes in KVM's place in one run. A guest that needs more ends with an
@@ -156,6 +163,14 @@ impl std::fmt::Debug for Kvm {
 impl Backend for Kvm {
     fn name(&self) -> &'static str {
         "kvm"
+    }
+
+    fn logs_whole_pages(&self) -> bool {
+        true
+    }
+
+    fn slowdown(&self) -> u32 {
+        self.workarounds.slowdown
     }
 
     fn gigabyte_pages(&self) -> bool {

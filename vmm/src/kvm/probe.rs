@@ -1,6 +1,7 @@
 //! Measures this host's KVM: how fast guest kernel code runs, and whether SYSCALL works.
 //!
-//! It runs two guests of a few instructions: a loop at privilege level 0, and user code that executes SYSCALL.
+//! It runs three small guests: a loop at privilege level 0, code at privilege level 0 that is executed only once, and
+//! user code that executes SYSCALL.
 
 use std::time::{Duration, Instant};
 
@@ -13,17 +14,32 @@ use super::workarounds::Workarounds;
 use super::x86::{EFER_SCE, IA32_LSTAR, IA32_STAR};
 use crate::boot::layout::{PD, PDPT};
 use crate::boot::load::entry_state;
-use crate::memory::{GuestRam, MIN_RAM};
+use crate::memory::{GuestRam, MIN_RAM, PAGE_SIZE};
 
 /// Guest physical addresses of the guests' code.
 const CODE: u64 = 0x3_0000;
 const KERNEL_ENTRY: u64 = 0x3_1000;
 const STACK: u64 = 0x3_8000;
-/// A port without a device: the guest ends by writing to it.
+/// The loop reads its number of iterations here, on a page without code.
+const ITERATIONS: u64 = 0x3_2000;
+/// Code that is executed only once.
+const COLD_CODE: u64 = 0x4_0000;
+/// A port without a device: a guest writes to it when it has finished a round.
 const PORT: u8 = 0xe0;
-/// Iterations of the loop, two instructions each. On hardware they take microseconds, on an emulating host a few
-/// milliseconds.
-const ITERATIONS: u32 = 2000;
+/// Iterations of the loop's first rounds, two instructions each.
+const FIRST_ITERATIONS: u32 = 2000;
+/// A round this long is long enough: page faults, the exit itself and a busy host hardly count.
+const LONG_ENOUGH: Duration = Duration::from_millis(10);
+/// Rounds of cold code; the fastest counts, so that a busy host is not taken for a slow one.
+const COLD_ROUNDS: u64 = 3;
+/// Bytes of cold code in a round.
+const COLD_BYTES: u64 = 0x1_0000;
+/// A basic block of cold code: add rax, rbx; mov [rsp-8], rax; xor rbx, [rsp-8]; jnz +0; nop.
+const COLD_BLOCK: [u8; 16] = [
+    0x48, 0x01, 0xd8, 0x48, 0x89, 0x44, 0x24, 0xf8, 0x48, 0x33, 0x5c, 0x24, 0xf8, 0x75, 0x00, 0x90,
+];
+/// Instructions in [`COLD_BLOCK`].
+const COLD_BLOCK_INSTRUCTIONS: u64 = 5;
 /// Descriptors of flat data and 64-bit code at privilege level 3.
 const USER_DESCRIPTORS: [u64; 2] = [0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff];
 /// RFLAGS with interrupts off.
@@ -32,16 +48,20 @@ const RFLAGS: u64 = softcpu::flags::FIXED;
 /// How this host's KVM behaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
-    /// Instructions per second at privilege level 0.
+    /// Instructions per second at privilege level 0, in a loop.
     pub kernel_speed: f64,
+    /// Instructions per second at privilege level 0, in code that is executed for the first time. Hardware hardly cares;
+    /// a host processor that is itself translated by software, as QEMU's TCG does, is many times slower here.
+    pub cold_speed: f64,
     /// Whether SYSCALL at privilege level 3 arrives at privilege level 0.
     pub syscall_works: bool,
 }
 
-/// Runs both guests.
+/// Runs the guests.
 pub(super) fn measure(kvm: &Kvm, supported: &CpuId) -> Result<Measured, KvmError> {
     Ok(Measured {
         kernel_speed: kernel_speed(kvm, supported)?,
+        cold_speed: cold_speed(kvm, supported)?,
         syscall_works: syscall_works(kvm, supported)?,
     })
 }
@@ -51,11 +71,26 @@ pub(super) fn measure(kvm: &Kvm, supported: &CpuId) -> Result<Measured, KvmError
 struct Guest {
     vcpu: VcpuFd,
     _vm: VmFd,
-    _ram: std::sync::Arc<GuestRam>,
+    ram: std::sync::Arc<GuestRam>,
+}
+
+impl Guest {
+    /// Runs until the guest has finished a round. Returns how long that took.
+    fn round(&mut self) -> Result<Duration, KvmError> {
+        let start = Instant::now();
+        match self.vcpu.run().map_err(KvmError::ioctl("KVM_RUN"))? {
+            VcpuExit::IoOut(port, _) if port == u16::from(PORT) => {
+                Ok(start.elapsed().max(Duration::from_nanos(1)))
+            }
+            other => {
+                let reason = format!("a guest of a few instructions ended with {other:?}");
+                Err(KvmError::new("KVM_RUN", reason))
+            }
+        }
+    }
 }
 
 fn guest(kvm: &Kvm, supported: &CpuId, code: &[(u64, &[u8])]) -> Result<Guest, KvmError> {
-    let memory = |error: crate::memory::MemoryError| KvmError::new("guest RAM", error);
     let ram = GuestRam::new(MIN_RAM).map_err(memory)?;
     for (address, bytes) in code {
         ram.write(*address, bytes).map_err(memory)?;
@@ -82,27 +117,68 @@ fn guest(kvm: &Kvm, supported: &CpuId, code: &[(u64, &[u8])]) -> Result<Guest, K
     Ok(Guest {
         vcpu,
         _vm: vm,
-        _ram: ram,
+        ram,
     })
 }
 
+fn memory(error: crate::memory::MemoryError) -> KvmError {
+    KvmError::new("guest RAM", error)
+}
+
+/// The first round is discarded: KVM maps the guest's pages in it. The loop then grows until a round is long enough.
 fn kernel_speed(kvm: &Kvm, supported: &CpuId) -> Result<f64, KvmError> {
-    let [a, b, c, d] = ITERATIONS.to_le_bytes();
-    // mov ecx, ITERATIONS; 1: dec ecx; jnz 1b; out PORT, al
-    let code = [0xb9, a, b, c, d, 0xff, 0xc9, 0x75, 0xfc, 0xe6, PORT];
+    // 0: mov ecx, [ITERATIONS]; 1: dec ecx; jnz 1b; out PORT, al; jmp 0b
+    let code = [
+        0x8b, 0x0c, 0x25, 0x00, 0x20, 0x03, 0x00, 0xff, 0xc9, 0x75, 0xfc, 0xe6, PORT, 0xeb, 0xf1,
+    ];
     let mut guest = guest(kvm, supported, &[(CODE, &code)])?;
-    let start = Instant::now();
-    match guest.vcpu.run().map_err(KvmError::ioctl("KVM_RUN"))? {
-        VcpuExit::IoOut(port, _) if port == u16::from(PORT) => {}
-        other => {
-            return Err(KvmError::new(
-                "KVM_RUN",
-                format!("a loop of kernel code ended with {other:?}"),
-            ));
-        }
+    let mut iterations = FIRST_ITERATIONS;
+    let mut round = |iterations: u32| {
+        guest
+            .ram
+            .write(ITERATIONS, &iterations.to_le_bytes())
+            .map_err(memory)?;
+        guest.round()
+    };
+    round(iterations)?;
+    loop {
+        let duration = round(iterations)?;
+        let more = iterations.checked_mul(4).filter(|_| duration < LONG_ENOUGH);
+        let Some(more) = more else {
+            return Ok(2.0 * f64::from(iterations) / duration.as_secs_f64());
+        };
+        iterations = more;
     }
-    let seconds = start.elapsed().max(Duration::from_nanos(1)).as_secs_f64();
-    Ok(f64::from(2 * ITERATIONS) / seconds)
+}
+
+/// A first round reads a byte of each page of the code, so that KVM has mapped it when it is executed.
+fn cold_speed(kvm: &Kvm, supported: &CpuId) -> Result<f64, KvmError> {
+    let pages = COLD_ROUNDS * COLD_BYTES / PAGE_SIZE;
+    let [a, b, c, d, ..] = COLD_CODE.to_le_bytes();
+    let [count, ..] = pages.to_le_bytes();
+    // mov esi, COLD_CODE; mov ecx, pages; 1: mov al, [rsi]; add rsi, 0x1000; dec ecx; jnz 1b; out PORT, al;
+    // mov esi, COLD_CODE; jmp rsi
+    let read = [
+        0xbe, a, b, c, d, 0xb9, count, 0, 0, 0, 0x8a, 0x06, 0x48, 0x81, 0xc6, 0x00, 0x10, 0x00, 0x00, 0xff, 0xc9,
+        0x75, 0xf3, 0xe6, PORT, 0xbe, a, b, c, d, 0xff, 0xe6,
+    ];
+    let blocks = COLD_BYTES / 16 - 1;
+    let mut once = Vec::new();
+    for _ in 0..COLD_ROUNDS {
+        (0..blocks).for_each(|_| once.extend(COLD_BLOCK));
+        // out PORT, al, padded with NOPs to the length of a block.
+        once.extend([0xe6, PORT]);
+        once.extend([0x90; 14]);
+    }
+    let mut guest = guest(kvm, supported, &[(CODE, &read), (COLD_CODE, &once)])?;
+    guest.round()?;
+    let mut fastest = Duration::MAX;
+    for _ in 0..COLD_ROUNDS {
+        fastest = fastest.min(guest.round()?);
+    }
+    #[allow(clippy::cast_precision_loss)] // a few thousand
+    let instructions = (blocks * COLD_BLOCK_INSTRUCTIONS) as f64;
+    Ok(instructions / fastest.as_secs_f64())
 }
 
 /// The guest goes to privilege level 3 by IRETQ and executes SYSCALL there. Its page tables map everything for user

@@ -57,6 +57,9 @@ impl Machine {
     pub fn new(config: &MachineConfig, backend: &dyn Backend) -> Result<Self, MachineError> {
         config.check()?;
         let ram = GuestRam::new(config.ram_bytes)?;
+        if backend.logs_whole_pages() {
+            ram.forbid_huge_pages()?;
+        }
         let mailbox = config.vcpus > 1 && backend.starts_by_mailbox();
         if mailbox {
             wakeup::write(&ram)?;
@@ -190,7 +193,9 @@ impl Machine {
         Moment {
             time: self.processors.now(),
             retired: self.processors.retired(),
-            rip: self.processors.registers().rip,
+            rip: Some(self.processors.registers())
+                .filter(|registers| !registers.were_reset())
+                .map(|registers| registers.rip),
             stamp: self.records.stamp,
         }
     }

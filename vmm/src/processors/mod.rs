@@ -114,6 +114,14 @@ pub struct PowerOn {
 pub trait Backend {
     /// The name in options and reports: `soft` or `kvm`.
     fn name(&self) -> &'static str;
+    /// Whether it learns of the processors' writes from the host's page tables, which must then not have huge pages in them.
+    fn logs_whole_pages(&self) -> bool {
+        false
+    }
+    /// Host nanoseconds per nanosecond of device time: more than 1 where guest code is slower than devices expect.
+    fn slowdown(&self) -> u32 {
+        1
+    }
     /// Whether its processors have 1 GiB pages.
     fn gigabyte_pages(&self) -> bool;
     /// Whether processors beyond the first wait in firmware for the ACPI wakeup mailbox ([`crate::boot::wakeup`]), which takes

@@ -2,7 +2,8 @@
 //!
 //! Some hosts offer /dev/kvm without VT-x or SVM. Guest user mode then runs natively, but guest kernel code goes
 //! through KVM's instruction emulator, at about a million instructions per second. [`super::probe`] detects such hosts.
-//! On all others no code in this module runs.
+//! On all others no code in this module runs, but for the choice of the factor by which device time is slowed: a host
+//! whose own processor is translated by software is slow, too, and otherwise in order.
 //!
 //! | problem | workaround | where |
 //! | --- | --- | --- |
@@ -23,7 +24,7 @@ const EMULATED_BELOW: f64 = 20e6;
 /// softcpu's speed in instructions per second, for which the rates and limits of scenarios are chosen.
 const REFERENCE_SPEED: f64 = 100e6;
 /// Largest factor by which device time is slowed.
-const MAX_SLOWDOWN: f64 = 1000.0;
+pub const MAX_SLOWDOWN: u32 = 1000;
 
 /// Kernel parameters that turn off the instructions that the emulator lacks and CPUID cannot hide.
 const COMMAND_LINE: &str = "noxsave clearcpuid=ssse3,pni,sse4_1,sse4_2,aes,pclmulqdq,rdrand,movbe,cx16";
@@ -45,11 +46,12 @@ impl Workarounds {
     #[must_use]
     pub fn for_host(measured: &Measured) -> Self {
         let emulated_kernel = measured.kernel_speed < EMULATED_BELOW;
-        let slowdown = if emulated_kernel {
-            (REFERENCE_SPEED / measured.kernel_speed.max(1.0)).clamp(1.0, MAX_SLOWDOWN)
+        let speed = if emulated_kernel {
+            measured.kernel_speed
         } else {
-            1.0
+            measured.cold_speed
         };
+        let slowdown = (REFERENCE_SPEED / speed.max(1.0)).clamp(1.0, f64::from(MAX_SLOWDOWN));
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped
         Self {
             fix_syscall: !measured.syscall_works,
@@ -80,6 +82,7 @@ mod tests {
     fn a_native_host_needs_none() {
         let native = Measured {
             kernel_speed: 1.5e9,
+            cold_speed: 0.9e9,
             syscall_works: true,
         };
         let needs = Workarounds::for_host(&native);
@@ -87,9 +90,21 @@ mod tests {
     }
 
     #[test]
+    fn a_translated_processor_is_slow_and_needs_no_workaround() {
+        let translated = Measured {
+            kernel_speed: 1.1e9,
+            cold_speed: 4e6,
+            syscall_works: true,
+        };
+        let needs = Workarounds::for_host(&translated);
+        assert_eq!((needs.count(), needs.slowdown, needs.command_line()), (0, 25, ""));
+    }
+
+    #[test]
     fn an_emulating_host_needs_them_all() {
         let emulating = Measured {
             kernel_speed: 1.1e6,
+            cold_speed: 0.4e6,
             syscall_works: false,
         };
         let needs = Workarounds::for_host(&emulating);
@@ -97,6 +112,7 @@ mod tests {
         assert!(needs.command_line().contains("noxsave"));
         let slowest = Measured {
             kernel_speed: 0.0,
+            cold_speed: 0.0,
             syscall_works: true,
         };
         assert_eq!(Workarounds::for_host(&slowest).slowdown, 1000);

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 pub mod image;
+pub mod on_kvm;
 
 /// The program that `make build` builds, or the one that `BATON_PROGRAM` names.
 #[must_use]
@@ -46,6 +47,25 @@ pub fn ready(test: &str) -> bool {
     eprintln!("SKIPPED {test}: needs {missing}");
     false
 }
+
+/// Whether `test`, which needs KVM, can run here, given why KVM cannot be used, if so. Says why not. In CI it fails instead, unless
+/// `BATON_KVM_TESTS_RUN_IN` names what runs it there.
+#[must_use]
+pub fn kvm_ready(test: &str, unusable: Option<String>) -> bool {
+    let Some(error) = unusable else { return true };
+    let elsewhere = std::env::var(KVM_TESTS_RUN_IN).ok().filter(|name| !name.is_empty());
+    match elsewhere {
+        Some(place) => eprintln!("SKIPPED {test}: run in {place}; here {error}"),
+        None => {
+            assert!(std::env::var_os("CI").is_none(), "{test} needs KVM: {error}");
+            eprintln!("SKIPPED {test}: {error}");
+        }
+    }
+    false
+}
+
+/// Names what runs the tests that need KVM, where this host's own is not for them.
+pub const KVM_TESTS_RUN_IN: &str = "BATON_KVM_TESTS_RUN_IN";
 
 /// A finished `baton` and its report.
 #[derive(Debug)]

@@ -68,6 +68,12 @@ impl Registers {
         const CR0_PE: u64 = 1;
         self.rip == RESET_RIP && self.cr0 & CR0_PE == 0
     }
+
+    /// The instruction pointer; `None` if it is lost.
+    #[must_use]
+    pub fn known_rip(&self) -> Option<u64> {
+        (!self.were_reset()).then_some(self.rip)
+    }
 }
 
 /// One write of the processor.

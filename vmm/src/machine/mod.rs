@@ -193,9 +193,7 @@ impl Machine {
         Moment {
             time: self.processors.now(),
             retired: self.processors.retired(),
-            rip: Some(self.processors.registers())
-                .filter(|registers| !registers.were_reset())
-                .map(|registers| registers.rip),
+            rip: self.processors.registers().known_rip(),
             stamp: self.records.stamp,
         }
     }

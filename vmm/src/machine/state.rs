@@ -61,8 +61,8 @@ impl MachineState {
     #[must_use]
     pub fn moment(&self) -> Moment {
         let (retired, rip) = match &self.processors {
-            ProcessorsState::Soft(state) => (Some(state.retired()), state.rip()),
-            ProcessorsState::Kvm(_) => (None, 0),
+            ProcessorsState::Soft(state) => (Some(state.retired()), Some(state.rip())),
+            ProcessorsState::Kvm(_) => (None, None),
         };
         Moment {
             time: self.now,

@@ -42,10 +42,16 @@ fn writes_that_are_no_reset_are_ignored() {
 fn an_exception_without_a_table_is_a_triple_fault() {
     let guest = Guest::new(|c| c.ud2());
     for event in end(&guest, "triple fault") {
+        let text = event.to_string();
         let Event::TripleFault { at, reason } = event else {
             panic!()
         };
-        assert_eq!(at.rip, UPPER + super::code::CODE, "{reason}");
+        // An AMD processor loses its registers: then nothing may be made of them.
+        match at.rip {
+            Some(rip) => assert_eq!(rip, UPPER + super::code::CODE, "{reason}"),
+            None => assert!(reason.contains("loses its registers"), "{reason}"),
+        }
+        assert!(!text.contains("0xfff0"), "{text}");
     }
 }
 

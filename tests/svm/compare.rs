@@ -1,0 +1,301 @@
+//! Judges answers: scenarios against softcpu's reports, test programs by what they count.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+
+use crate::job::{Item, Job, What};
+use crate::worker::{Answer, scenario};
+
+/// The job, and softcpu's reports as they come in.
+pub struct Judge {
+    items: Vec<Item>,
+    soft: Mutex<Soft>,
+}
+
+/// Softcpu's reports by scenario, or why there is none.
+struct Soft {
+    done: BTreeMap<String, Result<Value, String>>,
+    coming: Receiver<(String, Result<Value, String>)>,
+}
+
+impl Judge {
+    /// Has softcpu run the job's scenarios on a thread of its own meanwhile.
+    pub fn start(job: &Job, baton: &Path) -> Self {
+        let (reports, coming) = channel();
+        let (items, baton) = (job.items.clone(), PathBuf::from(baton));
+        std::thread::spawn(move || {
+            for item in items {
+                let What::Scenario { text } = &item.what else {
+                    continue;
+                };
+                if reports.send((item.name, on_soft(&baton, text))).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            items: job.items.clone(),
+            soft: Mutex::new(Soft {
+                done: BTreeMap::new(),
+                coming,
+            }),
+        }
+    }
+
+    /// Begins to judge one run of the job.
+    pub fn round(&self, here: bool) -> Round<'_> {
+        Round {
+            judge: self,
+            place: if here { "here" } else { "on emulated SVM" },
+            answered: BTreeSet::new(),
+            bad: 0,
+            tests: 0,
+        }
+    }
+
+    fn soft(&self, name: &str) -> Result<Value, String> {
+        let mut soft = self.soft.lock().unwrap_or_else(PoisonError::into_inner);
+        while !soft.done.contains_key(name) {
+            let Ok((name, report)) = soft.coming.recv() else {
+                return Err("softcpu ran no such scenario".into());
+            };
+            soft.done.insert(name, report);
+        }
+        soft.done[name].clone()
+    }
+}
+
+fn on_soft(baton: &Path, text: &str) -> Result<Value, String> {
+    let mut answer = Answer::new("soft");
+    scenario(baton, text, &["--backend", "soft"], &mut answer)
+        .map_err(|error| format!("{error}\n{}", answer.text))?;
+    Ok(answer.report)
+}
+
+/// One run of the job.
+pub struct Round<'a> {
+    judge: &'a Judge,
+    place: &'static str,
+    answered: BTreeSet<String>,
+    bad: usize,
+    /// Tests that ran in test programs.
+    tests: usize,
+}
+
+impl Round<'_> {
+    /// Takes a line of the emulated host's answers.
+    pub fn line(&mut self, line: &str) {
+        match serde_json::from_str(line) {
+            Ok(answer) => self.answer(answer),
+            Err(error) => {
+                self.bad += 1;
+                println!("FAILED    an answer cannot be read: {error}\n    | {line}");
+            }
+        }
+    }
+
+    /// Takes an answer and says what it is worth.
+    pub fn answer(&mut self, answer: Answer) {
+        let item = self.judge.items.iter().find(|item| item.name == answer.name);
+        let verdict = match item {
+            Some(item) => self.judge(item, &answer),
+            None => Err("nobody asked for it".into()),
+        };
+        let Answer {
+            name, seconds, text, ..
+        } = answer;
+        match verdict {
+            Ok(said) => println!("ok        {name:24} {seconds:6.1} s  {said}"),
+            Err(wrong) => {
+                self.bad += 1;
+                println!("FAILED    {name:24} {seconds:6.1} s  {wrong}");
+                text.lines().for_each(|line| println!("    | {line}"));
+            }
+        }
+        self.answered.insert(name);
+    }
+
+    fn judge(&mut self, item: &Item, answer: &Answer) -> Result<String, String> {
+        match &item.what {
+            What::Doctor => doctor(answer),
+            What::Scenario { .. } => alike(&answer.report, &self.judge.soft(&item.name)?, answer.status),
+            What::Tests { without, .. } => {
+                let (ran, said) = counted(answer, without)?;
+                self.tests += ran;
+                Ok(said)
+            }
+        }
+    }
+
+    /// Whether every item was answered, and well.
+    pub fn end(self) -> bool {
+        let asked = self.judge.items.iter().map(|item| &item.name);
+        let missing: Vec<&String> = asked.filter(|name| !self.answered.contains(*name)).collect();
+        missing.iter().for_each(|name| println!("FAILED    {name:24} no answer"));
+        println!(
+            "{} of {} items ran {}, {} tests in them; {} went wrong",
+            self.answered.len(),
+            self.judge.items.len(),
+            self.place,
+            self.tests,
+            self.bad + missing.len()
+        );
+        self.bad == 0 && missing.is_empty()
+    }
+}
+
+/// KVM must be taken for what it is.
+fn doctor(answer: &Answer) -> Result<String, String> {
+    for wanted in ["without workarounds", "using kvm for --backend auto"] {
+        if !answer.text.contains(wanted) {
+            return Err(format!("doctor does not say \"{wanted}\""));
+        }
+    }
+    let line = answer.text.lines().find(|line| line.starts_with("backend kvm:"));
+    Ok(line.unwrap_or_default().to_owned())
+}
+
+/// What must be the same on both backends, in a form that shows a difference.
+fn essence(report: &Value) -> BTreeMap<String, String> {
+    let mut essence = BTreeMap::from([("verdict".to_owned(), report["verdict"].to_string())]);
+    for part in ["kind", "generation", "phase"] {
+        essence.insert(format!("outcome's {part}"), report["outcome"][part].to_string());
+    }
+    for rule in report["rules"].as_array().into_iter().flatten() {
+        let looked = rule["looked_at"].as_u64() > Some(0);
+        essence.insert(
+            rule["name"].to_string(),
+            format!("held {}, met {}, looked at something {looked}", rule["held"], rule["met"]),
+        );
+    }
+    essence
+}
+
+/// Compares a scenario's reports, and says so.
+fn alike(kvm: &Value, soft: &Value, status: Option<i32>) -> Result<String, String> {
+    if kvm.is_null() {
+        return Err("no report".into());
+    }
+    let (ours, theirs) = (essence(kvm), essence(soft));
+    let nothing = "nothing".to_owned();
+    let differing = ours
+        .keys()
+        .chain(theirs.keys())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .filter(|name| ours.get(*name) != theirs.get(*name))
+        .map(|name| {
+            let [ours, theirs] = [&ours, &theirs].map(|one| one.get(name).unwrap_or(&nothing));
+            format!("{name}: {ours} on kvm, {theirs} on soft")
+        });
+    let mut wrong: Vec<String> = differing.collect();
+    if kvm["backend"] != "kvm" {
+        wrong.push(format!("ran on {}", kvm["backend"]));
+    }
+    if status != Some(0) || kvm["verdict"] != "pass" {
+        wrong.push(format!("status {status:?}, verdict {}: {}", kvm["verdict"], kvm["reasons"]));
+    }
+    wrong.extend(tests::on_kvm::wrong_with(kvm));
+    if !wrong.is_empty() {
+        return Err(wrong.join("; "));
+    }
+    let slowed = match kvm["slowdown"].as_u64() {
+        Some(slowdown) if slowdown > 1 => format!("; device time slowed {slowdown} times"),
+        _ => String::new(),
+    };
+    Ok(format!(
+        "{}, {}, {} rules as on soft{slowed}",
+        kvm["verdict"].as_str().unwrap_or_default(),
+        kvm["outcome"]["kind"].as_str().unwrap_or_default(),
+        ours.len() - 4
+    ))
+}
+
+/// How many tests ran, which must be all but those left out, and all well.
+fn counted(answer: &Answer, without: &[String]) -> Result<(usize, String), String> {
+    let stale: Vec<&String> = without.iter().filter(|name| !answer.tests.contains(name)).collect();
+    if !stale.is_empty() {
+        return Err(format!("to be left out, but no such tests: {stale:?}"));
+    }
+    let expected = answer.tests.len() - without.len();
+    // "test result: ok. 80 passed; 0 failed; 0 ignored; 0 measured; 4 filtered out; finished in 1.00s"
+    let line = answer.text.lines().rev().find(|line| line.starts_with("test result: "));
+    let passed = line.and_then(|line| {
+        let number = line.split(" passed;").next()?.rsplit(' ').next()?;
+        number.parse::<usize>().ok()
+    });
+    match (answer.status, passed) {
+        (Some(0), Some(passed)) if passed == expected && passed > 0 => Ok((
+            passed,
+            format!("{passed} tests passed, {} left out", without.len()),
+        )),
+        (status, passed) => Err(format!(
+            "status {status:?}, {passed:?} tests passed, expected {expected}"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod checks {
+    use super::*;
+    use serde_json::json;
+
+    fn report(verdict: &str, held: bool, kind: &str) -> Value {
+        json!({
+            "name": "s", "verdict": verdict, "backend": "kvm", "reasons": [], "slowdown": 1,
+            "outcome": { "kind": kind, "generation": 1, "phase": "done" },
+            "rules": [{ "name": "r", "held": held, "met": true, "looked_at": 1 }],
+        })
+    }
+
+    #[test]
+    fn equal_reports_are_alike_and_differences_are_named() {
+        let good = report("pass", true, "completed");
+        assert_eq!(alike(&good, &good, Some(0)).unwrap(), "pass, completed, 1 rules as on soft");
+        for (kvm, said) in [
+            (report("pass", false, "completed"), "held false"),
+            (report("pass", true, "guest-hang"), "outcome's kind"),
+            (report("fail", true, "completed"), "verdict"),
+            (Value::Null, "no report"),
+        ] {
+            let wrong = alike(&kvm, &good, Some(0)).unwrap_err();
+            assert!(wrong.contains(said), "{wrong}");
+        }
+        assert!(alike(&good, &good, Some(1)).is_err());
+        let mut elsewhere = good.clone();
+        elsewhere["backend"] = "soft".into();
+        assert!(alike(&elsewhere, &good, Some(0)).is_err());
+    }
+
+    #[test]
+    fn tests_that_did_not_run_are_missed() {
+        let mut answer = Answer::new("t");
+        answer.tests = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let line = |passed| format!("noise\ntest result: ok. {passed} passed; 0 failed; 0 ignored; x\n\n");
+        let without = ["c".to_owned()];
+        (answer.status, answer.text) = (Some(0), line(2));
+        assert_eq!(counted(&answer, &without).unwrap().0, 2);
+        assert!(counted(&answer, &[]).is_err());
+        assert!(counted(&answer, &["d".to_owned()]).is_err());
+        answer.text = line(0);
+        assert!(counted(&answer, &without).is_err());
+        assert!(counted(&answer, &answer.tests.clone()).is_err(), "none at all");
+        (answer.status, answer.text) = (Some(101), line(2));
+        assert!(counted(&answer, &without).is_err());
+        (answer.status, answer.text) = (None, String::new());
+        assert!(counted(&answer, &without).is_err());
+    }
+
+    #[test]
+    fn a_doctor_that_chooses_soft_is_not_believed() {
+        let mut answer = Answer::new("doctor");
+        answer.text = "backend kvm:  available, without workarounds; using kvm for --backend auto\n".into();
+        assert!(doctor(&answer).unwrap().starts_with("backend kvm:"));
+        answer.text = answer.text.replace("using kvm", "using soft");
+        assert!(doctor(&answer).is_err());
+    }
+}

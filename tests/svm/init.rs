@@ -1,0 +1,82 @@
+//! This program as process 1 of the emulated host: mounts what programs expect, loads KVM, and runs the job.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use rustix::mount::{MountFlags, mount};
+use rustix::system::{RebootCommand, finit_module, reboot};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+use crate::job::Job;
+use crate::worker;
+
+/// Kernel modules, in the order in which they are loaded, with their parameters.
+pub const MODULES: [(&str, &std::ffi::CStr); 3] =
+    [("irqbypass", c""), ("kvm", c""), ("kvm-amd", c"npt=1 nested=0")];
+/// Folder of the modules.
+pub const MODULES_FOLDER: &str = "mod";
+/// The job, as JSON.
+pub const JOB: &str = "job.json";
+/// Home of guest kernels' cache.
+pub const HOME: &str = "home";
+/// Where answers go: the second serial port. The first one is the console.
+const ANSWERS: &str = "/dev/ttyS1";
+/// File systems: type and where.
+const MOUNTS: [(&str, &str); 4] = [
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devtmpfs", "/dev"),
+    ("tmpfs", "/tmp"),
+];
+
+/// Does everything and switches the machine off.
+pub fn main() -> ! {
+    if let Err(error) = run() {
+        println!("init: {error}");
+    }
+    rustix::fs::sync();
+    let error = reboot(RebootCommand::PowerOff);
+    panic!("the machine does not switch off: {error:?}");
+}
+
+fn run() -> Result<(), String> {
+    for (kind, at) in MOUNTS {
+        mount(kind, at, kind, MountFlags::empty(), None).map_err(|error| format!("mount {at}: {error}"))?;
+    }
+    // SAFETY: this process has no other thread yet.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::env::set_var("PATH", "/bin");
+        std::env::set_var("HOME", Path::new("/").join(HOME));
+    }
+    for (name, parameters) in MODULES {
+        let path = Path::new("/").join(MODULES_FOLDER).join(format!("{name}.ko"));
+        let file = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        finit_module(&file, parameters, 0).map_err(|error| format!("module {name}: {error}"))?;
+    }
+    let text = std::fs::read(Path::new("/").join(JOB)).map_err(|error| format!("{JOB}: {error}"))?;
+    let job: Job = serde_json::from_slice(&text).map_err(|error| format!("{JOB}: {error}"))?;
+    let mut answers = raw(ANSWERS)?;
+    let mut failure = None;
+    worker::run(&job, &mut |answer| {
+        let sent = serde_json::to_string(&answer)
+            .map_err(std::io::Error::other)
+            .and_then(|line| writeln!(answers, "{line}"));
+        failure = failure.take().or(sent.err());
+    });
+    match failure {
+        Some(error) => Err(format!("{ANSWERS}: {error}")),
+        None => Ok(()),
+    }
+}
+
+/// A serial port that passes bytes as they are.
+fn raw(path: &str) -> Result<File, String> {
+    let failed = |error: std::io::Error| format!("{path}: {error}");
+    let file = File::options().write(true).read(true).open(path).map_err(failed)?;
+    let mut settings = tcgetattr(&file).map_err(|error| failed(error.into()))?;
+    settings.make_raw();
+    tcsetattr(&file, OptionalActions::Now, &settings).map_err(|error| failed(error.into()))?;
+    Ok(file)
+}

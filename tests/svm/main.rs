@@ -1,0 +1,99 @@
+//! The KVM backend on a KVM that behaves like hardware: `make test-kvm-svm`.
+//!
+//! ```text
+//!  job       what is run: doctor, scenarios, test programs
+//!  worker    runs it, item by item, and answers each with a line of JSON
+//!  compare   judges the answers: against softcpu's reports, and with the number of tests that must have run
+//!  known     what is left out, by name, with the reason
+//!  ------ a host with emulated SVM
+//!  emulator  QEMU's TCG, which has SVM with nested paging, with a Debian kernel in it
+//!  archive   the initramfs of that kernel: this program, baton, guest kernels, scenarios, test programs
+//!  init      this program as process 1 in there: mounts, modules, and then the worker
+//! ```
+//!
+//! With `--here` the worker runs on this machine's own KVM instead.
+
+mod archive;
+mod compare;
+mod emulator;
+mod init;
+mod job;
+mod known;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+
+use compare::Judge;
+use job::Job;
+
+/// Runs the KVM backend on emulated SVM and compares it with softcpu.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What images/svm-host fetched; without it, --here.
+    #[arg(long, value_name = "DIR", required_unless_present = "here")]
+    host: Option<PathBuf>,
+    /// Use this machine's own KVM.
+    #[arg(long, conflicts_with = "host")]
+    here: bool,
+    /// The baton to test.
+    #[arg(long, value_name = "FILE")]
+    baton: PathBuf,
+    /// A test program of which all tests are run.
+    #[arg(long, value_name = "FILE")]
+    guests: PathBuf,
+    /// A test program of which the test of runs that are killed on KVM is run.
+    #[arg(long, value_name = "FILE")]
+    killed: PathBuf,
+    /// Run only items whose name contains this.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// How often everything is run.
+    #[arg(long, value_name = "TIMES", default_value_t = 1)]
+    rounds: u32,
+}
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        init::main();
+    }
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("svm: error: {error}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool, String> {
+    let begin = Instant::now();
+    let mut job = Job::new(arguments)?;
+    job.items.retain(|item| item.name.contains(&arguments.only));
+    if job.items.is_empty() {
+        return Err(format!("no item's name contains \"{}\"", arguments.only));
+    }
+    for gap in known::of(arguments.here) {
+        println!("left out  {}: {}", gap.test, gap.reason);
+    }
+    let judge = Judge::start(&job, &arguments.baton);
+    let mut good = true;
+    for _ in 0..arguments.rounds {
+        let mut round = judge.round(arguments.here);
+        match &arguments.host {
+            Some(host) => emulator::run(host, arguments, &job, &mut |line| round.line(line))?,
+            None => worker::run(&job, &mut |answer| round.answer(answer)),
+        }
+        good &= round.end();
+    }
+    println!(
+        "{} after {} s",
+        if good { "passed" } else { "FAILED" },
+        begin.elapsed().as_secs()
+    );
+    Ok(good)
+}

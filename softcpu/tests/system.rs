@@ -5,7 +5,7 @@ mod common;
 use common::{CODE, Guest, IST1, KERNEL_ONLY, PT, RSP0, STACK, USER_CS, USER_SS};
 use iced_x86::code_asm::*;
 use softcpu::flags::{CF, IF};
-use softcpu::registers::{CS, SS};
+use softcpu::registers::{CS, DS, ES, FS, GS, SS, Segment};
 use softcpu::{Exit, NoBus, Shutdown};
 
 fn run(guest: &mut Guest) -> Exit {
@@ -204,6 +204,40 @@ fn iret_returns_to_user_mode_and_null_stack_segments_are_checked() {
     let entered = guest.cpu.entered_user_at().expect("user mode was entered");
     let left = guest.cpu.left_user_at().expect("and left");
     assert_eq!(left - entered, 1, "INT3 was the only user instruction");
+}
+
+#[test]
+fn a_return_to_user_mode_nulls_the_segments_that_user_mode_may_not_use() {
+    const KERNEL_DATA: u16 = 0x18;
+    let mut guest = Guest::new(|a| {
+        a.mov(eax, u32::from(USER_SS)).unwrap();
+        a.mov(es, ax).unwrap();
+        for value in [i32::from(USER_SS), 0x7800, 0x202, i32::from(USER_CS), 0x9000] {
+            a.push(value).unwrap();
+        }
+        a.iretq().unwrap();
+    });
+    assert!(guest.ram.write(0x9000, &[0xcc]));
+    let mut state = guest.cpu.registers();
+    let kernel = |segment: &mut Segment, base| {
+        (segment.selector, segment.base, segment.attributes) = (KERNEL_DATA, base, 0xc093);
+    };
+    kernel(&mut state.segments[DS], 0);
+    kernel(&mut state.segments[FS], 0x1234_5000);
+    // A null segment that had a privilege level in its selector.
+    (state.segments[GS].selector, state.segments[GS].attributes) = (3, 0);
+    guest.cpu.set_registers(&state);
+    assert_eq!(vector(&mut guest), 3);
+    let segments = guest.cpu.registers().segments;
+    assert_eq!(segments[ES].selector, USER_SS, "which user mode may use");
+    for index in [DS, FS, GS] {
+        let found = (segments[index].selector, segments[index].attributes);
+        assert_eq!(found, (0, 0), "segment {index}");
+    }
+    assert_eq!(
+        segments[FS].base, 0x1234_5000,
+        "which comes from a model-specific register"
+    );
 }
 
 #[test]

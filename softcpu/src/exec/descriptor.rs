@@ -4,7 +4,7 @@ use crate::core::{Core, Ctx, Faulted};
 use crate::flags::ZF;
 use crate::mmu::USER_TAG;
 use crate::op::{FS_BASE, GS_BASE};
-use crate::registers::{CS, FS, GS, SS, Segment, TableRegister};
+use crate::registers::{CS, DS, ES, FS, GS, SS, Segment, TableRegister};
 use crate::word::Word;
 
 /// Attribute bits of [`Segment::attributes`].
@@ -24,6 +24,21 @@ mod attribute {
 
 fn dpl(attributes: u16) -> u16 {
     attributes >> 5 & 3
+}
+
+/// What a return to an outer privilege level does with ES, DS, FS and GS: those that the outer level may not use become null
+/// (SDM volume 2A, IRET, RETURN-TO-OUTER-PRIVILEGE-LEVEL). Bases stay, as on AMD: FS and GS have theirs from model-specific
+/// registers.
+pub(super) fn null_inner_segments(core: &mut Core, cpl: u16) {
+    for index in [ES, DS, FS, GS] {
+        let segment = &mut core.segments[index];
+        let conforming = attribute::CODE | attribute::CONFORMING;
+        let for_all = segment.attributes & conforming == conforming;
+        if segment.selector & !3 == 0 || dpl(segment.attributes) < cpl && !for_all {
+            segment.selector = 0;
+            segment.attributes = 0;
+        }
+    }
 }
 
 /// Decodes the low eight bytes of a descriptor.

@@ -289,6 +289,9 @@ pub(super) fn iret(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Faulted> {
     core.set(RSP, stack);
     core.rip = target;
     set_privilege(core, new);
+    if new > cpl {
+        super::descriptor::null_inner_segments(core, level);
+    }
     core.nmi_blocked = false;
     Ok(())
 }
@@ -327,6 +330,7 @@ pub(super) fn far_return<T: Word>(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(
     core.set(RSP, stack);
     core.rip = target;
     set_privilege(core, level);
+    super::descriptor::null_inner_segments(core, u16::from(level));
     Ok(())
 }
 

@@ -22,6 +22,8 @@ pub const TABLE: u64 = 0x63;
 pub const LEAF: u64 = 0xe3;
 /// RFLAGS.RF: it depends on how the processor came to an instruction, so it is not compared.
 const RESUME: u64 = 1 << 16;
+/// The present bit of a segment's attributes.
+const PRESENT: u16 = 1 << 7;
 
 /// Code, and what else is in RAM.
 pub struct Guest {
@@ -191,12 +193,15 @@ impl Evidence {
         let ledger = machine.ledger().entries().iter();
         let mut registers = machine.registers();
         registers.rflags &= !RESUME;
-        // Processors differ in the hidden part of a null segment.
-        let null = registers
-            .segments
-            .iter_mut()
-            .filter(|segment| segment.attributes == 0);
-        null.for_each(|segment| (segment.base, segment.limit) = (0, 0));
+        // Processors differ in the hidden part of a segment that is not present. Of a null one the base is hidden, too.
+        for segment in &mut registers.segments {
+            if segment.attributes & PRESENT == 0 {
+                (segment.limit, segment.attributes) = (0, 0);
+                if segment.selector & !3 == 0 {
+                    segment.base = 0;
+                }
+            }
+        }
         Self {
             events: events.iter().map(name).collect(),
             console: String::from_utf8_lossy(&machine.console().text()).into_owned(),

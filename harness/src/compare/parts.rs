@@ -41,6 +41,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         kexecs: _,
         authors: _,
         device_lateness_ns: _,
+        slowdown: _,
         emulated: _,
         // Compared here.
         kernels: _,

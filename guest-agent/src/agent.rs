@@ -1,6 +1,6 @@
 //! The main loop: receives a request, does what it asks, and replies.
 
-use crate::dma::{Engine, Start};
+use crate::dma::Engine;
 use crate::failure::Failure;
 use crate::luo::Luo;
 use crate::mailbox::Mailbox;
@@ -74,26 +74,7 @@ impl Agent {
             } => {
                 return Ok(Reply::Pages(self.objects.resolve(object, first_page, pages)?));
             }
-            Request::StartDma {
-                ring,
-                entries,
-                completion,
-                buffers,
-                buffer_bytes,
-                free_run,
-                wild_addresses,
-            } => {
-                let start = Start {
-                    ring,
-                    entries,
-                    completion,
-                    buffers,
-                    buffer_bytes,
-                    free_run,
-                    wild_addresses,
-                };
-                self.engine.start(&self.objects, &start)?;
-            }
+            Request::StartDma(ring) => self.engine.start(&self.objects, &ring)?,
             Request::ConsumeDma => return self.engine.consume(&self.objects),
             Request::StopDma => self.engine.stop()?,
             Request::LoadKexec { command_line } => kexec::load(&command_line)?,

@@ -14,31 +14,13 @@ use guest_agent::device::dma::{
 };
 use guest_agent::pagemap;
 use guest_agent::pattern::PAGE_BYTES;
-use guest_agent::protocol::{ObjectId, PageRun, Place, Reply};
+use guest_agent::protocol::{DmaRing, ObjectId, PageRun, Place, Reply};
 
 /// Bytes in a page.
 const PAGE: u64 = PAGE_BYTES as u64;
 
 /// Pages that [`find`] resolves at a time.
 const SEARCH_STEP: usize = 32 * 1024;
-
-/// How to set the engine up; see [`guest_agent::protocol::Request::StartDma`].
-pub struct Start {
-    /// Where the descriptors go.
-    pub ring: Place,
-    /// Number of descriptors.
-    pub entries: u32,
-    /// Where the completion count goes.
-    pub completion: Place,
-    /// Where the buffers begin.
-    pub buffers: Place,
-    /// Bytes per buffer.
-    pub buffer_bytes: u32,
-    /// Overwrite when the consumer is behind.
-    pub free_run: bool,
-    /// Addresses to use instead of the buffers' own.
-    pub wild_addresses: Vec<u64>,
-}
 
 /// The engine, mapped at its first use.
 #[derive(Default)]
@@ -55,12 +37,12 @@ struct Opened {
 
 impl Engine {
     /// Writes the descriptors, programs the engine and enables it. The completion count in memory becomes 0 first.
-    pub fn start(&mut self, objects: &Objects, start: &Start) -> Result<(), Failure> {
-        let addresses = buffer_addresses(objects, start)?;
-        let ring_bytes = u64::from(start.entries) * DESCRIPTOR_BYTES;
-        let ring_runs = objects.resolve_place(start.ring, ring_bytes)?;
-        if !start.ring.offset.is_multiple_of(DESCRIPTOR_BYTES) {
-            let offset = start.ring.offset;
+    pub fn start(&mut self, objects: &Objects, ring: &DmaRing) -> Result<(), Failure> {
+        let addresses = buffer_addresses(objects, ring)?;
+        let ring_bytes = u64::from(ring.entries) * DESCRIPTOR_BYTES;
+        let ring_runs = objects.resolve_place(ring.descriptors, ring_bytes)?;
+        if !ring.descriptors.offset.is_multiple_of(DESCRIPTOR_BYTES) {
+            let offset = ring.descriptors.offset;
             return Err(refused(format!(
                 "the ring at {offset:#x}: expected a multiple of {DESCRIPTOR_BYTES}"
             )));
@@ -71,39 +53,39 @@ impl Engine {
                 ring_runs.len()
             )));
         };
-        let ring_base = ring_run.first * PAGE + start.ring.offset % PAGE;
+        let ring_base = ring_run.first * PAGE + ring.descriptors.offset % PAGE;
         let completion = address(
-            &objects.resolve_place(start.completion, 8)?,
-            start.completion.offset,
+            &objects.resolve_place(ring.completion, 8)?,
+            ring.completion.offset,
             0,
         )?;
 
         for (entry, buffer) in (0..).zip(&addresses) {
             let descriptor = Place {
-                offset: start.ring.offset + entry * DESCRIPTOR_BYTES,
-                ..start.ring
+                offset: ring.descriptors.offset + entry * DESCRIPTOR_BYTES,
+                ..ring.descriptors
             };
             objects.write_u64(descriptor, *buffer)?;
             let length = Place {
                 offset: descriptor.offset + 8,
                 ..descriptor
             };
-            objects.write_u64(length, u64::from(start.buffer_bytes))?;
+            objects.write_u64(length, u64::from(ring.buffer_bytes))?;
         }
-        objects.write_u64(start.completion, 0)?;
+        objects.write_u64(ring.completion, 0)?;
 
         let Opened { function, bar } = self.opened()?;
         bar.write_u32(CONTROL, CONTROL_RESET);
         bar.write_u64(RING_BASE, ring_base);
-        bar.write_u32(RING_ENTRIES, start.entries);
+        bar.write_u32(RING_ENTRIES, ring.entries);
         bar.write_u64(COMPLETION_ADDRESS, completion);
         bar.write_u64(CONSUMED, 0);
         function.set_bus_master()?;
         bar.write_u32(
             CONTROL,
-            CONTROL_ENABLE | if start.free_run { CONTROL_FREE_RUN } else { 0 },
+            CONTROL_ENABLE | if ring.free_run { CONTROL_FREE_RUN } else { 0 },
         );
-        self.completion = Some(start.completion);
+        self.completion = Some(ring.completion);
         Ok(())
     }
 
@@ -162,33 +144,33 @@ impl Opened {
 }
 
 /// One guest physical address per descriptor.
-fn buffer_addresses(objects: &Objects, start: &Start) -> Result<Vec<u64>, Failure> {
-    if !(1..=MAX_RING_ENTRIES).contains(&start.entries) {
+fn buffer_addresses(objects: &Objects, ring: &DmaRing) -> Result<Vec<u64>, Failure> {
+    if !(1..=MAX_RING_ENTRIES).contains(&ring.entries) {
         return Err(refused(format!(
             "{} descriptors: expected 1 to {MAX_RING_ENTRIES}",
-            start.entries
+            ring.entries
         )));
     }
-    let size = u64::from(start.buffer_bytes);
-    if size == 0 || !PAGE.is_multiple_of(size) || !start.buffers.offset.is_multiple_of(size) {
-        let offset = start.buffers.offset;
+    let size = u64::from(ring.buffer_bytes);
+    if size == 0 || !PAGE.is_multiple_of(size) || !ring.buffers.offset.is_multiple_of(size) {
+        let offset = ring.buffers.offset;
         return Err(refused(format!(
             "buffers of {size} bytes at {offset:#x}: expected a divisor of {PAGE}, and aligned"
         )));
     }
-    let entries = u64::from(start.entries);
-    if !start.wild_addresses.is_empty() {
-        return Ok(start
+    let entries = u64::from(ring.entries);
+    if !ring.wild_addresses.is_empty() {
+        return Ok(ring
             .wild_addresses
             .iter()
             .copied()
             .cycle()
-            .take(start.entries as usize)
+            .take(ring.entries as usize)
             .collect());
     }
-    let runs = objects.resolve_place(start.buffers, entries * size)?;
+    let runs = objects.resolve_place(ring.buffers, entries * size)?;
     (0..entries)
-        .map(|entry| address(&runs, start.buffers.offset, entry * size))
+        .map(|entry| address(&runs, ring.buffers.offset, entry * size))
         .collect()
 }
 
@@ -237,11 +219,11 @@ mod tests {
         },
     ];
 
-    fn start(entries: u32, buffer_bytes: u32, offset: u64, wild_addresses: &[u64]) -> Start {
+    fn ring(entries: u32, buffer_bytes: u32, offset: u64, wild_addresses: &[u64]) -> DmaRing {
         let place = Place { object: 1, offset };
         let wild_addresses = wild_addresses.to_vec();
-        Start {
-            ring: place,
+        DmaRing {
+            descriptors: place,
             entries,
             completion: place,
             buffers: place,
@@ -261,7 +243,7 @@ mod tests {
 
     #[test]
     fn wild_addresses_repeat_over_the_ring() {
-        let addresses = buffer_addresses(&Objects::default(), &start(5, 2048, 0, &[7, 8])).unwrap();
+        let addresses = buffer_addresses(&Objects::default(), &ring(5, 2048, 0, &[7, 8])).unwrap();
         assert_eq!(addresses, [7, 8, 7, 8, 7]);
     }
 
@@ -276,8 +258,7 @@ mod tests {
             (1, 8192, 0),
             (1, 4096, 2048),
         ] {
-            let failure =
-                buffer_addresses(&objects, &start(entries, buffer_bytes, offset, &[1])).unwrap_err();
+            let failure = buffer_addresses(&objects, &ring(entries, buffer_bytes, offset, &[1])).unwrap_err();
             assert_eq!((failure.call.as_str(), failure.errno), ("DMA engine", 0));
         }
     }

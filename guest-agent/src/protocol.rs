@@ -36,6 +36,26 @@ pub struct Place {
     pub offset: u64,
 }
 
+/// A ring of DMA descriptors: how long it is, and where descriptors, completion count and buffers are in the agent's
+/// objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DmaRing {
+    /// Place of the descriptors (`entries` times 16 bytes, inside one page run); the offset is a multiple of 16.
+    pub descriptors: Place,
+    /// Number of descriptors.
+    pub entries: u32,
+    /// Place of the completion count; the offset is a multiple of 8.
+    pub completion: Place,
+    /// Place of buffer 0, at a multiple of `buffer_bytes`; buffer i is at `offset + i * buffer_bytes`.
+    pub buffers: Place,
+    /// Bytes per buffer; divides 4096 or is 4096.
+    pub buffer_bytes: u32,
+    /// Overwrite the oldest blocks when the ring is full, instead of waiting.
+    pub free_run: bool,
+    /// Descriptor addresses to use instead of the buffers' own (fault injection), repeated over the ring.
+    pub wild_addresses: Vec<u64>,
+}
+
 /// What the host asks of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -80,22 +100,7 @@ pub enum Request {
     ///
     /// This resets the engine first. The agent's own writes to the objects are the descriptors and the completion count,
     /// which becomes 0.
-    StartDma {
-        /// Place of the descriptors (`entries` times 16 bytes, inside one page run); the offset is a multiple of 16.
-        ring: Place,
-        /// Number of descriptors.
-        entries: u32,
-        /// Place of the completion count; the offset is a multiple of 8.
-        completion: Place,
-        /// Place of buffer 0, at a multiple of `buffer_bytes`; buffer i is at `offset + i * buffer_bytes`.
-        buffers: Place,
-        /// Bytes per buffer; divides 4096 or is 4096.
-        buffer_bytes: u32,
-        /// Overwrite the oldest blocks when the ring is full, instead of waiting.
-        free_run: bool,
-        /// Descriptor addresses to use instead of the buffers' own (fault injection), repeated over the ring.
-        wild_addresses: Vec<u64>,
-    },
+    StartDma(DmaRing),
     /// Release every block completed so far. In a new kernel this needs no `StartDma`, because the registers are
     /// still set.
     ConsumeDma,
@@ -162,6 +167,7 @@ pub enum Request {
 
 /// Ways in which a guest can die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Misbehaviour {
     /// PID 1 exits, and the kernel panics.
     Exit,

@@ -1,6 +1,8 @@
 //! Every message survives encoding and decoding, and no input makes the decoder panic.
 
-use guest_agent::protocol::{Features, Misbehaviour, PageRun, Place, Reply, Request, decode, encode};
+use guest_agent::protocol::{
+    DmaRing, Features, Misbehaviour, PageRun, Place, Reply, Request, decode, encode,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -28,16 +30,16 @@ fn start_dma() -> impl Strategy<Value = Request> {
         vec(any::<u64>(), 0..8),
     )
         .prop_map(
-            |(ring, entries, completion, buffers, buffer_bytes, free_run, wild_addresses)| {
-                Request::StartDma {
-                    ring,
+            |(descriptors, entries, completion, buffers, buffer_bytes, free_run, wild_addresses)| {
+                Request::StartDma(DmaRing {
+                    descriptors,
                     entries,
                     completion,
                     buffers,
                     buffer_bytes,
                     free_run,
                     wild_addresses,
-                }
+                })
             },
         )
 }

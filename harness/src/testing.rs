@@ -6,9 +6,10 @@ use crate::evidence::*;
 use crate::kernel::{KernelImage, Symbols};
 use crate::plan::{Overrides, Plan, with_kernels};
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, Pattern, page_digest};
-use guest_agent::protocol::PageRun;
+use guest_agent::protocol::{DmaRing, PageRun, Place};
 use kho_core::{KhoData, Region};
 use std::collections::BTreeMap;
+use vmm::devices::dma::{BusMaster, DmaConfig};
 use vmm::ledger::{Entry, Kind, LedgerRecord};
 use vmm::phase::Stamp;
 use vmm::trace::{Kind as TraceKind, Record, TraceRecord};
@@ -52,19 +53,24 @@ fn phase(time: u64) -> (u32, Phase) {
 
 /// What the DMA engine of the evidence is like.
 pub fn dma() -> DmaEvidence {
+    let place = |offset| Place { object: 1, offset };
     DmaEvidence {
-        seed: 42,
-        rate: PAGE * 1_000_000_000 / PERIOD,
-        buffer_bytes: 4096,
-        entries: 8,
-        free_run: true,
-        bus_master_honoured: false,
-        ring_object: 1,
-        ring_offset: 0,
-        completion_offset: PAGE,
-        buffer_object: 1,
-        buffer_offset: 2 * PAGE,
-        wild_addresses: Vec::new(),
+        setup: DmaSetup {
+            engine: DmaConfig {
+                rate: PAGE * 1_000_000_000 / PERIOD,
+                seed: 42,
+                bus_master: BusMaster::Retained,
+            },
+            ring: DmaRing {
+                descriptors: place(0),
+                entries: 8,
+                completion: place(PAGE),
+                buffers: place(2 * PAGE),
+                buffer_bytes: 4096,
+                free_run: true,
+                wild_addresses: Vec::new(),
+            },
+        },
         started: Some(Moment {
             generation: 0,
             time_ns: STARTED,
@@ -94,7 +100,7 @@ pub fn device_write(index: u64, time: u64, address: u64, length: u32, kind: Kind
         kind,
         checksum: 0,
     };
-    write.checksum = xxh3_64(&written_bytes(&write, dma().seed));
+    write.checksum = xxh3_64(&written_bytes(&write, dma().setup.engine.seed));
     write
 }
 

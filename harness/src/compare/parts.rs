@@ -406,12 +406,8 @@ fn dma_moments(evidence: &Evidence) -> Vec<Fact> {
 }
 
 fn dma(evidence: &Evidence) -> Vec<Fact> {
-    let plain = evidence.dma.clone().map(|dma| crate::evidence::DmaEvidence {
-        started: None,
-        stopped: None,
-        ..dma
-    });
-    let value = plain.map_or("none".into(), |dma| format!("{dma:?}"));
+    let setup = evidence.dma.as_ref().map(|dma| &dma.setup);
+    let value = setup.map_or("none".into(), |setup| format!("{setup:?}"));
     vec![Fact::timeless("set-up of the DMA engine", value)]
 }
 

@@ -215,7 +215,11 @@ fn every_kind_differing_alone_is_named() {
             "run 0 of the pages of memfd",
         ),
         (Part::Dma, |e| dma(e).stopped = None, "told to stop after"),
-        (Part::Dma, |e| dma(e).ring_offset = 8, "set-up of the DMA engine"),
+        (
+            Part::Dma,
+            |e| dma(e).setup.ring.descriptors.offset = 8,
+            "set-up of the DMA engine",
+        ),
         (
             Part::Memory,
             |e| memory(e).free_pages += 1,

@@ -174,7 +174,7 @@ fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: 
             cursor.held.remove(object);
             known(evidence, *object).for_each(|object| object.closed = Some(at.moment));
         }
-        Request::StartDma { .. } => {
+        Request::StartDma(_) => {
             // The engine runs from the moment that the driver enabled it, which the agent's answer comes after.
             let enabled = at.engine_event_ns.filter(|time| *time > asked.moment.time_ns);
             let mut started = at.moment;
@@ -307,7 +307,7 @@ fn words(request: &Request) -> String {
         } => {
             format!("preserve memfd {object} in session \"{session}\" under token {token}")
         }
-        Request::StartDma { entries, .. } => format!("start DMA with {entries} descriptors"),
+        Request::StartDma(ring) => format!("start DMA with {} descriptors", ring.entries),
         Request::RetrieveSession { name } => format!("retrieve session \"{name}\""),
         Request::RetrieveMemfd { session, token, .. } => {
             format!("retrieve token {token} from session \"{session}\"")

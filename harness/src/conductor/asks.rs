@@ -1,9 +1,9 @@
 //! What each step of a plan asks for, part by part.
 
 use super::cursor::{Awaiting, Cursor, Ending, Move, Point};
-use crate::evidence::{Evidence, OutcomeKind, PAGE, Phase};
+use crate::evidence::{DmaEvidence, DmaSetup, Evidence, OutcomeKind, PAGE, Phase};
 use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT, place_ring, ring_pages};
-use guest_agent::protocol::{Place, Request};
+use guest_agent::protocol::Request;
 
 /// Pages that the agent is asked about at once; a reply about them fits the mailbox.
 const PAGES_AT_ONCE: u64 = 8192;
@@ -173,7 +173,7 @@ fn pass(evidence: &Evidence, ns: u64, part: u64) -> Option<Turn> {
     let Some(dma) = &evidence.dma else {
         return (part == 0).then_some(Turn::Pass(ns));
     };
-    let turns = if dma.free_run { 1 } else { TURNS };
+    let turns = if dma.setup.ring.free_run { 1 } else { TURNS };
     let turn = if part.is_multiple_of(2) {
         Turn::Pass(ns / turns)
     } else {
@@ -184,40 +184,33 @@ fn pass(evidence: &Evidence, ns: u64, part: u64) -> Option<Turn> {
 
 /// Places ring, completion count and buffers in the objects' pages, as they were resolved.
 fn start_dma(generation: u32, evidence: &mut Evidence) -> Result<Option<Request>, Ending> {
-    let Some(dma) = &mut evidence.dma else {
+    let Some(DmaEvidence {
+        setup: DmaSetup { ring, .. },
+        ..
+    }) = &mut evidence.dma
+    else {
         return Ok(None);
     };
     let ring_object = evidence
         .objects
         .iter()
-        .find(|object| object.id == dma.ring_object);
+        .find(|object| object.id == ring.descriptors.object);
     let frames = ring_object.map_or(Vec::new(), |object| object.frames(generation));
-    let buffer_pages = (u64::from(dma.entries) * u64::from(dma.buffer_bytes)).div_ceil(PAGE);
-    let in_ring_object = dma.buffer_object == dma.ring_object;
+    let buffer_pages = (u64::from(ring.entries) * u64::from(ring.buffer_bytes)).div_ceil(PAGE);
+    let in_ring_object = ring.buffers.object == ring.descriptors.object;
     let behind = if in_ring_object { buffer_pages + 1 } else { 1 };
-    let Some(page) = place_ring(&frames, dma.entries, behind) else {
+    let Some(page) = place_ring(&frames, ring.entries, behind) else {
         let text = format!(
             "no {} physically contiguous pages for the ring in object {}",
-            ring_pages(dma.entries),
-            dma.ring_object
+            ring_pages(ring.entries),
+            ring.descriptors.object
         );
         return Err(Ending::new(OutcomeKind::SetupFailed, text));
     };
-    dma.ring_offset = page * PAGE;
-    dma.completion_offset = dma.ring_offset + ring_pages(dma.entries) * PAGE;
-    dma.buffer_offset = if in_ring_object {
-        dma.completion_offset + PAGE
-    } else {
-        0
-    };
-    let place = |object, offset| Place { object, offset };
-    Ok(Some(Request::StartDma {
-        ring: place(dma.ring_object, dma.ring_offset),
-        entries: dma.entries,
-        completion: place(dma.ring_object, dma.completion_offset),
-        buffers: place(dma.buffer_object, dma.buffer_offset),
-        buffer_bytes: dma.buffer_bytes,
-        free_run: dma.free_run,
-        wild_addresses: dma.wild_addresses.clone(),
-    }))
+    ring.descriptors.offset = page * PAGE;
+    ring.completion.offset = ring.descriptors.offset + ring_pages(ring.entries) * PAGE;
+    if in_ring_object {
+        ring.buffers.offset = ring.completion.offset + PAGE;
+    }
+    Ok(Some(Request::StartDma(ring.clone())))
 }

@@ -9,27 +9,21 @@ use crate::plan::Plan;
 use vmm::devices::dma::{BusMaster, DmaConfig};
 use vmm::machine::MachineConfig;
 
-/// Rate of a DMA engine that is never started.
-const IDLE_RATE: u64 = 1_000_000;
+/// A DMA engine that is never started.
+const IDLE: DmaConfig = DmaConfig {
+    rate: 1_000_000,
+    seed: 0,
+    bus_master: BusMaster::Retained,
+};
 
 pub(super) fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
-    let rate = plan.dma.as_ref().map_or(IDLE_RATE, |dma| dma.rate);
-    let honoured = plan.dma.as_ref().is_some_and(|dma| dma.bus_master_honoured);
     MachineConfig {
         ram_bytes: plan.ram_bytes,
         kernel: plan.old_kernel.image.as_ref().clone(),
         initramfs: initramfs::build(agent, Some(&plan.kernel(1).image)),
         command_line: plan.old_command_line.clone(),
         seed: crate::seed::seed_for(plan.seed, "machine"),
-        dma: DmaConfig {
-            rate,
-            seed: plan.dma.as_ref().map_or(0, |dma| dma.seed),
-            bus_master: if honoured {
-                BusMaster::Honoured
-            } else {
-                BusMaster::Retained
-            },
-        },
+        dma: plan.dma.as_ref().map_or(IDLE, |dma| dma.engine),
         progress_limit_ns: plan.progress_ns,
         vcpus: u8::try_from(plan.vcpus).unwrap_or(u8::MAX),
         ledger_entries: usize::try_from(plan.ledger_entries).unwrap_or(usize::MAX),
@@ -65,18 +59,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         closed: None,
     };
     let dma = plan.dma.as_ref().map(|dma| DmaEvidence {
-        seed: dma.seed,
-        rate: dma.rate,
-        buffer_bytes: dma.buffer_bytes,
-        entries: dma.entries,
-        free_run: dma.free_run,
-        bus_master_honoured: dma.bus_master_honoured,
-        ring_object: dma.ring_object,
-        ring_offset: 0,
-        completion_offset: 0,
-        buffer_object: dma.buffer_object,
-        buffer_offset: 0,
-        wild_addresses: dma.wild_addresses.clone(),
+        setup: dma.clone(),
         started: None,
         stopped: None,
     });

@@ -2,7 +2,9 @@
 
 use super::{Moment, PAGE};
 use guest_agent::device::dma::DESCRIPTOR_BYTES;
+use guest_agent::protocol::DmaRing;
 use serde::{Deserialize, Serialize};
+use vmm::devices::dma::DmaConfig;
 use vmm::ledger::{Entry, Kind, LedgerRecord};
 
 /// A ledger of a device that never did anything.
@@ -59,33 +61,20 @@ pub struct EventCause {
     pub cpl: u8,
 }
 
-/// The DMA engine as it was set up.
+/// How the DMA engine is set up: by the host when the machine is made, and by the agent's driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DmaSetup {
+    /// The device.
+    pub engine: DmaConfig,
+    /// What the driver programs it with.
+    pub ring: DmaRing,
+}
+
+/// The DMA engine of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmaEvidence {
-    /// Seed of the stream.
-    pub seed: u64,
-    /// Bytes per second of guest time.
-    pub rate: u64,
-    /// Bytes per buffer.
-    pub buffer_bytes: u32,
-    /// Descriptors in the ring.
-    pub entries: u32,
-    /// Whether the engine runs on when the ring is full.
-    pub free_run: bool,
-    /// Whether clearing the bus-master bit stops it.
-    pub bus_master_honoured: bool,
-    /// Object that holds ring and completion count.
-    pub ring_object: u32,
-    /// Byte offset of the ring in it.
-    pub ring_offset: u64,
-    /// Byte offset of the completion count in it.
-    pub completion_offset: u64,
-    /// Object that holds the buffers.
-    pub buffer_object: u32,
-    /// Byte offset of the first buffer in it.
-    pub buffer_offset: u64,
-    /// Addresses that stand in the descriptors instead of the buffers', repeated over the ring.
-    pub wild_addresses: Vec<u64>,
+    /// How it was set up. The ring's offsets are 0 until the agent was told to start it.
+    pub setup: DmaSetup,
     /// When the engine was told to start; `None` until then.
     pub started: Option<Moment>,
     /// When the engine was told to stop.
@@ -101,43 +90,44 @@ pub struct Placed {
     pub bytes: Vec<u8>,
 }
 
-impl DmaEvidence {
+impl DmaSetup {
     /// Guest time that one block takes, in nanoseconds.
     pub fn period_ns(&self) -> u64 {
-        u64::from(self.buffer_bytes).saturating_mul(1_000_000_000) / self.rate.max(1)
+        u64::from(self.ring.buffer_bytes).saturating_mul(1_000_000_000) / self.engine.rate.max(1)
     }
 
     /// What the agent itself writes into the ring's object before it enables the engine: the descriptors, and a completion
     /// count of 0. `buffer_frames` are the page frames of the object with the buffers.
     pub fn placed(&self, buffer_frames: &[u64]) -> Vec<Placed> {
         let count = Placed {
-            offset: self.completion_offset,
+            offset: self.ring.completion.offset,
             bytes: vec![0; 8],
         };
-        vec![self.ring(buffer_frames), count]
+        vec![self.descriptors(buffer_frames), count]
     }
 
-    fn ring(&self, buffer_frames: &[u64]) -> Placed {
+    fn descriptors(&self, buffer_frames: &[u64]) -> Placed {
+        let ring = &self.ring;
         let mut bytes = Vec::new();
-        for entry in 0..u64::from(self.entries) {
-            let offset = self.buffer_offset + entry * u64::from(self.buffer_bytes);
+        for entry in 0..u64::from(ring.entries) {
+            let offset = ring.buffers.offset + entry * u64::from(ring.buffer_bytes);
             let frame = usize::try_from(offset / PAGE)
                 .ok()
                 .and_then(|page| buffer_frames.get(page));
             let own = frame.map_or(0, |frame| frame * PAGE + offset % PAGE);
-            let wild = &self.wild_addresses;
+            let wild = &ring.wild_addresses;
             let address = match wild.len() {
                 0 => own,
                 #[allow(clippy::cast_possible_truncation)] // below wild.len()
                 length => wild[(entry % length as u64) as usize],
             };
             bytes.extend_from_slice(&address.to_le_bytes());
-            bytes.extend_from_slice(&self.buffer_bytes.to_le_bytes());
+            bytes.extend_from_slice(&ring.buffer_bytes.to_le_bytes());
             bytes.extend_from_slice(&0u32.to_le_bytes());
         }
-        debug_assert_eq!(bytes.len() as u64, u64::from(self.entries) * DESCRIPTOR_BYTES);
+        debug_assert_eq!(bytes.len() as u64, u64::from(ring.entries) * DESCRIPTOR_BYTES);
         Placed {
-            offset: self.ring_offset,
+            offset: ring.descriptors.offset,
             bytes,
         }
     }

@@ -12,7 +12,9 @@ mod store;
 mod trace;
 
 pub use captures::{Captures, Checkpoint, CheckpointKind, DigestRecord, ObjectCapture, PageContent};
-pub use device::{DmaEvidence, EventCause, Placed, describe, empty_ledger, end_of, frames_of, written_bytes};
+pub use device::{
+    DmaEvidence, DmaSetup, EventCause, Placed, describe, empty_ledger, end_of, frames_of, written_bytes,
+};
 pub use outcome::{Outcome, OutcomeKind};
 pub use pool::PoolFull;
 pub use so_far::Keeper;

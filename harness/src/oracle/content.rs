@@ -69,9 +69,11 @@ impl<'a> Context<'a> {
             .iter()
             .filter(|dma| dma.started.is_some())
             .filter_map(|dma| {
-                let buffers = evidence.object(dma.buffer_object)?;
+                let ring = &dma.setup.ring;
+                let buffers = evidence.object(ring.buffers.object)?;
                 let generation = dma.started.map_or(0, |started| started.generation);
-                Some((dma.ring_object, dma.placed(&buffers.frames(generation))))
+                let placed = dma.setup.placed(&buffers.frames(generation));
+                Some((ring.descriptors.object, placed))
             });
         Self {
             evidence,
@@ -148,7 +150,7 @@ impl<'a> Context<'a> {
         ledger_length: u64,
         bytes: &mut [u8; PAGE_BYTES],
     ) -> Vec<(Range<usize>, u32)> {
-        let seed = self.evidence.dma.as_ref().map_or(0, |dma| dma.seed);
+        let seed = self.evidence.dma.as_ref().map_or(0, |dma| dma.setup.engine.seed);
         let mut covered = [false; PAGE_BYTES];
         let mut device = Vec::new();
         let before = |position: &&u32| self.write(**position).index < ledger_length;

@@ -108,7 +108,7 @@ fn a_lost_device_write_is_found_with_its_author_once_known() {
 #[test]
 fn a_stale_block_is_no_substitute_for_the_last_one() {
     let mut evidence = good();
-    let stale = written_bytes(&evidence.ledger.entries[2 * 10], testing::dma().seed);
+    let stale = written_bytes(&evidence.ledger.entries[2 * 10], testing::dma().setup.engine.seed);
     change_page(&mut evidence, 1, 4, |page| page.copy_from_slice(&stale));
     only(
         &evidence,

@@ -4,14 +4,15 @@ mod steps;
 
 pub use steps::Step;
 
-use crate::evidence::{CheckpointKind, Phase};
+use crate::evidence::{CheckpointKind, DmaSetup, Phase};
 use crate::kernel::{KernelError, KernelImage};
-use crate::scenario::{Buffers, BusMaster, Misbehave, Scenario, WhenFull};
+use crate::scenario::{Buffers, Scenario, WhenFull};
 use crate::seed::seed_for;
 use guest_agent::device::dma::DESCRIPTOR_BYTES;
 use guest_agent::pattern::PAGE_BYTES;
-use guest_agent::protocol::Misbehaviour;
+use guest_agent::protocol::{DmaRing, Place};
 use serde::{Deserialize, Serialize};
+use vmm::devices::dma::DmaConfig;
 
 /// What every guest kernel is told. Live update: `liveupdate=on kho=on`; `retain_initrd` keeps the initramfs readable, so that
 /// it can be handed to the next kernel. The rest keeps the guest from measuring time against hardware that does not
@@ -75,8 +76,8 @@ pub struct Plan {
     pub new_command_line: String,
     /// Memory objects of the agent.
     pub objects: Vec<ObjectPlan>,
-    /// The DMA engine.
-    pub dma: Option<DmaPlan>,
+    /// The DMA engine. The offsets of its ring are 0: the conductor chooses them once the objects' pages are known.
+    pub dma: Option<DmaSetup>,
     /// For each generation, what is done once its agent has reported.
     pub steps: Vec<Vec<Step>>,
     /// Guest time without progress after which the guest counts as hung, in nanoseconds.
@@ -100,29 +101,6 @@ pub struct ObjectPlan {
     pub seed: u64,
     /// Over how many kexecs it is carried.
     pub hops: u32,
-}
-
-/// The DMA engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DmaPlan {
-    /// Seed of the stream.
-    pub seed: u64,
-    /// Bytes per second of guest time.
-    pub rate: u64,
-    /// Bytes per buffer.
-    pub buffer_bytes: u32,
-    /// Descriptors in the ring.
-    pub entries: u32,
-    /// Whether the engine runs on when the ring is full.
-    pub free_run: bool,
-    /// Whether clearing the bus-master bit stops it.
-    pub bus_master_honoured: bool,
-    /// Object that holds ring and completion count.
-    pub ring_object: u32,
-    /// Object that holds the buffers; the same, or anonymous memory.
-    pub buffer_object: u32,
-    /// Addresses to put into the descriptors instead of the buffers' own.
-    pub wild_addresses: Vec<u64>,
 }
 
 /// Pages that a ring of `entries` descriptors takes.
@@ -213,7 +191,7 @@ pub(crate) fn with_kernels(
     plan
 }
 
-fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Option<DmaPlan> {
+fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Option<DmaSetup> {
     let dma = scenario.dma.as_ref()?.get_ref();
     let memfd = crate::scenario::dma_memfd(scenario, dma)?;
     let ring_object = objects
@@ -235,16 +213,22 @@ fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Op
             ANONYMOUS_OBJECT
         }
     };
-    Some(DmaPlan {
-        seed: seed_for(seed, "dma"),
-        rate: dma.rate.get_ref().0,
-        buffer_bytes: u32::try_from(buffer).ok()?,
-        entries,
-        free_run: dma.when_full == WhenFull::Overwrite,
-        bus_master_honoured: dma.bus_master == BusMaster::Honoured,
-        ring_object,
-        buffer_object,
-        wild_addresses: dma.wild_addresses.clone(),
+    let unplaced = |object| Place { object, offset: 0 };
+    Some(DmaSetup {
+        engine: DmaConfig {
+            rate: dma.rate.get_ref().0,
+            seed: seed_for(seed, "dma"),
+            bus_master: dma.bus_master,
+        },
+        ring: DmaRing {
+            descriptors: unplaced(ring_object),
+            entries,
+            completion: unplaced(ring_object),
+            buffers: unplaced(buffer_object),
+            buffer_bytes: u32::try_from(buffer).ok()?,
+            free_run: dma.when_full == WhenFull::Overwrite,
+            wild_addresses: dma.wild_addresses.clone(),
+        },
     })
 }
 
@@ -268,16 +252,6 @@ fn command_line(parts: &[&str]) -> String {
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
         .join(" ")
-}
-
-/// The scenario's word for a way to die as the agent's.
-fn misbehaviour(word: Misbehave) -> Misbehaviour {
-    match word {
-        Misbehave::Exit => Misbehaviour::Exit,
-        Misbehave::Spin => Misbehaviour::Spin,
-        Misbehave::Panic => Misbehaviour::Panic,
-        Misbehave::Sleep => Misbehaviour::Sleep,
-    }
 }
 
 impl Plan {

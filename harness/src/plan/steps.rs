@@ -1,6 +1,6 @@
 //! The steps of one kernel generation.
 
-use super::{Plan, WORKLOAD_OBJECT, misbehaviour};
+use super::{Plan, WORKLOAD_OBJECT};
 use crate::evidence::{CheckpointKind, MemoryPoint, Phase};
 use crate::scenario::Scenario;
 use guest_agent::protocol::Misbehaviour;
@@ -72,7 +72,7 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
         .as_ref()
         .filter(|fault| fault.generation == generation)
     {
-        steps.push(Step::Misbehave(misbehaviour(fault.misbehave)));
+        steps.push(Step::Misbehave(fault.misbehave));
     }
     if last {
         end(plan, scenario, generation, &mut steps);

@@ -13,8 +13,10 @@ pub use expect::{Expect, Expected};
 pub use load::{ScenarioError, load, parse, wrong_at};
 pub use units::{Bytes, Rate, Span};
 
+use guest_agent::protocol::Misbehaviour;
 use serde::Deserialize;
 use toml::Spanned;
+use vmm::devices::dma::BusMaster;
 
 /// A scenario file, checked.
 #[derive(Debug, Clone, Deserialize)]
@@ -144,17 +146,6 @@ pub enum WhenFull {
     Overwrite,
 }
 
-/// Effect of clearing the bus-master bit in the command register.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BusMaster {
-    /// None: DMA continues, as with a device that is preserved across a live update.
-    #[default]
-    Retained,
-    /// DMA stops, as plain PCI has it.
-    Honoured,
-}
-
 /// Guest time that the run waits at certain points, and the workload after the kexec.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -184,24 +175,10 @@ impl Default for RunTimes {
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     /// What happens.
-    pub misbehave: Misbehave,
+    pub misbehave: Misbehaviour,
     /// In which generation (0 is the first kernel).
     #[serde(default)]
     pub generation: u32,
-}
-
-/// Ways in which a guest can die.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Misbehave {
-    /// PID 1 exits, and the kernel panics.
-    Exit,
-    /// PID 1 spins for ever.
-    Spin,
-    /// The kernel panics.
-    Panic,
-    /// PID 1 sleeps for ever.
-    Sleep,
 }
 
 /// Where a run is cut off.

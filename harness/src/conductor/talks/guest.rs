@@ -95,7 +95,7 @@ impl<'a> Guest<'a> {
         let Some(request) = self.asked.clone() else {
             return What::Message(Ok(hello(VERSION, 1)));
         };
-        if let Request::StartDma { .. } | Request::StopDma = request {
+        if let Request::StartDma(_) | Request::StopDma = request {
             self.at.engine_event_ns = Some(self.at.moment.time_ns - 300);
         }
         What::Message(Ok(match request {

@@ -50,7 +50,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         .stopped
         .map_or_else(|| end_of_run(context), |stopped| stopped.time_ns);
     let lateness = evidence.device_lateness_ns;
-    let allowed = 2 * dma.period_ns() + SLACK_NS + lateness;
+    let allowed = 2 * dma.setup.period_ns() + SLACK_NS + lateness;
     let (mut last, mut writing, mut blocks, mut longest) = (started.time_ns, true, 0u64, 0);
     let mut silencer = None;
     for (time, point) in points(context, started, end) {
@@ -169,7 +169,7 @@ fn finding(
         page: None,
         address: None,
         owner: "DMA engine".into(),
-        expected: format!("a block every {} ns", dma.period_ns()),
+        expected: format!("a block every {} ns", dma.setup.period_ns()),
         actual: format!("none for {}", millis(gap)),
         last_writer: silencer.map_or(
             Writer::Unknown {

@@ -105,7 +105,11 @@ fn captured_frames(
 
 /// The ledger proves nothing unless its checksums agree with the stream.
 fn check_ledger(context: &Context<'_>, looked: &BTreeSet<u32>, findings: &mut Findings) {
-    let seed = context.evidence.dma.as_ref().map_or(0, |dma| dma.seed);
+    let seed = context
+        .evidence
+        .dma
+        .as_ref()
+        .map_or(0, |dma| dma.setup.engine.seed);
     for index in looked {
         let write = context.write(*index);
         let checksum = xxh3_64(&written_bytes(write, seed));

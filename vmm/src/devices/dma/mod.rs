@@ -19,6 +19,7 @@ use ring::Pace;
 
 /// What the PCI COMMAND register's bus master bit means to the engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum BusMaster {
     /// Plain PCI: DMA only while the bit is set.
     Honoured,

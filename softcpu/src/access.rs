@@ -282,7 +282,7 @@ impl Core {
 
     fn record_write(&mut self, ram: &Ram, offset: u64, len: u64, rip: u64, user: bool) {
         if self.hooks.wants_write(offset) {
-            let record = crate::hooks::WriteRecord {
+            let record = crate::hooks::CpuWrite {
                 gpa: ram.address_of(offset),
                 len: u16::try_from(len).unwrap_or(u16::MAX),
                 rip,

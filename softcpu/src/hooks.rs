@@ -14,12 +14,12 @@ use crate::memory::{PAGE_SIZE, Ram};
 
 /// One write of the processor to RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WriteRecord {
+pub struct CpuWrite {
     /// Guest physical address of the first byte.
     pub gpa: u64,
     /// Length in bytes, within one page.
     pub len: u16,
-    /// Virtual address of the instruction.
+    /// Virtual address of the writing instruction.
     pub rip: u64,
     /// Guest time of the instruction, in ticks.
     pub time: u64,
@@ -45,9 +45,9 @@ pub(crate) struct Hooks {
     /// Per page, which 64-byte granules hold decoded instructions.
     code: Vec<u64>,
     /// First write to each page since the epoch began, in order.
-    epoch: Vec<WriteRecord>,
+    epoch: Vec<CpuWrite>,
     /// Last writer of each unit of the watched pages, by page number in RAM.
-    watched: BTreeMap<usize, Vec<Option<WriteRecord>>>,
+    watched: BTreeMap<usize, Vec<Option<CpuWrite>>>,
     /// Pages watched for execution, by page number in RAM.
     executed: BTreeSet<usize>,
     /// Whether `new_code` is kept.
@@ -99,7 +99,7 @@ impl Hooks {
         flags & LOGGED == 0 || flags & WATCHED != 0
     }
 
-    pub fn record_write(&mut self, offset: u64, record: WriteRecord) {
+    pub fn record_write(&mut self, offset: u64, record: CpuWrite) {
         if self.flags(offset) & LOGGED == 0 {
             self.set(offset, LOGGED, true);
             self.epoch.push(record);
@@ -179,7 +179,7 @@ impl Hooks {
         }
     }
 
-    pub fn epoch(&self) -> &[WriteRecord] {
+    pub fn epoch(&self) -> &[CpuWrite] {
         &self.epoch
     }
 
@@ -196,7 +196,7 @@ impl Hooks {
         }
     }
 
-    pub fn last_write(&self, offset: u64) -> Option<WriteRecord> {
+    pub fn last_write(&self, offset: u64) -> Option<CpuWrite> {
         let units = self.watched.get(&number(offset))?;
         *units.get(number_of(offset % PAGE_SIZE / UNIT))?
     }
@@ -245,7 +245,7 @@ mod tests {
         let ram = Ram::new_owned(8192);
         let mut hooks = Hooks::default();
         hooks.cover(&ram);
-        let record = WriteRecord {
+        let record = CpuWrite {
             gpa: 0x1008,
             len: 8,
             rip: 1,
@@ -254,7 +254,7 @@ mod tests {
         };
         assert!(!hooks.fast_writes(0x1000));
         hooks.record_write(0x1008, record);
-        hooks.record_write(0x1010, WriteRecord { rip: 2, ..record });
+        hooks.record_write(0x1010, CpuWrite { rip: 2, ..record });
         assert_eq!(hooks.epoch(), [record]);
         assert!(hooks.fast_writes(0x1000));
         hooks.begin_epoch(&ram);
@@ -268,7 +268,7 @@ mod tests {
         let mut hooks = Hooks::default();
         hooks.cover(&ram);
         hooks.watch_writes(0x1000, true);
-        let record = WriteRecord {
+        let record = CpuWrite {
             gpa: 0x1004,
             len: 8,
             rip: 1,
@@ -278,7 +278,7 @@ mod tests {
         hooks.record_write(0x1004, record);
         hooks.record_write(
             0x1008,
-            WriteRecord {
+            CpuWrite {
                 gpa: 0x1008,
                 len: 1,
                 rip: 2,

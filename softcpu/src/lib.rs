@@ -49,7 +49,7 @@ mod x87;
 
 pub use bus::{Bus, NoBus};
 pub use cpu::{Cpu, Exit, Shutdown, UnknownInstruction};
-pub use hooks::{WatchedPage, Watches, WriteRecord};
+pub use hooks::{CpuWrite, WatchedPage, Watches};
 pub use memory::{Ram, RamRegion};
 pub use model::CpuModel;
 pub use msr::Msrs;

@@ -1,7 +1,7 @@
 //! What the harness may watch on a processor. Nothing here changes what the guest does.
 
 use crate::cpu::Cpu;
-use crate::hooks::WriteRecord;
+use crate::hooks::CpuWrite;
 use crate::memory::{PAGE_SIZE, Ram};
 use crate::mmu::WITHHELD;
 
@@ -39,7 +39,7 @@ impl Cpu {
 
     /// The last CPU write to the 8 bytes around `gpa`, if its page is watched and there was one.
     #[must_use]
-    pub fn last_write(&self, ram: &Ram, gpa: u64) -> Option<WriteRecord> {
+    pub fn last_write(&self, ram: &Ram, gpa: u64) -> Option<CpuWrite> {
         self.core
             .hooks
             .last_write(ram.page_offset(gpa)? + gpa % PAGE_SIZE)
@@ -54,7 +54,7 @@ impl Cpu {
 
     /// The first CPU write to each page written since the epoch began, in order of time.
     #[must_use]
-    pub fn epoch_writes(&self) -> &[WriteRecord] {
+    pub fn epoch_writes(&self) -> &[CpuWrite] {
         self.core.hooks.epoch()
     }
 

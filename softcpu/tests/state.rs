@@ -8,7 +8,7 @@ use common::busy::{self, PIECES, drive};
 use proptest::prelude::*;
 use softcpu::registers::{Registers, Segment, TableRegister};
 use softcpu::state::{CodeTranslation, DataTranslation, Translations};
-use softcpu::{Cpu, CpuModel, CpuState, Msrs, Ram, StateError, WatchedPage, Watches, WriteRecord, X87};
+use softcpu::{Cpu, CpuModel, CpuState, CpuWrite, Msrs, Ram, StateError, WatchedPage, Watches, X87};
 
 const RAM_BYTES: u64 = 2 << 20;
 
@@ -161,8 +161,8 @@ fn translations() -> impl Strategy<Value = Translations> {
 }
 
 /// A write of 8 bytes, aligned.
-fn write() -> impl Strategy<Value = WriteRecord> {
-    (0..RAM_BYTES / 8, any::<(u64, u64, bool)>()).prop_map(|(at, (rip, time, user))| WriteRecord {
+fn write() -> impl Strategy<Value = CpuWrite> {
+    (0..RAM_BYTES / 8, any::<(u64, u64, bool)>()).prop_map(|(at, (rip, time, user))| CpuWrite {
         gpa: at * 8,
         len: 8,
         rip,
@@ -177,7 +177,7 @@ fn watches() -> impl Strategy<Value = Watches> {
     let marks = any::<(bool, Option<u64>, Option<u64>, Option<u64>, bool)>();
     (writes(), writes(), pages, marks).prop_map(|(epoch, written, executed, marks)| {
         let (low_supervisor_fetch, pass, left_user, entered_user, share_code) = marks;
-        let page = |record: &WriteRecord| record.gpa / 4096 * 4096;
+        let page = |record: &CpuWrite| record.gpa / 4096 * 4096;
         let mut pages: Vec<WatchedPage> = Vec::new();
         for record in distinct(written, |record| record.gpa) {
             if pages.last().is_none_or(|last| last.gpa != page(&record)) {
@@ -300,7 +300,7 @@ proptest! {
 
 /// A state in which nothing is as after a reset.
 fn eventful() -> CpuState {
-    let record = WriteRecord {
+    let record = CpuWrite {
         gpa: 0x5008,
         len: 8,
         rip: 3,

@@ -9,10 +9,7 @@ use crate::devices::SystemBus;
 use crate::devices::mailbox::TooLong;
 use crate::devices::power::PowerRequest;
 use crate::memory::GuestRam;
-use crate::vcpu::Registers;
-
-/// Index of CS in [`Registers::segments`].
-const CS: usize = 1;
+use crate::vcpu::{CS, Registers};
 
 /// What a device has to say to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,8 @@ pub const CAPACITY: usize = 1_572_864;
 
 const USER: u64 = 1 << 63;
 
-/// The processor's first write to a page in a phase. 24 bytes, because there may be many.
+/// A processor's first write to a page in a phase: a [`CpuWrite`] without its length, in 24 bytes instead of 40, because
+/// up to [`CAPACITY`] of them are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageWrite {
     /// Guest physical address; the top bit is set if user code wrote.
@@ -44,9 +45,9 @@ impl PageWrite {
 
 impl From<CpuWrite> for PageWrite {
     fn from(write: CpuWrite) -> Self {
-        let user = if write.privilege == 3 { USER } else { 0 };
+        let user = if write.user { USER } else { 0 };
         Self {
-            place: write.address & !USER | user,
+            place: write.gpa & !USER | user,
             rip: write.rip,
             time: write.time,
         }
@@ -121,35 +122,35 @@ mod tests {
     use super::*;
     use crate::phase::{Phase, Stamp};
 
-    fn write(address: u64, privilege: u8) -> CpuWrite {
+    fn write(gpa: u64, user: bool) -> CpuWrite {
         CpuWrite {
-            address,
-            length: 8,
+            gpa,
+            len: 8,
             rip: 0xffff_ffff_8100_0000,
             time: 7,
-            privilege,
+            user,
         }
     }
 
     #[test]
     fn a_write_is_kept_in_24_bytes() {
         assert_eq!(size_of::<PageWrite>(), 24);
-        let user = PageWrite::from(write(0x1_2345_6788, 3));
+        let user = PageWrite::from(write(0x1_2345_6788, true));
         assert_eq!(
             (user.address(), user.pfn(), user.by_user()),
             (0x1_2345_6788, 0x12_3456, true)
         );
-        assert!(!PageWrite::from(write(0, 0)).by_user());
+        assert!(!PageWrite::from(write(0, false)).by_user());
     }
 
     #[test]
     fn room_is_shared_by_all_phases() {
         let mut provenance = Provenance::with_capacity(3);
-        provenance.add(write(0, 0));
+        provenance.add(write(0, false));
         for phase in [Phase::BootOld, Phase::Jump] {
             provenance.begin(Stamp { generation: 0, phase });
-            provenance.add(write(0x1000, 0));
-            provenance.add(write(0x2000, 0));
+            provenance.add(write(0x1000, false));
+            provenance.add(write(0x2000, false));
         }
         let [boot, jump] = provenance.phases() else {
             panic!()

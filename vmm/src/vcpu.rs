@@ -1,36 +1,18 @@
 //! What the machine needs of a processor that runs in turn with the devices.
 
-use serde::{Deserialize, Serialize};
+use softcpu::registers::CR0_PE;
 use thiserror::Error;
 
-pub use softcpu::{Bus, CpuState, Exit, Shutdown};
-
-/// A segment register.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Segment {
-    /// Selector.
-    pub selector: u16,
-    /// Base address.
-    pub base: u64,
-    /// Limit in bytes.
-    pub limit: u32,
-    /// Descriptor bits 55:40 with the limit bits cleared.
-    pub attributes: u16,
-}
-
-/// A descriptor table register.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DescriptorTable {
-    /// Linear base address.
-    pub base: u64,
-    /// Offset of the last byte.
-    pub limit: u16,
-}
+pub use softcpu::registers::{CS, Segment, TableRegister};
+pub use softcpu::{Bus, CpuState, CpuWrite, Exit, Shutdown};
 
 /// Index of RSI in [`Registers::gpr`].
-pub const RSI: usize = 6;
+pub const RSI: usize = softcpu::registers::RSI as usize;
 
-/// The registers that booting, findings and crash messages speak of.
+/// The registers that booting, findings and crash messages need.
+///
+/// These are the part of [`softcpu::Registers`] that a backend can give at any exit. KVM would need more system calls for the
+/// vector and x87 state, and nothing here reads that.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registers {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
@@ -44,9 +26,9 @@ pub struct Registers {
     /// Task register.
     pub tr: Segment,
     /// Global descriptor table.
-    pub gdtr: DescriptorTable,
+    pub gdtr: TableRegister,
     /// Interrupt descriptor table.
-    pub idtr: DescriptorTable,
+    pub idtr: TableRegister,
     /// CR0.
     pub cr0: u64,
     /// CR2: address of the last page fault.
@@ -59,13 +41,31 @@ pub struct Registers {
     pub efer: u64,
 }
 
+impl From<&softcpu::Registers> for Registers {
+    fn from(all: &softcpu::Registers) -> Self {
+        Self {
+            gpr: all.gpr,
+            rip: all.rip,
+            rflags: all.rflags,
+            segments: all.segments,
+            tr: all.tr,
+            gdtr: all.gdtr,
+            idtr: all.idtr,
+            cr0: all.cr0,
+            cr2: all.cr2,
+            cr3: all.cr3,
+            cr4: all.cr4,
+            efer: all.efer,
+        }
+    }
+}
+
 impl Registers {
-    /// Whether these are the registers of a processor at its reset, in real mode: guests of this machine never are in it, so
-    /// KVM has reset the vCPU and what was in its registers is lost. It does so at a shutdown on AMD processors.
+    /// Whether these are the registers of a processor at reset, in real mode. No guest of this machine is ever in real mode, so KVM
+    /// has reset the vCPU and its registers are lost. KVM does so at a shutdown on AMD processors.
     #[must_use]
     pub fn were_reset(&self) -> bool {
         const RESET_RIP: u64 = 0xfff0;
-        const CR0_PE: u64 = 1;
         self.rip == RESET_RIP && self.cr0 & CR0_PE == 0
     }
 
@@ -74,21 +74,27 @@ impl Registers {
     pub fn known_rip(&self) -> Option<u64> {
         (!self.were_reset()).then_some(self.rip)
     }
-}
 
-/// One write of the processor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CpuWrite {
-    /// Guest physical address of the first byte.
-    pub address: u64,
-    /// Length in bytes.
-    pub length: u32,
-    /// Address of the writing instruction; 0 where a backend knows the page only. `time` is then when its record began.
-    pub rip: u64,
-    /// Guest time in nanoseconds.
-    pub time: u64,
-    /// Privilege level, 0 or 3.
-    pub privilege: u8,
+    /// Sets these registers in `all` and leaves its others as they are.
+    pub fn copy_to(&self, all: &mut softcpu::Registers) {
+        let Self {
+            gpr,
+            rip,
+            rflags,
+            segments,
+            tr,
+            gdtr,
+            idtr,
+            cr0,
+            cr2,
+            cr3,
+            cr4,
+            efer,
+        } = *self;
+        (all.gpr, all.rip, all.rflags) = (gpr, rip, rflags);
+        (all.segments, all.tr, all.gdtr, all.idtr) = (segments, tr, gdtr, idtr);
+        (all.cr0, all.cr2, all.cr3, all.cr4, all.efer) = (cr0, cr2, cr3, cr4, efer);
+    }
 }
 
 /// A processor in long mode with access to guest RAM.

@@ -11,8 +11,8 @@ use crate::oracle::Question;
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
 use std::collections::{BTreeSet, HashSet};
 use vmm::boot::BootParams;
-use vmm::machine::StampedWrite;
 use vmm::phase::{Phase, Stamp};
+use vmm::provenance::PageWrite;
 
 /// Most pages that belong to no object and are yet captured, because the device wrote to them.
 const MAX_STRAYS: usize = 4096;
@@ -84,17 +84,7 @@ impl Run {
             let write = self
                 .machine
                 .last_write(*address)
-                .map(|StampedWrite { write, stamp }| {
-                    let length = Some(write.length);
-                    self.cpu_write(
-                        stamp,
-                        write.address,
-                        length,
-                        write.rip,
-                        write.time,
-                        write.privilege,
-                    )
-                });
+                .map(|(write, stamp)| self.cpu_write(stamp, write.into(), Some(write.len.into())));
             self.evidence.authors.push(Author {
                 checkpoint,
                 address: *address,
@@ -103,26 +93,19 @@ impl Run {
         }
     }
 
-    fn cpu_write(
-        &self,
-        stamp: Stamp,
-        address: u64,
-        length: Option<u32>,
-        rip: u64,
-        time: u64,
-        cpl: u8,
-    ) -> CpuWrite {
+    fn cpu_write(&self, stamp: Stamp, write: PageWrite, length: Option<u32>) -> CpuWrite {
         let generation = u32::from(stamp.generation);
-        let rip = Some(rip).filter(|rip| *rip != 0);
+        let rip = Some(write.rip).filter(|rip| *rip != 0);
+        let cpl = if write.by_user() { 3 } else { 0 };
         CpuWrite {
             generation,
             phase: stamp.phase,
-            address,
+            address: write.address(),
             length,
             rip,
             symbol: rip.and_then(|rip| self.symbol(generation, rip, cpl)),
-            time_ns: time,
-            instructions: self.machine.instructions_at(time),
+            time_ns: write.time,
+            instructions: self.machine.instructions_at(write.time),
             cpl,
         }
     }
@@ -292,11 +275,9 @@ impl Run {
         let writes = writes
             .filter(|(_, write)| matter.contains(&write.pfn()))
             .take(MAX_CPU_WRITES);
-        let kept = writes.map(|(stamp, write)| {
-            let cpl = if write.by_user() { 3 } else { 0 };
-            self.cpu_write(stamp, write.address(), None, write.rip, write.time, cpl)
-        });
-        kept.collect()
+        writes
+            .map(|(stamp, write)| self.cpu_write(stamp, *write, None))
+            .collect()
     }
 
     fn event_causes(&self) -> Vec<EventCause> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CODE, Hooks, LOGGED, UNIT, WriteRecord, number, number_of};
+use super::{CODE, CpuWrite, Hooks, LOGGED, UNIT, number, number_of};
 use crate::memory::{PAGE_SIZE, Ram};
 use crate::state::StateError;
 
@@ -10,7 +10,7 @@ use crate::state::StateError;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watches {
     /// First write to each page since the epoch began, in order.
-    pub epoch: Vec<WriteRecord>,
+    pub epoch: Vec<CpuWrite>,
     /// Pages whose writers are kept, by ascending address.
     pub written: Vec<WatchedPage>,
     /// Guest physical addresses of the pages whose execution is watched, ascending.
@@ -33,7 +33,7 @@ pub struct WatchedPage {
     /// Guest physical address.
     pub gpa: u64,
     /// Last writer of each 8 bytes that were written: their number in the page, ascending, and the write.
-    pub last: Vec<(u16, WriteRecord)>,
+    pub last: Vec<(u16, CpuWrite)>,
 }
 
 impl Hooks {
@@ -166,7 +166,7 @@ fn whole_page(gpa: u64, ram: &Ram) -> Result<u64, StateError> {
     }
 }
 
-fn within_page(record: &WriteRecord) -> Result<(), StateError> {
+fn within_page(record: &CpuWrite) -> Result<(), StateError> {
     let end = record.gpa % PAGE_SIZE + u64::from(record.len);
     if record.len == 0 || end > PAGE_SIZE {
         return Err(StateError::WriteLength {

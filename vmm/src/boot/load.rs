@@ -14,7 +14,7 @@ use super::layout::{
     PD_COUNT, PDPT, PML4, RNG_SEED, SETUP_DATA_HEADER, SETUP_RNG_SEED, WAKEUP, offset,
 };
 use crate::memory::{GuestRam, HIGH_RAM_START, MemoryError, PAGE_SIZE};
-use crate::vcpu::{DescriptorTable, RSI, Registers, Segment};
+use crate::vcpu::{RSI, Registers, TableRegister};
 
 /// What to boot.
 #[derive(Debug, Clone, Copy)]
@@ -290,36 +290,13 @@ pub(super) fn write_gdt(ram: &GuestRam, at: u64) -> Result<(), MemoryError> {
 
 /// The registers that the boot protocol asks for with the GDT and the page tables at these addresses, all but RIP and RSI.
 pub(super) fn entry_registers(gdt: u64, pml4: u64) -> Registers {
-    let data = Segment {
-        selector: 0x18,
-        base: 0,
-        limit: u32::MAX,
-        attributes: 0xc093,
-    };
-    let code = Segment {
-        selector: 0x10,
-        base: 0,
-        limit: u32::MAX,
-        attributes: 0xa09b,
-    };
     Registers {
-        rflags: 2,
-        segments: [data, code, data, data, data, data],
-        tr: Segment {
-            selector: 0,
-            base: 0,
-            limit: 0xffff,
-            attributes: 0x008b,
-        },
-        gdtr: DescriptorTable {
+        gdtr: TableRegister {
             base: gdt,
             limit: GDT_BYTES - 1,
         },
-        cr0: 0x8000_0033, // PG, NE, ET, MP, PE
         cr3: pml4,
-        cr4: 0x20,   // PAE
-        efer: 0x500, // LMA, LME
-        ..Registers::default()
+        ..Registers::from(&softcpu::Registers::default())
     }
 }
 

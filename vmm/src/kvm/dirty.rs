@@ -16,7 +16,7 @@ use crate::vcpu::CpuWrite;
 
 const BITMAP_PAGE: NonZeroUsize = NonZeroUsize::new(PAGE_BYTES).unwrap();
 /// Length of a write of which only the page is known.
-const WHOLE_PAGE: u32 = 4096;
+const WHOLE_PAGE: u16 = 4096;
 
 /// A memory slot of the virtual machine.
 #[derive(Debug, Clone, Copy)]
@@ -50,11 +50,7 @@ impl DirtyLog {
 
     /// Adds a write that softcpu made.
     pub fn add(&mut self, write: CpuWrite) {
-        let first = write.address / PAGE_SIZE;
-        let last = write.address.saturating_add(u64::from(write.length.max(1)) - 1) / PAGE_SIZE;
-        for pfn in first..=last {
-            self.softcpu.entry(pfn).or_insert(write);
-        }
+        self.softcpu.entry(write.gpa / PAGE_SIZE).or_insert(write);
     }
 
     /// Calls `each` for every page written in this epoch. Only softcpu's writes have an exact address and instruction.
@@ -102,10 +98,10 @@ impl DirtyLog {
 /// A page that a processor wrote at some time after `since`.
 fn whole_page(address: u64, since: u64) -> CpuWrite {
     CpuWrite {
-        address,
-        length: WHOLE_PAGE,
+        gpa: address,
+        len: WHOLE_PAGE,
         rip: 0,
         time: since,
-        privilege: 0,
+        user: false,
     }
 }

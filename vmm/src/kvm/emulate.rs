@@ -14,7 +14,7 @@ use super::exclusive::Exclusive;
 use super::{emulatable, registers, xsave};
 use crate::memory::{GuestRam, PAGE_SIZE};
 use crate::processors::StopReason;
-use crate::soft::vcpu::{ram_view, registers_in, registers_out, write_out};
+use crate::soft::vcpu::ram_view;
 use crate::vcpu::{BackendError, Bus, CpuWrite, Registers};
 
 /// Most instructions that softcpu executes in KVM's place in one run. A guest that needs more should run on softcpu
@@ -89,10 +89,8 @@ impl Emulator {
 
     /// First write of the last instruction to each page, at guest time `now`.
     pub fn writes(&self, now: u64) -> impl Iterator<Item = CpuWrite> {
-        self.cpu.epoch_writes().iter().map(move |write| CpuWrite {
-            time: now,
-            ..write_out(*write)
-        })
+        let writes = self.cpu.epoch_writes().iter();
+        writes.map(move |write| CpuWrite { time: now, ..*write })
     }
 
     /// Counts the instruction. Returns why softcpu may not execute it; `None` if it may.
@@ -118,14 +116,9 @@ impl Emulator {
     }
 
     fn load(&mut self, before: &Registers, sregs: &kvm_sregs, xsave: &kvm_xsave) {
-        let ldt = registers::segment_from_kvm(&sregs.ldt);
-        let mut state = registers_in(before, softcpu::Registers::default());
-        state.ldtr = softcpu::registers::Segment {
-            selector: ldt.selector,
-            base: ldt.base,
-            limit: ldt.limit,
-            attributes: ldt.attributes,
-        };
+        let mut state = softcpu::Registers::default();
+        before.copy_to(&mut state);
+        state.ldtr = registers::segment_from_kvm(&sregs.ldt);
         state.cr8 = sregs.cr8;
         xsave::load(&mut state, xsave);
         // softcpu drops its cached translations here.
@@ -140,7 +133,7 @@ impl Emulator {
         xsave: &mut kvm_xsave,
     ) -> Result<(), KvmError> {
         let state = self.cpu.registers();
-        let after = registers_out(&state);
+        let after = Registers::from(&state);
         xsave::store(&state, xsave);
         vcpu.set_regs(&registers::general_to_kvm(&after.gpr, after.rip, after.rflags))
             .map_err(KvmError::ioctl("KVM_SET_REGS"))?;

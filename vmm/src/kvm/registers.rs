@@ -4,7 +4,7 @@ use kvm_bindings::{Msrs, kvm_dtable, kvm_lapic_state, kvm_msr_entry, kvm_regs, k
 use kvm_ioctls::VcpuFd;
 
 use super::error::KvmError;
-use crate::vcpu::{DescriptorTable, Registers, Segment};
+use crate::vcpu::{Registers, Segment, TableRegister};
 
 /// The general registers, in the order of their numbers in instructions.
 pub(super) fn gpr(regs: &kvm_regs) -> [u64; 16] {
@@ -94,14 +94,14 @@ fn segment_to_kvm(segment: &Segment) -> kvm_segment {
     }
 }
 
-fn table_from_kvm(table: &kvm_dtable) -> DescriptorTable {
-    DescriptorTable {
+fn table_from_kvm(table: &kvm_dtable) -> TableRegister {
+    TableRegister {
         base: table.base,
         limit: table.limit,
     }
 }
 
-fn table_to_kvm(table: &DescriptorTable) -> kvm_dtable {
+fn table_to_kvm(table: &TableRegister) -> kvm_dtable {
     kvm_dtable {
         base: table.base,
         limit: table.limit,
@@ -186,7 +186,7 @@ mod tests {
             limit in any::<u16>()
         ) {
             let segment = Segment { selector: 0x10, base, limit: 0xffff, attributes: attributes & 0xf0ff };
-            let table = DescriptorTable { base, limit };
+            let table = TableRegister { base, limit };
             let registers = Registers {
                 gpr: gpr_in, rip, rflags: 2, segments: [segment; 6], tr: segment, gdtr: table, idtr: table,
                 cr0: 1, cr2: 2, cr3: 3, cr4: 4, efer: 5,

@@ -36,15 +36,6 @@ use crate::vcpu::{CpuWrite, Registers};
 use record::Phases;
 use state::Records;
 
-/// A write of the processor, with the phase it was made in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StampedWrite {
-    /// The write.
-    pub write: CpuWrite,
-    /// Generation and phase.
-    pub stamp: Stamp,
-}
-
 /// A machine with a kernel in it.
 pub struct Machine {
     platform: Platform,
@@ -181,7 +172,7 @@ impl Machine {
     fn collect_page_writes(&mut self) -> Result<(), MachineError> {
         let (provenance, ram) = (&mut self.records.provenance, &self.platform.ram);
         self.processors.epoch_writes(&mut |write| {
-            ram.mark(write.address, write.length.into());
+            ram.mark(write.gpa, write.len.into());
             provenance.add(write);
         })?;
         Ok(self.processors.begin_write_epoch()?)
@@ -284,14 +275,12 @@ impl Machine {
             .for_each(|pfn| self.processors.watch_writes(pfn, false));
     }
 
-    /// The processor's last write to the byte at `address`, if its page is watched and it wrote there.
+    /// The processors' last write to the byte at `address`, and the phase in which it was made; `None` if the page is not
+    /// watched or no write to the byte was seen.
     #[must_use]
-    pub fn last_write(&self, address: u64) -> Option<StampedWrite> {
+    pub fn last_write(&self, address: u64) -> Option<(CpuWrite, Stamp)> {
         let write = self.processors.last_write(address)?;
-        Some(StampedWrite {
-            write,
-            stamp: self.records.phases.stamp_at(write.time),
-        })
+        Some((write, self.records.phases.stamp_at(write.time)))
     }
 }
 

@@ -213,6 +213,6 @@ impl Machine {
         let ram = &self.platform.ram;
         Ok(self
             .processors
-            .epoch_writes(&mut |write| ram.mark(write.address, write.length.into()))?)
+            .epoch_writes(&mut |write| ram.mark(write.gpa, write.len.into()))?)
     }
 }

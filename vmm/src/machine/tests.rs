@@ -101,11 +101,11 @@ impl Vcpu for Player {
         let mut step = self.steps.pop_front().unwrap();
         (step.action)(bus, &self.ram, self.now);
         self.writes.push(CpuWrite {
-            address: 0x5008,
-            length: 8,
+            gpa: 0x5008,
+            len: 8,
             rip: 0x77,
             time: self.now,
-            privilege: 0,
+            user: false,
         });
         if let Exit::LowSupervisorFetch { rip } = step.stop {
             self.registers.rip = rip;
@@ -159,7 +159,7 @@ impl Vcpu for Player {
         self.writes
             .iter()
             .rev()
-            .find(|write| write.address == address)
+            .find(|write| write.gpa == address)
             .copied()
     }
     fn epoch_writes(&self, each: &mut dyn FnMut(CpuWrite)) {
@@ -275,9 +275,9 @@ fn a_kexec_is_told_by_where_it_executes() {
     let provenance = machine.provenance().phases();
     assert_eq!(provenance.len(), 4);
     assert!(provenance.iter().all(|phase| phase.writes[0].pfn() == 5));
-    let last = machine.last_write(0x5008).unwrap();
+    let (last, stamp) = machine.last_write(0x5008).unwrap();
     assert_eq!(
-        (last.write.time, last.stamp),
+        (last.time, stamp),
         (
             1270,
             Stamp {

@@ -440,7 +440,7 @@ fn evidence_names_the_first_and_the_last_writer_of_all() {
     );
     machine.watch([page / 4096]);
     runs_to_power_off(&mut machine);
-    let last = machine.last_write(page + 8).unwrap().write;
+    let (last, _) = machine.last_write(page + 8).unwrap();
     assert!((SECOND..SECOND + 0x100).contains(&u32::try_from(last.rip).unwrap()));
     machine.finish().unwrap();
     let writes = &machine.provenance().phases()[0].writes;

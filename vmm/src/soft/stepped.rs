@@ -363,7 +363,7 @@ impl Processors for Stepped {
         writes.sort_by_key(|write| write.time);
         let mut seen = std::collections::HashSet::new();
         for write in writes {
-            if seen.insert(write.address / crate::memory::PAGE_SIZE) {
+            if seen.insert(write.gpa / crate::memory::PAGE_SIZE) {
                 each(write);
             }
         }

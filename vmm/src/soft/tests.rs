@@ -55,9 +55,9 @@ fn the_processors_writes_are_known() {
     let mut machine = machine(&[store(0x50_0010, 7), out(POWER_OFF.0, POWER_OFF.1)]);
     machine.watch([0x500]);
     machine.run().unwrap();
-    let last = machine.last_write(0x50_0010).unwrap();
+    let (last, stamp) = machine.last_write(0x50_0010).unwrap();
     assert_eq!(
-        (last.write.rip, last.write.time, last.stamp.phase),
+        (last.rip, last.time, stamp.phase),
         (0x100_0200, 0, Phase::BootOld)
     );
     assert_eq!(machine.last_write(0x50_0000), None);

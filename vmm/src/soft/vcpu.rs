@@ -3,14 +3,11 @@
 use std::sync::Arc;
 
 use softcpu::memory::{Ram, RamRegion};
-use softcpu::registers as soft;
 use softcpu::{Cpu, CpuModel};
 
 use crate::devices::bus::CRYSTAL_HZ;
 use crate::memory::{GuestRam, PAGE_SIZE};
-use crate::vcpu::{
-    BackendError, Bus, CpuState, CpuWrite, DescriptorTable, Exit, Registers, Segment, Shutdown, Vcpu,
-};
+use crate::vcpu::{BackendError, Bus, CpuState, CpuWrite, Exit, Registers, Shutdown, Vcpu};
 
 /// One software processor. `ram` points into `_owner` and so is declared, and dropped, before it.
 pub(super) struct SoftVcpu {
@@ -90,11 +87,12 @@ pub(crate) unsafe fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> 
 
 impl Vcpu for SoftVcpu {
     fn registers(&self) -> Registers {
-        registers_out(&self.cpu.registers())
+        Registers::from(&self.cpu.registers())
     }
 
     fn set_registers(&mut self, registers: &Registers) {
-        let state = registers_in(registers, self.cpu.registers());
+        let mut state = self.cpu.registers();
+        registers.copy_to(&mut state);
         self.cpu.set_registers(&state);
     }
 
@@ -173,13 +171,11 @@ impl Vcpu for SoftVcpu {
     }
 
     fn last_write(&self, address: u64) -> Option<CpuWrite> {
-        self.cpu.last_write(&self.ram, address).map(write_out)
+        self.cpu.last_write(&self.ram, address)
     }
 
     fn epoch_writes(&self, each: &mut dyn FnMut(CpuWrite)) {
-        for record in self.cpu.epoch_writes() {
-            each(write_out(*record));
-        }
+        self.cpu.epoch_writes().iter().for_each(|write| each(*write));
     }
 
     fn begin_write_epoch(&mut self) {
@@ -200,94 +196,5 @@ impl Vcpu for SoftVcpu {
 
     fn state(&self) -> CpuState {
         self.cpu.state(&self.ram)
-    }
-}
-
-/// Our registers from softcpu's.
-pub(crate) fn registers_out(state: &soft::Registers) -> Registers {
-    Registers {
-        gpr: state.gpr,
-        rip: state.rip,
-        rflags: state.rflags,
-        segments: state.segments.map(segment_out),
-        tr: segment_out(state.tr),
-        gdtr: DescriptorTable {
-            base: state.gdtr.base,
-            limit: state.gdtr.limit,
-        },
-        idtr: DescriptorTable {
-            base: state.idtr.base,
-            limit: state.idtr.limit,
-        },
-        cr0: state.cr0,
-        cr2: state.cr2,
-        cr3: state.cr3,
-        cr4: state.cr4,
-        efer: state.efer,
-    }
-}
-
-/// softcpu's registers from ours; what ours do not have stays as in `rest`.
-pub(crate) fn registers_in(registers: &Registers, rest: soft::Registers) -> soft::Registers {
-    soft::Registers {
-        gpr: registers.gpr,
-        rip: registers.rip,
-        rflags: registers.rflags,
-        segments: registers.segments.map(segment_in),
-        tr: segment_in(registers.tr),
-        gdtr: soft::TableRegister {
-            base: registers.gdtr.base,
-            limit: registers.gdtr.limit,
-        },
-        idtr: soft::TableRegister {
-            base: registers.idtr.base,
-            limit: registers.idtr.limit,
-        },
-        cr0: registers.cr0,
-        cr2: registers.cr2,
-        cr3: registers.cr3,
-        cr4: registers.cr4,
-        efer: registers.efer,
-        ..rest
-    }
-}
-
-fn segment_out(segment: soft::Segment) -> Segment {
-    let soft::Segment {
-        selector,
-        base,
-        limit,
-        attributes,
-    } = segment;
-    Segment {
-        selector,
-        base,
-        limit,
-        attributes,
-    }
-}
-
-fn segment_in(segment: Segment) -> soft::Segment {
-    let Segment {
-        selector,
-        base,
-        limit,
-        attributes,
-    } = segment;
-    soft::Segment {
-        selector,
-        base,
-        limit,
-        attributes,
-    }
-}
-
-pub(crate) fn write_out(record: softcpu::WriteRecord) -> CpuWrite {
-    CpuWrite {
-        address: record.gpa,
-        length: record.len.into(),
-        rip: record.rip,
-        time: record.time,
-        privilege: if record.user { 3 } else { 0 },
     }
 }

@@ -6,8 +6,8 @@ use harness::plan::{Overrides, Plan, plan};
 use harness::scenario::parse;
 use harness::seed::seed_for;
 use tests::{ready, small};
-use vmm::soft::Soft;
 use vmm::phase::Stamp;
+use vmm::soft::Soft;
 
 /// Times at which a run is paused, beside those that are named.
 const PAUSES: u64 = 40;

@@ -102,7 +102,7 @@ fn record(view: &mut DmaView, sequence: u64, at: usize, block: &[u8]) -> Result<
     view.write(sequence, kind, START + at as u64, block)
         .map_err(|error| error.to_string())?;
     // The processor is told of every write.
-    view.take_stale().for_each(drop);
+    view.take_written().for_each(drop);
     Ok(())
 }
 

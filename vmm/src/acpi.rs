@@ -1,7 +1,7 @@
-//! The ACPI tables: what a hardware-reduced platform with one PCI bus, one I/O APIC and one serial port has to say.
+//! ACPI tables of a hardware-reduced platform with one PCI bus, one I/O APIC and one serial port.
 //!
-//! The bridge is a conventional PCI one (PNP0A03): configuration mechanism #1 is all that its functions need, and a kernel then
-//! asks for neither MCFG nor _OSC.
+//! The bridge is conventional PCI (PNP0A03), because its functions need only configuration mechanism #1. A kernel then looks for
+//! neither MCFG nor _OSC.
 
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path,
@@ -23,8 +23,8 @@ use crate::memory::{GuestRam, MemoryError};
 const OEM: [u8; 6] = *b"BATON ";
 const OEM_TABLE: [u8; 8] = *b"BATON   ";
 const OEM_REVISION: u32 = 1;
-/// IAPC_BOOT_ARCH: there is no VGA (bit 2), no CMOS clock for a driver (bit 5; the one that there is serves kernels that read it
-/// all the same), no legacy device and no 8042 (bits 0 and 1 clear).
+/// IAPC_BOOT_ARCH: no VGA (bit 2), no CMOS clock (bit 5), no legacy devices and no 8042 (bits 0 and 1 clear). The machine does
+/// have a CMOS clock, because kernels read one at boot regardless of this bit.
 const IAPC_BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 const SCI: u16 = 9;
 const TABLE_ALIGNMENT: u64 = 64;
@@ -66,7 +66,7 @@ fn fadt(dsdt: u64) -> Vec<u8> {
         .dsdt_64(dsdt)
         .flag(Flags::HwReducedAcpi)
         .flag(Flags::ResetRegSup)
-        // These two say that there are no fixed-hardware buttons.
+        // These two flags mean that there are no fixed-hardware buttons.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
     fadt.sci_int = SCI.into();
@@ -78,7 +78,7 @@ fn fadt(dsdt: u64) -> Vec<u8> {
     bytes(&fadt.finalize())
 }
 
-/// Local APICs and the I/O APIC. The flags say that there is no pair of 8259s.
+/// Local APICs and the I/O APIC. The table's flags are 0: there is no pair of 8259s.
 fn madt(processors: u8, mailbox: bool) -> Vec<u8> {
     let address = LocalInterruptController::Address(lapic::BASE_32);
     let mut madt = MADT::new(OEM, OEM_TABLE, OEM_REVISION, address);
@@ -93,8 +93,8 @@ fn madt(processors: u8, mailbox: bool) -> Vec<u8> {
     bytes
 }
 
-/// Multiprocessor wakeup structure, version 1 (ACPI 6.6, section 5.2.12.19): the version with a reset vector, without which a
-/// kernel neither gives a processor back nor lets the next kernel start one.
+/// Multiprocessor wakeup structure, version 1 (ACPI 6.6, section 5.2.12.19). Version 1 adds the reset vector. Without it a
+/// kernel cannot return a processor to the firmware, and the next kernel cannot start it.
 fn multiprocessor_wakeup() -> Vec<u8> {
     const TYPE: u8 = 0x10;
     const LENGTH: u8 = 24;
@@ -107,7 +107,7 @@ fn multiprocessor_wakeup() -> Vec<u8> {
     structure
 }
 
-/// Appends to a finished table, whose length and checksum change.
+/// Appends to a finished table, and updates its length and checksum.
 fn append(table: &mut Vec<u8>, more: &[u8]) {
     table.extend(more);
     let length = u32::try_from(table.len()).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! What the guest printed: bounded, with the places where a new kernel took over.
+//! Console output, bounded, with the offsets at which a new kernel took over.
 
 use std::collections::VecDeque;
 
@@ -29,7 +29,7 @@ impl Console {
         self.tail.drain(..surplus);
     }
 
-    /// From here on it is this generation that prints.
+    /// Output from here on is this generation's.
     pub fn mark(&mut self, generation: Generation) {
         self.marks.push((generation, self.total));
     }
@@ -52,20 +52,20 @@ impl Console {
         &self.marks
     }
 
-    /// All that was kept, with a line in the place of what was not.
+    /// All output that was kept. One line says how many bytes are missing in the middle.
     #[must_use]
     pub fn text(&self) -> Vec<u8> {
         self.slice(0, self.total)
     }
 
-    /// What was printed after the first `offset` bytes, as far as it was kept. With [`Console::total`] a listener follows the
-    /// output.
+    /// What was printed after the first `offset` bytes, as far as it was kept. To follow the output, pass the
+    /// [`Console::total`] of the last call.
     #[must_use]
     pub fn text_since(&self, offset: u64) -> Vec<u8> {
         self.slice(offset.min(self.total), self.total)
     }
 
-    /// Whether the sizes agree, as they do unless somebody made them up.
+    /// Whether the sizes are consistent; they may not be in a state from an untrusted file.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let kept = self.head.len().max(self.tail.len()) <= HALF_BYTES;

@@ -1,7 +1,7 @@
 //! The bytes of the stream: a pure function of seed and sequence number.
 //!
-//! A block begins with its sequence number and a mark made from it, so that a block is recognised wherever its first
-//! 16 bytes turn up. The rest is a counter put through a mixing function, keyed by seed and sequence number.
+//! A block begins with its sequence number and a hash of that number, so that [`recognise`] finds a block by its first 16
+//! bytes alone. The rest is a counter put through a mixing function, keyed by seed and sequence number.
 
 /// Bytes at the start of a block that tell its sequence number.
 pub const HEADER_BYTES: usize = 16;

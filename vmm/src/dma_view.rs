@@ -1,21 +1,20 @@
-//! A device's view of guest memory: the only way in which a device writes it, and each write goes into the ledger in the same
-//! call.
+//! A device's view of guest memory. Devices write memory only through it, and each write enters the ledger in the same call.
 //!
 //! # What may race
 //!
-//! On `soft` nothing does: processors and devices take turns. On `kvm` this view is used by the device thread and, where an access to a
-//! register has an effect at once, by the thread of the vCPU that made it, both under the platform's lock; meanwhile guest code
-//! reads and writes the same memory, as beside any device.
+//! On `soft` nothing races: processors and devices take turns. On `kvm` the device thread uses this view, and so does a vCPU's
+//! thread when its register access takes effect at once. Both hold the platform's lock. Guest code on other vCPUs reads and
+//! writes the same memory meanwhile, as on hardware.
 //!
-//! - *Device against guest code* races, and is meant to. Every access here is one of vm-memory's volatile copies, never a reference into
-//!   guest memory, so that a guest that writes meanwhile changes what is read and breaks nothing. What is read, a descriptor, is read
-//!   once, into memory of our own, and checked there.
-//! - *Order*: a block is in memory before the completion count that announces it, and the count before the interrupt. The count is 8 bytes, aligned
-//!   (anything else is a fault of the engine), and stored in one access, so that a guest sees the old or the new one. x86 keeps
-//!   stores in order, for the guest too.
-//! - *Device against device, ledger against memory* do not race: the lock is held from the write to its entry.
-//! - *The host's eyes*: captures, checksums and the oracle read memory only while no thread of the machine runs. A page that the guest wrote at
-//!   the moment a device did holds the bytes of both; the ledger says what the device's were.
+//! - *Device against guest code* races by design. Every access here is a volatile copy of vm-memory, never a reference into guest
+//!   memory, so a concurrent guest write can change the data read but cannot corrupt this process. A descriptor is copied once
+//!   and then checked in the copy.
+//! - *Order*: a block is written before the completion count that announces it, and the count before the interrupt. The count is
+//!   8 aligned bytes (the engine faults otherwise) stored in one access, so a guest reads either the old or the new value. x86
+//!   keeps stores in order.
+//! - *Device against device, and memory against ledger*, do not race: one lock is held over the write and its ledger entry.
+//! - *Captures and checksums* read memory only while no thread of the machine runs. If guest and device wrote a page at the same
+//!   time, it holds bytes of both, and the ledger has the device's.
 
 use std::sync::Arc;
 
@@ -27,13 +26,13 @@ use crate::ledger::{Kind, Ledger, LedgerFull};
 use crate::memory::{GuestRam, MemoryError};
 use crate::phase::Stamp;
 
-/// Why a device write did not happen.
+/// Why a device write was refused.
 #[derive(Debug, Error)]
 pub enum DmaError {
     /// The target is not RAM.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// A write that cannot be recorded is not made.
+    /// The ledger has no room for the entry.
     #[error(transparent)]
     Ledger(#[from] LedgerFull),
 }
@@ -45,18 +44,18 @@ pub struct DmaView {
     /// The record of everything written through this view.
     pub ledger: Ledger,
     stamp: Stamp,
-    /// Written since the processor was last told: (address, length).
-    stale: Vec<(u64, u64)>,
+    /// Ranges written since [`DmaView::take_written`]: (address, length).
+    written: Vec<(u64, u64)>,
     messages: Vec<Msi>,
 }
 
-/// A view without its memory.
+/// The state of a view without guest memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmaViewState {
     /// The record of everything written.
     pub ledger: Ledger,
     stamp: Stamp,
-    stale: Vec<(u64, u64)>,
+    written: Vec<(u64, u64)>,
     messages: Vec<Msi>,
 }
 
@@ -68,48 +67,48 @@ impl DmaView {
             ram,
             ledger,
             stamp: Stamp::START,
-            stale: Vec::new(),
+            written: Vec::new(),
             messages: Vec::new(),
         }
     }
 
-    /// All but the memory.
+    /// The state without guest memory.
     #[must_use]
     pub fn state(&self) -> DmaViewState {
         let Self {
             ram: _,
             ledger,
             stamp,
-            stale,
+            written,
             messages,
         } = self;
         DmaViewState {
             ledger: ledger.clone(),
             stamp: *stamp,
-            stale: stale.clone(),
+            written: written.clone(),
             messages: messages.clone(),
         }
     }
 
-    /// A view of `ram` in that state.
+    /// A view of `ram`, restored from `state`.
     #[must_use]
     pub fn from_state(ram: Arc<GuestRam>, state: &DmaViewState) -> Self {
         let DmaViewState {
             ledger,
             stamp,
-            stale,
+            written,
             messages,
         } = state.clone();
         Self {
             ram,
             ledger,
             stamp,
-            stale,
+            written,
             messages,
         }
     }
 
-    /// The stamp of everything from now on.
+    /// Sets the stamp of all later entries.
     pub fn set_stamp(&mut self, stamp: Stamp) {
         self.stamp = stamp;
     }
@@ -125,22 +124,22 @@ impl DmaView {
         self.ram.read(address, buffer)
     }
 
-    /// Whether a whole range is RAM.
+    /// Whether all bytes of a range are RAM.
     #[must_use]
     pub fn contains(&self, address: u64, length: u64) -> bool {
         self.ram.contains(address, length)
     }
 
-    /// Writes guest memory and the ledger, or neither.
+    /// Writes guest memory and records the write. After an error neither has happened.
     pub fn write(&mut self, time: u64, kind: Kind, address: u64, data: &[u8]) -> Result<(), DmaError> {
         self.ledger.reserve()?;
         self.ram.write(address, data)?;
         self.ledger.record(time, self.stamp, kind, address, data);
-        self.stale.push((address, data.len() as u64));
+        self.written.push((address, data.len() as u64));
         Ok(())
     }
 
-    /// Sends a message to the local APICs and records it, or neither.
+    /// Sends a message to the local APICs and records it. After an error neither has happened.
     pub fn message(&mut self, time: u64, msi: Msi) -> Result<(), LedgerFull> {
         self.ledger.reserve()?;
         self.ledger.record(
@@ -154,20 +153,20 @@ impl DmaView {
         Ok(())
     }
 
-    /// What was written since the last call, for the processor to drop decoded code: (address, length).
-    pub fn take_stale(&mut self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.stale.drain(..)
+    /// Ranges written since the last call, in which processors must drop decoded code: (address, length).
+    pub fn take_written(&mut self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.written.drain(..)
     }
 
-    /// Messages on their way to the local APICs.
+    /// Takes the messages sent since the last call, to be delivered to local APICs.
     pub fn take_messages(&mut self) -> Vec<Msi> {
         std::mem::take(&mut self.messages)
     }
 
-    /// Whether anything waits to be taken.
+    /// Whether both [`DmaView::take_written`] and [`DmaView::take_messages`] would return nothing.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.stale.is_empty() && self.messages.is_empty()
+        self.written.is_empty() && self.messages.is_empty()
     }
 }
 
@@ -188,7 +187,10 @@ mod tests {
         assert_eq!(view.ledger.made(), 0);
         view.write(1, kind, 0x1000, &[1]).unwrap();
         view.write(2, kind, 0x2000, &[2]).unwrap();
-        assert_eq!(view.take_stale().collect::<Vec<_>>(), [(0x1000, 1), (0x2000, 1)]);
+        assert_eq!(
+            view.take_written().collect::<Vec<_>>(),
+            [(0x1000, 1), (0x2000, 1)]
+        );
         assert!(matches!(
             view.write(3, kind, 0x3000, &[3]),
             Err(DmaError::Ledger(_))

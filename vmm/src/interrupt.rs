@@ -1,8 +1,8 @@
-//! An interrupt on its way: as a device signals it, and as local APICs take it.
+//! Interrupt messages: MSI as devices send them, and the form that local APICs accept.
 
 use serde::{Deserialize, Serialize};
 
-/// An interrupt on its way to the local APICs; MSI carries the same fields.
+/// An interrupt message to local APICs. An MSI encodes the same fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message {
     /// Interrupt vector.
@@ -17,11 +17,11 @@ pub struct Message {
     pub level: bool,
 }
 
-/// Message addresses of local APICs.
+/// First address of MSIs to local APICs (Intel SDM volume 3, "Message Signalled Interrupts").
 const MESSAGE_BASE: u64 = 0xfee0_0000;
 const MESSAGE_SIZE: u64 = 0x10_0000;
 
-/// What a function writes to interrupt the processor.
+/// A message-signalled interrupt: the memory write of a PCI function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Msi {
     /// Message address.
@@ -31,7 +31,7 @@ pub struct Msi {
 }
 
 impl Msi {
-    /// The interrupt that this message is to the local APICs; `None` if it is addressed to something else.
+    /// The same as a message to local APICs; `None` if the address is not theirs.
     #[must_use]
     pub fn message(self) -> Option<Message> {
         let offset = self
@@ -48,7 +48,7 @@ impl Msi {
     }
 }
 
-/// An I/O APIC's message in the form of an MSI, for local APICs that take nothing else.
+/// Encodes an I/O APIC's message as an MSI, because KVM's local APICs accept only MSIs.
 impl From<Message> for Msi {
     fn from(message: Message) -> Self {
         const LOGICAL: u64 = 1 << 2;

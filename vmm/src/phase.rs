@@ -1,4 +1,4 @@
-//! Where a live update is.
+//! Phases and generations of a live update.
 
 use std::fmt;
 
@@ -69,7 +69,7 @@ impl fmt::Display for Phase {
 /// Which kernel is running: 0 for the one that was booted, one more after each kexec.
 pub type Generation = u16;
 
-/// What every record carries besides its time.
+/// Generation and phase in which a record was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Stamp {
     /// Kernel generation.

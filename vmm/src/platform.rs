@@ -1,4 +1,4 @@
-//! Everything of a machine but its processors: RAM, devices, and what is recorded while they run.
+//! All parts of a machine except its processors: RAM, devices, and records of a run.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::devices::power::PowerRequest;
 use crate::memory::GuestRam;
 use crate::vcpu::{CS, Registers};
 
-/// What a device has to say to the host.
+/// A device needs the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceEvent {
-    /// The ledger is full and the DMA engine stands.
+    /// The ledger is full, which has stopped the DMA engine.
     LedgerFull,
     /// The agent rang the doorbell.
     Message(Result<Vec<u8>, TooLong>),
@@ -22,7 +22,7 @@ pub enum DeviceEvent {
     Power(PowerRequest),
 }
 
-/// The processor's access to the device that made an engine event happen.
+/// The processor's access to the DMA engine that caused an engine event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
     /// Index of the event in the ledger's list.
@@ -35,27 +35,27 @@ pub struct Cause {
     pub privilege: u8,
 }
 
-/// RAM, devices and records. Whoever runs processors has it for as long as they run.
+/// RAM, devices and records. [`crate::processors::Processors::run`] borrows it while processors execute.
 #[derive(Debug)]
 pub struct Platform {
     /// Guest RAM.
     pub ram: Arc<GuestRam>,
     /// The devices.
     pub bus: SystemBus,
-    /// Which accesses made engine events happen.
+    /// The accesses that caused engine events.
     pub causes: Vec<Cause>,
-    /// Signs of life.
+    /// Signs of progress.
     pub progress: Progress,
 }
 
 impl Platform {
-    /// Lets every device do what is due, and looks whether the guest prints.
+    /// Lets every device do what is due at `now`, and checks for new console output.
     pub fn advance(&mut self, now: u64) {
         self.bus.advance(now);
         self.note_output(now);
     }
 
-    /// What a device has to say to the host after an access or a deadline.
+    /// The next event of a device, if there is one. To be called after an access and after [`Platform::advance`].
     pub fn take_event(&mut self, now: u64) -> Option<DeviceEvent> {
         if self.bus.dma.stopped_by_ledger() {
             return Some(DeviceEvent::LedgerFull);
@@ -67,18 +67,18 @@ impl Platform {
         self.bus.power.requested().map(DeviceEvent::Power)
     }
 
-    /// Looks whether the guest prints, which is a sign of life.
+    /// Counts new console output as progress.
     pub fn note_output(&mut self, now: u64) {
         self.progress.printed(now, self.bus.uart.console.total());
     }
 
-    /// Number of engine events so far: those that an access adds are told to [`Platform::note_causes`].
+    /// Number of engine events so far. If an access adds some, pass them to [`Platform::note_causes`].
     #[must_use]
     pub fn engine_events(&self) -> usize {
         self.bus.view.ledger.events().len()
     }
 
-    /// These engine events were made by the access after which a processor stopped with these registers.
+    /// Records the cause of these engine events: the access after which a processor stopped, with `registers`.
     pub fn note_causes(
         &mut self,
         events: Range<usize>,
@@ -100,7 +100,7 @@ impl Platform {
     }
 }
 
-/// Signs of life: messages, console output, phase changes.
+/// When the guest last made progress: sent a message, printed, or changed phase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     since: u64,
@@ -109,7 +109,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `limit` is the guest time without a sign after which the guest counts as stuck, in nanoseconds.
+    /// `limit` is the guest time without progress after which the run ends, in nanoseconds.
     #[must_use]
     pub fn new(limit: u64) -> Self {
         Self {
@@ -119,7 +119,7 @@ impl Progress {
         }
     }
 
-    /// There was a sign.
+    /// The guest made progress at `now`.
     pub fn mark(&mut self, now: u64) {
         self.since = now;
     }
@@ -131,13 +131,13 @@ impl Progress {
         }
     }
 
-    /// When the guest will count as stuck.
+    /// Guest time at which the run ends if there is no progress before.
     #[must_use]
     pub fn deadline(&self) -> u64 {
         self.since.saturating_add(self.limit)
     }
 
-    /// When the last sign was, and how long one may be waited for, in guest nanoseconds.
+    /// Guest time of the last progress, and the limit, in nanoseconds.
     #[must_use]
     pub fn since_and_limit(&self) -> (u64, u64) {
         (self.since, self.limit)

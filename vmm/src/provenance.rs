@@ -1,4 +1,4 @@
-//! Which pages the processor wrote in each phase, and where it began.
+//! The first write of a processor to each page in each phase.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use crate::memory::PAGE_SIZE;
 use crate::phase::Stamp;
 use crate::vcpu::CpuWrite;
 
-/// Pages that are remembered over all phases: 36 MiB.
+/// Most page writes that are kept over all phases: 36 MiB.
 pub const CAPACITY: usize = 1_572_864;
 
 const USER: u64 = 1 << 63;
@@ -54,14 +54,14 @@ impl From<CpuWrite> for PageWrite {
     }
 }
 
-/// The pages that the processor wrote in one phase, in order of their first write.
+/// The pages that processors wrote in one phase, in order of their first write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseWrites {
     /// Generation and phase.
     pub stamp: Stamp,
     /// First write to each page.
     pub writes: Vec<PageWrite>,
-    /// Pages for which there was no room.
+    /// Number of pages written for which there was no room.
     pub dropped: u64,
 }
 
@@ -110,7 +110,8 @@ impl Provenance {
         }
     }
 
-    /// Every phase that has ended, in order. A phase that was entered twice is there twice.
+    /// Every phase begun so far, in order. A phase that was entered twice is listed twice. The writes of the current phase are
+    /// added when it ends.
     #[must_use]
     pub fn phases(&self) -> &[PhaseWrites] {
         &self.phases

@@ -1,11 +1,11 @@
-//! The trace: what passed between the processors and everything else, one small record each.
+//! The trace: one small record for each device access, interrupt, message and phase change.
 //!
-//! Two runs that should be equal are compared by it: the first record that differs is where they part. A device's writes to RAM
-//! are not in it, since the [`crate::ledger`] has them. Memory is bounded: of records beyond [`CAPACITY`] only their number and a
-//! digest are kept, so that a comparison knows where its knowledge ends.
+//! To compare two runs that should be equal, find the first record that differs. Device writes to RAM are not in the trace, but
+//! in the [`crate::ledger`]. Memory is bounded: beyond [`CAPACITY`] only the number of records and a digest are kept, so a
+//! comparison knows up to which record it is complete.
 //!
-//! Only backends whose runs can be repeated are traced. On KVM no two runs are equal, and most interrupts are delivered by the host
-//! kernel, which tells nobody.
+//! Only runs on `soft` are traced. On `kvm` no two runs are equal, and the host kernel delivers most interrupts without telling
+//! this process.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Records that a trace holds: 32 MiB.
 pub const CAPACITY: usize = 1 << 20;
 
-/// What happened. It decides what [`Record::address`] and [`Record::value`] mean.
+/// Kind of a record. Each is followed by the meaning of [`Record::address`] and [`Record::value`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Kind {
@@ -25,13 +25,13 @@ pub enum Kind {
     MmioRead,
     /// A write to device memory: guest physical address, value.
     MmioWrite,
-    /// A read of a model-specific register outside the processor proper: index, value.
+    /// A read of a model-specific register that a device implements: index, value.
     MsrRead,
-    /// Such a read that ended in a general protection fault: index, 0.
+    /// A read of such a register that caused a general protection fault: index, 0.
     MsrReadFault,
     /// A write to such a register: index, value.
     MsrWrite,
-    /// Such a write that ended in a general protection fault: index, value.
+    /// A write to such a register that caused a general protection fault: index, value.
     MsrWriteFault,
     /// An interrupt was delivered to the processor: 0, vector.
     Interrupt,
@@ -45,7 +45,7 @@ pub enum Kind {
     Phase,
 }
 
-/// One thing that passed.
+/// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
     /// Guest time in nanoseconds.
@@ -56,16 +56,16 @@ pub struct Record {
     pub value: u64,
     /// What happened.
     pub kind: Kind,
-    /// Bytes that an access moved; 0 for what is no access.
+    /// Size of an access in bytes; 0 for the other kinds.
     pub size: u8,
-    /// Processor that it concerns, from 0.
+    /// Processor that made the access or took the interrupt, from 0.
     pub processor: u8,
 }
 
 const _: () = assert!(size_of::<Record>() <= 32);
 
 impl Record {
-    /// A fixed form for the digest: time, address and value in little-endian order, then kind, size and processor.
+    /// The bytes over which the digest runs: time, address and value in little-endian order, then kind, size and processor.
     fn encode(&self) -> [u8; 27] {
         let mut bytes = [0; 27];
         bytes[..8].copy_from_slice(&self.time.to_le_bytes());
@@ -76,7 +76,7 @@ impl Record {
     }
 }
 
-/// A growing trace. The default one records nothing.
+/// A trace that grows while the machine runs. The default one records nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
     records: Vec<Record>,
@@ -90,16 +90,16 @@ pub struct Trace {
 pub struct TraceRecord {
     /// The first records of the run, in order.
     pub records: Vec<Record>,
-    /// Records that found no room after these.
+    /// Number of later records, for which there was no room.
     pub dropped: u64,
-    /// XXH3-64, chained from record to record, of those that found no room; 0 when there are none.
+    /// XXH3-64, chained from record to record, of the records dropped; 0 if there are none.
     pub dropped_digest: u64,
     /// From the record of this index on, guest time less instructions retired is this many nanoseconds.
     pub idle: Vec<(u64, u64)>,
 }
 
 impl Trace {
-    /// A trace that holds `capacity` records; with 0 it records nothing, and counts nothing.
+    /// A trace that holds `capacity` records. With 0 it neither records nor counts.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
@@ -108,7 +108,7 @@ impl Trace {
         }
     }
 
-    /// Whether a machine that records this or nothing can have come to it.
+    /// Whether a machine can have recorded this trace; one from an untrusted file may be inconsistent.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let held = self.records.len();
@@ -117,7 +117,7 @@ impl Trace {
             && (self.dropped == 0 || held == self.capacity)
     }
 
-    /// Appends a record. This is on the path of every device access.
+    /// Appends a record. Every device access calls this.
     pub fn push(&mut self, record: Record) {
         if self.records.len() < self.capacity {
             self.records.push(record);

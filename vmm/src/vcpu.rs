@@ -1,4 +1,4 @@
-//! What the machine needs of a processor that runs in turn with the devices.
+//! Processor state, and the interface of one processor that takes turns with the devices.
 
 use softcpu::registers::CR0_PE;
 use thiserror::Error;
@@ -103,7 +103,7 @@ pub trait Vcpu {
     fn registers(&self) -> Registers;
     /// Sets the registers.
     fn set_registers(&mut self, registers: &Registers);
-    /// Executes until guest time `until` or until something happens.
+    /// Executes to guest time `until`, or to an earlier exit.
     fn run(&mut self, bus: &mut dyn Bus, until: u64) -> Exit;
     /// Guest time in nanoseconds.
     fn now(&self) -> u64;
@@ -111,38 +111,37 @@ pub trait Vcpu {
     fn skip_to(&mut self, time: u64);
     /// Instructions retired so far.
     fn retired(&self) -> u64;
-    /// CR8: interrupts whose vector's upper four bits are not above it have to wait.
+    /// CR8. An interrupt is delivered only if the upper four bits of its vector are greater.
     fn task_priority(&self) -> u8;
     /// Whether an interrupt would be taken before the next instruction.
     fn can_take_interrupt(&self) -> bool;
     /// Delivers an external interrupt; allowed only when [`Vcpu::can_take_interrupt`].
     fn inject_interrupt(&mut self, bus: &mut dyn Bus, vector: u8) -> Result<(), Shutdown>;
-    /// Whether [`Vcpu::run`] is to stop as soon as an interrupt can be taken.
+    /// Whether [`Vcpu::run`] stops as soon as an interrupt can be taken.
     fn request_interrupt_window(&mut self, wanted: bool);
-    /// Whether [`Vcpu::run`] is to stop with [`Exit::Pause`].
+    /// Whether [`Vcpu::run`] stops with [`Exit::Pause`].
     fn stop_on_pause(&mut self, wanted: bool);
     /// Whether a non-maskable interrupt would be taken before the next instruction.
     fn can_take_nmi(&self) -> bool;
     /// Delivers a non-maskable interrupt; allowed only when [`Vcpu::can_take_nmi`].
     fn inject_nmi(&mut self, bus: &mut dyn Bus) -> Result<(), Shutdown>;
-    /// Page frames whose content this processor has come to remember as code since the last time. A processor that is
-    /// alone need not tell.
+    /// Page frames from which this processor newly decoded code since the last call. Empty on a machine with one processor.
     fn take_new_code(&mut self) -> Vec<u64>;
-    /// Whether it remembers code of this page frame.
+    /// Whether this processor holds decoded code of this page frame.
     fn has_code(&self, pfn: u64) -> bool;
-    /// Whether writes to this page frame are to be kept for [`Vcpu::take_guarded_writes`].
+    /// Starts or stops recording writes to this page frame for [`Vcpu::take_guarded_writes`].
     fn guard(&mut self, pfn: u64, on: bool);
-    /// Writes of this processor to guarded pages since the last time: guest physical address and length in bytes.
+    /// Writes of this processor to guarded pages since the last call: guest physical address and length in bytes.
     fn take_guarded_writes(&mut self) -> Vec<(u64, u64)>;
-    /// Someone else wrote RAM.
+    /// Drops code decoded from this range, because a device or another processor wrote to it.
     fn memory_written(&mut self, address: u64, length: u64);
-    /// Whether to stop with [`Exit::LowSupervisorFetch`].
+    /// Whether [`Vcpu::run`] stops with [`Exit::LowSupervisorFetch`].
     fn stop_on_low_supervisor_fetch(&mut self, wanted: bool);
-    /// Whether every write of the processor to this page frame is recorded from now on.
+    /// Starts or stops recording the last write to each byte of this page frame.
     fn watch_writes(&mut self, pfn: u64, on: bool);
     /// The last write to the byte at `address`, if its page is watched and was written.
     fn last_write(&self, address: u64) -> Option<CpuWrite>;
-    /// Hands each page's first write since the last [`Vcpu::begin_write_epoch`] to `each`.
+    /// Calls `each` with each page's first write since the last [`Vcpu::begin_write_epoch`].
     fn epoch_writes(&self, each: &mut dyn FnMut(CpuWrite));
     /// Forgets first writes, so that each page's next write is a first one again.
     fn begin_write_epoch(&mut self);
@@ -150,9 +149,9 @@ pub trait Vcpu {
     fn left_user_at(&self) -> Option<u64>;
     /// When user code was first entered since [`Vcpu::reset_user_marks`].
     fn entered_user_at(&self) -> Option<u64>;
-    /// Forgets both marks.
+    /// Forgets both times.
     fn reset_user_marks(&mut self);
-    /// The whole state, from which [`crate::soft`] makes an equal processor.
+    /// The whole state; [`crate::soft`] restores an equal processor from it.
     fn state(&self) -> CpuState;
 }
 

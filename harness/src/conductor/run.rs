@@ -228,7 +228,7 @@ impl Run {
                 let running = self.plan.kernel(self.cursor.generation);
                 machine.expect_kexec(&|| running.address_of("machine_kexec"));
             }
-            Move::SplitPageWrites => machine.part_page_writes()?,
+            Move::SplitPageWrites => machine.split_page_writes()?,
             Move::Capture(kind) => self.capture(*kind)?,
             Move::End(_) => {}
         }

@@ -1,29 +1,29 @@
-//! A bzImage's setup header, checked before anything is believed.
+//! Reads and checks a bzImage's setup header.
 
 use thiserror::Error;
 
 use super::layout::{BOOT_FLAG, ENTRY_64, HEADER_MAGIC, LOADED_HIGH, MIN_VERSION, XLF_KERNEL_64, offset};
 
-/// The file must reach this far to hold every field that is read.
+/// Least length of a file that holds every field read here.
 const HEADER_END: usize = offset::INIT_SIZE + 4;
-/// No kernel asks for a coarser alignment than a 1 GiB page.
+/// Largest plausible alignment: a 1 GiB page.
 const MAX_ALIGNMENT: u32 = 1 << 30;
 
 /// Why a file is not a bootable bzImage. Offsets are into the file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ImageError {
-    /// The file ends before its header does.
+    /// The file is shorter than its header.
     #[error(
         "kernel image of {found} bytes is too short: expected at least {expected} bytes, which its header says or needs"
     )]
     Truncated {
         /// Bytes needed.
         expected: u64,
-        /// Bytes there.
+        /// Bytes in the file.
         found: u64,
     },
     /// A magic number is wrong.
-    #[error("kernel image is no bzImage: expected {expected:#x} at offset {offset:#x}, found {found:#x}")]
+    #[error("kernel image is not a bzImage: expected {expected:#x} at offset {offset:#x}, found {found:#x}")]
     Magic {
         /// The right value.
         expected: u32,
@@ -47,7 +47,7 @@ pub enum ImageError {
         /// The flags.
         xloadflags: u16,
     },
-    /// A field holds a value that makes no sense.
+    /// A field holds an impossible value.
     #[error("kernel header field {field} at offset {offset:#x} is {found:#x}: expected {expected}")]
     Field {
         /// The field's name in the boot protocol.
@@ -157,7 +157,7 @@ impl<'a> BzImage<'a> {
         Ok(image)
     }
 
-    /// The protected-mode code: what is loaded.
+    /// The protected-mode code, which is the part to load.
     #[must_use]
     pub fn code(&self) -> &'a [u8] {
         &self.file[self.setup_bytes..]

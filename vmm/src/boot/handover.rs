@@ -1,4 +1,4 @@
-//! Reads `struct boot_params` back from guest RAM: what one kernel handed to the next. Nothing in it is trusted.
+//! Reads the `struct boot_params` that one kernel handed to the next from guest RAM. No value in it is trusted.
 
 use kho_core::KhoData;
 use thiserror::Error;
@@ -10,7 +10,7 @@ use super::layout::{
 };
 use crate::memory::{GuestRam, MemoryError};
 
-/// No kernel links more nodes than this; a longer chain is a loop or garbage.
+/// Most nodes that are followed. Kernels link far fewer; a longer chain is a loop or garbage.
 const MAX_NODES: usize = 64;
 
 /// What is wrong with a `struct boot_params` or its setup_data chain.
@@ -39,12 +39,12 @@ pub enum HandoverError {
         /// The value found.
         found: u32,
     },
-    /// The chain never ends.
+    /// The chain has a loop or too many nodes.
     #[error("setup_data chain from {first:#x} comes back to {address:#x} or has more than {MAX_NODES} nodes")]
     EndlessChain {
         /// Its first node.
         first: u64,
-        /// The node at which reading was given up.
+        /// The node at which reading stopped.
         address: u64,
     },
     /// The KHO node is too short.
@@ -58,7 +58,7 @@ pub enum HandoverError {
         /// Its length.
         found: u64,
     },
-    /// The command line has no end.
+    /// The command line has no terminating NUL.
     #[error("command line at {address:#x} has no NUL within {COMMAND_LINE_ROOM} bytes")]
     EndlessCommandLine {
         /// Its address.

@@ -1,4 +1,4 @@
-//! Places kernel, initramfs, command line and zero page, and says with which registers to enter.
+//! Places kernel, initramfs, command line and zero page in RAM, and returns the registers at the kernel's entry point.
 
 use std::io::Cursor;
 
@@ -31,14 +31,14 @@ pub struct BootRequest<'a> {
     pub rsdp: u64,
     /// Whether the processor has 1 GiB pages.
     pub gigabyte_pages: bool,
-    /// Whether processors wait in [`super::wakeup`]'s firmware, so that the memory map must keep kernels out of it.
+    /// Whether processors wait in [`super::wakeup`]'s firmware. The memory map then reserves its pages.
     pub wakeup: bool,
 }
 
 /// Why a kernel cannot be booted.
 #[derive(Debug, Error)]
 pub enum BootError {
-    /// The image is not sound.
+    /// The image is not bootable.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// The loader refused the image.
@@ -126,7 +126,7 @@ fn kernel_address(ram: &GuestRam, image: &BzImage<'_>) -> Result<u64, BootError>
     Ok(address)
 }
 
-/// As high as the kernel allows, so that it stays out of the way of what grows from below.
+/// As high as the kernel allows, to leave low memory free.
 fn place_initramfs(
     ram: &GuestRam,
     image: &BzImage<'_>,
@@ -266,7 +266,7 @@ pub(super) fn write_gigabyte_tables(ram: &GuestRam, pml4: u64, pdpt_at: u64) -> 
     ram.write(pdpt_at, &pdpt)
 }
 
-/// Writes the GDT and returns the registers that the protocol asks for, all but RIP.
+/// Writes the GDT, and returns the registers at entry according to the boot protocol; the caller sets RIP.
 pub(crate) fn entry_state(ram: &GuestRam) -> Result<Registers, MemoryError> {
     write_gdt(ram, GDT)?;
     let mut registers = entry_registers(GDT, PML4);
@@ -277,7 +277,7 @@ pub(crate) fn entry_state(ram: &GuestRam) -> Result<Registers, MemoryError> {
 /// Bytes of the GDT: two null descriptors, code, data.
 pub(super) const GDT_BYTES: u16 = 32;
 
-/// Writes the GDT that the boot protocol asks for.
+/// Writes the GDT that the boot protocol requires.
 pub(super) fn write_gdt(ram: &GuestRam, at: u64) -> Result<(), MemoryError> {
     const CODE: u64 = 0x00af_9b00_0000_ffff;
     const DATA: u64 = 0x00cf_9300_0000_ffff;
@@ -288,7 +288,8 @@ pub(super) fn write_gdt(ram: &GuestRam, at: u64) -> Result<(), MemoryError> {
     ram.write(at, &gdt)
 }
 
-/// The registers that the boot protocol asks for with the GDT and the page tables at these addresses, all but RIP and RSI.
+/// The registers at entry according to the boot protocol, with the GDT and the page tables at these addresses. The caller sets
+/// RIP and RSI.
 pub(super) fn entry_registers(gdt: u64, pml4: u64) -> Registers {
     Registers {
         gdtr: TableRegister {

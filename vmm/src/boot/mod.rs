@@ -1,4 +1,5 @@
-//! Puts a kernel into guest RAM by the 64-bit Linux boot protocol, and reads what one kernel leaves for the next.
+//! Loads a kernel into guest RAM by the 64-bit Linux boot protocol, and reads the boot parameters that one kernel leaves for the
+//! next.
 
 pub mod bzimage;
 pub mod handover;

@@ -1,10 +1,10 @@
-//! The firmware that processors beyond the first wait in until a kernel wakes them: the ACPI multiprocessor wakeup mailbox
+//! Firmware in which processors beyond the first wait until a kernel wakes them through the ACPI multiprocessor wakeup mailbox
 //! (ACPI 6.6, section 5.2.12.19, version 1).
 //!
-//! A processor that has no real mode cannot be started by INIT and start-up interrupts, which begin there. It can begin in long
-//! mode here, where it looks at the mailbox for its own local APIC identity, and goes where the mailbox says. A kernel gives it
-//! back by a jump to the reset vector (Linux does in `stop_this_cpu` on the way into kexec, and when a processor is taken
-//! offline), and so the next kernel finds it waiting again.
+//! softcpu has no real mode, in which INIT and start-up interrupts start a processor. Its processors therefore begin in long mode
+//! in this firmware. Each polls the mailbox for its own local APIC identity, and then jumps to the address in the mailbox. A
+//! kernel returns a processor by a jump to the reset vector (Linux does so in `stop_this_cpu` before a kexec, and when a
+//! processor goes offline). The next kernel then finds it waiting again.
 //!
 //! ```text
 //! WAKEUP + 0x0000  mailbox: u16 command, u16, u32 local APIC identity, u64 wakeup vector; room for system and firmware
@@ -20,7 +20,7 @@ use crate::vcpu::Registers;
 
 /// Guest physical address of the mailbox, a page.
 pub const MAILBOX: u64 = WAKEUP;
-/// Where the code begins, in 64-bit mode with at least its own page identity-mapped and interrupts disabled.
+/// First instruction of the code. To be entered in 64-bit mode, with its page identity-mapped and interrupts disabled.
 pub const RESET_VECTOR: u64 = WAKEUP + 0x1000;
 
 const MAILBOX_IDENTITY: u64 = MAILBOX + 4;
@@ -32,19 +32,19 @@ const IDT_OPERAND: u64 = RESET_VECTOR + 0xf10;
 const JUMP_OPERAND: u64 = RESET_VECTOR + 0xf20;
 const GDT: u64 = RESET_VECTOR + 0xf40;
 const CODE_SELECTOR: u16 = 0x10;
-/// Where the far jump goes, which loads CS.
+/// Target of the far jump that loads CS.
 const AFTER_JUMP: u64 = RESET_VECTOR + 0x31;
 /// The instruction after the loop's PAUSE.
 const AFTER_PAUSE: u64 = RESET_VECTOR + 0x5c;
 
-/// Whether a processor that has just executed a PAUSE and is about to execute the instruction at `rip` waits here.
+/// Whether a processor waits in the firmware, if it has just executed PAUSE and its next instruction is at `rip`.
 #[must_use]
 pub fn is_waiting_at(rip: u64) -> bool {
     rip == AFTER_PAUSE
 }
 
-/// Whether the mailbox holds a command for the processor with this local APIC identity. One that waits has nothing to do
-/// before that, so that its turn may be skipped.
+/// Whether the mailbox holds a command for the processor with this local APIC identity. Until then a waiting processor only
+/// polls, and its turn may be skipped.
 #[must_use]
 pub fn is_called(ram: &GuestRam, identity: u8) -> bool {
     let mut head = [0; 8];
@@ -55,7 +55,7 @@ pub fn is_called(ram: &GuestRam, identity: u8) -> bool {
     [a, b] != [0, 0] && u32::from_le_bytes(id) == u32::from(identity)
 }
 
-/// The registers with which a processor is switched on.
+/// The registers of a waiting processor at power-on.
 #[must_use]
 pub fn registers() -> Registers {
     Registers {
@@ -83,7 +83,7 @@ fn low(address: u64) -> [u8; 4] {
     [a, b, c, d]
 }
 
-/// The code. It trusts nothing of the state that a kernel leaves but the mapping of its own page.
+/// The code. Of the state that a kernel leaves it relies on nothing but the mapping of its own page.
 fn code() -> Vec<u8> {
     // An instruction whose last operand is an absolute address.
     let at = |opcode: &[u8], address: u64| [opcode, &low(address)].concat();

@@ -48,9 +48,9 @@ pub struct SystemBus {
     pub power: Power,
     /// The wall clock.
     pub clock: Clock,
-    /// Interrupts on their way to local APICs that are not ours but the host kernel's; `None` when ours are used.
+    /// Interrupts to be sent to KVM's local APICs; `None` if `lapics` is used.
     pub outbox: Option<Vec<Msi>>,
-    /// What passed between the processors and everything else.
+    /// The trace of accesses and interrupts.
     pub trace: Trace,
     bridge: ConfigSpace,
     address: ConfigAddress,
@@ -119,7 +119,7 @@ impl SystemBus {
         taken
     }
 
-    /// Appends to the trace, as a deed of the processor that accesses the bus at present.
+    /// Appends to the trace, with the processor that is using the bus.
     pub fn record(&mut self, time: u64, kind: trace::Kind, size: u8, address: u64, value: u64) {
         self.trace.push(trace::Record {
             time,
@@ -131,8 +131,7 @@ impl SystemBus {
         });
     }
 
-    /// The state of all devices. Interrupts on their way to a host kernel's local APICs are not in it: nobody can go on from the state
-    /// of a machine that has such.
+    /// The state of all devices, without `outbox`: that exists only on KVM, whose machines cannot be restored.
     #[must_use]
     pub fn state(&self) -> BusState {
         let Self {
@@ -164,8 +163,8 @@ impl SystemBus {
         }
     }
 
-    /// Devices in that state, beside `ram` and `processors` processors, at guest time `now`. The error is the name of the device whose
-    /// state cannot be.
+    /// Devices restored from `state`, in a machine with `ram` and `processors` processors at guest time `now`. The error names the
+    /// device whose state is impossible.
     pub fn from_state(
         state: &BusState,
         ram: Arc<GuestRam>,
@@ -284,7 +283,7 @@ impl SystemBus {
     }
 }
 
-/// What the devices make of an access.
+/// Accesses, before they are traced.
 impl SystemBus {
     fn route_mmio_read(&mut self, now: u64, address: u64, size: u8) -> u64 {
         match address {
@@ -366,7 +365,7 @@ impl SystemBus {
     }
 }
 
-/// Every access passes here and nowhere else, and so into the trace. A write is recorded before the device acts on it.
+/// All accesses enter here and are traced. A write is recorded before the device acts on it.
 impl Bus for SystemBus {
     fn mmio_read(&mut self, now: u64, address: u64, size: u8) -> u64 {
         let value = self.route_mmio_read(now, address, size);

@@ -1,7 +1,7 @@
-//! The wall clock of a PC: the time registers of an MC146818, which a kernel reads once at boot whatever ACPI says of its
-//! presence (and waits a whole second for where nothing answers).
+//! The wall clock of a PC: the time registers of an MC146818. A kernel reads them at boot even if ACPI says that there is no clock,
+//! and waits one second if nothing answers.
 //!
-//! It shows [`EPOCH`] plus guest time, so that a run does not depend on the day.
+//! The clock shows [`EPOCH`] plus guest time, so that a run does not depend on the host's date.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const INDEX: u16 = 0x70;
 /// I/O port of the selected register.
 pub const DATA: u16 = 0x71;
-/// What the clock shows at guest time 0, a Thursday.
+/// Time of the clock at guest time 0, a Thursday.
 pub const EPOCH: &str = "2026-01-01 00:00:00";
 
 const EPOCH_YEAR: u8 = 26;
@@ -32,7 +32,7 @@ impl Clock {
         self.index = index & 0x7f;
     }
 
-    /// The selected register at guest time `now` in ns. Runs are far shorter than a day: the date stands.
+    /// The selected register at guest time `now` in ns. The date never changes, because runs are far shorter than a day.
     #[must_use]
     pub fn read(&self, now: u64) -> u8 {
         let seconds = now / NS_PER_SECOND;

@@ -6,7 +6,7 @@ use crate::interrupt::Message;
 
 /// Guest physical address of the registers.
 pub const BASE: u64 = BASE_32 as u64;
-/// The same, as the MADT wants it.
+/// The same as a 32-bit number, for the MADT.
 pub const BASE_32: u32 = 0xfec0_0000;
 /// Bytes of the register page.
 pub const SIZE: u64 = 0x1000;
@@ -71,7 +71,7 @@ impl IoApic {
         }
     }
 
-    /// Writes a register; returns the interrupts that are sent because of it.
+    /// Writes a register; returns the interrupts that this sends.
     pub fn write(&mut self, offset: u64, value: u32) -> Option<Message> {
         match offset {
             SELECT => self.select = value.to_le_bytes()[0],
@@ -87,7 +87,7 @@ impl IoApic {
         None
     }
 
-    /// Sets the level of a pin's line; returns the interrupt that is sent because of it.
+    /// Sets the level of a pin's line; returns the interrupt that this sends.
     pub fn set_line(&mut self, pin: u8, high: bool) -> Option<Message> {
         let bit = 1_u32.checked_shl(pin.into()).filter(|_| pin < PINS)?;
         let rising = high && self.lines & bit == 0;
@@ -141,7 +141,7 @@ impl IoApic {
         };
         new = new & !READ_ONLY | old & READ_ONLY;
         if new & LEVEL == 0 {
-            // Edge-triggered entries have no remote IRR; older kernels clear it by this very switch.
+            // Edge-triggered entries have no remote IRR. Older kernels clear remote IRR by switching to edge and back.
             new &= !REMOTE_IRR;
         }
         self.table[pin] = new;

@@ -1,4 +1,5 @@
-//! The mailbox: the agent writes a message into the window and rings; the machine stands until the host has answered.
+//! The mailbox: the agent writes a message into the window and rings the doorbell. The machine then stands until the host has
+//! answered.
 
 use guest_agent::device::{MAILBOX_DEVICE_ID, VENDOR_ID, mailbox as map};
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,7 @@ impl Mailbox {
         }
     }
 
-    /// Whether both have the same configuration space, as far as a guest cannot change it, and windows of one size.
+    /// Whether both agree in the parts of configuration space that a guest cannot change, and in the size of the window.
     #[must_use]
     pub fn has_shape_of(&self, other: &Self) -> bool {
         self.config.has_shape_of(&other.config) && self.window.len() == other.window.len()
@@ -71,7 +72,7 @@ impl Mailbox {
         }
     }
 
-    /// The message that the agent has just announced, if it has.
+    /// Takes the message that the agent has announced, if there is one.
     pub fn take_message(&mut self) -> Option<Result<Vec<u8>, TooLong>> {
         let length = self.rung.take()?;
         self.reply_length = 0;
@@ -83,7 +84,7 @@ impl Mailbox {
         }))
     }
 
-    /// Puts the host's message into the window; an empty one lets the agent go on without.
+    /// Puts the host's message into the window. An empty one only lets the agent continue.
     pub fn reply(&mut self, message: &[u8]) -> Result<(), TooLong> {
         let length = message.len();
         let too_long = TooLong {

@@ -27,7 +27,7 @@ impl Msix {
         }
     }
 
-    /// Whether both have as many vectors, and the pending bits at the same place.
+    /// Whether both have the same number of vectors and the same offset of the pending bits.
     #[must_use]
     pub fn has_shape_of(&self, other: &Self) -> bool {
         self.table.len() == other.table.len() && self.pba == other.pba
@@ -52,7 +52,7 @@ impl Msix {
         }
     }
 
-    /// Writes the BAR; returns the messages that unmasking lets go.
+    /// Writes the BAR; returns the pending messages that the write unmasked.
     pub fn write(&mut self, config: &ConfigSpace, offset: u64, size: u8, value: u64) -> Vec<Msi> {
         let mut put = |at: u64, word: u64| {
             if let Some((entry, field)) = self.word(at) {
@@ -70,7 +70,7 @@ impl Msix {
         self.deliver_pending(config)
     }
 
-    /// Raises a vector: the message to send, or `None` when it is masked (and now pending) or MSI-X is off.
+    /// Raises a vector. Returns the message to send; `None` if the vector is masked (it is then pending) or MSI-X is off.
     pub fn raise(&mut self, config: &ConfigSpace, vector: u16) -> Option<Msi> {
         let (enabled, unmasked) = config.msix_enabled();
         let [low, high, data, control] = *self.table.get(usize::from(vector))?;
@@ -87,7 +87,7 @@ impl Msix {
         })
     }
 
-    /// Sends what is pending and no longer masked; to be called when the capability's control register was written, too.
+    /// Returns messages that are pending and no longer masked. To be called after writes to the capability's control register, too.
     pub fn deliver_pending(&mut self, config: &ConfigSpace) -> Vec<Msi> {
         let pending = std::mem::take(&mut self.pending);
         (0..64)

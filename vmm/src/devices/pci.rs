@@ -14,7 +14,7 @@ pub const WINDOW_LAST: u32 = 0xefff_ffff;
 pub const HOST_BRIDGE_DEVICE_ID: u16 = 0x0000;
 /// Class code of a host bridge.
 pub const CLASS_HOST_BRIDGE: u32 = 0x06_0000;
-/// Class code of a communication controller that is nothing more special.
+/// Class code of a communication controller, other.
 pub const CLASS_COMMUNICATION: u32 = 0x07_8000;
 
 /// COMMAND: the function answers in memory space.
@@ -97,14 +97,14 @@ impl ConfigSpace {
         self
     }
 
-    /// Reads `size` bytes at `offset`; what lies outside reads as ones.
+    /// Reads `size` bytes at `offset`. Bytes outside read as ones.
     #[must_use]
     pub fn read(&self, offset: usize, size: u8) -> u32 {
         let byte = |at: usize| self.bytes.get(at).copied().unwrap_or(0xff);
         (0..usize::from(size.min(4))).fold(0, |value, i| value | u32::from(byte(offset + i)) << (8 * i))
     }
 
-    /// Writes `size` bytes at `offset`, as far as they can be written.
+    /// Writes `size` bytes at `offset`. Bits that are read-only keep their value.
     pub fn write(&mut self, offset: usize, size: u8, value: u32) {
         for (i, new) in value.to_le_bytes().into_iter().take(size.into()).enumerate() {
             let Some(byte) = self.bytes.get_mut(offset + i) else {
@@ -163,7 +163,7 @@ pub struct ConfigAddress {
     value: u32,
 }
 
-/// What an access to the data window goes to, on bus 0.
+/// Target of an access to the data window, on bus 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConfigTarget {
     /// Device number.
@@ -173,7 +173,7 @@ pub struct ConfigTarget {
 }
 
 impl ConfigAddress {
-    /// Reads the register; only as a whole does it answer.
+    /// Reads the register. Only 32-bit accesses reach it.
     #[must_use]
     pub fn read(&self, port: u16, size: u8) -> u32 {
         if port == ADDRESS_PORT && size == 4 {
@@ -183,14 +183,14 @@ impl ConfigAddress {
         }
     }
 
-    /// Writes the register; other sizes are not for it.
+    /// Writes the register. Only 32-bit accesses reach it.
     pub fn write(&mut self, port: u16, size: u8, value: u32) {
         if port == ADDRESS_PORT && size == 4 {
             self.value = value & 0x80ff_fffc;
         }
     }
 
-    /// What an access at `port` of the data window means; `None` when no function answers there.
+    /// Target of an access to `port` of the data window; `None` if it reaches no function.
     #[must_use]
     pub fn target(&self, port: u16) -> Option<ConfigTarget> {
         let [register, devfn, bus, enable] = self.value.to_le_bytes();

@@ -8,7 +8,7 @@ pub const SLEEP_CONTROL: u16 = 0x600;
 pub const SLEEP_STATUS: u16 = 0x601;
 /// I/O port of the ACPI reset register.
 pub const RESET: u16 = 0x602;
-/// What ACPI tables tell the guest to write to [`RESET`].
+/// The value that resets, according to the ACPI tables, when written to [`RESET`].
 pub const RESET_VALUE: u8 = 1;
 /// SLP_TYP of S5.
 pub const SLEEP_TYPE_S5: u8 = 5;
@@ -25,7 +25,7 @@ const SLEEP_ENABLE: u32 = 1 << 5;
 pub enum PowerRequest {
     /// ACPI S5.
     Off,
-    /// A reset, by any of its ports.
+    /// A reset, by any of the ports.
     Reset,
 }
 
@@ -41,7 +41,7 @@ impl Power {
     pub fn read(&self, port: u16, size: u8) -> Option<u32> {
         match (port, size) {
             (SLEEP_CONTROL | SLEEP_STATUS | RESET | DELAY, _) => Some(0),
-            // A keyboard controller that is always ready, so that the reset by it needs no patience.
+            // The keyboard controller is always ready, so that a kernel that resets by it does not wait.
             (KEYBOARD_COMMAND, 1) => Some(0),
             (RESET_CONTROL, 1) => Some(0),
             _ => None,
@@ -65,7 +65,7 @@ impl Power {
         true
     }
 
-    /// What the guest asked for first.
+    /// The guest's first request, if there was one.
     #[must_use]
     pub fn requested(&self) -> Option<PowerRequest> {
         self.requested

@@ -17,7 +17,7 @@ pub const PORT: u16 = 0x3f8;
 pub const PORTS: u8 = 8;
 /// Its interrupt: pin of the I/O APIC.
 pub const IRQ: u8 = 4;
-/// Most bytes of input that wait for the guest.
+/// Most bytes of input that the guest has not read yet.
 const MAX_INPUT: usize = 64 * 1024;
 
 /// Remembers that the 16550 raised its interrupt.
@@ -39,7 +39,7 @@ pub struct Uart {
     serial: Serial<Interrupt, NoEvents, Vec<u8>>,
     interrupt: Interrupt,
     input: VecDeque<u8>,
-    /// Everything that was printed.
+    /// All output.
     pub console: Console,
 }
 
@@ -77,7 +77,7 @@ impl Uart {
 
     /// Writes register `offset`.
     pub fn write(&mut self, offset: u8, value: u8) {
-        // Neither the trigger nor the output can fail, and a full FIFO in loopback mode loses bytes as the chip does.
+        // The only possible error is a full FIFO in loopback mode, in which the chip loses bytes, too.
         let _ = self.serial.write(offset, value);
         let output = self.serial.writer_mut();
         self.console.write(output);
@@ -137,7 +137,7 @@ impl Uart {
         }
     }
 
-    /// A serial port in that state; `None` if there is no such state.
+    /// A serial port restored from `state`; `None` if the state is impossible.
     #[must_use]
     pub fn from_state(state: &UartState) -> Option<Self> {
         let UartState {
@@ -175,7 +175,7 @@ impl Uart {
         }
         let trigger = Interrupt::default();
         let serial = Serial::from_state(&serial, trigger.clone(), NoEvents, Vec::new()).ok()?;
-        // Making it may raise the interrupt once more.
+        // Restoring the 16550 may raise the interrupt again.
         trigger.0.store(*interrupt, Ordering::Relaxed);
         Some(Self {
             serial,

@@ -118,7 +118,7 @@ impl DeviceLoop<'_, '_> {
                 return Ok(Some(StopReason::DeviceEvent(event)));
             }
             if now >= platform.progress.deadline() {
-                return Ok(Some(StopReason::Stuck));
+                return Ok(Some(StopReason::NoProgress));
             }
         } else if platform.bus.dma.stopped_by_ledger() {
             return Ok(Some(StopReason::Limit));

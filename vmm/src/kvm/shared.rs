@@ -121,10 +121,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Splits the reasons into the one that ends this run and those that the next runs return at once. A device's message
-/// is never dropped, even if another thread ended the run at the same time. `Limit` and `Stuck` are kept only if there
+/// is never dropped, even if another thread ended the run at the same time. `Limit` and `NoProgress` are kept only if there
 /// is no other reason.
 pub(super) fn first_and_rest(mut endings: Vec<Ending>) -> (Option<Ending>, Vec<Ending>) {
-    let idle = |ending: &Ending| matches!(ending.result, Ok(StopReason::Limit | StopReason::Stuck));
+    let idle = |ending: &Ending| matches!(ending.result, Ok(StopReason::Limit | StopReason::NoProgress));
     if endings.iter().all(idle) {
         endings.truncate(1);
     } else {
@@ -237,7 +237,7 @@ mod tests {
             (told.clone(), 0)
         );
         assert_eq!(
-            split(vec![message(), ending(StopReason::Stuck)]),
+            split(vec![message(), ending(StopReason::NoProgress)]),
             (told.clone(), 0)
         );
         let halt = || ending(StopReason::DeadHalt { interruptible: true });

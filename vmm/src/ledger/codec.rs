@@ -10,19 +10,19 @@ pub const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"BATNLEDG";
 const HEADER: usize = 28;
 
-/// Why bytes are no ledger.
+/// Why bytes cannot be decoded as a ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CodecError {
-    /// The magic is not there.
-    #[error("this is no ledger: expected {MAGIC:?} at its start")]
+    /// The bytes do not begin with the magic.
+    #[error("not a ledger: expected {MAGIC:?} at its start")]
     Magic,
-    /// Another version wrote it.
+    /// The encoding has another version.
     #[error("ledger version {found}: expected {VERSION}")]
     Version {
         /// The version found.
         found: u32,
     },
-    /// It is longer or shorter than it says.
+    /// The length differs from the one in the header.
     #[error("ledger of {found} bytes: expected {expected}, as its header says")]
     Length {
         /// Length according to the header.
@@ -30,7 +30,7 @@ pub enum CodecError {
         /// Length found.
         found: u64,
     },
-    /// Bytes changed.
+    /// The checksum is wrong.
     #[error("ledger checksum is {found:#018x}: expected {expected:#018x}")]
     Checksum {
         /// Checksum in the header.

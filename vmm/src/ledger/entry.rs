@@ -1,4 +1,4 @@
-//! What the ledger holds.
+//! Entries, engine events and counters of the ledger.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::phase::Stamp;
 pub enum Kind {
     /// One block of the stream; its bytes follow from the seed and the sequence number (see [`crate::content`]).
     Block {
-        /// Number of the block since the machine was switched on; never used twice.
+        /// Number of the block since power-on; unique.
         sequence: u64,
         /// Index of the descriptor that named the buffer.
         descriptor: u32,
@@ -29,7 +29,7 @@ pub enum Kind {
 /// One device write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Number of the entry, counted over everything ever written.
+    /// Number of the entry, counted from power-on and over dropped entries, too.
     pub index: u64,
     /// Guest time in nanoseconds.
     pub time: u64,
@@ -72,14 +72,14 @@ impl Entry {
         bytes
     }
 
-    /// Whether this entry leaves nothing of `earlier` to be seen in RAM.
+    /// Whether this entry overwrites all bytes of `earlier` in RAM.
     #[must_use]
     pub fn supersedes(&self, earlier: &Self) -> bool {
         self.place() == earlier.place() && self.index > earlier.index
     }
 
-    /// What must agree for one entry to supersede another. Stamps belong to it, so that what happened in each phase stays
-    /// known; a message is not in RAM, so it never hides a write.
+    /// The key that must be equal for one entry to supersede another. It holds the stamp, so that the last write of each phase is
+    /// kept. Messages have keys of their own, because they are not in RAM and hide no write.
     pub(super) fn place(&self) -> (Stamp, bool, u64, u32) {
         (
             self.stamp,
@@ -90,7 +90,7 @@ impl Entry {
     }
 }
 
-/// Why the engine could not use what the driver gave it.
+/// Why the engine faulted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FaultReason {
     /// The ring is misaligned, empty or too long.
@@ -125,7 +125,7 @@ impl FaultReason {
     }
 }
 
-/// Something that happened to the engine without a write.
+/// A change of the engine's state, other than a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EngineEventKind {
     /// The driver enabled the engine.
@@ -138,18 +138,18 @@ pub enum EngineEventKind {
     BusMaster {
         /// Its new value.
         on: bool,
-        /// Whether the engine obeys; a retained one goes on when the bit is cleared.
+        /// Whether the engine honours the change. One that is retained continues when the bit is cleared.
         obeyed: bool,
     },
-    /// The engine could not use what it was given, and stands until reset.
+    /// The engine found something that it cannot use, and stops until reset.
     Fault {
         /// Why.
         reason: FaultReason,
         /// The address that it could not use (the count, for [`FaultReason::Consumed`]).
         address: u64,
-        /// The length that came with it, 0 if none did.
+        /// The length that belongs to the address; 0 if none does.
         length: u32,
-        /// The descriptor, if it was one.
+        /// Index of the descriptor, if the fault is one of a descriptor.
         descriptor: Option<u32>,
     },
     /// A block was ready and the ring was full.
@@ -169,7 +169,7 @@ pub struct EngineEvent {
     pub kind: EngineEventKind,
 }
 
-/// What the engine did in one phase of one generation.
+/// Counters of the engine in one phase of one generation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Blocks written.
@@ -192,6 +192,6 @@ pub struct Counters {
     pub longest_wait_ns: u64,
     /// Entries dropped because later ones superseded them.
     pub compacted: u64,
-    /// Events that were counted but found no room.
+    /// Events that were not kept, because there was no room.
     pub events_dropped: u64,
 }

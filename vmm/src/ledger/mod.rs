@@ -1,4 +1,4 @@
-//! The ledger: the host's record of every device write. Its memory is bounded.
+//! The ledger: the host's record of every device write, in bounded memory.
 
 mod codec;
 mod entry;
@@ -14,7 +14,7 @@ pub use entry::{Counters, EngineEvent, EngineEventKind, Entry, FaultReason, Kind
 
 use crate::phase::Stamp;
 
-/// Entries that a ledger holds unless told otherwise: 14 MiB.
+/// Default number of entries that a ledger holds.
 pub const DEFAULT_CAPACITY: usize = 262_144;
 /// Engine events that a ledger holds.
 pub const EVENT_CAPACITY: usize = 65_536;
@@ -23,26 +23,26 @@ pub const EVENT_CAPACITY: usize = 65_536;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the ledger is full: {capacity} entries, and too few are superseded by later ones")]
 pub struct LedgerFull {
-    /// How many it holds.
+    /// Number of entries that the ledger holds.
     pub capacity: usize,
 }
 
-/// A ledger that can be stored, and judged later.
+/// A ledger as stored in evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerRecord {
-    /// Entries in order of time, without those that were superseded when room was short.
+    /// Entries in order of time, without those dropped by compaction.
     pub entries: Vec<Entry>,
-    /// Entries ever made.
+    /// Number of entries ever made, dropped ones included.
     pub made: u64,
     /// Engine events in order of time, up to [`EVENT_CAPACITY`].
     pub events: Vec<EngineEvent>,
     /// Counters per generation and phase, in order.
     pub counters: Vec<(Stamp, Counters)>,
-    /// Digest of all entries ever made, as [`Ledger::digest`] has it.
+    /// [`Ledger::digest`].
     pub digest: u128,
 }
 
-/// A growing ledger.
+/// A ledger that grows while the machine runs.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     entries: Vec<Entry>,
@@ -69,11 +69,11 @@ impl Ledger {
         }
     }
 
-    /// Makes room for one entry, which must come before the write that it records.
+    /// Makes room for one entry. To be called before the write that the entry will record.
     pub fn reserve(&mut self) -> Result<(), LedgerFull> {
         if self.entries.len() >= self.capacity && !self.full {
             self.compact();
-            // A ledger that frees only a little would be compacted again and again: call it full.
+            // If compaction frees less than a sixteenth, it would have to be repeated for few entries each time.
             self.full = self.entries.len() > self.capacity - self.capacity.div_ceil(16);
         }
         if self.full {
@@ -85,7 +85,7 @@ impl Ledger {
         }
     }
 
-    /// Records a write of `data` to `address`; [`Ledger::reserve`] has succeeded.
+    /// Records a write of `data` to `address`. [`Ledger::reserve`] must have succeeded before.
     pub fn record(&mut self, time: u64, stamp: Stamp, kind: Kind, address: u64, data: &[u8]) {
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let entry = Entry {
@@ -126,12 +126,12 @@ impl Ledger {
         }
     }
 
-    /// The counters of one phase, to be added to.
+    /// The counters of one phase, mutably.
     pub fn counters(&mut self, stamp: Stamp) -> &mut Counters {
         self.counters.entry(stamp).or_default()
     }
 
-    /// Whether an entry was refused for want of room.
+    /// Whether an entry was refused because the ledger is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.full
@@ -143,7 +143,7 @@ impl Ledger {
         &self.entries
     }
 
-    /// Entries ever made.
+    /// Number of entries ever made, dropped ones included.
     #[must_use]
     pub fn made(&self) -> u64 {
         self.made
@@ -155,13 +155,13 @@ impl Ledger {
         &self.events
     }
 
-    /// A chain over all entries ever made: XXH3-128 of the digest before (0 at first) and the entry's encoding.
+    /// Digest of all entries ever made: XXH3-128 of the previous digest (0 at first) and the entry's encoding.
     #[must_use]
     pub fn digest(&self) -> u128 {
         self.digest
     }
 
-    /// The ledger as it stands, for storing.
+    /// The ledger until now, to be stored.
     #[must_use]
     pub fn to_record(&self) -> LedgerRecord {
         LedgerRecord {
@@ -177,7 +177,7 @@ impl Ledger {
         }
     }
 
-    /// Drops each entry that a later one of the same place fully supersedes.
+    /// Drops each entry that a later one with the same [`Entry::place`] supersedes.
     fn compact(&mut self) {
         let mut later = HashSet::with_capacity(self.entries.len());
         let superseded: Vec<bool> = self

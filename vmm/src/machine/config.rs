@@ -1,4 +1,4 @@
-//! What a machine is made of, and why it may not be.
+//! Configuration of a machine, and errors.
 
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -13,10 +13,10 @@ pub const MIN_RATE: u64 = 1;
 /// Fastest rate of the DMA engine, in bytes per second.
 pub const MAX_RATE: u64 = 20_000_000_000;
 
-/// Most processors of a machine: the guest kernels are configured for as many.
+/// Most processors of a machine, because the guest kernels are configured for that many.
 pub const MAX_VCPUS: u8 = 8;
 
-/// A machine to be.
+/// Configuration of a machine.
 #[derive(Debug, Clone)]
 pub struct MachineConfig {
     /// Guest RAM in bytes.
@@ -31,7 +31,7 @@ pub struct MachineConfig {
     pub seed: u64,
     /// The DMA engine.
     pub dma: DmaConfig,
-    /// Guest nanoseconds without a message, console output, phase change or jump after which the guest counts as stuck.
+    /// Guest nanoseconds without a message, console output, phase change or jump after which the run ends.
     pub progress_limit_ns: u64,
     /// Number of processors.
     pub vcpus: u8,
@@ -66,22 +66,22 @@ impl MachineConfig {
     }
 }
 
-/// Why a machine cannot be made or used so.
+/// Why a machine cannot be made, or a call was refused.
 #[derive(Debug, Error)]
 pub enum MachineError {
-    /// None, or more than the machine takes.
+    /// The number of processors is 0 or too large.
     #[error("{found} processors: expected 1 to {MAX_VCPUS}")]
     VcpuCount {
         /// Number asked for.
         found: u8,
     },
-    /// A rate that makes no sense.
+    /// The DMA rate is out of range.
     #[error("DMA rate of {found} bytes per second: expected {MIN_RATE} to {MAX_RATE}")]
     DmaRate {
         /// Rate asked for.
         found: u64,
     },
-    /// No time to progress.
+    /// The progress limit is 0.
     #[error("progress limit of 0 ns: expected more")]
     ProgressLimit,
     /// Guest RAM.
@@ -93,24 +93,24 @@ pub enum MachineError {
     /// The backend.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// Something of the machine cannot be encoded.
+    /// A part of the state cannot be encoded.
     #[error("the machine's state cannot be encoded: {0}")]
     Encoding(String),
-    /// The backend has no state that a machine could go on from.
+    /// The backend cannot save and restore its state.
     #[error(
         "the kvm backend cannot hold a machine as data, because its processors and their time belong to the host; use --backend soft"
     )]
     NoSnapshot,
-    /// A snapshot that no machine can have been in.
-    #[error("the state of the {device} in the snapshot cannot be")]
+    /// A snapshot holds a state that no machine can be in.
+    #[error("the snapshot holds an impossible state of the {device}")]
     UnsoundState {
         /// Which part.
         device: &'static str,
     },
-    /// The agent stands and waits.
+    /// The machine was to run although the agent waits for an answer.
     #[error("the machine was told to run on, but the agent waits for the answer to its message")]
     ReplyOwed,
-    /// Nobody asked.
+    /// There was an answer, but no message.
     #[error("an answer of {length} bytes was given, but the agent has sent no message")]
     NothingAsked {
         /// Length of the answer.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::phase::{Generation, Stamp};
 
-/// When and where something happened.
+/// Time and position of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// Guest time in nanoseconds.
@@ -30,10 +30,10 @@ impl fmt::Display for Moment {
     }
 }
 
-/// Why [`super::Machine::run`] came back.
+/// Why [`super::Machine::run`] returned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// The agent sent a message and stands until [`super::Machine::reply`].
+    /// The agent sent a message. The machine stands until [`super::Machine::reply`].
     Message(Vec<u8>),
     /// The agent announced a message longer than the window.
     MessageTooLong {
@@ -70,26 +70,26 @@ pub enum Event {
     TripleFault {
         /// When.
         at: Moment,
-        /// What is known about it.
+        /// Exceptions and addresses, as far as the backend knows them.
         reason: String,
     },
-    /// The processor halted and nothing can wake it.
+    /// All processors are halted, and nothing can wake one.
     DeadHalt {
         /// When.
         at: Moment,
-        /// Whether interrupts are enabled; nothing would raise one.
+        /// Whether interrupts are enabled. If so, no device will ever raise one.
         interruptible: bool,
     },
-    /// The guest runs but has shown no sign of progress for too long.
+    /// The guest runs, but made no progress for longer than the limit.
     NoProgress {
         /// When this was noticed.
         at: Moment,
-        /// Last sign of progress, in guest nanoseconds.
+        /// Last progress, in guest nanoseconds.
         since: u64,
         /// The limit, in guest nanoseconds.
         limit: u64,
     },
-    /// The ledger is full and the DMA engine stands: what follows could not be judged.
+    /// The ledger is full, which has stopped the DMA engine. Later device writes could not be judged.
     LedgerFull {
         /// When.
         at: Moment,
@@ -100,7 +100,7 @@ pub enum Event {
         at: Moment,
         /// The instruction's bytes.
         bytes: Vec<u8>,
-        /// What was made of it.
+        /// Disassembly or reason.
         what: String,
     },
 }

@@ -1,4 +1,4 @@
-//! The machine: its processors, its devices, and what the host wants to know about them.
+//! The machine: processors, devices, and the records of a run.
 
 pub(crate) mod config;
 mod event;
@@ -88,7 +88,7 @@ impl Machine {
         })
     }
 
-    /// Answers the agent's message, so that it runs on. An empty answer tells it nothing.
+    /// Answers the agent's message, so that the machine can run on. An empty answer only lets the agent continue.
     pub fn reply(&mut self, message: &[u8]) -> Result<(), MachineError> {
         let length = message.len();
         if !self.records.reply_owed {
@@ -112,34 +112,34 @@ impl Machine {
         })
     }
 
-    /// The next kernel is loaded and the agent's answer will make it jump. `machine_kexec` is the address of that function in
-    /// the running kernel, where symbols are at hand: a backend that cannot see the jump itself finds it by that.
+    /// To be called before the answer that makes the agent execute the kexec. `machine_kexec` returns the address of that
+    /// function in the running kernel, if its symbols are known. KVM needs it to stop at the jump.
     pub fn expect_kexec(&mut self, machine_kexec: &dyn Fn() -> Option<u64>) {
         self.processors.expect_kexec(&self.platform.ram, machine_kexec);
     }
 
-    /// Something happened in mid-phase that page writes have to be told apart by. Where the backend knows when each was made there is
-    /// nothing to do; elsewhere what was written so far is put on record now.
-    pub fn part_page_writes(&mut self) -> Result<(), MachineError> {
+    /// Keeps page writes until now apart from later ones within the same phase. `soft` has the time of each write anyway; on `kvm`
+    /// this records the pages written so far.
+    pub fn split_page_writes(&mut self) -> Result<(), MachineError> {
         if self.processors.writes_are_exact() {
             return Ok(());
         }
         self.collect_page_writes()
     }
 
-    /// Most that the host was late in serving a device, in guest nanoseconds.
+    /// Longest delay between a device's due time and its service, in guest nanoseconds.
     #[must_use]
     pub fn device_lateness(&self) -> u64 {
         self.processors.device_lateness()
     }
 
-    /// How often each instruction was executed by softcpu because KVM could not, by mnemonic.
+    /// How many instructions softcpu executed because KVM could not, by mnemonic.
     #[must_use]
     pub fn emulated(&self) -> Vec<(String, u64)> {
         self.processors.emulated()
     }
 
-    /// Ends the run: the current phase is closed, so that all that was recorded in it is there to be read.
+    /// Ends the run: closes the current phase, so that its page writes and counters are complete.
     pub fn finish(&mut self) -> Result<(), MachineError> {
         let now = self.processors.now();
         self.platform.bus.dma.end_phase(now, &mut self.platform.bus.view);
@@ -178,7 +178,7 @@ impl Machine {
         Ok(self.processors.begin_write_epoch()?)
     }
 
-    /// Here and now.
+    /// Time, position and phase now.
     #[must_use]
     pub fn moment(&self) -> Moment {
         Moment {
@@ -195,7 +195,7 @@ impl Machine {
         &self.platform.ram
     }
 
-    /// The processor's registers.
+    /// Registers of the processor that caused the last event.
     #[must_use]
     pub fn registers(&self) -> Registers {
         self.processors.registers()
@@ -207,7 +207,7 @@ impl Machine {
         &self.platform.bus.view.ledger
     }
 
-    /// What passed between the processors and everything else. Empty on a backend whose runs cannot be repeated.
+    /// The trace. Empty on a backend whose runs cannot be repeated.
     #[must_use]
     pub fn trace(&self) -> TraceRecord {
         self.platform
@@ -216,13 +216,13 @@ impl Machine {
             .to_record(|time| self.processors.instructions_at(time))
     }
 
-    /// Engine events in the ledger that the processor made happen by an access, in order.
+    /// Causes of engine events in the ledger: those that a processor's access caused, in order.
     #[must_use]
     pub fn causes(&self) -> &[Cause] {
         &self.platform.causes
     }
 
-    /// What the guest printed.
+    /// Console output.
     #[must_use]
     pub fn console(&self) -> &Console {
         &self.platform.bus.uart.console
@@ -239,7 +239,7 @@ impl Machine {
         self.processors.instructions_at(time)
     }
 
-    /// The phases so far, the current one as if it ended now.
+    /// The phases so far. The end of the current one is now.
     #[must_use]
     pub fn phases(&self) -> Vec<PhaseRecord> {
         self.records
@@ -247,7 +247,7 @@ impl Machine {
             .all(self.processors.now(), self.processors.retired())
     }
 
-    /// The pages that the processor wrote in each phase that has ended.
+    /// The pages that processors wrote in each phase that has ended.
     #[must_use]
     pub fn provenance(&self) -> &Provenance {
         &self.records.provenance
@@ -263,13 +263,13 @@ impl Machine {
         blackouts
     }
 
-    /// Keeps, from now on, the last write of the processor to each byte of these page frames.
+    /// Starts recording the last write to each byte of these page frames.
     pub fn watch(&mut self, pfns: impl IntoIterator<Item = u64>) {
         pfns.into_iter()
             .for_each(|pfn| self.processors.watch_writes(pfn, true));
     }
 
-    /// Takes these page frames off watch, which leaves the state as if they had never been on it.
+    /// Stops that and drops the record, so that the state equals that of a machine that never watched these page frames.
     pub fn unwatch(&mut self, pfns: impl IntoIterator<Item = u64>) {
         pfns.into_iter()
             .for_each(|pfn| self.processors.watch_writes(pfn, false));

@@ -1,4 +1,4 @@
-//! What the machine remembers about a run: phases and blackouts.
+//! Records of a run: phases and blackouts.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,13 +11,13 @@ pub struct PhaseRecord {
     pub stamp: Stamp,
     /// Guest time at its beginning, in nanoseconds.
     pub start_ns: u64,
-    /// Guest time at its end, in nanoseconds; not part of the phase.
+    /// Guest time at its end, in nanoseconds (exclusive).
     pub end_ns: u64,
     /// Instructions retired in it, where the backend counts them.
     pub instructions: Option<u64>,
 }
 
-/// The phases so far; the last is still going on.
+/// The phases so far, and the beginning of the current one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Phases {
     closed: Vec<PhaseRecord>,
@@ -36,7 +36,7 @@ impl Phases {
         }
     }
 
-    /// The phase going on, as it would be if it ended now.
+    /// The current phase, ending now.
     pub fn current(&self, now: u64, retired: Option<u64>) -> PhaseRecord {
         PhaseRecord {
             stamp: self.stamp,
@@ -69,7 +69,7 @@ impl Phases {
     }
 }
 
-/// How long no user code ran because of a kexec.
+/// The time without user code around a kexec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blackout {
     /// Generation of the new kernel.
@@ -78,8 +78,7 @@ pub struct Blackout {
     pub left_user_at: Option<u64>,
     /// When the new kernel's user code ran first, in guest nanoseconds.
     pub entered_user_at: Option<u64>,
-    /// When the old kernel was surely still running, where the backend noticed the jump late; `None` when it saw the very
-    /// instruction.
+    /// Lower bound on the time of the jump, in guest nanoseconds; `None` if the backend saw the jump itself.
     pub jump_not_before: Option<u64>,
 }
 

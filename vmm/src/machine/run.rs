@@ -1,4 +1,4 @@
-//! Running: what happens to the processors becomes events, and the kexec is followed.
+//! Running a machine: turns the processors' stop reasons into events, and follows a kexec.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,14 +12,15 @@ use crate::trace;
 use crate::vcpu::RSI;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// How far the current kernel is on its way to the next.
+/// How far the current kernel has come towards a kexec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kexec {
-    /// The agent has not spoken yet. A booting kernel runs in the lower half of the address space, so nothing is watched.
+    /// The agent has not greeted yet. Nothing is watched, because a booting kernel executes in the lower half of the address
+    /// space.
     BeforeGreeting,
-    /// Kernel code in the lower half of the address space would be the jump.
+    /// The agent has greeted. The first kernel code in the lower half of the address space is the jump.
     Watching,
-    /// The old kernel has jumped; the next kernel's entry point comes.
+    /// The old kernel has jumped. The next kernel's entry point has not been reached.
     Jumped,
 }
 
@@ -33,9 +34,9 @@ impl Machine {
         }
     }
 
-    /// Runs to the next event, but no further than guest time `limit`; `None` when that came first.
+    /// Runs to the next event, but at most to guest time `limit`; `None` if that came first.
     ///
-    /// After an event that is final ([`Event::is_final`]) it only ever returns that again.
+    /// After a final event ([`Event::is_final`]) every call returns that event again.
     pub fn run_until(&mut self, limit: u64) -> Result<Option<Event>, MachineError> {
         if let Some(event) = &self.records.ended {
             return Ok(Some(event.clone()));
@@ -50,7 +51,22 @@ impl Machine {
                     self.low_supervisor_fetch(rip, not_before)?
                 }
                 StopReason::DeviceEvent(event) => Some(self.device_event(event)),
-                other => Some(self.death(other)),
+                StopReason::NoProgress => {
+                    let (at, (since, limit)) = (self.moment(), self.platform.progress.since_and_limit());
+                    Some(Event::NoProgress { at, since, limit })
+                }
+                StopReason::DeadHalt { interruptible } => {
+                    let at = self.moment();
+                    Some(Event::DeadHalt { at, interruptible })
+                }
+                StopReason::TripleFault { reason } => {
+                    let at = self.moment();
+                    Some(Event::TripleFault { at, reason })
+                }
+                StopReason::UnknownInstruction { bytes, what } => {
+                    let at = self.moment();
+                    Some(Event::UnknownInstruction { at, bytes, what })
+                }
             };
             if let Some(event) = event {
                 return Ok(Some(self.report(event)));
@@ -58,8 +74,7 @@ impl Machine {
         }
     }
 
-    /// Lets `ns` nanoseconds of guest time pass while the processors stand, as they do while a message is not answered:
-    /// devices go on. An event is one that ends the run.
+    /// Lets `ns` nanoseconds of guest time pass: devices work, processors do not. Returns an event only if it ends the run.
     pub fn pass(&mut self, ns: u64) -> Result<Option<Event>, MachineError> {
         if let Some(event) = &self.records.ended {
             return Ok(Some(event.clone()));
@@ -108,21 +123,6 @@ impl Machine {
         bus.record(now, kind, 0, message.len() as u64, xxh3_64(message));
     }
 
-    /// What ends a run without a device's doing.
-    fn death(&self, reason: StopReason) -> Event {
-        let at = self.moment();
-        match reason {
-            StopReason::DeadHalt { interruptible } => Event::DeadHalt { at, interruptible },
-            StopReason::TripleFault { reason } => Event::TripleFault { at, reason },
-            StopReason::UnknownInstruction { bytes, what } => Event::UnknownInstruction { at, bytes, what },
-            // The others have been dealt with before.
-            _ => {
-                let (since, limit) = self.platform.progress.since_and_limit();
-                Event::NoProgress { at, since, limit }
-            }
-        }
-    }
-
     fn low_supervisor_fetch(
         &mut self,
         rip: u64,
@@ -165,9 +165,9 @@ impl Machine {
         }
     }
 
-    /// The address of the boot parameters if the instruction at `rip` is a kernel's 64-bit entry point: it lies 0x200 bytes
-    /// after a load address of the alignment that the boot parameters in RSI name. Both conditions are needed, because on the way
-    /// there purgatory may hold a pointer to the boot parameters in RSI, too.
+    /// The address of the boot parameters if the instruction at `rip` is a kernel's 64-bit entry point. RSI must point to boot
+    /// parameters, and `rip` must be 0x200 bytes after an address of the alignment that they name. RSI alone is not enough,
+    /// because purgatory may hold the same pointer there before the kernel's entry.
     fn kernel_entry(&self, rip: u64) -> Option<u64> {
         let address = self.processors.registers().gpr[RSI];
         let params = BootParams::read(&self.platform.ram, address).ok()?;
@@ -176,7 +176,7 @@ impl Machine {
         load_address.is_multiple_of(alignment).then_some(address)
     }
 
-    /// The new kernel's first user instruction is fixed once another jump begins.
+    /// Fixes the time of the last new kernel's first user instruction, because another jump begins or the run ends.
     pub(super) fn close_blackout(&mut self) {
         let entered = self.processors.entered_user_at();
         if let Some(last) = self.records.blackouts.last_mut() {

@@ -1,4 +1,4 @@
-//! The whole machine as plain data: what a snapshot holds is exactly what the state hash covers.
+//! The whole machine as plain data. The state hash covers exactly the contents of a snapshot.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::processors::{Processors, ProcessorsState};
 use crate::provenance::Provenance;
 use crate::soft::stepped::Stepped;
 
-/// What the machine knows of the run so far.
+/// Records of the run so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Records {
     pub stamp: Stamp,
@@ -45,7 +45,7 @@ impl Records {
     }
 }
 
-/// A machine but for its RAM: processors, devices and records.
+/// The state of a machine without its RAM: processors, devices and records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineState {
     now: u64,
@@ -72,7 +72,7 @@ impl MachineState {
         }
     }
 
-    /// XXH3-128 of each part's encoding, by name: two states that differ do so in a part that can be named.
+    /// XXH3-128 of each part's encoding, with the part's name. It serves to name the part in which two states differ.
     pub fn parts(&self) -> Result<Vec<(&'static str, u128)>, MachineError> {
         let Self {
             now,
@@ -105,7 +105,7 @@ fn digest<T: Serialize>(part: &T) -> Result<u128, MachineError> {
     Ok(xxh3_128(&encoded))
 }
 
-/// A machine at one moment, held as data. Any number of machines can go on from it.
+/// The state of a machine at one moment. Any number of machines can continue from it.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// Guest RAM.
@@ -115,7 +115,7 @@ pub struct Snapshot {
 }
 
 impl Machine {
-    /// Everything but RAM, as data.
+    /// The state without RAM.
     #[must_use]
     pub fn state(&self) -> MachineState {
         let Self {
@@ -139,9 +139,9 @@ impl Machine {
         }
     }
 
-    /// Holds the machine as it is now. It runs on unaffected.
+    /// Takes a snapshot. The machine continues as if none had been taken.
     ///
-    /// Only a machine on the `soft` backend can be held.
+    /// Fails on the `kvm` backend.
     pub fn snapshot(&mut self) -> Result<Snapshot, MachineError> {
         let state = self.state();
         if let ProcessorsState::Kvm(_) = state.processors {
@@ -154,8 +154,8 @@ impl Machine {
         })
     }
 
-    /// A machine that goes on from `snapshot`: what it does from here on is what the other would have done. It shares the
-    /// snapshot's RAM until it writes.
+    /// A machine that continues from `snapshot`, with the same results as the one that it was taken of. It shares each page of
+    /// the snapshot's RAM until it writes to the page.
     pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self, MachineError> {
         let MachineState {
             now,
@@ -189,8 +189,8 @@ impl Machine {
         })
     }
 
-    /// XXH3-128 over the whole state: the digest of each of its parts, then every page of RAM that is not all zero with its
-    /// number.
+    /// XXH3-128 over the whole state: the digest of each part, then number and content of every page of RAM that is not all
+    /// zero.
     pub fn state_hash(&mut self) -> Result<u128, MachineError> {
         self.mark_page_writes()?;
         let mut hash = Xxh3::new();
@@ -208,7 +208,7 @@ impl Machine {
         Ok(hash.digest128())
     }
 
-    /// Marks in RAM what processors wrote and nobody has been told of yet.
+    /// Marks in RAM the pages that processors wrote in the current phase, which have not been marked yet.
     fn mark_page_writes(&mut self) -> Result<(), MachineError> {
         let ram = &self.platform.ram;
         Ok(self

@@ -1,7 +1,7 @@
-//! Guest RAM at one moment, never changed again, from which any number of machines go on.
+//! Guest RAM at one moment: immutable, and shared by any number of machines that continue from it.
 //!
-//! An image is a list of extents: runs of pages with their place in a sealed memfd. A page in no extent is zero. An image that is
-//! taken after another shares the other's memfds for all pages that have not been written since.
+//! An image is a list of extents: runs of pages with their offset in a sealed memfd. A page in no extent is zero. A later image of
+//! the same machine shares the memfds of an earlier one for all pages that were not written between the two.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,13 +12,13 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 
 use super::PAGE_BYTES;
 
-/// More extents than this are copied together into one memfd, because each is a mapping of every branch.
+/// If an image has more extents than this, all are copied into one memfd, because each extent costs every branch a mapping.
 const MAX_EXTENTS: usize = 4096;
 
 /// Pages copied at a time.
 const BATCH_PAGES: usize = 256;
 
-/// A run of pages in a memfd. Pages are counted from the beginning of RAM, over the hole below 4 GiB.
+/// A run of pages in a memfd. Page numbers count RAM only, not the hole below 4 GiB.
 #[derive(Debug, Clone)]
 pub(super) struct Extent {
     /// First page of RAM.
@@ -36,7 +36,7 @@ impl Extent {
         self.page + self.count
     }
 
-    /// The pages from `from` to `to`, as far as they are in this extent.
+    /// The part of this extent between the pages `from` and `to`; `None` if there is none.
     pub fn part(&self, from: u64, to: u64) -> Option<Self> {
         let (from, to) = (from.max(self.page), to.min(self.end()));
         (from < to).then(|| Self {
@@ -77,7 +77,7 @@ impl RamImage {
         self.extents.iter().map(|extent| extent.count).sum()
     }
 
-    /// The runs of pages that are not known to be zero, in ascending order: (first page, number of pages).
+    /// The runs of pages in extents, in ascending order: (first page, number of pages). All other pages are zero.
     pub fn runs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.extents.iter().map(|extent| (extent.page, extent.count))
     }
@@ -86,7 +86,7 @@ impl RamImage {
         &self.extents
     }
 
-    /// Reads `buffer.len()` bytes (whole pages) from page `page` on; what is in no extent is zero.
+    /// Reads `buffer.len()` bytes (whole pages) from page `page` on. Pages in no extent read as zero.
     pub fn read(&self, page: u64, buffer: &mut [u8]) -> std::io::Result<()> {
         buffer.fill(0);
         let to = page + (buffer.len() / PAGE_BYTES) as u64;
@@ -100,7 +100,7 @@ impl RamImage {
         Ok(())
     }
 
-    /// This image with `changes` (whose pages take the place of what is here) on top.
+    /// This image with its pages replaced by those of `changes`.
     pub(super) fn overlaid(&self, changes: Vec<Extent>) -> std::io::Result<Self> {
         let mut extents: Vec<Extent> = Vec::with_capacity(self.extents.len() + 2 * changes.len());
         let mut below = self.extents.iter().peekable();
@@ -122,14 +122,14 @@ impl RamImage {
         }
     }
 
-    /// The same content in one memfd, with pages that are zero left out and small gaps filled.
+    /// The same content in one memfd, without pages that are zero, except in small gaps.
     fn gathered(&self) -> std::io::Result<Self> {
         let mut store = PageStore::new(self.pages)?;
         let mut buffer = vec![0; BATCH_PAGES * PAGE_BYTES];
         let batch = BATCH_PAGES as u64;
         let mut next = 0;
         for (page, count) in self.runs() {
-            // A batch begins on a multiple of its size, so that neighbouring runs share one.
+            // Batches begin at multiples of their size, so that neighbouring runs share one.
             let mut at = next.max(page / batch * batch);
             while at < page + count {
                 let count = batch.min(self.pages - at);
@@ -164,7 +164,7 @@ fn take_between(
     }
 }
 
-/// Appends an extent, merged with the one before where it continues it.
+/// Appends an extent, and merges it with the one before if it continues that.
 fn push(extents: &mut Vec<Extent>, next: Extent) {
     if let Some(last) = extents.last_mut()
         && last.end() == next.page
@@ -184,7 +184,7 @@ fn bytes(pages: u64) -> usize {
         .saturating_mul(PAGE_BYTES)
 }
 
-/// An image in the making: pages are appended in ascending order.
+/// Builds an image. Pages are appended in ascending order.
 #[derive(Debug)]
 pub struct PageStore {
     file: File,
@@ -206,14 +206,14 @@ impl PageStore {
         })
     }
 
-    /// Sets the pages from `page` on, which must lie behind all pages set before. `content` is whole pages.
+    /// Sets the pages from `page` on, which must be greater than all pages set before. `content` is whole pages.
     pub fn push(&mut self, page: u64, content: &[u8]) -> std::io::Result<()> {
         self.append(page, (content.len() / PAGE_BYTES) as u64, |file, at| {
             file.write_all_at(content, at)
         })
     }
 
-    /// The same for `count` pages that `write` writes to the file at the byte offset it is given.
+    /// Sets `count` pages by `write`, which must write them to the given file at the given byte offset.
     pub(super) fn append(
         &mut self,
         page: u64,
@@ -243,7 +243,7 @@ impl PageStore {
         Ok(())
     }
 
-    /// Seals the memfd: from now on nobody can change it.
+    /// Seals the memfd against all changes.
     pub fn finish(self) -> std::io::Result<RamImage> {
         let pages = self.pages;
         let extents = self.into_extents()?;

@@ -1,4 +1,4 @@
-//! Host address space for guest RAM: zeroed memory, with pieces of sealed files laid over it copy on write.
+//! Host address space for guest RAM: zeroed memory, and parts of sealed files mapped into it copy on write.
 
 #![allow(unsafe_code)]
 
@@ -34,7 +34,7 @@ impl Mapping {
         })
     }
 
-    /// Replaces `length` bytes from `offset` on by a private view of `file` from `file_offset` on: reads see the file,
+    /// Replaces `length` bytes from `offset` on by a private mapping of `file` from `file_offset` on: reads see the file, and
     /// writes stay in this mapping. All three numbers are multiples of the page size.
     pub fn overlay(
         &mut self,

@@ -1,10 +1,10 @@
 //! Guest RAM: one region below 3 GiB, the rest above 4 GiB, as on a PC.
 //!
-//! The host provides pages as they are first touched, so that an idle guest costs little. RAM at one moment can be held as a [`RamImage`];
-//! a machine that goes on from an image shares its pages until one of them is written.
+//! The host allocates a page when it is first touched, so an idle guest costs little. A [`RamImage`] keeps RAM at one moment. A
+//! machine that continues from an image shares each of its pages until it writes to the page.
 //!
-//! [`GuestRam`] knows the pages that were written since its image: writes of the loader and of devices pass through it, and whoever
-//! runs the processors tells it what they wrote ([`GuestRam::mark`]).
+//! [`GuestRam`] marks the pages that were written since its image. Writes of the loader and of devices go through it. The machine
+//! reports the processors' writes by [`GuestRam::mark`].
 
 mod image;
 mod mapping;
@@ -26,26 +26,26 @@ use mapping::Mapping;
 
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = PAGE_BYTES as u64;
-/// The same, as a length of host memory.
+/// [`PAGE_SIZE`] as a `usize`.
 pub const PAGE_BYTES: usize = 4096;
-/// Where RAM below 4 GiB ends at the latest; from here to 4 GiB is device space.
+/// Highest end of RAM below 4 GiB. From here to 4 GiB is device space.
 pub const LOW_RAM_END: u64 = 3 << 30;
-/// Where the rest of RAM begins.
+/// Start of the rest of RAM.
 pub const HIGH_RAM_START: u64 = 4 << 30;
 /// Least RAM that a machine may have: a kernel image is placed at 16 MiB.
 pub const MIN_RAM: u64 = 32 << 20;
 /// Most RAM that a machine may have: the boot page tables map 512 GiB.
 pub const MAX_RAM: u64 = 256 << 30;
 
-/// Pages that an image stores together: more would copy much that was not written, fewer would make many mappings.
+/// Pages that an image stores together. More would copy many pages that were not written; fewer would need many mappings.
 const GRAIN: u64 = 16;
 
 const PAGE: NonZeroUsize = NonZeroUsize::new(PAGE_BYTES).unwrap();
 
-/// What can be wrong with guest RAM or an access to it.
+/// Errors of guest RAM and of accesses to it.
 #[derive(Debug, Error)]
 pub enum MemoryError {
-    /// RAM of that size cannot be had.
+    /// The size is not supported.
     #[error("guest RAM of {found} bytes: expected a multiple of 4096 from {MIN_RAM} to {MAX_RAM}")]
     Size {
         /// The size asked for, in bytes.
@@ -54,10 +54,10 @@ pub enum MemoryError {
     /// The host refused the mapping.
     #[error("cannot map guest RAM")]
     Map(#[source] std::io::Error),
-    /// The host refused to keep an image of RAM.
-    #[error("cannot keep an image of guest RAM")]
+    /// The host could not store an image of RAM.
+    #[error("cannot store an image of guest RAM")]
     Image(#[source] std::io::Error),
-    /// An access touches an address where no RAM is.
+    /// An access is not wholly in RAM.
     #[error("guest physical {address:#x}, {length} bytes: not wholly in RAM")]
     OutsideRam {
         /// Guest physical address.
@@ -73,7 +73,7 @@ pub struct GuestRam {
     map: GuestMemoryMmap<AtomicBitmap>,
     bytes: u64,
     regions: Vec<Range<u64>>,
-    /// What RAM was before all pages that are marked now.
+    /// Content of RAM when the marks were last cleared. All pages that differ now are marked.
     base: Mutex<Arc<RamImage>>,
     mappings: Vec<Mapping>,
 }
@@ -84,7 +84,7 @@ impl GuestRam {
         Self::from_image(&Arc::new(RamImage::zero(bytes / PAGE_SIZE)), bytes)
     }
 
-    /// Maps RAM of `bytes` with this content. Pages that nobody writes stay shared with the image.
+    /// Maps RAM of `bytes` with the image's content. Pages stay shared with the image until they are written.
     pub fn from_image(image: &Arc<RamImage>, bytes: u64) -> Result<Arc<Self>, MemoryError> {
         let too_large_for_host = usize::try_from(bytes).is_err();
         let whole = bytes.is_multiple_of(PAGE_SIZE) && image.pages() == bytes / PAGE_SIZE;
@@ -126,9 +126,9 @@ impl GuestRam {
             .map_err(|error| MemoryError::Map(error.into()))
     }
 
-    /// RAM as it is now, as an image. Only pages that were marked since the last call are copied.
+    /// An image of RAM now. Only pages that were marked since the last call are copied.
     ///
-    /// No processor and no device may run meanwhile, and all that processors wrote must have been marked.
+    /// No processor and no device may run during the call, and all pages that processors wrote must be marked.
     pub fn image(&self) -> Result<Arc<RamImage>, MemoryError> {
         let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
         let mut store = PageStore::new(base.pages()).map_err(MemoryError::Image)?;
@@ -179,7 +179,7 @@ impl GuestRam {
         self.regions[0].end
     }
 
-    /// The underlying mapping, for loaders that write to it themselves.
+    /// The underlying mapping, for linux-loader, which writes to it.
     #[must_use]
     pub fn map(&self) -> &GuestMemoryMmap<AtomicBitmap> {
         &self.map
@@ -192,7 +192,7 @@ impl GuestRam {
             .map(|region| (region.start_addr().0, region.as_ptr(), region.len()))
     }
 
-    /// Whether the whole range is RAM.
+    /// Whether all bytes of the range are RAM.
     #[must_use]
     pub fn contains(&self, address: u64, length: u64) -> bool {
         let Some(end) = address.checked_add(length) else {
@@ -203,7 +203,7 @@ impl GuestRam {
             .any(|region| region.start <= address && end <= region.end)
     }
 
-    /// Reads RAM; a range that leaves RAM anywhere is refused as a whole.
+    /// Reads RAM. Fails without reading if the range is not wholly in RAM.
     pub fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
         self.check(address, buffer.len())?;
         self.map
@@ -221,7 +221,7 @@ impl GuestRam {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// Writes RAM on behalf of the loader or a device; a range that leaves RAM anywhere is refused as a whole.
+    /// Writes RAM on behalf of the loader or a device. Fails without writing if the range is not wholly in RAM.
     pub fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
         self.check(address, data.len())?;
         self.map
@@ -241,7 +241,7 @@ impl GuestRam {
         }
     }
 
-    /// Marks the pages of this range as written; what is not RAM is passed over.
+    /// Marks the pages of this range as written. Parts outside RAM are ignored.
     pub fn mark(&self, address: u64, length: u64) {
         for (range, region) in self.regions.iter().zip(self.map.iter()) {
             let from = address.max(range.start);
@@ -253,8 +253,8 @@ impl GuestRam {
         }
     }
 
-    /// Page frame numbers of all pages that may differ from zero, in ascending order: those of the image that this RAM began as
-    /// and those that were marked since.
+    /// Page frame numbers of all pages that may differ from zero, in ascending order: those in the image, and those marked since
+    /// then.
     #[must_use]
     pub fn touched_pages(&self) -> Vec<u64> {
         let base = Arc::clone(&self.base.lock().unwrap_or_else(PoisonError::into_inner));
@@ -321,7 +321,7 @@ fn marked_runs(bitmap: &AtomicBitmap, pages: u64) -> Vec<(u64, u64)> {
     runs
 }
 
-/// A length of guest RAM as one of host memory: [`GuestRam`] has checked that all of RAM fits.
+/// A length of guest RAM as a `usize`. [`GuestRam`] has checked that all of RAM fits.
 fn host_length(length: u64) -> usize {
     usize::try_from(length).unwrap_or(usize::MAX)
 }

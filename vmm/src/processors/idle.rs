@@ -1,4 +1,4 @@
-//! Time that passes without instructions: sleeping in HLT, and standing while the host thinks.
+//! Guest time in which no processor executes: all are halted, or the host lets time pass while they stand.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
-//! What the machine needs of its processors taken together: how they run, share time with the devices, and what they can tell.
+//! The interface between a machine and all its processors.
 //!
-//! Two kinds exist. [`crate::soft`] runs processors and devices in turn on one thread and is a pure function of its inputs;
+//! Two backends implement it. [`crate::soft`] runs processors and devices in turn on one thread and is a pure function of its inputs;
 //! [`crate::kvm`] runs each processor and the devices on threads of their own, in real time.
 
 mod idle;
@@ -17,25 +17,25 @@ pub use idle::Idle;
 pub use state::{ProcessorsState, SteppedState};
 pub use turn::{Activity, Turn};
 
-/// Why processors came back.
+/// Why [`Processors::run`] returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopReason {
-    /// The time that was given is over.
+    /// Guest time reached the limit of [`Processors::run`].
     Limit,
-    /// A device has something to say.
+    /// A device needs the host.
     DeviceEvent(DeviceEvent),
-    /// There was no sign of progress for too long.
-    Stuck,
-    /// No processor can go on, and nothing can wake one.
+    /// The guest showed no sign of progress for longer than [`crate::platform::Progress`] allows.
+    NoProgress,
+    /// All processors are halted, and nothing can wake one.
     DeadHalt {
-        /// Whether interrupts are enabled; nothing would raise one.
+        /// Whether interrupts are enabled. If so, no device will ever raise one.
         interruptible: bool,
     },
     /// A processor is about to execute at privilege level 0 in the lower half of the address space.
     LowSupervisorFetch {
         /// Address of the instruction, not yet executed.
         rip: u64,
-        /// Guest time at which the old kernel was surely still running, where the backend could not see the very moment.
+        /// Lower bound on the time of the jump, in guest nanoseconds; `None` if the backend saw the jump itself.
         not_before: Option<u64>,
     },
     /// A processor shut down.
@@ -47,16 +47,16 @@ pub enum StopReason {
     UnknownInstruction {
         /// The instruction's bytes.
         bytes: Vec<u8>,
-        /// What was made of it.
+        /// Disassembly or reason, for messages.
         what: String,
     },
 }
 
 /// All processors of a machine.
 pub trait Processors {
-    /// Runs until something happens or until guest time `limit`.
+    /// Runs until there is a [`StopReason`], at the latest to guest time `limit`.
     fn run(&mut self, platform: &mut Platform, limit: u64) -> Result<StopReason, BackendError>;
-    /// Lets time pass up to `until` while the processors stand and the devices go on. Ends early when the ledger is full.
+    /// Lets guest time pass up to `until`: devices work, processors do not. Returns early if the ledger is full.
     fn stand(&mut self, platform: &mut Platform, until: u64) -> Result<(), BackendError>;
     /// Guest time in nanoseconds.
     fn now(&self) -> u64;
@@ -64,30 +64,33 @@ pub trait Processors {
     fn retired(&self) -> Option<u64>;
     /// Instructions retired when the one at guest time `time` was executed, where that is known.
     fn instructions_at(&self, time: u64) -> Option<u64>;
-    /// Registers of the processor that had to do with what happened last.
+    /// Registers of the processor that caused the last [`StopReason`].
     fn registers(&self) -> Registers;
-    /// Whether to come back with [`StopReason::LowSupervisorFetch`]. A booting kernel may execute in the lower half, so it is
-    /// wanted only once the agent has spoken.
+    /// Whether [`Processors::run`] returns [`StopReason::LowSupervisorFetch`]. Off until the agent has greeted, because a booting
+    /// kernel executes in the lower half, too.
     fn watch_for_kexec(&mut self, wanted: bool);
-    /// The next kernel is loaded and the agent is about to jump into it. `machine_kexec` is the address of that function, if
-    /// symbols are at hand.
+    /// To be called before the agent executes the kexec. `machine_kexec` returns the address of that function in the running
+    /// kernel, if its symbols are known.
     fn expect_kexec(&mut self, ram: &GuestRam, machine_kexec: &dyn Fn() -> Option<u64>);
-    /// Whether every processor write to this page frame is recorded from now on, where the backend can.
+    /// Starts or stops recording the last write to each byte of this page frame, if the backend can.
     fn watch_writes(&mut self, pfn: u64, on: bool);
     /// The last write to the byte at `address`, if its page is watched and was written.
     fn last_write(&self, address: u64) -> Option<CpuWrite>;
-    /// Hands each page's first write since the last [`Processors::begin_write_epoch`] to `each`.
+    /// Calls `each` with each page's first write since the last [`Processors::begin_write_epoch`].
+    ///
+    /// KVM knows only which pages were written. Such a write is 4096 bytes long, has an instruction pointer of 0, and its time
+    /// is the beginning of the epoch.
     fn epoch_writes(&mut self, each: &mut dyn FnMut(CpuWrite)) -> Result<(), BackendError>;
-    /// Most that the host was late in serving a device that had something to do, in guest nanoseconds: 0 where devices are
-    /// always served in time.
+    /// Longest delay between a device's due time and its service, in guest nanoseconds. 0 if devices never wait for the
+    /// host.
     fn device_lateness(&self) -> u64 {
         0
     }
-    /// How often each instruction was executed by softcpu in the backend's place, by mnemonic.
+    /// How many instructions softcpu executed because KVM could not, by mnemonic.
     fn emulated(&self) -> Vec<(String, u64)> {
         Vec::new()
     }
-    /// Whether page writes are known by instruction and time, and not only by page and epoch.
+    /// Whether [`Processors::epoch_writes`] gives instruction and time of each write.
     fn writes_are_exact(&self) -> bool;
     /// Forgets first writes, so that each page's next write is a first one again.
     fn begin_write_epoch(&mut self) -> Result<(), BackendError>;
@@ -95,13 +98,13 @@ pub trait Processors {
     fn left_user_at(&self) -> Option<u64>;
     /// When user code was first entered since [`Processors::reset_user_marks`].
     fn entered_user_at(&self) -> Option<u64>;
-    /// Forgets both marks.
+    /// Forgets both times.
     fn reset_user_marks(&mut self);
-    /// Their whole state as data.
+    /// The state of all processors.
     fn state(&self) -> ProcessorsState;
 }
 
-/// What processors are to begin with.
+/// Number and registers of a machine's processors at power-on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PowerOn {
     /// Number of processors; the first has local APIC identity 0, the others follow.
@@ -114,7 +117,7 @@ pub struct PowerOn {
 pub trait Backend {
     /// The name in options and reports: `soft` or `kvm`.
     fn name(&self) -> &'static str;
-    /// Whether it learns of the processors' writes from the host's page tables, which must then not have huge pages in them.
+    /// Whether it finds the processors' writes through the host's page tables, which must then hold no huge pages.
     fn logs_whole_pages(&self) -> bool {
         false
     }
@@ -122,20 +125,20 @@ pub trait Backend {
     fn slowdown(&self) -> u32 {
         1
     }
-    /// Whether its processors have 1 GiB pages.
+    /// Whether its processors support 1 GiB pages.
     fn gigabyte_pages(&self) -> bool;
     /// Whether processors beyond the first wait in firmware for the ACPI wakeup mailbox ([`crate::boot::wakeup`]), which takes
     /// 1 GiB pages; if not, they wait for INIT and start-up interrupts.
     fn starts_by_mailbox(&self) -> bool {
         false
     }
-    /// Whether a run is a function of its inputs, so that it can be had again.
+    /// Whether running the same inputs again gives the same result, bit for bit.
     fn is_repeatable(&self) -> bool;
-    /// What guest kernels have to be told on this host, for their command line.
+    /// What guest kernels need on their command line on this host.
     fn command_line(&self) -> &str {
         ""
     }
-    /// Makes the processors of a machine with this memory. The platform's interrupt controllers are made for them.
+    /// Makes the processors of a machine with this memory, and sets up the platform's interrupt controllers for them.
     fn power_on(
         &self,
         ram: Arc<GuestRam>,

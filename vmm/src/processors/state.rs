@@ -11,8 +11,8 @@ use crate::vcpu::CpuState;
 pub enum ProcessorsState {
     /// Complete: a machine can go on from it.
     Soft(SteppedState),
-    /// What KVM tells of its processors, in words. It tells two states apart; nothing can go on from it, because a run on KVM
-    /// also depends on the host's time.
+    /// General and special registers of each processor as text. It only serves to tell two states apart: no machine can be
+    /// restored from it.
     Kvm(Vec<String>),
 }
 
@@ -21,7 +21,7 @@ pub enum ProcessorsState {
 pub struct SteppedState {
     /// The processors, in order of their local APIC identities.
     pub vcpus: Vec<CpuState>,
-    /// What each does.
+    /// Activity of each processor.
     pub activities: Vec<Activity>,
     /// Whose turn it is.
     pub turn: Turn,

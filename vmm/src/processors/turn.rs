@@ -2,19 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Instructions of one turn. Short enough that an interprocessor interrupt is served within some tens of microseconds of
-/// guest time with all processors busy, long enough that the change of processors costs little.
+/// Instructions of one turn, each 1 ns of guest time. With all processors busy an interprocessor interrupt waits at most some
+/// tens of microseconds. Much shorter turns would make the change of processors expensive.
 pub const TURN: u64 = 10_000;
 
-/// What a processor does.
+/// Whether a processor executes, and if not, what it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activity {
     /// It executes.
     Running,
-    /// HLT with interrupts enabled.
-    Halted,
-    /// HLT with interrupts disabled.
-    Dead,
+    /// It halted (HLT).
+    Halted {
+        /// Whether interrupts were enabled. If not, only an NMI wakes it.
+        interruptible: bool,
+    },
     /// It waits in firmware for the wakeup mailbox.
     Waiting,
 }
@@ -22,11 +23,11 @@ pub enum Activity {
 /// The turn of one processor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Turn {
-    /// Whose.
+    /// Index of the processor.
     pub processor: usize,
     /// Guest time at which it ends.
     pub end: u64,
-    /// The processor has given the rest of it away.
+    /// The processor executed PAUSE, which ends its turn early.
     pub yielded: bool,
 }
 

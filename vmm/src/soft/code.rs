@@ -1,11 +1,12 @@
-//! Code that several processors remember: what one writes, the others must not go on executing from memory of old.
+//! Keeps decoded code coherent between processors: a write by one must invalidate code that another has decoded.
 
 use std::collections::HashMap;
 
 use crate::memory::PAGE_SIZE;
 use crate::vcpu::Vcpu;
 
-/// Which processors remember code of which page frames. What they forget by themselves stays here until the page is written.
+/// Which processors hold decoded code of which page frames. A processor that dropped its code by itself stays listed until the
+/// page is written.
 #[derive(Debug, Default)]
 pub(super) struct SharedCode {
     /// One bit per processor.
@@ -13,7 +14,7 @@ pub(super) struct SharedCode {
 }
 
 impl SharedCode {
-    /// Processor `ran` has had its turn: the others hear what it wrote, and learn what they have to guard for it.
+    /// To be called after each turn, of processor `ran`: the others drop code that it overwrote, and guard pages that it decoded.
     pub fn settle(&mut self, vcpus: &mut [Box<dyn Vcpu>], ran: usize) {
         for pfn in vcpus[ran].take_new_code() {
             *self.holders.entry(pfn).or_default() |= bit(ran);
@@ -29,7 +30,7 @@ impl SharedCode {
         }
     }
 
-    /// Takes the guard off a page for whom no other processor remembers it any more.
+    /// Updates who guards a page after a write: a processor guards it as long as another holds code of it.
     fn release(&mut self, vcpus: &mut [Box<dyn Vcpu>], pfn: u64) {
         let mut holders = 0;
         for (index, vcpu) in vcpus.iter().enumerate() {

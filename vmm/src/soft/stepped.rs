@@ -1,10 +1,9 @@
 //! Processors and devices in turn on one thread: a run is a pure function of its inputs.
 //!
-//! All processors share one time axis, and at each nanosecond of it exactly one of them executes (or none, when all sleep): its
-//! turn lasts a fixed number of instructions, or until it sleeps, or until it executes PAUSE because it waits for another. The
-//! others stand meanwhile, as hardware threads of one core would. So writes of all processors have one order in time, the time stamp
-//! counters agree wherever they are compared, and locked instructions are atomic because nobody else runs. Interprocessor
-//! interrupts are taken when the receiver has its turn.
+//! All processors share one time axis. At each nanosecond of it at most one of them executes, and none while all sleep. A turn
+//! ends after a fixed number of instructions, when the processor halts, or when it executes PAUSE because it waits for
+//! another. Therefore the writes of all processors have one order in time, their time stamp counters always agree, and locked
+//! instructions are atomic. A processor takes an interprocessor interrupt when its turn comes.
 
 use std::sync::Arc;
 
@@ -29,7 +28,7 @@ pub struct Stepped {
 }
 
 impl Stepped {
-    /// Takes processors (at least one) that have their registers, in order of their local APIC identities from 0 on.
+    /// Takes at least one processor, with its registers set; `vcpus[i]` has local APIC identity i.
     #[must_use]
     pub fn new(mut vcpus: Vec<Box<dyn Vcpu>>) -> Self {
         let several = vcpus.len() > 1;
@@ -45,7 +44,7 @@ impl Stepped {
         }
     }
 
-    /// Processors in this state on `ram`.
+    /// Processors on `ram`, restored from `state`.
     pub fn from_state(state: &SteppedState, ram: &Arc<GuestRam>) -> Result<Self, BackendError> {
         let SteppedState {
             vcpus,
@@ -58,7 +57,8 @@ impl Stepped {
             return Err(BackendError {
                 backend: "soft",
                 reason: format!(
-                    "the state has {count} processors, {} of which it says what they do, and processor {} has its turn",
+                    "the state has {count} processors, activities of {}, and the turn of processor {}: expected one activity for each \
+                     processor, and the turn of one of them",
                     activities.len(),
                     turn.processor
                 ),
@@ -72,7 +72,7 @@ impl Stepped {
             vcpus: vcpus?,
             activities: activities.clone(),
             turn: *turn,
-            // Nothing has been decoded yet.
+            // The new processors have decoded nothing yet.
             code: SharedCode::default(),
             idle: idle.clone(),
         })
@@ -82,7 +82,7 @@ impl Stepped {
         self.vcpus.len() > 1
     }
 
-    /// The processor whose turn it is; its time is the present.
+    /// The processor whose turn it is. Its time is the machine's.
     fn current(&self) -> &dyn Vcpu {
         &*self.vcpus[self.turn.processor]
     }
@@ -103,10 +103,10 @@ impl Stepped {
         self.vcpus.iter().map(|vcpu| vcpu.retired()).sum()
     }
 
-    /// Lets the devices do what is due, and tells the processors what they wrote.
+    /// Lets the devices do what is due, and makes the processors drop code that the devices overwrote.
     fn advance(&mut self, platform: &mut Platform) {
         platform.advance(self.now());
-        for (address, length) in platform.bus.view.take_stale() {
+        for (address, length) in platform.bus.view.take_written() {
             for vcpu in &mut self.vcpus {
                 vcpu.memory_written(address, length);
             }
@@ -116,20 +116,20 @@ impl Stepped {
     /// Whether processor `index` has something to do.
     fn wakes(&self, platform: &Platform, index: usize) -> bool {
         let (vcpu, lapic) = (&self.vcpus[index], platform.bus.lapics.of(index));
-        // Asking for CR8 costs more than looking at the local APIC, which is mostly idle.
+        // The local APIC is asked first without CR8: mostly no interrupt is pending, and reading CR8 costs more.
         let interrupt =
             || lapic.deliverable(0).is_some() && lapic.deliverable(vcpu.task_priority()).is_some();
         let nmi = || lapic.nmi_pending() && vcpu.can_take_nmi();
         match self.activities[index] {
             Activity::Running => true,
-            Activity::Halted => nmi() || interrupt() && vcpu.can_take_interrupt(),
-            Activity::Dead => nmi(),
-            // There is no interrupt descriptor table in the firmware: what arrives waits, too.
+            Activity::Halted { interruptible: true } => nmi() || interrupt() && vcpu.can_take_interrupt(),
+            Activity::Halted { interruptible: false } => nmi(),
+            // The firmware has no interrupt descriptor table, so interrupts stay pending until a kernel starts the processor.
             Activity::Waiting => wakeup::is_called(&platform.ram, u8::try_from(index).unwrap_or(u8::MAX)),
         }
     }
 
-    /// Gives the turn to the next processor that has something to do when this one's is over. False when none has.
+    /// Gives the turn to the next processor that can execute, once the current turn is over. Returns whether one can.
     fn take_turn(&mut self, platform: &Platform) -> bool {
         let (now, current) = (self.now(), self.turn.processor);
         if !self.turn.is_over(now) && self.wakes(platform, current) {
@@ -146,10 +146,15 @@ impl Stepped {
         false
     }
 
-    /// Whether no interrupt could make a processor go on.
-    fn is_dead(&self) -> bool {
+    /// Whether all processors are stopped in a way that no interrupt of a device ends.
+    fn nothing_can_wake(&self) -> bool {
         let mut all = self.activities.iter();
-        all.all(|activity| matches!(activity, Activity::Dead | Activity::Waiting))
+        all.all(|activity| {
+            matches!(
+                activity,
+                Activity::Halted { interruptible: false } | Activity::Waiting
+            )
+        })
     }
 
     /// Delivers an interrupt if there is one, then executes or sleeps to the next deadline.
@@ -163,11 +168,11 @@ impl Stepped {
         }
         let (now, patience) = (self.now(), platform.progress.deadline());
         if now >= patience {
-            return Some(StopReason::Stuck);
+            return Some(StopReason::NoProgress);
         }
         let next = platform.bus.next_event();
         if !self.is(Activity::Running) {
-            if self.is_dead() {
+            if self.nothing_can_wake() {
                 return Some(StopReason::DeadHalt { interruptible: false });
             }
             let Some(next) = next else {
@@ -212,7 +217,7 @@ impl Stepped {
         }
         lapic.acknowledge(vector);
         self.activities[current] = Activity::Running;
-        // Whether another one waits behind it is looked at after the first instruction of its handler has run.
+        // If another interrupt is pending, the processor stops after the first instruction of the handler.
         vcpu.request_interrupt_window(lapic.deliverable(0).is_some());
         platform
             .bus
@@ -220,7 +225,7 @@ impl Stepped {
         vcpu.inject_interrupt(&mut platform.bus, vector)
     }
 
-    /// Takes in why the processor came back. `None` if the others, and the devices, can go on.
+    /// Updates turn and activity after an exit of the current processor. Returns why the machine stops; `None` if it goes on.
     fn exited(&mut self, exit: Exit) -> Option<StopReason> {
         match exit {
             Exit::Deadline | Exit::Bus | Exit::InterruptWindow => None,
@@ -231,22 +236,18 @@ impl Stepped {
                 }
                 None
             }
-            Exit::Halted { interruptible: true } => {
-                self.set_activity(Activity::Halted);
-                None
-            }
             Exit::Halted { interruptible } => {
-                self.set_activity(Activity::Dead);
-                self.is_dead().then_some(StopReason::DeadHalt { interruptible })
+                self.set_activity(Activity::Halted { interruptible });
+                let dead = !interruptible && self.nothing_can_wake();
+                dead.then_some(StopReason::DeadHalt { interruptible })
             }
-            // Below 1 MiB is start-up code: this machine's firmware and the kernel's trampoline. Linux keeps what it kexecs
-            // out of there.
+            // Below 1 MiB are this machine's firmware and the kernel's trampoline. Linux places nothing of a kexec there.
             Exit::LowSupervisorFetch { rip } if self.several() && rip < EXTENDED_START => None,
             Exit::LowSupervisorFetch { rip } => Some(StopReason::LowSupervisorFetch {
                 rip,
                 not_before: None,
             }),
-            // No page is watched for execution through this backend.
+            // This backend watches no page for execution.
             Exit::WatchExecute { .. } => None,
             Exit::Shutdown(Shutdown { vectors, rip, cr2 }) => {
                 let [first, second, third] = vectors;
@@ -267,7 +268,7 @@ impl Stepped {
         self.idle.add(now, self.now());
     }
 
-    /// An interrupt that the software processor cannot act on ends the run: the guest would wait for its effect.
+    /// Fails if the guest sent an interprocessor interrupt that softcpu does not implement: the guest would wait for its effect.
     fn check_unserved(&self, platform: &Platform) -> Result<(), BackendError> {
         match platform.bus.lapics.unserved() {
             None => Ok(()),
@@ -336,7 +337,7 @@ impl Processors for Stepped {
         }
     }
 
-    // The processors see the jump themselves.
+    // softcpu stops at the jump itself and needs no address.
     fn expect_kexec(&mut self, _: &GuestRam, _: &dyn Fn() -> Option<u64>) {}
 
     fn watch_writes(&mut self, pfn: u64, on: bool) {
@@ -359,7 +360,7 @@ impl Processors for Stepped {
         for vcpu in &self.vcpus {
             vcpu.epoch_writes(&mut |write| writes.push(write));
         }
-        // No two processors execute at the same time, so this is the order of the writes.
+        // Only one processor executes at any time, so the times give the order of the writes.
         writes.sort_by_key(|write| write.time);
         let mut seen = std::collections::HashSet::new();
         for write in writes {
@@ -396,7 +397,7 @@ impl Processors for Stepped {
     }
 
     fn state(&self) -> ProcessorsState {
-        // What the processors have decoded can be decoded again.
+        // `code` is a cache of decoded instructions and so no part of the state.
         let Self {
             vcpus,
             activities,

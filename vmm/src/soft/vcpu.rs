@@ -17,7 +17,7 @@ pub(super) struct SoftVcpu {
 }
 
 impl SoftVcpu {
-    /// A processor with this local APIC identity, of `count`.
+    /// A processor after power-on, with this local APIC identity, in a machine with `count` processors.
     pub fn new(ram: Arc<GuestRam>, apic_id: u8, count: u8) -> Result<Self, BackendError> {
         let view = own_view(&ram)?;
         let model = CpuModel {
@@ -37,7 +37,7 @@ impl SoftVcpu {
         })
     }
 
-    /// A processor in this state.
+    /// A processor restored from `state`.
     pub fn from_state(ram: Arc<GuestRam>, state: &CpuState) -> Result<Self, BackendError> {
         let view = own_view(&ram)?;
         let cpu = Cpu::from_state(state, &view).map_err(|error| BackendError {
@@ -52,7 +52,7 @@ impl SoftVcpu {
     }
 }
 
-/// The view of a [`SoftVcpu`], which keeps `ram`.
+/// The view for a [`SoftVcpu`], whose `_owner` is `ram`.
 #[allow(unsafe_code)]
 fn own_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
     // SAFETY: SoftVcpu's `_owner` keeps the mappings for as long as the view. The machine runs processors and devices in

@@ -161,7 +161,7 @@ fn writes_belong_to_their_phase() {
 
 #[test]
 fn writes_are_recorded_in_mid_phase() {
-    // On KVM `part_page_writes` records at once what was written before it, so that later writes cannot hide it.
+    // On KVM `split_page_writes` records at once what was written before it, so that later writes cannot hide it.
     let guest = Guest::new(|c| {
         touch(c, &[0])?;
         c.ring(0)?;
@@ -170,7 +170,7 @@ fn writes_are_recorded_in_mid_phase() {
     });
     for run in guest.compare(|machine| {
         let message = machine.run().unwrap();
-        machine.part_page_writes().unwrap();
+        machine.split_page_writes().unwrap();
         machine.reply(&[]).unwrap();
         vec![message, machine.run().unwrap()]
     }) {

@@ -1,9 +1,9 @@
 //! The DMA engine, personality `stream`: the receive side of a network card.
 //!
-//! It takes descriptors from a ring in guest memory, fills the buffers with [`crate::content`], advances a completion count and
-//! interrupts, at a set rate of guest time. It goes on across kexec, PCI enumeration and whatever else happens to the kernel;
-//! it stops when the driver disables or resets it, when it meets a descriptor that it cannot use, and, when it obeys the bus
-//! master bit, while that is clear. Only CONTROL's reset bit resets it: it offers neither function-level reset nor power states.
+//! The engine takes descriptors from a ring in guest memory, fills the buffers with [`crate::content`] at a set rate of guest
+//! time, advances a completion count and interrupts. It continues across a kexec. It stops when the driver disables or resets
+//! it, at an invalid descriptor, and while the bus master bit is clear if it honours that bit. Only CONTROL's reset bit resets
+//! it, because it offers neither function-level reset nor power states.
 
 mod ring;
 
@@ -17,18 +17,19 @@ use crate::interrupt::Msi;
 use crate::ledger::EngineEventKind;
 use ring::Pace;
 
-/// What the PCI COMMAND register's bus master bit means to the engine.
+/// Effect of the bus master bit in the PCI COMMAND register on the engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BusMaster {
-    /// Plain PCI: DMA only while the bit is set.
+    /// DMA only while the bit is set, as in plain PCI.
     Honoured,
-    /// A preserved device: once the bit has been set, clearing it is recorded and has no effect.
+    /// Once the bit has been set, clearing it is recorded and has no effect, as with a device that is preserved across a live
+    /// update.
     #[default]
     Retained,
 }
 
-/// How the engine behaves.
+/// Configuration of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmaConfig {
     /// Bytes per second of guest time; not 0.
@@ -47,7 +48,7 @@ pub struct DmaEngine {
     msix: Msix,
     setup: DmaConfig,
     registers: Registers,
-    /// Sequence number of the next block. It outlives a reset, so that no block's content ever comes twice.
+    /// Sequence number of the next block. A reset keeps it, so that no two blocks have the same content.
     sequence: u64,
     mastered: bool,
     pace: Option<Pace>,
@@ -60,7 +61,7 @@ pub struct DmaEngine {
     buffer: Scratch,
 }
 
-/// Memory that each block is made in; what it holds between two blocks means nothing.
+/// Buffer in which each block is generated. Its content between two blocks has no meaning.
 #[derive(Debug, Clone, Default)]
 struct Scratch(Vec<u8>);
 
@@ -110,8 +111,8 @@ impl DmaEngine {
         }
     }
 
-    /// Whether an engine in this state can be that of a machine set up with `setup` at guest time `now`: what the guest cannot
-    /// change is as after power-on, and nothing began in the future.
+    /// Whether this state is possible at guest time `now`: all that a guest cannot change equals `after_power_on`, and no time is
+    /// in the future.
     #[must_use]
     pub fn is_sound(&self, after_power_on: &Self, now: u64) -> bool {
         let begun = [self.waiting_since, self.active_at];
@@ -121,7 +122,7 @@ impl DmaEngine {
             && begun.into_iter().flatten().all(|time| time <= now)
     }
 
-    /// How it behaves.
+    /// Its configuration.
     #[must_use]
     pub fn setup(&self) -> DmaConfig {
         self.setup
@@ -133,7 +134,7 @@ impl DmaEngine {
         self.sequence
     }
 
-    /// Whether the engine stands because the ledger has no room.
+    /// Whether the engine has stopped because the ledger is full.
     #[must_use]
     pub fn stopped_by_ledger(&self) -> bool {
         self.ledger_full
@@ -235,7 +236,7 @@ impl DmaEngine {
         }
     }
 
-    /// A phase ends: what the engine has not done so far belongs to it.
+    /// To be called when a phase ends: adds the engine's inactivity until now to that phase's counters.
     pub fn end_phase(&mut self, now: u64, view: &mut DmaView) {
         self.note_inactivity(now, view);
     }
@@ -250,7 +251,7 @@ impl DmaEngine {
         self.enabled() && may_master && !self.registers.fault && !self.ledger_full
     }
 
-    /// Starts or stops the pace after anything that decides over running.
+    /// Starts or stops the pace after a change of any condition of [`Self::running`].
     fn settle(&mut self, now: u64) {
         if !self.running() {
             self.pace = None;

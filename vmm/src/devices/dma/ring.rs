@@ -1,4 +1,4 @@
-//! The engine at work: one block after another.
+//! Writing blocks: pace, descriptors, completion.
 
 use guest_agent::device::dma as map;
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,7 @@ struct Buffer {
     descriptor: u32,
 }
 
-/// Something that the engine cannot use.
+/// A descriptor or ring that the engine cannot use.
 struct Unusable {
     reason: FaultReason,
     address: u64,
@@ -59,7 +59,7 @@ impl DmaEngine {
         }
     }
 
-    /// Whether every descriptor holds a block that was not given back.
+    /// Whether every descriptor holds a block that the consumer has not released.
     fn ring_full(&self) -> bool {
         let outstanding = self.registers.completed.saturating_sub(self.registers.consumed);
         outstanding >= u64::from(self.registers.ring_entries)
@@ -75,12 +75,12 @@ impl DmaEngine {
         self.active_at = Some(now);
         view.ledger.event(now, view.stamp(), EngineEventKind::WaitEnd);
         if self.pace.is_some() {
-            // The block that was held back goes out at once, and the rate counts from there.
+            // The block that was due is written at once, and the rate counts from now.
             self.pace = Some(Pace::starting(now));
         }
     }
 
-    /// Writes one block, or begins to wait for a descriptor.
+    /// Writes one block, or begins to wait if no descriptor is free.
     fn block(&mut self, now: u64, view: &mut DmaView) -> Result<(), Halt> {
         self.check_ring()?;
         if self.ring_full() {
@@ -164,7 +164,7 @@ impl DmaEngine {
         Ok(())
     }
 
-    /// Reads the next descriptor, {u64 address, u32 length, u32 zero}, and believes nothing of it.
+    /// Reads and checks the next descriptor, {u64 address, u32 length, u32 zero}.
     fn next_buffer(&self, view: &DmaView) -> Result<Buffer, Halt> {
         let slot = self.registers.completed % u64::from(self.registers.ring_entries);
         let descriptor = (slot & 0xffff_ffff) as u32;
@@ -239,7 +239,7 @@ impl Buffer {
     }
 }
 
-/// Why a block did not come about.
+/// Why a block was not written.
 enum Halt {
     Fault(Unusable),
     LedgerFull,

@@ -1,4 +1,4 @@
-//! The local APICs of all processors, and the way of interrupts between and to them.
+//! The local APICs of all processors, and the delivery of interrupts to them.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ impl LocalApics {
         }
     }
 
-    /// Processor `index` is the one that accesses the register page and the model-specific registers from now on.
+    /// Makes `index` the processor that accesses the register page and the model-specific registers.
     pub fn select(&mut self, index: usize) {
         if index < self.apics.len() {
             self.accessing = index;
@@ -45,7 +45,7 @@ impl LocalApics {
         &self.apics[self.accessing]
     }
 
-    /// The same, to be changed.
+    /// The same, mutably.
     pub fn current_mut(&mut self) -> &mut LocalApic {
         &mut self.apics[self.accessing]
     }
@@ -56,14 +56,14 @@ impl LocalApics {
         &self.apics[index.min(self.apics.len() - 1)]
     }
 
-    /// The same, to be changed.
+    /// The same, mutably.
     pub fn of_mut(&mut self, index: usize) -> &mut LocalApic {
         let last = self.apics.len() - 1;
         &mut self.apics[index.min(last)]
     }
 
-    /// Writes a register of the current local APIC, and takes what it sends to the others. Returns the vector of a
-    /// level-triggered interrupt that this ended, which I/O APICs must hear of.
+    /// Writes a register of the current local APIC, and delivers the interrupt that this sends to others. Returns the vector of
+    /// a level-triggered interrupt that this ended, for the I/O APIC.
     pub fn write(&mut self, now: u64, offset: u64, value: u32) -> Option<u8> {
         let current = self.current_mut();
         let ended = current.write(now, offset, value);
@@ -73,7 +73,7 @@ impl LocalApics {
         ended
     }
 
-    /// Takes an interrupt from the I/O APIC or of a function (MSI) to its receivers.
+    /// Delivers an interrupt of the I/O APIC or an MSI.
     pub fn deliver(&mut self, message: Message) {
         let receivers: Vec<usize> = (0..self.apics.len())
             .filter(|&index| self.apics[index].matches(message.destination, message.logical))
@@ -81,7 +81,7 @@ impl LocalApics {
         self.hand_over(message.mode, message.vector, message.level, &receivers);
     }
 
-    /// Takes an interrupt from the current local APIC to the others.
+    /// Delivers an interrupt of the current local APIC to others.
     fn send(&mut self, ipi: Ipi) {
         let addressed = |apic: &LocalApic| ipi.all_others || apic.matches(ipi.destination, ipi.logical);
         let receivers: Vec<usize> = (0..self.apics.len())
@@ -92,7 +92,7 @@ impl LocalApics {
         }
     }
 
-    /// False for delivery modes that are not known here.
+    /// Returns `false` if the delivery mode is not implemented.
     fn hand_over(&mut self, mode: u8, vector: u8, level: bool, receivers: &[usize]) -> bool {
         // The lowest priority is not looked for: a fixed choice is as good, and the same in every run.
         let receivers = match mode {
@@ -109,7 +109,7 @@ impl LocalApics {
         true
     }
 
-    /// The first interprocessor interrupt to a processor that it could not be handed to: INIT, start-up, SMI.
+    /// The first interprocessor interrupt that could not be delivered because its mode is not implemented: INIT, start-up, SMI.
     #[must_use]
     pub fn unserved(&self) -> Option<Ipi> {
         self.unserved
@@ -126,7 +126,7 @@ impl LocalApics {
         self.apics.iter().filter_map(LocalApic::next_event).min()
     }
 
-    /// Whether these can be the local APICs of `count` processors whose timers count at `crystal_hz`.
+    /// Whether this state is possible for `count` processors whose timers count at `crystal_hz`.
     #[must_use]
     pub fn are_sound(&self, count: usize, crystal_hz: u64) -> bool {
         let fresh = LocalApic::new(0, crystal_hz);

@@ -8,7 +8,7 @@ pub use all::LocalApics;
 
 /// Guest physical address of the register page; it does not move.
 pub const BASE: u64 = BASE_32 as u64;
-/// The same, as the MADT wants it.
+/// The same as a 32-bit number, for the MADT.
 pub const BASE_32: u32 = 0xfee0_0000;
 /// Bytes of the register page.
 pub const SIZE: u64 = 0x1000;
@@ -109,7 +109,7 @@ pub const MODE_INIT: u8 = 5;
 /// An interprocessor interrupt that a local APIC sends to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipi {
-    /// Whether it goes to all others, whatever the destination is.
+    /// Whether it goes to all others, regardless of `destination`.
     pub all_others: bool,
     /// Destination field of the ICR.
     pub destination: u8,
@@ -147,7 +147,7 @@ pub struct LocalApic {
     tsc_deadline: u64,
     /// Nanoseconds per tick of the crystal clock.
     tick_ns: u64,
-    /// An interprocessor interrupt that has not been taken to its receivers yet.
+    /// An interprocessor interrupt that has not been delivered yet.
     sent: Option<Ipi>,
     /// A non-maskable interrupt waits for the processor.
     nmi: bool,
@@ -191,13 +191,13 @@ impl LocalApic {
         self.tick_ns == other.tick_ns
     }
 
-    /// The interprocessor interrupt to others that the last write sent, if it did: to be taken after each write.
+    /// Takes the interprocessor interrupt that the last write sent, if it sent one. To be called after each write.
     #[must_use]
     pub fn take_sent(&mut self) -> Option<Ipi> {
         self.sent.take()
     }
 
-    /// Accepts a non-maskable interrupt. It does not matter whether the local APIC is enabled.
+    /// Accepts a non-maskable interrupt, even if the local APIC is disabled.
     pub fn raise_nmi(&mut self) {
         self.nmi = true;
     }
@@ -239,7 +239,7 @@ impl LocalApic {
         }
     }
 
-    /// Writes a register. Returns the vector of a level-triggered interrupt that this ended, which I/O APICs must hear of.
+    /// Writes a register. Returns the vector of a level-triggered interrupt that this ended, for the I/O APIC.
     pub fn write(&mut self, now: u64, offset: u64, value: u32) -> Option<u8> {
         match offset & !0xf {
             ID => self.id = value.to_le_bytes()[3],
@@ -288,7 +288,7 @@ impl LocalApic {
     /// Writes one of them; `false` is a general protection fault.
     pub fn msr_write(&mut self, index: u32, value: u64) -> bool {
         match index {
-            // Neither x2APIC mode nor another address is offered.
+            // x2APIC mode and other addresses are not supported.
             MSR_APIC_BASE if value & !(BASE_BSP | BASE_ENABLE) == BASE => {
                 self.apic_base = value;
                 true
@@ -425,7 +425,7 @@ impl LocalApic {
     fn error(&mut self, bit: u32) {
         let news = self.esr_pending & bit == 0;
         self.esr_pending |= bit;
-        // A bad vector in the error entry itself must not call itself for ever.
+        // A bad vector in the error entry itself must not recurse without end.
         if news && self.lvt[LVT_ERROR].to_le_bytes()[0] >= 16 {
             self.raise_lvt(LVT_ERROR);
         }

@@ -1,10 +1,10 @@
-//! Choosing what executes guest code.
+//! Chooses the backend.
 
 use vmm::kvm::{Kvm, OpenError};
 use vmm::processors::Backend;
 use vmm::soft::Soft;
 
-/// What the user asks for.
+/// The value of `--backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     /// The best that this host offers.
@@ -15,7 +15,7 @@ pub enum Choice {
     Kvm,
 }
 
-/// What this host's KVM is good for.
+/// Quality of this host's KVM.
 #[derive(Debug)]
 pub enum Found {
     /// It executes guest kernels natively.
@@ -36,7 +36,7 @@ impl Found {
         }
     }
 
-    /// The backend for `auto`: KVM where it is sound.
+    /// The backend for `auto`: KVM if it executes guests natively.
     pub fn best(self) -> Box<dyn Backend> {
         match self {
             Self::Sound(kvm) => Box::new(kvm),
@@ -44,7 +44,7 @@ impl Found {
         }
     }
 
-    /// What `auto` takes here.
+    /// The choice of `auto` on this host.
     pub fn best_name(&self) -> &'static str {
         match self {
             Self::Sound(_) => "kvm",

@@ -1,4 +1,4 @@
-//! A scenario from plan to judgement: the run, its snapshots, and a second run where an author is in question.
+//! Runs a plan and judges it: the run, its snapshots, and a second run if the last writer of a byte is in question.
 
 use std::path::{Path, PathBuf};
 
@@ -14,23 +14,23 @@ use vmm::machine::MachineError;
 use vmm::memory::PAGE_SIZE;
 use vmm::processors::Backend;
 
-/// Most guest RAM that is held at each jump in case an author is in question, in bytes. A run that has touched more is watched
-/// from power-on.
+/// Most guest RAM, in bytes, of a snapshot at a jump for the second run. If a run has written more, the second run begins at
+/// power-on.
 const MAX_HELD: u64 = 256 << 20;
 
-/// Why a plan could not be run or judged at all.
+/// Why a plan could not be run or judged.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// There was no machine to begin with.
+    /// The machine cannot be made.
     #[error("the machine cannot be made: {}", chain(.0))]
     Machine(MachineError),
-    /// The machine cannot be held as data.
+    /// The backend cannot take snapshots.
     #[error("no snapshot can be taken: {}", chain(.0))]
     Hold(MachineError),
     /// A snapshot cannot be written.
     #[error("{}", chain(.0))]
     Snapshot(#[from] SnapshotError),
-    /// A snapshot was asked for at a place that the run did not come to.
+    /// The run ended before the place of a snapshot.
     #[error("no snapshot was written to {file}: the run ended before it came to {place}")]
     NotReached {
         /// Where the snapshot was to go.
@@ -43,7 +43,7 @@ pub enum RunError {
     Scenario(#[from] ScenarioError),
 }
 
-/// A snapshot that is to be written.
+/// A snapshot to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
     /// Where in the run.
@@ -52,9 +52,9 @@ pub struct Hold {
     pub file: PathBuf,
 }
 
-/// Who hears of a run.
+/// Callbacks of a run.
 pub struct Listeners<'a> {
-    /// Hears of its phases.
+    /// Observer of its phases.
     pub observer: &'a dyn Observer,
     /// Called before a second run, with the number of bytes whose last writer is in question.
     pub again: &'a dyn Fn(usize),
@@ -62,9 +62,9 @@ pub struct Listeners<'a> {
 
 /// Runs a plan and judges it, and writes the snapshots of `holds` on the way.
 ///
-/// If findings are about bytes whose last writer is unknown and the backend is repeatable, a second run watches those bytes. It
-/// begins at the last snapshot before they were written, as far as there is one. If it differs from the first run, neither
-/// proves anything: the verdict is an error, and the reason says where they part.
+/// If findings have bytes whose last writer is unknown and the backend is repeatable, a second run watches those bytes. It begins at
+/// the last snapshot before they were written, or else at power-on. If it differs from the first run, the verdict is an error,
+/// because neither run proves anything, and the reason names the first difference.
 pub fn run(
     plan: &Plan,
     agent: &[u8],
@@ -79,7 +79,7 @@ pub fn run(
     finish(start()?, HostTimes::default(), backend, holds, listeners)
 }
 
-/// Ends a run that was held, and judges it as [`run`] does.
+/// Continues a run from a snapshot to its end, and judges it as [`run`] does.
 pub fn resume(snapshot: &RunSnapshot, holds: &[Hold], listeners: &Listeners<'_>) -> Result<Judged, RunError> {
     let run = Run::from_snapshot(snapshot, &[]).map_err(RunError::Machine)?;
     finish(
@@ -115,7 +115,7 @@ fn finish(
         let run = Run::from_snapshot(snapshot, &questions).map_err(RunError::Machine)?;
         let second = watched(run);
         let answered = second.authors.iter().all(|author| author.write.is_some());
-        // A byte that nobody has written since is left to a run from power-on.
+        // The run from the snapshot did not see a write to some byte, so only a run from power-on can name its writer.
         if answered || differs(&judged.evidence, &second).is_some() {
             return with_authors(judged, second);
         }
@@ -123,7 +123,7 @@ fn finish(
     with_authors(judged, watched(from_power_on()?))
 }
 
-/// Takes the run to its end. Snapshots that were asked for are written; those at each jump are returned.
+/// Takes the run to its end. Writes the snapshots of `holds`, and returns those at each jump.
 fn proceed(
     run: &mut Run,
     backend: &dyn Backend,
@@ -165,7 +165,7 @@ fn proceed(
     }
 }
 
-/// Guest time of the beginning of the first phase in which a byte in question may have been written last; 0 if that may have been
+/// Earliest guest time at which a byte in question may have been written last: the beginning of a phase, or 0 if that may have been
 /// before the first jump.
 fn first_doubt(evidence: &Evidence, questions: &[Question]) -> u64 {
     let begin = |question: &Question| {
@@ -208,7 +208,7 @@ fn with_authors(mut judged: Judged, second: Evidence) -> Result<Judged, RunError
     Ok(Judged::new(evidence)?)
 }
 
-/// Why the second run is not the first one again, if it is not.
+/// The difference between the first run and the second; `None` if they are equal.
 fn differs(first: &Evidence, second: &Evidence) -> Option<String> {
     let difference = first_difference(first, second)?;
     let said = match &difference.record {

@@ -1,9 +1,9 @@
-//! What two runs were given.
+//! The inputs of two runs.
 
 use crate::evidence::{Evidence, KernelEvidence, Phase};
 use serde::{Serialize, Serializer};
 
-/// An input that was not equal.
+/// An input that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InputDifference {
     /// Which input.
@@ -14,7 +14,7 @@ pub struct InputDifference {
     pub second: String,
 }
 
-/// All inputs that differ. Of the scenario's text it is the first line that does. Paths are no inputs: what they lead to is.
+/// All inputs that differ; of the scenario's text, the first line that differs. Paths are not inputs, but the files' contents are.
 pub(super) fn differences(first: &Evidence, second: &Evidence) -> Vec<InputDifference> {
     let mut found = Vec::new();
     let mut look = |what: &str, first: String, second: String| {

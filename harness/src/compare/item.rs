@@ -1,18 +1,18 @@
-//! One record to be compared, and the first of two sequences that differs.
+//! A record to be compared, and the first difference of two sequences of records.
 
 use super::{At, Part, RecordDifference, Told};
 use std::collections::VecDeque;
 
-/// Equal records that are told before the one that differs.
+/// Number of equal records that are reported before the first difference.
 const BEFORE: usize = 3;
 
-/// A record of either run. Two are equal when they are so as values.
+/// A record of either run. Two records are equal if their values are.
 pub(super) trait Item: PartialEq {
-    /// Where it stands.
+    /// Time and place in the run.
     fn at(&self) -> At;
-    /// What it is about, what that did, and with which value.
+    /// Subject, verb and value.
     fn words(&self) -> (String, &'static str, String);
-    /// The two values where they say more side by side than alone.
+    /// Both values in another form, if that makes the difference clearer.
     fn side_by_side(&self, _: &Self) -> Option<[String; 2]> {
         None
     }
@@ -74,7 +74,7 @@ fn difference<T: Item>(
             side.iter_mut().for_each(|told| told.value.clone_from(&value));
         }
     }
-    // The earlier of the two is where the runs part; one without a time has no place in that order.
+    // The runs part at the earlier of the two records. A record without a time has no place in that order.
     let earlier = [&one, &other]
         .into_iter()
         .flatten()

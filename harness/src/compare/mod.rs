@@ -1,8 +1,8 @@
-//! Where two runs part: the earliest record in which their evidence differs.
+//! Finds the earliest record in which the evidence of two runs differs.
 //!
-//! Two runs of the same inputs on the software processor are equal in everything, so the first record that differs is where the
-//! cause is to be looked for, or just after it. Records with a time are compared in the order of guest time; facts without one (the
-//! console, the state hash) count only when every record with a time is equal.
+//! Two runs of the same inputs on softcpu are equal in everything, so the cause of a difference is at or just before the first
+//! record that differs. Records with a time are compared in the order of guest time. Facts without one (the console, the state
+//! hash) count only if every record with a time is equal.
 
 mod inputs;
 mod item;
@@ -18,7 +18,7 @@ pub use inputs::InputDifference;
 use serde::Serialize;
 use vmm::trace::Kind;
 
-/// What comparing two runs came to.
+/// Result of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub enum Comparison {
@@ -28,7 +28,7 @@ pub enum Comparison {
     Different(Box<Difference>),
     /// They cannot be compared.
     Incomparable {
-        /// Why not.
+        /// The reason.
         reason: Incomparable,
     },
 }
@@ -37,10 +37,10 @@ pub enum Comparison {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
 pub enum Incomparable {
-    /// One ran on KVM.
+    /// One ran on `kvm`.
     #[error("two runs are never equal on kvm, where time is the host's: only runs on soft can be compared")]
     Unrepeatable,
-    /// One was killed or goes on.
+    /// One was killed or has not ended.
     #[error("the {} run has not ended: expected evidence of a whole run", .0.name())]
     Unfinished(Which),
 }
@@ -64,17 +64,17 @@ impl Which {
     }
 }
 
-/// What kind of record differs. Of records at the same time the kind that stands first here is reported.
+/// Kind of record that differs. Of records at the same time, the kind listed first here is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
-    /// What passed between the processors and everything else.
+    /// A record of the trace.
     Trace,
     /// A write of the device.
     Ledger,
-    /// Something else that happened to the DMA engine.
+    /// An engine event.
     EngineEvent,
-    /// The access that made such an event happen.
+    /// The access that caused an engine event.
     EventCause,
     /// First write of a processor to a page in a phase.
     CpuWrite,
@@ -90,7 +90,7 @@ pub enum Part {
     Digest,
     /// A request that the agent could not fulfil.
     Failure,
-    /// What an agent said of its kernel when it came up.
+    /// Greeting of an agent.
     Kernel,
     /// A memory object of the agent.
     Object,
@@ -110,12 +110,12 @@ pub enum Part {
     StateHash,
 }
 
-/// In what two runs differ.
+/// The difference between two runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// What they were given that was not equal. Such runs need not be equal.
+    /// Inputs that differ. Runs of different inputs need not be equal.
     pub inputs: Vec<InputDifference>,
-    /// The first record that differs; `None` when only the inputs do.
+    /// The first record that differs; `None` if only the inputs differ.
     pub record: Option<RecordDifference>,
 }
 
@@ -124,24 +124,23 @@ pub struct Difference {
 pub struct RecordDifference {
     /// Kind of record.
     pub part: Part,
-    /// How many records of this kind are equal before it.
+    /// Number of equal records of this kind before it.
     pub index: u64,
-    /// Where the earlier of the two stands.
+    /// Time and place of the earlier of the two.
     pub at: At,
     /// Function in which it happened, where evidence has a symbol.
     pub function: Option<String>,
-    /// The record in the first run; `None` when that has no more of the kind.
+    /// The record in the first run; `None` if that has no more of this kind.
     pub first: Option<Told>,
     /// The record in the second run.
     pub second: Option<Told>,
     /// The last records of the kind that are equal in both, in order.
     pub before: Vec<Told>,
-    /// Guest time of the last record that both traces hold in full, when more passed after it: the runs may have parted
-    /// anywhere between.
+    /// If the traces dropped records: guest time of the last record that both hold. The runs may have parted at any time after it.
     pub trace_ends_ns: Option<u64>,
 }
 
-/// Where a record stands, as far as that is known.
+/// Time and place of a record, as far as known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct At {
     /// Guest time in nanoseconds.
@@ -160,22 +159,22 @@ pub struct At {
 /// A record in words: "read of port 0x3fd", "gave", "0x60".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Told {
-    /// Where it stands.
+    /// Time and place in the run.
     pub at: At,
-    /// What it is about.
+    /// Subject.
     pub subject: String,
-    /// What the subject did.
+    /// Verb.
     pub verb: &'static str,
-    /// With which value.
+    /// Value.
     pub value: String,
 }
 
-/// How much was compared and found equal.
+/// Amounts compared and found equal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Compared {
     /// Records of the trace.
     pub trace_records: u64,
-    /// Records that the trace had no room for: equal in number and digest.
+    /// Records that the traces dropped: equal in number and digest.
     pub trace_dropped: u64,
     /// Messages and answers among the records of the trace.
     pub messages: u64,
@@ -212,7 +211,7 @@ pub fn compare(first: &Evidence, second: &Evidence) -> Comparison {
     }
 }
 
-/// Why these two cannot be compared, if they cannot.
+/// Why these two cannot be compared; `None` if they can.
 pub fn incomparable(first: &Evidence, second: &Evidence) -> Option<Incomparable> {
     let unfinished = |evidence: &Evidence| evidence.outcome.kind == OutcomeKind::Unfinished;
     if [first, second].iter().any(|evidence| evidence.backend == "kvm") {
@@ -228,7 +227,7 @@ pub fn incomparable(first: &Evidence, second: &Evidence) -> Option<Incomparable>
 
 /// The earliest record in which two runs differ, and which of their inputs do. `None` when everything recorded is equal.
 ///
-/// What the host decides is left out: wall-clock times, paths, and the answers of a second run about authors.
+/// Wall-clock times, paths, and last writers from a second run are not compared.
 pub fn first_difference(first: &Evidence, second: &Evidence) -> Option<Difference> {
     let inputs = inputs::differences(first, second);
     let record = parts::first(first, second);

@@ -1,4 +1,4 @@
-//! Every kind of record in turn, and the earliest that differs.
+//! Compares every kind of record, and returns the earliest difference.
 
 use super::item::diverge;
 use super::records::{Bytes, Caused, Fact, Page, Passed, Traced};
@@ -7,8 +7,8 @@ use crate::evidence::{Checkpoint, Evidence, Moment, Phase, Retrieval, frames_of}
 use std::collections::HashSet;
 use vmm::trace::TraceRecord;
 
-/// The earliest record that differs. Of several at one time it is that of the kind that stands first in [`Part`]; records without a
-/// time come last.
+/// The earliest record that differs. Of several at the same time, the kind listed first in [`Part`] wins. Records without a time
+/// come last.
 pub(super) fn first(first: &Evidence, second: &Evidence) -> Option<RecordDifference> {
     let mut earliest = all(first, second)
         .into_iter()
@@ -26,9 +26,9 @@ pub(super) fn first(first: &Evidence, second: &Evidence) -> Option<RecordDiffere
 
 /// The first difference of each kind.
 fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
-    // A field that is added has to be put into one of the two groups before this compiles.
+    // This compiles only if every field of the evidence is in one of the two groups.
     let Evidence {
-        // Compared as inputs, or else not the run's doing: paths, the host's pace, what a second run was asked.
+        // Compared as inputs, or not a result of the run: paths, host times, and last writers from a second run.
         version: _,
         baton: _,
         scenario_file: _,
@@ -104,7 +104,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
     ]
 }
 
-/// Guest time of the last record that both hold, when one of them dropped what came after it.
+/// Guest time of the last record that both traces hold, if one of them dropped records.
 fn trace_end(first: &TraceRecord, second: &TraceRecord) -> Option<u64> {
     let end = |trace: &TraceRecord| {
         let last = trace.records.last().map_or(0, |record| record.time);
@@ -113,7 +113,7 @@ fn trace_end(first: &TraceRecord, second: &TraceRecord) -> Option<u64> {
     end(first).into_iter().chain(end(second)).min()
 }
 
-/// Adds generation and phase where the record itself does not say them.
+/// Adds generation and phase if the record has none.
 fn place(at: &mut At, first: &Evidence, second: &Evidence) {
     let Some(time) = at.time_ns.filter(|_| at.phase.is_none()) else {
         return;
@@ -123,14 +123,14 @@ fn place(at: &mut At, first: &Evidence, second: &Evidence) {
         let phase = phases.rfind(|phase| phase.begin_ns <= time)?;
         Some((phase.generation, phase.phase))
     };
-    // Until they part both are in the same phase.
+    // Before the first difference both runs are in the same phase.
     if let Some((generation, phase)) = [first, second].iter().find_map(begun) {
         at.generation = at.generation.or(Some(generation));
         at.phase = Some(phase);
     }
 }
 
-/// The function that made an access, if that access made an engine event happen: only of those evidence has the symbol.
+/// The function that made an access, if the access caused an engine event. Evidence has symbols only of those accesses.
 fn function(found: &RecordDifference, evidence: &Evidence) -> Option<String> {
     let made_by = found.at.instructions.filter(|_| found.part == Part::Trace)?;
     // A cause is noted after its instruction has retired.
@@ -168,7 +168,7 @@ fn causes(evidence: &Evidence) -> impl Iterator<Item = Caused<'_>> {
     })
 }
 
-/// Frames of which CPU writes are kept as evidence.
+/// Page frames whose CPU writes are in the evidence.
 fn frames_that_matter(evidence: &Evidence) -> HashSet<u64> {
     let objects = evidence.objects.iter().flat_map(|object| {
         let generations = object.pages.keys();
@@ -178,8 +178,8 @@ fn frames_that_matter(evidence: &Evidence) -> HashSet<u64> {
     objects.chain(written).collect()
 }
 
-/// CPU writes to pages that matter in both runs: which pages matter is known at the end only, so that a write that one of them did
-/// not keep says nothing about when they parted.
+/// CPU writes to page frames of which both runs have evidence. The set of frames is known only at a run's end, so a write that is in
+/// only one of the two does not show when they parted.
 fn writes<'a>(
     evidence: &'a Evidence,
     frames: &[HashSet<u64>; 2],
@@ -219,7 +219,7 @@ fn moment(generation: u32, time_ns: u64) -> At {
     }
 }
 
-/// The jump counts to the old kernel; what it hands over is taken at its end.
+/// The jump belongs to the old kernel, and the handover is captured at its end.
 fn jump(generation: u32, time_ns: u64) -> At {
     At {
         phase: Some(Phase::Jump),

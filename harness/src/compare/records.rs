@@ -78,7 +78,7 @@ impl Item for Traced {
     }
 }
 
-/// A byte is what nearly every device register has, so only other sizes are told.
+/// Size of an access in words; empty for one byte, the size of nearly every device register.
 fn bytes(size: u8) -> String {
     match size {
         1 => String::new(),
@@ -161,7 +161,7 @@ impl Item for &EngineEvent {
     }
 }
 
-/// What made an engine event happen.
+/// The cause of an engine event.
 #[derive(PartialEq)]
 pub(super) struct Caused<'a> {
     pub cause: &'a EventCause,
@@ -219,7 +219,7 @@ impl Item for &CpuWrite {
     }
 }
 
-/// A phase without the time that it took on the host.
+/// A phase without its host time.
 pub(super) struct Passed<'a>(pub &'a PhaseRecord);
 
 impl PartialEq for Passed<'_> {
@@ -264,7 +264,7 @@ pub(super) struct Page<'a> {
     pub bytes: Bytes<'a>,
 }
 
-/// What is in a page.
+/// Content of a page.
 #[derive(PartialEq)]
 pub(super) enum Bytes<'a> {
     /// Page `index` of the pattern of this seed.
@@ -331,7 +331,7 @@ pub(super) struct Fact {
 }
 
 impl Fact {
-    /// A fact that has no place in time.
+    /// A fact without a time.
     pub fn timeless(subject: impl Into<String>, value: impl Into<String>) -> Self {
         Self {
             at: At::default(),

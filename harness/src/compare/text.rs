@@ -34,7 +34,7 @@ impl Display for InputDifference {
 }
 
 impl RecordDifference {
-    /// What differs and where, in one line.
+    /// The difference and its place, in one line.
     pub fn sentence(&self) -> String {
         let place = place(self.at);
         let at = if place.is_empty() {
@@ -177,7 +177,7 @@ fn place(at: At) -> String {
     parts.join(", ")
 }
 
-/// To the nanosecond, because runs may part by one.
+/// A time to the nanosecond, because times may differ by one.
 pub(super) fn millis(ns: u64) -> String {
     format!("{}.{:06} ms", ns / 1_000_000, ns % 1_000_000)
 }

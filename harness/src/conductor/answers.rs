@@ -1,4 +1,4 @@
-//! What the agent's answers mean: changes of the cursor, records in the evidence, or the end of the run.
+//! Handles the agent's answers: changes the cursor, adds records to the evidence, or ends the run.
 
 use super::asks::{is_last_portion, pages_of};
 use super::cursor::{Awaiting, Cursor, Ending, Point};
@@ -10,7 +10,7 @@ use crate::plan::{Plan, Step};
 use guest_agent::protocol::{Reply, Request, VERSION};
 use std::mem;
 
-/// Takes in a message of the agent.
+/// Handles a message of the agent.
 pub(super) fn message(
     plan: &Plan,
     cursor: &mut Cursor,
@@ -75,7 +75,7 @@ fn greeting(plan: &Plan, cursor: &Cursor, evidence: &mut Evidence, reply: Reply)
     Err(Ending::new(unable(generation), text))
 }
 
-/// Takes in the answer to `request`, which was made at the first of two points and answered at the second.
+/// Handles the answer to `request`. `asked` is where the request was made, `at` where it was answered.
 fn answer(
     plan: &Plan,
     cursor: &mut Cursor,
@@ -142,7 +142,7 @@ fn answer(
     Ok(())
 }
 
-/// The kind of reply that a request is answered with.
+/// The expected kind of reply to a request.
 fn expected(request: &Request) -> &'static str {
     match request {
         Request::ResolvePages { .. } | Request::ResolveRange { .. } => "pages",
@@ -153,7 +153,7 @@ fn expected(request: &Request) -> &'static str {
     }
 }
 
-/// Takes in that the agent has done what it was asked for.
+/// Records that the agent has fulfilled `request`.
 fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: Point, at: Point) {
     match request {
         Request::CreateMemfd { object, .. }
@@ -175,7 +175,7 @@ fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: 
             known(evidence, *object).for_each(|object| object.closed = Some(at.moment));
         }
         Request::StartDma(_) => {
-            // The engine runs from the moment that the driver enabled it, which the agent's answer comes after.
+            // The driver enabled the engine before the agent answered, and the ledger has the exact time.
             let enabled = at.engine_event_ns.filter(|time| *time > asked.moment.time_ns);
             let mut started = at.moment;
             started.ledger_length = 0;
@@ -200,7 +200,7 @@ fn known(evidence: &mut Evidence, object: u32) -> impl Iterator<Item = &mut Obje
         .filter(move |known| known.id == object)
 }
 
-/// Once the last portion has come: the pages must be as many as the object has.
+/// After the last portion: the number of pages must be that of the object.
 fn resolved(plan: &Plan, cursor: &mut Cursor, evidence: &mut Evidence, object: u32) -> Result<(), Ending> {
     let pages = pages_of(plan, object);
     if !is_last_portion(pages, cursor.part) {
@@ -264,14 +264,14 @@ fn memory(plan: &Plan, cursor: &Cursor, evidence: &mut Evidence, total_pages: u6
     });
 }
 
-/// Why the first request that failed did so.
+/// Reason of the first failed request.
 pub(super) fn first_failure(evidence: &Evidence) -> String {
     let failed = evidence.retrievals.iter().find_map(|retrieval| retrieval.failure);
     let failure = failed.and_then(|failure| evidence.failures.get(failure));
     failure.map_or(String::new(), ToString::to_string)
 }
 
-/// The agent spoke although it had been asked to end.
+/// The agent sent a message although the guest had been asked to end.
 fn went_on(message: Result<Reply, String>) -> Ending {
     let text = match message {
         Ok(Reply::Failed { call, errno, detail }) => format!("{call} failed: errno {errno}, {detail}"),
@@ -285,7 +285,7 @@ fn died(text: impl Into<String>) -> Ending {
     Ending::new(OutcomeKind::AgentDied, text)
 }
 
-/// What it means that a generation cannot do what it was asked for: nothing was tested yet if it is the first.
+/// Outcome if a generation cannot fulfil a request. In the first one nothing has been tested yet.
 fn unable(generation: u32) -> OutcomeKind {
     if generation == 0 {
         OutcomeKind::SetupFailed

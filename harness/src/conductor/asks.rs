@@ -1,16 +1,16 @@
-//! What each step of a plan asks for, part by part.
+//! The moves and requests of each step of a plan, part by part.
 
 use super::cursor::{Awaiting, Cursor, Ending, Move, Point};
 use crate::evidence::{DmaEvidence, DmaSetup, Evidence, OutcomeKind, PAGE, Phase};
 use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT, place_ring, ring_pages};
 use guest_agent::protocol::Request;
 
-/// Pages that the agent is asked about at once; a reply about them fits the mailbox.
+/// Most pages in one request. The reply about them fits the mailbox.
 const PAGES_AT_ONCE: u64 = 8192;
-/// Into how many turns a wait is cut so that the consumer keeps up.
+/// Number of turns in which a wait passes if the engine waits for its consumer.
 const TURNS: u64 = 8;
 
-/// The move for the part of `step` that the cursor counts; `None` if the step has no such part, which means that it is done.
+/// The move for the part of `step` at which the cursor is; `None` if the step has no such part and so is done.
 ///
 /// Parts are counted from 0. A request is one part together with its answer; every other move is a part of its own.
 pub(super) fn part(
@@ -109,7 +109,7 @@ fn create(object: &ObjectPlan) -> Request {
     }
 }
 
-/// The parts after the request of a step after which the agent looks for no other: it is released, and the kexec is made known.
+/// The parts after the request of a step that ends this kernel: the machine is told of a kexec, and the agent is released.
 fn announced(cursor: &mut Cursor, step: &Step, part: u64) -> Option<Move> {
     let due = match (step, part) {
         (Step::Kexec, 1) => Move::Enter(Phase::Handover),
@@ -128,7 +128,7 @@ fn announced(cursor: &mut Cursor, step: &Step, part: u64) -> Option<Move> {
     Some(due)
 }
 
-/// The next portion of pages to ask about; `None` behind the last one, or if the agent does not hold the object.
+/// The next portion of pages to ask about; `None` after the last one, or if the agent does not hold the object.
 fn portion(plan: &Plan, cursor: &Cursor, step: &Step, object: u32) -> Option<Request> {
     let first_page = cursor.part.checked_mul(PAGES_AT_ONCE)?;
     let left = pages_of(plan, object)
@@ -152,7 +152,7 @@ fn portion(plan: &Plan, cursor: &Cursor, step: &Step, object: u32) -> Option<Req
     })
 }
 
-/// Whether no portion of an object of `pages` pages comes after the one of that part.
+/// Whether `part` is the last portion of an object of `pages` pages.
 pub(super) fn is_last_portion(pages: u64, part: u64) -> bool {
     part.saturating_add(1).saturating_mul(PAGES_AT_ONCE) >= pages
 }
@@ -161,14 +161,14 @@ pub(super) fn pages_of(plan: &Plan, object: u32) -> u64 {
     plan.object(object).map_or(0, |object| object.bytes / PAGE)
 }
 
-/// A part of a wait.
+/// One part of a wait.
 enum Turn {
     Pass(u64),
     Consume,
 }
 
-/// Waits pass in turns if there is an engine, so that its consumer gives blocks back meanwhile. An engine that waits for the
-/// consumer would else stand still most of the time.
+/// If there is an engine, a wait passes in turns, and after each turn the consumer releases blocks. Otherwise an engine that waits
+/// for its consumer would be idle most of the time.
 fn pass(evidence: &Evidence, ns: u64, part: u64) -> Option<Turn> {
     let Some(dma) = &evidence.dma else {
         return (part == 0).then_some(Turn::Pass(ns));
@@ -182,7 +182,7 @@ fn pass(evidence: &Evidence, ns: u64, part: u64) -> Option<Turn> {
     (part < 2 * turns).then_some(turn)
 }
 
-/// Places ring, completion count and buffers in the objects' pages, as they were resolved.
+/// Chooses the offsets of ring, completion count and buffers in the objects, by their resolved pages.
 fn start_dma(generation: u32, evidence: &mut Evidence) -> Result<Option<Request>, Ending> {
     let Some(DmaEvidence {
         setup: DmaSetup { ring, .. },

@@ -1,4 +1,4 @@
-//! What the conductor takes from the machine itself: pages, blobs, CPU writes, and at the end everything else.
+//! Evidence that the conductor takes from the machine, not from the agent: pages, blobs, CPU writes, and at the end all records.
 
 use super::cursor::{Ending, Move};
 use super::memory::GuestMemory;
@@ -14,13 +14,13 @@ use vmm::boot::BootParams;
 use vmm::phase::{Phase, Stamp};
 use vmm::provenance::PageWrite;
 
-/// Most pages that belong to no object and are yet captured, because the device wrote to them.
+/// Most pages captured that belong to no object, but to which the device wrote.
 const MAX_STRAYS: usize = 4096;
 /// Most CPU writes that are kept as evidence.
 const MAX_CPU_WRITES: usize = 200_000;
 
 impl Run {
-    /// Captures the pages of all objects, and asks who wrote the bytes in question.
+    /// Captures the pages of all objects, and records the last writers of the bytes in question.
     pub(super) fn capture(&mut self, kind: CheckpointKind) -> Result<(), PoolFull> {
         let (at, stamp) = (self.moment(), self.machine.moment().stamp);
         let ram = std::sync::Arc::clone(self.machine.ram());
@@ -119,7 +119,7 @@ impl Run {
         }
     }
 
-    /// Takes what the old kernel hands to the new one, as it stands at the new one's first instruction.
+    /// Captures the handover from the old kernel. To be called at the new kernel's first instruction.
     pub(super) fn take_blob(&mut self, time_ns: u64, boot_params: u64) {
         let ram = self.machine.ram();
         let found = BootParams::read(ram, boot_params).and_then(|params| params.kho_data(ram));
@@ -135,7 +135,7 @@ impl Run {
             .iter()
             .map(|range| (range.start, range.end - range.start))
             .collect();
-        // The machine counts the new kernel already.
+        // The machine's generation is already the new kernel's.
         let generation = self.moment().generation.saturating_sub(1);
         self.evidence.blobs.push(BlobEvidence {
             generation,
@@ -148,7 +148,7 @@ impl Run {
         });
     }
 
-    /// Phases so far; the last one still goes on.
+    /// Phases so far. The last one has not ended.
     pub(super) fn phase_records(&self) -> Vec<PhaseRecord> {
         let record = |record: &vmm::machine::PhaseRecord| PhaseRecord {
             generation: record.stamp.generation.into(),
@@ -161,13 +161,13 @@ impl Run {
         self.machine.phases().iter().map(record).collect()
     }
 
-    /// What the running kernel has printed.
+    /// Console output of the running kernel.
     pub(super) fn console_of_generation(&self) -> String {
         let generation = self.machine.moment().stamp.generation;
         String::from_utf8_lossy(&self.machine.console().text_of(generation)).into_owned()
     }
 
-    /// Ends the run, wherever it is, and returns its evidence.
+    /// Ends the run at its present position, and returns its evidence.
     pub fn finish(mut self, observer: &dyn Observer) -> Evidence {
         let (generation, phase) = (self.cursor.generation, self.machine.moment().stamp.phase);
         let Ending {
@@ -181,7 +181,7 @@ impl Run {
         if let Some(symbol) = rip.and_then(|rip| self.plan.kernel(generation).symbol(rip)) {
             text = format!("{text}, at {symbol}");
         }
-        // Wherever a run breaks off, memory can be looked at.
+        // A run that ended early has no checkpoint at its end, but its memory can be captured now.
         let captured = self.evidence.captures.checkpoints.last();
         let at_the_end = captured.is_some_and(|last| last.kind == CheckpointKind::End);
         if generation > 0
@@ -207,7 +207,7 @@ impl Run {
             kind = OutcomeKind::LedgerFull;
             text = format!("the ledger had to drop {compacted} entries: raise ledger in [limits]");
         }
-        // Who watches is no part of the state.
+        // Watches are not part of the state, which must be equal with and without them.
         self.machine
             .unwatch(self.questions.iter().map(|question| question.address / PAGE));
         match self.machine.state_hash() {
@@ -225,7 +225,7 @@ impl Run {
         evidence
     }
 
-    /// The evidence with what the machine has kept until now: of all phases that have ended.
+    /// The evidence with the machine's records until now. Page writes are those of phases that have ended.
     pub(super) fn so_far(&self) -> Evidence {
         let (mut evidence, machine) = (self.evidence.clone(), &self.machine);
         evidence.outcome.generation = self.cursor.generation;

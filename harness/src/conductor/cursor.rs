@@ -1,7 +1,7 @@
-//! Where a run is, and what comes next: plain data, and one function on it.
+//! Position of a run and its next move: plain data, and one function on it.
 //!
-//! [`next`] takes what the agent or the machine said and returns the driver's next [`Move`]. It does no I/O and knows neither machine,
-//! clock nor observer, so that a run can be copied, saved and continued between any two moves. The order of calls:
+//! [`next`] takes the result of the last move and returns the driver's next [`Move`]. It does no I/O and has no access to machine,
+//! clock or observer. Therefore a run can be copied, saved and continued between any two moves. The order of calls:
 //!
 //! ```text
 //! Cursor::start() -> due: Run ─┐
@@ -9,7 +9,7 @@
 //!      └> the driver makes the move that is due ─> Said ─> next ─> the next move is due ─> ... ─> End
 //! ```
 //!
-//! `asks.rs` has what each step asks for, `answers.rs` what an answer means, `events.rs` what an event means.
+//! `asks.rs` has the moves of each step; `answers.rs` handles answers, `events.rs` events.
 
 use super::{answers, asks, events};
 use crate::evidence::{CheckpointKind, Evidence, Moment, OutcomeKind, Phase};
@@ -36,43 +36,43 @@ pub struct Cursor {
     pub sessions: BTreeSet<String>,
     /// Pages that the running [`Step::ResolvePages`] has found so far.
     pub resolved: Vec<PageRun>,
-    /// A session or a memfd could not be retrieved.
+    /// Whether a session or a memfd could not be retrieved.
     pub lost: bool,
-    /// The run cannot go on as planned and takes the steps of [`Plan::wind_down`].
+    /// Whether the run has left its plan and takes the steps of [`Plan::wind_down`].
     pub winding_down: bool,
-    /// What the driver does next; [`next`] replaces it.
+    /// The driver's next move. [`next`] replaces it.
     pub due: Move,
 }
 
 /// Meaning of the agent's next message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Awaiting {
-    /// None: the agent stands until it is asked for something.
+    /// No message: the agent waits for a request.
     Nothing,
-    /// It greets.
+    /// The greeting.
     Greeting {
         /// Generation that must be running then.
         generation: u32,
     },
-    /// It answers a request.
+    /// The answer to a request.
     Answer {
         /// The request.
         request: Request,
         /// When it was made.
         asked: Point,
     },
-    /// None must come: the guest has been asked to end.
+    /// No message is allowed: the guest has been asked to end.
     End,
 }
 
-/// What the driver does next.
+/// A move of the driver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Move {
     /// Answer the agent's message with this request.
     Say(Request),
-    /// Answer the agent's message with nothing, so that it does what it has announced.
+    /// Answer the agent's message with nothing, so that it does what it was asked for last.
     Release,
-    /// Run the guest until the agent speaks or an event comes.
+    /// Run the guest until there is a message or an event.
     Run,
     /// Let this much guest time pass while the processors stand, in nanoseconds.
     Pass(u64),
@@ -80,22 +80,22 @@ pub enum Move {
     Enter(Phase),
     /// Capture the pages of all objects.
     Capture(CheckpointKind),
-    /// Tell the machine that the agent's release will lead to a kexec.
+    /// Tell the machine that the agent will execute the kexec when it is released.
     ExpectKexec,
-    /// Split page writes: those made before now and those made later are told apart.
+    /// Keep page writes until now apart from later ones.
     SplitPageWrites,
     /// Stop: the run has ended.
     End(Ending),
 }
 
-/// How a run ended. Its generation and phase are those of the cursor and the machine.
+/// How a run ended. Generation and phase are in the cursor and the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
-    /// In which way.
+    /// Kind of outcome.
     pub kind: OutcomeKind,
-    /// One sentence with what is known.
+    /// Explanation, one sentence.
     pub text: String,
-    /// Address in the running kernel at which it ended, where that tells something.
+    /// Address in the running kernel at which it ended, if that helps to explain the end.
     pub rip: Option<u64>,
 }
 
@@ -109,23 +109,23 @@ impl Ending {
     }
 }
 
-/// What came of a move, and when.
+/// Result of a move, and when it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
     /// When it came.
     pub at: Point,
-    /// What came.
+    /// The result.
     pub what: What,
 }
 
-/// What came of a move.
+/// Result of a move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// The move is made.
+    /// The move was made.
     Done,
-    /// The agent spoke; an error says why its message cannot be decoded.
+    /// The agent sent a message; an error says why it cannot be decoded.
     Message(Result<Reply, String>),
-    /// Something else happened to the guest.
+    /// An event of the machine other than a message.
     Event {
         /// What.
         event: Event,
@@ -136,7 +136,7 @@ pub enum What {
     Failed(String),
 }
 
-/// Where the machine stood when something was said.
+/// Position of the machine at a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
     /// Generation, guest time and length of the ledger.
@@ -150,7 +150,7 @@ pub struct Point {
 }
 
 impl Cursor {
-    /// The position of a machine that was just switched on.
+    /// The position of a machine at power-on.
     pub fn start() -> Self {
         Self {
             generation: 0,
@@ -174,7 +174,7 @@ impl Cursor {
         plan.steps.get(self.generation as usize)?.get(self.step).cloned()
     }
 
-    /// Makes `request`, whose answer is awaited from then on.
+    /// The move that makes `request`. The agent's next message is then its answer.
     pub(super) fn ask(&mut self, request: Request, asked: Point) -> Move {
         self.awaiting = Awaiting::Answer {
             request: request.clone(),
@@ -184,8 +184,8 @@ impl Cursor {
     }
 }
 
-/// Takes in what was said and returns what the driver does next, which also stays in [`Cursor::due`] until the next call. After
-/// [`Move::End`] nothing changes any more.
+/// Handles the result of the last move and returns the next one, which is also in [`Cursor::due`] until the next call. After
+/// [`Move::End`] calls change nothing.
 pub fn next(plan: &Plan, cursor: &mut Cursor, evidence: &mut Evidence, said: Said) -> Move {
     let due = match std::mem::replace(&mut cursor.due, Move::Run) {
         ended @ Move::End(_) => ended,
@@ -195,7 +195,7 @@ pub fn next(plan: &Plan, cursor: &mut Cursor, evidence: &mut Evidence, said: Sai
     due
 }
 
-/// The move that follows when `due` was made and led to `said`.
+/// The move after `due`, whose result is `said`.
 fn after(
     plan: &Plan,
     cursor: &mut Cursor,
@@ -226,7 +226,7 @@ fn after(
     advance(plan, cursor, evidence, at)
 }
 
-/// The next move of the step that the run is at, or of the first step after it that has one.
+/// The next move of the current step, or of the first later step that has one.
 fn advance(plan: &Plan, cursor: &mut Cursor, evidence: &mut Evidence, at: Point) -> Result<Move, Ending> {
     while let Some(step) = cursor.step_of(plan) {
         if let Some(due) = asks::part(plan, cursor, evidence, &step, at)? {
@@ -234,7 +234,7 @@ fn advance(plan: &Plan, cursor: &mut Cursor, evidence: &mut Evidence, at: Point)
         }
         cursor.part = 0;
         cursor.resolved.clear();
-        // Objects that were lost cannot be handed on: this generation is the last.
+        // Objects that were lost cannot be preserved again, so this generation is the last.
         let retrieved = step == Step::Capture(CheckpointKind::Retrieved);
         if cursor.lost && retrieved && !cursor.winding_down && cursor.generation < plan.kexecs {
             cursor.winding_down = true;

@@ -1,17 +1,16 @@
-//! What the machine's events mean when they come instead of a message.
+//! Handles events of the machine other than messages.
 
 use super::cursor::{Awaiting, Cursor, Ending, Point};
 use crate::evidence::OutcomeKind;
 use crate::plan::{Plan, Step};
 use vmm::machine::Event;
 
-/// What the kernel prints when it panics (kernel/panic.c).
+/// Printed by the kernel when it panics (kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing: ";
-/// What it prints if that is because PID 1 has died (kernel/exit.c).
+/// Panic message if PID 1 has died (kernel/exit.c).
 const INIT_DIED: &str = "Attempted to kill init";
 
-/// Takes in an event of the machine that is no message. Returns whether the step's present part is done by it; otherwise the guest
-/// has to run on.
+/// Handles an event other than a message. Returns whether it completes the current part of the step; if not, the guest runs on.
 pub(super) fn event(
     plan: &Plan,
     cursor: &mut Cursor,
@@ -27,7 +26,7 @@ pub(super) fn event(
         }
         (Awaiting::Greeting { .. } | Awaiting::Answer { .. }, Event::Jump { .. }) => Ok(false),
         (Awaiting::Greeting { .. } | Awaiting::Answer { .. }, Event::KernelEntry { generation, .. }) => {
-            // Whatever the old kernel's agent held, the new one's has to retrieve.
+            // The new kernel's agent holds nothing until it retrieves it.
             cursor.generation = (*generation).into();
             cursor.held.clear();
             cursor.sessions.clear();
@@ -37,7 +36,7 @@ pub(super) fn event(
     }
 }
 
-/// The end of a run that an event brings.
+/// The ending of a run by this event.
 pub(super) fn ended_by(event: &Event, panic: Option<String>, at: Point) -> Ending {
     if let Some(line) = panic {
         let init_died = line.contains(INIT_DIED);

@@ -1,4 +1,4 @@
-//! Guest RAM as the handover's decoder reads it.
+//! Adapter through which the handover's decoder reads guest RAM.
 
 use kho_core::{MemoryError, PhysicalMemory, Region};
 use vmm::memory::GuestRam;

@@ -1,20 +1,20 @@
-//! The conductor: takes a machine through a plan and comes back with evidence, whatever happens on the way.
+//! The conductor: takes a machine through a plan and returns evidence, even if the run ends early.
 //!
-//! A [`Run`] is a machine, a [`Cursor`] and evidence. The cursor says what is due; the driver ([`Run::proceed`]) does that on the machine
-//! and hands what came of it to [`next`], a pure function that moves the cursor on and writes the agent's answers into the evidence.
-//! A run can be paused between any two moves, and at any guest time. The guest stands whenever the conductor works, so that nothing
-//! here takes guest time.
+//! A [`Run`] is a machine, a [`Cursor`] and evidence. The cursor holds the next move. The driver ([`Run::proceed`]) makes it on the
+//! machine and passes the result to [`next`], a pure function that advances the cursor and adds the agent's answers to the evidence.
+//! A run can be paused between any two moves, and at any guest time. The guest is stopped while the conductor works, so the conductor
+//! takes no guest time.
 //!
 //! | file | job |
 //! | --- | --- |
 //! | `cursor.rs` | position, moves, inputs; [`next`] |
-//! | `asks.rs` | what each step asks for |
-//! | `answers.rs` | what the agent's answers mean |
-//! | `events.rs` | what the machine's events mean |
+//! | `asks.rs` | the moves of each step |
+//! | `answers.rs` | handling of answers |
+//! | `events.rs` | handling of events |
 //! | `run.rs` | the driver |
-//! | `collect.rs` | what is taken from the machine itself |
-//! | `setup.rs` | the machine's configuration and evidence to begin with |
-//! | `stopwatch.rs` | host time, which is no part of a run |
+//! | `collect.rs` | evidence from the machine |
+//! | `setup.rs` | configuration of the machine, and empty evidence |
+//! | `stopwatch.rs` | host time of the phases |
 
 mod answers;
 mod asks;
@@ -38,22 +38,22 @@ use crate::plan::Plan;
 use vmm::machine::MachineError;
 use vmm::processors::Backend;
 
-/// Who wants to know how a run goes on. It sees the run and changes nothing in it. Records have no host time in them
-/// ([`PhaseRecord::wall_us`] is 0) unless a [`Stopwatch`] stands in front.
+/// Observer of a run. It sees the run and cannot change it. Records have no host time ([`PhaseRecord::wall_us`] is 0) unless a
+/// [`Stopwatch`] passes them on.
 pub trait Observer {
-    /// A phase begins, or a run that was paused in it goes on.
+    /// A phase begins, or a run that was paused in it continues.
     fn phase(&self, generation: u32, phase: Phase);
-    /// A phase is over.
+    /// A phase has ended.
     fn passed(&self, record: &PhaseRecord);
-    /// Whether [`Observer::so_far`] is wanted, which costs time at each phase change.
+    /// Whether [`Observer::so_far`] is to be called. Its argument costs time to make at each phase change.
     fn keeps(&self) -> bool {
         false
     }
-    /// A phase has begun, and this is the evidence of all before.
+    /// A phase has begun; the evidence covers all phases before it.
     fn so_far(&self, _: Evidence) {}
 }
 
-/// Nobody wants to know.
+/// The observer that ignores everything.
 impl Observer for () {
     fn phase(&self, _: u32, _: Phase) {}
     fn passed(&self, _: &PhaseRecord) {}
@@ -70,8 +70,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Runs `plan` on `backend` with `agent` as /init, to its end. `questions` are those of [`Run::new`]. An error means that there was no
-/// machine to begin with.
+/// Runs `plan` on `backend` with `agent` as /init, to its end. `questions` are those of [`Run::new`]. Fails only if the machine cannot
+/// be made.
 pub fn conduct(
     plan: &Plan,
     agent: &[u8],

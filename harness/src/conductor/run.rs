@@ -23,42 +23,42 @@ pub struct Run {
     pub(super) machine: Machine,
     pub(super) cursor: Cursor,
     pub(super) evidence: Evidence,
-    /// Bytes whose last writer is to be told, by checkpoint.
+    /// Bytes whose last writer is in question, by checkpoint.
     pub(super) questions: Vec<Question>,
 }
 
-/// How far a run goes on.
+/// Where a run is to pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// To its end.
+    /// At its end.
     End,
-    /// To a guest time in nanoseconds. A run whose time is later already stands.
+    /// At a guest time in nanoseconds, or at once if that time has passed.
     Time(u64),
-    /// To a number of instructions retired by all processors. A run that has retired more already stands. On a backend that does
-    /// not count instructions, to the end.
+    /// At a number of instructions retired by all processors, or at once if they have retired more. If the backend does not count
+    /// instructions, at the end.
     Instructions(u64),
-    /// To the beginning of a phase. A run that stands there already goes no further; one that has passed it goes to its end.
+    /// At the beginning of a phase, or at once if the run is there. If it has passed that phase, at the end.
     Phase(Stamp),
 }
 
 impl Until {
-    /// To the jump out of `generation`.
+    /// At the jump out of `generation`.
     pub fn jump(generation: Generation) -> Self {
         let phase = Phase::Jump;
         Self::Phase(Stamp { generation, phase })
     }
 
-    /// To the first instruction of the kernel of `generation`, 1 or later.
+    /// At the first instruction of the kernel of `generation`, 1 or later.
     pub fn entry(generation: Generation) -> Self {
         let phase = Phase::BootNew;
         Self::Phase(Stamp { generation, phase })
     }
 
-    /// The guest time before which a run is not there: `u64::MAX` if time alone does not tell.
+    /// Lower bound on the guest time of that place; `u64::MAX` if it does not depend on time.
     fn not_before(self, machine: &Machine) -> u64 {
         match self {
             Self::Time(time) => time,
-            // An instruction takes a nanosecond, and a processor that sleeps retires none.
+            // An instruction takes 1 ns, so that many instructions take at least as many nanoseconds.
             Self::Instructions(count) => machine.moment().retired.map_or(u64::MAX, |retired| {
                 machine
                     .moment()
@@ -95,25 +95,25 @@ impl fmt::Display for Until {
     }
 }
 
-/// Why [`Run::proceed`] came back.
+/// Why [`Run::proceed`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// The run stands where it was to stop, by the index of the first of these places; it can go on.
+    /// The run reached one of the places: index of the first one reached. It can continue.
     Paused(usize),
     /// The run has ended.
     Ended,
 }
 
 impl Run {
-    /// Switches a machine on for `plan`, with `agent` as /init. Questions make it a run that watches the bytes in question; they cost
-    /// time and change nothing else.
+    /// Makes a machine for `plan`, with `agent` as /init. It records the last writes to the bytes in question, which costs host time
+    /// and changes nothing else.
     pub fn new(
         plan: &Plan,
         agent: &[u8],
         backend: &dyn Backend,
         questions: &[Question],
     ) -> Result<Self, MachineError> {
-        // What the host's KVM needs is told to every generation.
+        // Every generation needs the command line of this host's KVM.
         let plan = plan.with_command_line(backend.command_line());
         let mut machine = Machine::new(&machine_config(&plan, agent), backend)?;
         machine.watch(questions.iter().map(|question| question.address / PAGE));
@@ -130,7 +130,7 @@ impl Run {
         })
     }
 
-    /// Holds the run where it stands. It goes on unaffected. Only a run on the `soft` backend can be held.
+    /// Takes a snapshot. The run continues as if none had been taken. Fails on the `kvm` backend.
     pub fn snapshot(&mut self) -> Result<RunSnapshot, MachineError> {
         Ok(RunSnapshot {
             plan: Arc::clone(&self.plan),
@@ -143,7 +143,7 @@ impl Run {
         })
     }
 
-    /// What is being run.
+    /// The plan of this run.
     #[must_use]
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
@@ -155,13 +155,13 @@ impl Run {
         &self.agent
     }
 
-    /// Guest RAM that has been written so far, in bytes: about what a snapshot copies.
+    /// Guest RAM written so far, in bytes: about the size of a snapshot.
     #[must_use]
     pub fn touched_bytes(&self) -> u64 {
         self.machine.ram().touched_pages().len() as u64 * PAGE
     }
 
-    /// A run that goes on from `snapshot`, watching the bytes in question as [`Run::new`] does.
+    /// A run that continues from `snapshot`. It records the last writes to the bytes in question, as in [`Run::new`].
     pub fn from_snapshot(snapshot: &RunSnapshot, questions: &[Question]) -> Result<Self, MachineError> {
         let mut machine = Machine::from_snapshot(&snapshot.machine)?;
         machine.watch(questions.iter().map(|question| question.address / PAGE));
@@ -176,8 +176,8 @@ impl Run {
         })
     }
 
-    /// Goes on until the run has ended or one of the places `until` is reached, whichever comes first. The observer is told of the present phase to
-    /// begin with, then of each change. Where a run is paused changes nothing in what becomes of it.
+    /// Continues until the run has ended or one of the places `until` is reached, whichever comes first. The observer is first told
+    /// of the current phase, then of each change. Pausing does not change the rest of the run.
     pub fn proceed(&mut self, until: &[Until], observer: &dyn Observer) -> Progress {
         self.tell_phase(observer);
         while !matches!(self.cursor.due, Move::End(_)) {
@@ -204,7 +204,7 @@ impl Run {
         Progress::Ended
     }
 
-    /// Makes the move that is due. `None` means that `until` came before the move was through: what is left of it is due then.
+    /// Makes the move that is due. Returns `None` if `until` came first; the rest of the move is then due.
     fn make(&mut self, until: &[Until]) -> Result<Option<What>, Box<dyn Error>> {
         let limits = until.iter().map(|until| until.not_before(&self.machine));
         let limit = limits.min().unwrap_or(u64::MAX);
@@ -235,7 +235,7 @@ impl Run {
         Ok(Some(What::Done))
     }
 
-    /// What an event of the machine says. The handover is captured here, because guest memory has it only at the new kernel's entry.
+    /// The result that an event is. Captures the handover at the new kernel's entry, because guest memory holds it only then.
     fn told(&mut self, event: Event) -> What {
         match event {
             Event::Message(message) => What::Message(decode(&message).map_err(|error| error.to_string())),
@@ -262,7 +262,7 @@ impl Run {
         }
     }
 
-    /// Here and now, for the evidence.
+    /// The present moment, for the evidence.
     pub(super) fn moment(&self) -> Moment {
         let here = self.machine.moment();
         Moment {
@@ -272,7 +272,7 @@ impl Run {
         }
     }
 
-    /// Tells the observer which phase has passed and which one goes on.
+    /// Tells the observer which phase has ended and which one has begun.
     fn tell_change(&self, observer: &dyn Observer) {
         if let [.., passed, _] = &self.phase_records()[..] {
             observer.passed(passed);
@@ -280,7 +280,7 @@ impl Run {
         self.tell_phase(observer);
     }
 
-    /// Tells the observer which phase goes on, and shows the evidence so far to one who keeps it.
+    /// Tells the observer the current phase, and passes it the evidence so far if it wants that.
     fn tell_phase(&self, observer: &dyn Observer) {
         let Stamp { generation, phase } = self.machine.moment().stamp;
         observer.phase(generation.into(), phase);

@@ -1,4 +1,4 @@
-//! What a plan makes of a machine that is to be switched on, and of evidence in which nothing has happened yet.
+//! The machine's configuration for a plan, and the evidence of a run that has not begun.
 
 use crate::evidence::{
     Captures, DmaEvidence, Evidence, KernelEvidence, NOT_ENDED, ObjectEvidence, ObjectKind, Outcome,
@@ -30,7 +30,7 @@ pub(super) fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
     }
 }
 
-/// Evidence of a run in which nothing has happened yet.
+/// Evidence of a run that has not begun.
 pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
     let kernel = |generation| {
         let kernel = plan.kernel(generation);

@@ -1,4 +1,4 @@
-//! Host time of the phases, which only an observer knows: a run itself has no clock.
+//! Measures the host time of phases, outside the run, which has no clock.
 
 use super::Observer;
 use crate::evidence::{Evidence, Phase, PhaseRecord};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// Generation and phase.
 type Key = (u32, Phase);
 
-/// Measures how long each phase takes on the host, and puts that into the phase records that another observer sees.
+/// Measures the host time of each phase, and adds it to the phase records for another observer.
 ///
 /// A phase is measured from [`Observer::phase`] to [`Observer::passed`] or to the next phase.
 pub struct Stopwatch<'a> {
@@ -24,12 +24,12 @@ pub struct Stopwatch<'a> {
 pub struct HostTimes(BTreeMap<Key, Duration>);
 
 impl<'a> Stopwatch<'a> {
-    /// In front of `observer`.
+    /// Passes everything on to `observer`.
     pub fn new(observer: &'a dyn Observer) -> Self {
         Self::resumed(observer, HostTimes::default())
     }
 
-    /// In front of `observer`, for a run that has taken this long before.
+    /// Passes everything on to `observer`, for a run whose phases have taken `before` so far.
     pub fn resumed(observer: &'a dyn Observer, before: HostTimes) -> Self {
         Self {
             observer,
@@ -44,7 +44,7 @@ impl<'a> Stopwatch<'a> {
         self.laps.borrow().clone()
     }
 
-    /// Fills in [`PhaseRecord::wall_us`] where the phase was measured. The phase that goes on counts up to now.
+    /// Sets [`PhaseRecord::wall_us`] of each phase measured; of the current phase, until now.
     pub fn fill(&self, evidence: &mut Evidence) {
         self.lap();
         evidence
@@ -59,7 +59,7 @@ impl<'a> Stopwatch<'a> {
         }
     }
 
-    /// Adds the time since the last call to the phase that goes on.
+    /// Adds the time since the last call to the current phase.
     fn lap(&self) {
         let now = Instant::now();
         if let Some((key, since)) = self.running.get() {

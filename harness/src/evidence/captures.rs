@@ -1,4 +1,4 @@
-//! Object pages as the host found them, stored losslessly but small: nearly every page is still its pattern.
+//! Captured pages of objects. Storage is lossless but small, because nearly every page still equals its pattern.
 
 use super::pool::{Pool, PoolFull};
 use super::{Moment, Phase};
@@ -12,7 +12,7 @@ pub struct Captures {
     pub checkpoints: Vec<Checkpoint>,
     /// The agent's digests.
     pub digests: Vec<DigestRecord>,
-    /// Pages that are not their pattern, each once.
+    /// Pages that differ from their pattern, each content once.
     pool: Pool,
 }
 
@@ -20,16 +20,16 @@ pub struct Captures {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckpointKind {
-    /// Just after the retrieval, or where it was tried in vain.
+    /// Just after the retrieval, or after a failed attempt.
     Retrieved,
-    /// At the end of the run, with DMA stopped and nothing closed yet; or wherever the run broke off.
+    /// At the end of the run, with DMA stopped and no object closed; or where the run ended early.
     End,
 }
 
 /// All objects' pages at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// When, in words.
+    /// Place in the run.
     pub kind: CheckpointKind,
     /// Phase then.
     pub phase: Phase,
@@ -37,7 +37,7 @@ pub struct Checkpoint {
     pub at: Moment,
     /// The objects.
     pub objects: Vec<ObjectCapture>,
-    /// Page frames that the device wrote to and that belong to no object, with their content.
+    /// Page frames outside all objects to which the device wrote, with their content.
     pub strays: Vec<(u64, PageContent)>,
 }
 
@@ -79,7 +79,7 @@ pub struct DigestRecord {
 }
 
 impl Captures {
-    /// Takes in a page: page `index` of an object with `pattern`.
+    /// Stores page `index` of an object with `pattern`.
     pub fn take(&mut self, pattern: &Pattern, index: u64, page: &[u8]) -> Result<PageContent, PoolFull> {
         if is_pattern(pattern, index, page) {
             Ok(PageContent::Pattern)
@@ -88,7 +88,7 @@ impl Captures {
         }
     }
 
-    /// Takes in a page that belongs to no object.
+    /// Stores a page that belongs to no object.
     pub fn take_stray(&mut self, page: &[u8]) -> Result<PageContent, PoolFull> {
         self.pool.store(page).map(PageContent::Stored)
     }
@@ -101,7 +101,7 @@ impl Captures {
         }
     }
 
-    /// The bytes of a page captured as `content`; `None` when there are none.
+    /// The bytes of a page captured as `content`; `None` if it was outside RAM.
     pub fn bytes(&self, pattern: &Pattern, index: u64, content: PageContent) -> Option<[u8; PAGE_BYTES]> {
         match content {
             PageContent::Pattern => Some(pattern.page(index)),
@@ -111,7 +111,7 @@ impl Captures {
     }
 }
 
-/// Whether `page` is page `index` of `pattern`. Runs over every captured page, hence no copy.
+/// Whether `page` is page `index` of `pattern`. Compares without a copy, because every captured page passes here.
 fn is_pattern(pattern: &Pattern, index: u64, page: &[u8]) -> bool {
     let (Some((mark, rest)), Some((_, window))) =
         (page.split_first_chunk(), pattern.window(index).split_first())

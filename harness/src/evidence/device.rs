@@ -1,4 +1,4 @@
-//! What the DMA engine did.
+//! Set-up and writes of the DMA engine.
 
 use super::{Moment, PAGE};
 use guest_agent::device::dma::DESCRIPTOR_BYTES;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use vmm::devices::dma::DmaConfig;
 use vmm::ledger::{Entry, Kind, LedgerRecord};
 
-/// A ledger of a device that never did anything.
+/// An empty ledger.
 pub fn empty_ledger() -> LedgerRecord {
     vmm::ledger::Ledger::new(1).to_record()
 }
@@ -30,7 +30,7 @@ pub fn end_of(entry: &Entry) -> u64 {
     entry.address.saturating_add(u64::from(entry.length))
 }
 
-/// Page frames that a device write touches: none when it is an interrupt message, which does not go to RAM.
+/// Page frames that a device write touches. An interrupt message touches none.
 pub fn frames_of(entry: &Entry) -> impl Iterator<Item = u64> + use<> {
     let last = end_of(entry).saturating_sub(1).max(entry.address) / PAGE;
     let in_ram = !matches!(entry.kind, Kind::Msi { .. });
@@ -46,7 +46,7 @@ pub fn describe(entry: &Entry) -> String {
     }
 }
 
-/// The processor's access to the device that made an engine event happen.
+/// The processor's access to the DMA engine that caused an engine event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventCause {
     /// Index of the event in the ledger's list of events.
@@ -96,8 +96,7 @@ impl DmaSetup {
         u64::from(self.ring.buffer_bytes).saturating_mul(1_000_000_000) / self.engine.rate.max(1)
     }
 
-    /// What the agent itself writes into the ring's object before it enables the engine: the descriptors, and a completion
-    /// count of 0. `buffer_frames` are the page frames of the object with the buffers.
+    /// The agent's own writes to the ring's object before it enables the engine: the descriptors, and a completion count of 0. `buffer_frames` are the page frames of the object with the buffers.
     pub fn placed(&self, buffer_frames: &[u64]) -> Vec<Placed> {
         let count = Placed {
             offset: self.ring.completion.offset,

@@ -1,6 +1,6 @@
-//! Evidence: all that a run leaves, as plain data.
+//! Evidence: all results of a run, as plain data.
 //!
-//! The oracle and the report read nothing else, so that a run can be judged again from a directory ([`save`], [`load`]).
+//! Oracle and report read only evidence, so a run can be judged again from a directory ([`save`], [`load`]).
 //! All times are guest time in nanoseconds since power-on; all addresses are guest physical.
 
 mod captures;
@@ -29,13 +29,13 @@ use vmm::ledger::LedgerRecord;
 pub use vmm::phase::Phase;
 use vmm::trace::TraceRecord;
 
-/// Version of the evidence directory's format; another one is refused.
+/// Version of the evidence directory's format. [`load`] refuses other versions.
 pub const VERSION: u32 = 3;
 
 /// Bytes of a page.
 pub const PAGE: u64 = guest_agent::pattern::PAGE_BYTES as u64;
 
-/// All that a run leaves.
+/// All results of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// [`VERSION`].
@@ -66,11 +66,11 @@ pub struct Evidence {
     pub objects: Vec<ObjectEvidence>,
     /// The DMA engine as it was set up.
     pub dma: Option<DmaEvidence>,
-    /// Which accesses made engine events happen, as far as the backend tells.
+    /// The accesses that caused engine events, as far as the backend knows them.
     pub event_causes: Vec<EventCause>,
-    /// CPU writes to pages that matter: the first one to each page in each phase after a jump.
+    /// The first CPU write to each page in each phase after the first jump, for pages of objects and pages that the device wrote to.
     pub cpu_writes: Vec<CpuWrite>,
-    /// Whether the backend records CPU writes at all.
+    /// Whether the machine had room for every CPU write.
     pub cpu_writes_recorded: bool,
     /// Last CPU writes to single bytes, from a second run that watched them.
     pub authors: Vec<Author>,
@@ -84,10 +84,9 @@ pub struct Evidence {
     pub blobs: Vec<BlobEvidence>,
     /// Blackout of each jump, in order.
     pub blackouts_ns: Vec<u64>,
-    /// For each jump, in order: when the old kernel was surely still running, where the backend noticed the jump late; `None` when it
-    /// saw the very instruction.
+    /// For each jump, in order: lower bound on its time; `None` if the backend saw the jump itself.
     pub jumps_not_before: Vec<Option<u64>>,
-    /// Most that the host was late in serving a device, in guest nanoseconds: 0 on a backend that steps.
+    /// Longest delay between a device's due time and its service, in guest nanoseconds; 0 on `soft`.
     pub device_lateness_ns: u64,
     /// Host nanoseconds to a nanosecond of device time; 1 is real time, and what softcpu has.
     #[serde(default = "real_time")]
@@ -98,16 +97,16 @@ pub struct Evidence {
     pub outcome: Outcome,
     /// Hash of the machine's final state, in hexadecimal.
     pub state_hash: String,
-    /// Every write of the device, and what else happened to it, in order.
+    /// Device writes and engine events, in order.
     #[serde(skip, default = "empty_ledger")]
     pub ledger: LedgerRecord,
-    /// What passed between the processors and everything else; empty on a backend whose runs cannot be repeated.
+    /// The trace; empty on a backend whose runs cannot be repeated.
     #[serde(skip)]
     pub trace: TraceRecord,
     /// Object pages at checkpoints, and the agent's digests.
     #[serde(skip)]
     pub captures: Captures,
-    /// All that the guest printed.
+    /// Console output.
     #[serde(skip)]
     pub console: String,
 }
@@ -123,16 +122,16 @@ pub struct KernelEvidence {
     pub path: String,
     /// XXH3 (64 bits) of the bzImage, in hexadecimal.
     pub image_hash: String,
-    /// Release as the image's header says it.
+    /// Release in the image's header.
     pub image_release: String,
-    /// Command line that it was to get.
+    /// Command line planned for it.
     pub command_line: String,
-    /// What its agent said; `None` when it never came up.
+    /// Its agent's greeting; `None` if the agent never came up.
     pub hello: Option<Hello>,
 }
 
 impl KernelEvidence {
-    /// Release: as the running kernel says it, or as its image does.
+    /// Release according to the running kernel, or else to its image.
     pub fn release(&self) -> &str {
         self.hello
             .as_ref()
@@ -140,7 +139,7 @@ impl KernelEvidence {
     }
 }
 
-/// What an agent said when it came up.
+/// Greeting of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// `uname -r`.
@@ -183,10 +182,10 @@ impl Hello {
     }
 }
 
-/// A phase that was passed.
+/// A phase that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseRecord {
-    /// Kernel generation, 0 for the first; the jump counts to the old one.
+    /// Kernel generation, 0 for the first. The jump belongs to the old one.
     pub generation: u32,
     /// Which phase.
     pub phase: Phase,
@@ -211,7 +210,7 @@ pub enum ObjectKind {
         /// LUO token.
         token: u64,
     },
-    /// Anonymous memory, which nobody preserves.
+    /// Anonymous memory, which is not preserved.
     Anonymous,
 }
 
@@ -276,19 +275,19 @@ pub struct Moment {
 /// A CPU write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuWrite {
-    /// Kernel generation; the jump counts to the old one.
+    /// Kernel generation. The jump belongs to the old one.
     pub generation: u32,
     /// Phase.
     pub phase: Phase,
     /// First byte written.
     pub address: u64,
-    /// Bytes written, where that is known.
+    /// Bytes written, if known.
     pub length: Option<u32>,
     /// Instruction pointer; `None` where the backend knows only that the page was written.
     pub rip: Option<u64>,
     /// Symbol and offset of it, where known.
     pub symbol: Option<String>,
-    /// When; where only the page is known, since when it may have been.
+    /// Guest time. If only the page is known, the earliest possible time.
     pub time_ns: u64,
     /// Instructions retired since power-on, where that is known.
     pub instructions: Option<u64>,
@@ -296,14 +295,14 @@ pub struct CpuWrite {
     pub cpl: u8,
 }
 
-/// Who wrote a byte last, as a run that watched it says.
+/// Last writer of a byte, from a run that watched it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Author {
     /// Checkpoint (index) at which the question was asked.
     pub checkpoint: usize,
     /// Which byte.
     pub address: u64,
-    /// The write, or `None` when no CPU wrote it in the time watched.
+    /// The write; `None` if no CPU wrote the byte while it was watched.
     pub write: Option<CpuWrite>,
 }
 

@@ -1,4 +1,4 @@
-//! Pages kept byte for byte, each content once. Clones share them, so that a run can be copied at little cost.
+//! Stored pages, each content once. Clones share the pages, so copying a run costs little.
 
 use guest_agent::pattern::PAGE_BYTES;
 use serde::de::Error as _;
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Most pages that are kept in one run: 96 MiB, within the memory that a run may take.
+/// Most pages stored in one run: 96 MiB.
 const MAX_STORED_PAGES: usize = 24 * 1024;
 /// Bytes of a chunk: 1 MiB. After a clone, the next page stored copies at most this much.
 const CHUNK_BYTES: usize = 256 * PAGE_BYTES;

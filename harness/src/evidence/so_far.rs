@@ -1,4 +1,4 @@
-//! Evidence of a run that goes on, so that a run that is killed leaves what it had.
+//! Evidence of a run that has not ended, so that a run that is killed leaves its evidence until then.
 //!
 //! Three names in the evidence directory, each a directory with the same files as finished evidence:
 //!
@@ -8,8 +8,8 @@
 //! | `so-far` | whole |
 //! | `so-far.old` | whole as long as there is no `so-far`, being deleted otherwise |
 //!
-//! Names are only ever changed by rename, from states that are whole to such, so that a kill at any point leaves one of them.
-//! No sync: what a killed process has written is the system's, and power cuts are not meant.
+//! Directories change only by rename, and each rename leaves at least one whole directory. So does a kill at any point. Files
+//! are not synced, because the kernel keeps the writes of a killed process, and this does not protect against power loss.
 
 use super::store::{FILES, LARGE, StoreError, io, write_small};
 use super::{Evidence, Outcome, OutcomeKind};
@@ -21,18 +21,18 @@ const SO_FAR: &str = "so-far";
 const NEW: &str = "so-far.new";
 const OLD: &str = "so-far.old";
 
-/// What the outcome of such evidence says.
+/// Text of the outcome in such evidence.
 pub(crate) const NOT_ENDED: &str = "the run has not ended";
 
 /// Keeps evidence so far in a directory.
 #[derive(Debug)]
 pub struct Keeper {
     directory: PathBuf,
-    /// What the large files in `so-far` were made of.
+    /// Amount of evidence in the large files of `so-far`.
     large: Cell<Option<Large>>,
 }
 
-/// How much evidence is in the large files. It only grows, so that equal numbers mean equal files.
+/// Amount of evidence in the large files. Evidence only grows, so equal numbers mean equal files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Large {
     checkpoints: usize,
@@ -41,7 +41,7 @@ struct Large {
 }
 
 impl Keeper {
-    /// Makes the directory if it is missing. Evidence of an earlier run in it goes, for it could be taken for this run's.
+    /// Makes the directory if it is missing. Deletes evidence of an earlier run in it, because it could be mistaken for this run's.
     pub fn begin(directory: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(directory).map_err(|e| io(directory, "written", e))?;
         for name in FILES {
@@ -54,7 +54,7 @@ impl Keeper {
         })
     }
 
-    /// Puts this evidence in the place of what was kept before.
+    /// Replaces the evidence kept before by this.
     pub fn keep(&self, evidence: &Evidence) -> Result<(), StoreError> {
         let [so_far, new, old] = [SO_FAR, NEW, OLD].map(|name| self.directory.join(name));
         remove(&new)?;
@@ -66,7 +66,7 @@ impl Keeper {
         });
         let unchanged = self.large.replace(large) == large;
         for (name, write) in LARGE {
-            // Where there are no hard links they are written anew.
+            // If the file system has no hard links, the files are written again.
             let link = || std::fs::hard_link(so_far.join(name), new.join(name)).is_ok();
             if !(unchanged && link()) {
                 write(evidence, &new.join(name))?;
@@ -82,7 +82,7 @@ impl Keeper {
     }
 }
 
-/// Where evidence of a run that did not come to its end is, if it is such a run's directory.
+/// The directory with evidence so far, if `directory` is that of a run that has not ended.
 pub(super) fn find(directory: &Path) -> Option<PathBuf> {
     [SO_FAR, OLD]
         .into_iter()
@@ -96,7 +96,7 @@ pub(super) fn is_ours(path: &Path) -> bool {
         .is_some_and(|name| [SO_FAR, NEW, OLD].iter().any(|ours| name == *ours))
 }
 
-/// Evidence so far says of itself that the run has not ended, whatever stands in its files.
+/// Sets the outcome to "not ended", whatever the files say.
 pub(super) fn marked(mut evidence: Evidence) -> Evidence {
     if evidence.outcome.kind != OutcomeKind::Unfinished {
         evidence.outcome = Outcome {
@@ -108,7 +108,7 @@ pub(super) fn marked(mut evidence: Evidence) -> Evidence {
     evidence
 }
 
-/// Removes what was kept, once there is something better.
+/// Removes the evidence so far, after the finished evidence has been written.
 pub(super) fn retire(directory: &Path) -> Result<(), StoreError> {
     let [so_far, new, old] = [SO_FAR, NEW, OLD].map(|name| directory.join(name));
     if !so_far.exists() && old.exists() {
@@ -130,7 +130,7 @@ fn remove(path: &Path) -> Result<(), StoreError> {
     absent(path, |path| std::fs::remove_dir_all(path))
 }
 
-/// Removes something that need not be there.
+/// Removes something; it is no error if it does not exist.
 fn absent(path: &Path, remove: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), StoreError> {
     match remove(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(io(path, "removed", error)),

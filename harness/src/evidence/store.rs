@@ -4,15 +4,15 @@
 //! | --- | --- |
 //! | `evidence.json` | everything small, in readable form |
 //! | `ledger.bin` | every device write and engine event ([`vmm::ledger`] has the format) |
-//! | `trace.bin.zst` | what passed between the processors and everything else ([`super::trace`] has the format) |
+//! | `trace.bin.zst` | accesses, interrupts and messages ([`super::trace`] has the format) |
 //! | `captures.bin.zst` | captured pages and digests (postcard, then raw pages) |
 //! | `blob.bin.zst` | pages of the handover blobs (postcard) |
-//! | `console.txt` | what the guest printed |
+//! | `console.txt` | console output |
 //!
-//! What a run has before its end is in a directory within it ([`super::so_far`]), and as long as that is there it is what is read.
+//! Evidence of a run that has not ended is in a directory within it ([`super::so_far`]). If that exists, it is read instead.
 //!
-//! A directory may come from anywhere, so no size in it is believed: reads are capped, and counts only grow with input
-//! that is really there.
+//! A directory may come from anywhere, so no size in it is trusted: reads are capped, and memory grows only with the bytes
+//! actually read.
 
 use super::{Captures, Evidence, VERSION, so_far, trace};
 use serde::{Deserialize, Serialize};
@@ -29,15 +29,15 @@ const TRACE: &str = "trace.bin.zst";
 const CAPTURES: &str = "captures.bin.zst";
 const BLOB: &str = "blob.bin.zst";
 const CONSOLE: &str = "console.txt";
-/// All of them; without the first there is no evidence.
+/// All files. A directory without the first holds no evidence.
 pub(super) const FILES: [&str; 6] = [EVIDENCE, LEDGER, TRACE, CAPTURES, BLOB, CONSOLE];
 
 /// Writes one file of evidence, by its path.
 type Write = fn(&Evidence, &Path) -> Result<(), StoreError>;
-/// The files that are large and seldom change during a run.
+/// The large files, which seldom change during a run.
 pub(super) const LARGE: [(&str, Write); 2] = [(CAPTURES, write_captures), (BLOB, write_blobs)];
 
-/// Most bytes that are read from one file, decompressed: what a run may have in memory.
+/// Most bytes read from one file, after decompression.
 const MAX_FILE: u64 = 256 << 20;
 
 /// Why an evidence directory cannot be written or read.
@@ -65,7 +65,7 @@ pub enum StoreError {
 
 type Blobs = BTreeMap<u32, BTreeMap<u64, Vec<u8>>>;
 
-/// All of the evidence in one value: what serde skips in [`Evidence`] stands beside it.
+/// All of the evidence in one value: the fields that serde skips in [`Evidence`] are separate here.
 #[derive(Serialize, Deserialize)]
 struct Whole<'a> {
     small: Cow<'a, Evidence>,
@@ -77,8 +77,8 @@ struct Whole<'a> {
     console: Cow<'a, str>,
 }
 
-/// Evidence as bytes, complete, for a run that is held: [`from_bytes`] gives it back equal. Unlike an evidence directory they are
-/// for the same version of baton only.
+/// All of the evidence as bytes, for a snapshot; [`from_bytes`] decodes them. Unlike an evidence directory they can be read only by
+/// the same version of baton.
 pub fn to_bytes(evidence: &Evidence) -> Result<Vec<u8>, Unreadable> {
     let whole = Whole {
         small: Cow::Borrowed(evidence),
@@ -95,7 +95,7 @@ pub fn to_bytes(evidence: &Evidence) -> Result<Vec<u8>, Unreadable> {
     postcard::to_allocvec(&whole).map_err(Unreadable::new)
 }
 
-/// Evidence from the bytes that [`to_bytes`] made. They may come from anywhere: damage is an error.
+/// Decodes the bytes of [`to_bytes`]. They are untrusted; damage is an error.
 pub fn from_bytes(bytes: &[u8]) -> Result<Evidence, Unreadable> {
     let whole: Whole<'_> = postcard::from_bytes(bytes).map_err(Unreadable::new)?;
     let mut evidence = whole.small.into_owned();
@@ -118,7 +118,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Evidence, Unreadable> {
     Ok(evidence)
 }
 
-/// Bytes that are not evidence, or evidence that cannot be made bytes.
+/// Evidence cannot be encoded or decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not evidence of this baton: {reason}")]
 pub struct Unreadable {
@@ -147,7 +147,7 @@ pub fn save(evidence: &Evidence, directory: &Path) -> Result<(), StoreError> {
     so_far::retire(directory)
 }
 
-/// Makes the directory and writes the files that change all the time.
+/// Makes the directory and writes the small files.
 pub(super) fn write_small(evidence: &Evidence, directory: &Path) -> Result<(), StoreError> {
     std::fs::create_dir_all(directory).map_err(|e| io(directory, "written", e))?;
     let json = serde_json::to_vec_pretty(evidence).map_err(|e| malformed(&directory.join(EVIDENCE), e))?;
@@ -182,7 +182,7 @@ pub fn is_kept_in(directory: &Path) -> bool {
     finished || so_far::find(directory).is_some()
 }
 
-/// Reads evidence from `directory`. That of a run which has not ended says so in its outcome.
+/// Reads evidence from `directory`. If the run has not ended, the outcome says so.
 pub fn load(directory: &Path) -> Result<Evidence, StoreError> {
     match so_far::find(directory) {
         Some(so_far) => read_files(&so_far).map(so_far::marked),
@@ -248,7 +248,7 @@ fn write_packed(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
     pack(path, &encode(path, value)?)
 }
 
-/// Writes compressed, with a checksum that zstd looks at when it reads.
+/// Writes compressed, with a checksum that zstd verifies on reading.
 fn pack(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let pack = || {
         let mut encoder = zstd::Encoder::new(File::create(path)?, 1)?;

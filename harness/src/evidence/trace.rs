@@ -1,12 +1,12 @@
 //! The trace on disk: postcard, each record with the time since the one before, so that it compresses well.
 //!
-//! A head with the numbers of what follows, then the records, then the idle times. The numbers are not believed: nothing is reserved by
-//! them, and more records than a trace can hold are refused.
+//! A head with the number of records and of idle times, then both. The numbers are untrusted: no memory is reserved by them, and
+//! more records than a trace can hold are refused.
 
 use serde::{Deserialize, Serialize};
 use vmm::trace::{CAPACITY, Record, TraceRecord};
 
-/// Why bytes are no trace.
+/// Why bytes cannot be decoded as a trace.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TraceError {
     /// More than a trace can hold.

@@ -1,4 +1,4 @@
-//! A plan: a scenario with everything resolved, and for each kernel generation the steps that the conductor takes.
+//! A plan: a scenario with kernels, seeds and objects resolved, and the steps of each kernel generation.
 
 mod steps;
 
@@ -14,10 +14,9 @@ use guest_agent::protocol::{DmaRing, Place};
 use serde::{Deserialize, Serialize};
 use vmm::devices::dma::DmaConfig;
 
-/// What every guest kernel is told. Live update: `liveupdate=on kho=on`; `retain_initrd` keeps the initramfs readable, so that
-/// it can be handed to the next kernel. The rest keeps the guest from measuring time against hardware that does not
-/// matter here (`no_timer_check`, `lpj`), makes a panic end the run at once (`panic=-1`), and
-/// prints warnings and worse only, because each character costs guest time (`loglevel=5`; a scenario may append another).
+/// Command line of every guest kernel. `liveupdate=on kho=on` enable live update. `retain_initrd` keeps the initramfs readable, which
+/// is the initrd of the next kernel. `no_timer_check` and `lpj` skip calibrations. `panic=-1` makes a panic end the run at once.
+/// `loglevel=5` prints only warnings and worse, because each character costs guest time; a scenario may append another level.
 pub const COMMAND_LINE: &str = "console=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1 loglevel=5";
 
 /// Identity of the anonymous buffer; memfds are counted from 1.
@@ -37,7 +36,7 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// The arguments, beside the seed, that give the same overrides again.
+    /// The command-line arguments of these overrides, without the seed.
     pub fn arguments(&self) -> Vec<String> {
         let pairs = [("--kernel", &self.kernel), ("--next-kernel", &self.next_kernel)];
         let given = pairs
@@ -47,7 +46,7 @@ impl Overrides {
     }
 }
 
-/// A scenario with everything resolved. Its expectations are not part of it: whoever judges reads them from `scenario_text`.
+/// A scenario with everything resolved, except its expectations: the verdict reads those from `scenario_text`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
     /// Scenario name.
@@ -78,7 +77,7 @@ pub struct Plan {
     pub objects: Vec<ObjectPlan>,
     /// The DMA engine. The offsets of its ring are 0: the conductor chooses them once the objects' pages are known.
     pub dma: Option<DmaSetup>,
-    /// For each generation, what is done once its agent has reported.
+    /// For each generation, the steps after its agent's greeting.
     pub steps: Vec<Vec<Step>>,
     /// Guest time without progress after which the guest counts as hung, in nanoseconds.
     pub progress_ns: u64,
@@ -99,7 +98,7 @@ pub struct ObjectPlan {
     pub bytes: u64,
     /// Seed of its pattern.
     pub seed: u64,
-    /// Over how many kexecs it is carried.
+    /// Number of kexecs over which it is preserved.
     pub hops: u32,
 }
 
@@ -108,11 +107,11 @@ pub fn ring_pages(entries: u32) -> u64 {
     (u64::from(entries) * DESCRIPTOR_BYTES).div_ceil(PAGE_BYTES as u64)
 }
 
-/// A kernel that a plan needs cannot be had.
+/// A kernel of the plan was not found or cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{source}")]
 pub struct PlanError {
-    /// Where in the scenario's text the kernel is named; `None` when it is the command line's or the default.
+    /// Where the scenario's text names the kernel; `None` if the command line or the default does.
     pub span: Option<std::ops::Range<usize>>,
     /// Why.
     pub source: KernelError,
@@ -123,7 +122,7 @@ pub fn plan(scenario: &Scenario, file: &str, text: &str, overrides: &Overrides) 
     let kernel = &scenario.kernel;
     let default = (crate::kernel::DEFAULT_VERSION.to_owned(), None);
     let (old, old_span) = choose(&overrides.kernel, &kernel.old).unwrap_or(default);
-    // `--kernel` alone replaces both kernels, unless the scenario is about a pair of them.
+    // `--kernel` alone replaces both kernels, unless the scenario names a different new one.
     let same = || (old.clone(), old_span.clone());
     let (new, new_span) = choose(&overrides.next_kernel, &kernel.new).unwrap_or_else(same);
     let resolve = |name: &str, span: &Option<std::ops::Range<usize>>| {
@@ -143,7 +142,7 @@ pub fn plan(scenario: &Scenario, file: &str, text: &str, overrides: &Overrides) 
     ))
 }
 
-/// The plan of a scenario whose kernels have been found.
+/// The plan of a scenario with these kernels.
 pub(crate) fn with_kernels(
     scenario: &Scenario,
     file: &str,
@@ -279,7 +278,7 @@ impl Plan {
         }
     }
 
-    /// Steps that end a run early, from the retrieval on.
+    /// Steps of a generation that could not retrieve everything: they end the run.
     pub fn wind_down(&self) -> Vec<Step> {
         let stop = self.dma.as_ref().map(|_| Step::StopDma);
         [Step::Phase(Phase::Done)]
@@ -295,8 +294,8 @@ impl Plan {
     }
 }
 
-/// Page index in an object at which a ring can begin: the first from which on its pages are contiguous in guest physical
-/// memory (`frames` are the object's pages), with `behind` more pages left behind the ring.
+/// Index of the first page in an object at which a ring fits: its pages must be contiguous in guest physical memory, and `behind`
+/// more pages of the object must follow. `frames` are the object's page frames.
 pub fn place_ring(frames: &[u64], entries: u32, behind: u64) -> Option<u64> {
     let ring = usize::try_from(ring_pages(entries)).ok()?;
     let behind = usize::try_from(behind).ok()?;

@@ -24,7 +24,7 @@ pub enum Step {
     StartDma,
     /// Load the next kernel.
     LoadKexec,
-    /// Let guest time pass, in nanoseconds; the consumer gives blocks back meanwhile when the engine would wait for it.
+    /// Let guest time pass, in nanoseconds. If the engine waits for its consumer, blocks are released meanwhile.
     Pass(u64),
     /// Reboot into the next kernel.
     Kexec,
@@ -38,7 +38,7 @@ pub enum Step {
     Digest(u32),
     /// Finish a session.
     FinishSession(String),
-    /// Fill a file of that many bytes: the new kernel takes memory into use.
+    /// Fill a file of that many bytes, so that the new kernel uses memory.
     UseMemory(u64),
     /// Stop the DMA engine.
     StopDma,
@@ -52,7 +52,7 @@ pub enum Step {
     PowerOff,
 }
 
-/// Steps of `generation`, from its agent's report on.
+/// Steps of `generation`, after its agent's greeting.
 pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step> {
     let last = generation == plan.kexecs;
     let mut steps = Vec::new();
@@ -89,7 +89,7 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
     steps
 }
 
-/// Objects that are carried over the kexec out of `generation`.
+/// Objects that are preserved over the kexec out of `generation`.
 fn carried(plan: &Plan, generation: u32) -> impl Iterator<Item = &super::ObjectPlan> {
     plan.objects.iter().filter(move |object| generation < object.hops)
 }
@@ -128,7 +128,7 @@ fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<St
     steps.push(Step::Pass(scenario.run.restore.0));
     steps.extend(sessions(plan, left).into_iter().cloned().map(Step::FinishSession));
     steps.extend(scenario.run.workload.map(|bytes| Step::UseMemory(bytes.0)));
-    // What goes no further is closed here; the last generation closes all of it at its end.
+    // Objects that are not preserved further are closed here. The last generation closes all at its end.
     let done = |object: &&super::ObjectPlan| object.hops == generation && generation < plan.kexecs;
     steps.extend(
         carried(plan, left)
@@ -144,7 +144,7 @@ fn end(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<Step>)
     }
     steps.push(Step::Capture(CheckpointKind::End));
     steps.extend(carried(plan, generation - 1).map(|object| Step::Close(object.id)));
-    // Or it would be taken for memory that leaked.
+    // If it stayed open, its pages would count as leaked.
     steps.extend(scenario.run.workload.map(|_| Step::Close(WORKLOAD_OBJECT)));
     steps.push(Step::Memory(MemoryPoint::AfterClose));
     steps.push(Step::PowerOff);

@@ -1,15 +1,15 @@
-//! A held run as a file.
+//! The file of a snapshot.
 //!
 //! ```text
-//! magic "BATSNAP\n" | version u32 | header length u32 | header (JSON: what this is, for people and for refusals)
+//! magic "BATSNAP\n" | version u32 | header length u32 | header (JSON: what the snapshot is of)
 //! zstd frame: state length u64 | state (postcard) | RAM
 //! XXH3-128 of everything before
 //! ```
-//! RAM is records of {first page u64, number of pages u32, the pages}, in ascending order; pages in no record are zero, and a
-//! record of no pages ends it. All numbers are little-endian.
+//! RAM is a sequence of records {first page u64, number of pages u32, the pages}, in ascending order. A record of 0 pages ends it.
+//! Pages in no record are zero. All numbers are little-endian.
 //!
-//! A file may come from anywhere. The checksum is verified first, which finds accidents; every size is checked against a limit before
-//! anything of that size is made, which is what an attacker meets.
+//! A file may come from anywhere. The checksum, verified first, finds accidental damage. Against a forged file, every size is checked
+//! against a limit before memory of that size is allocated.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -22,7 +22,7 @@ use vmm::memory::{PAGE_BYTES, PageStore, RamImage};
 use xxhash_rust::xxh3::Xxh3;
 
 const MAGIC: [u8; 8] = *b"BATSNAP\n";
-/// Version of the format and of every type in it; a snapshot of another version is refused.
+/// Version of the format and of every type in it. Files of other versions are refused.
 pub const VERSION: u32 = 1;
 const CHECKSUM_BYTES: u64 = 16;
 const MAX_HEADER_BYTES: u32 = 64 << 10;
@@ -30,12 +30,12 @@ const MAX_HEADER_BYTES: u32 = 64 << 10;
 const MAX_STATE_BYTES: u64 = 512 << 20;
 /// Pages in one record.
 const MAX_RECORD_PAGES: usize = 256;
-/// Compression: RAM of a kernel packs well at any level, and this one keeps up with the disk.
+/// Compression level of zstd. Kernel RAM compresses well at any level; this one is as fast as the disk.
 const LEVEL: i32 = 1;
 /// Largest window that a zstd frame may ask for, as a power of two: 8 MiB.
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// What a snapshot is of. The file shows it in plain text.
+/// Description of a snapshot, in plain text in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
@@ -43,7 +43,7 @@ pub struct Header {
     pub baton: String,
     /// Name of the scenario.
     pub scenario: String,
-    /// Its file, as it was given.
+    /// Path of the scenario file as given.
     pub scenario_file: String,
     /// Seed of the run.
     pub seed: u64,
@@ -74,15 +74,15 @@ pub enum SnapshotError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// It is something else.
-    #[error("{path}: this is no snapshot of baton's: expected {MAGIC:?} at its start, found {found:?}")]
+    /// The file is not a snapshot.
+    #[error("{path}: not a snapshot of baton: expected {MAGIC:?} at its start, found {found:?}")]
     Magic {
         /// Which file.
         path: PathBuf,
         /// Its first bytes.
         found: Vec<u8>,
     },
-    /// Another version wrote it.
+    /// The file has another version.
     #[error(
         "snapshot {path}: format version {found}, expected {VERSION}; it was written by another version of baton"
     )]
@@ -92,17 +92,17 @@ pub enum SnapshotError {
         /// The version found.
         found: u32,
     },
-    /// Bytes changed or are missing.
+    /// The checksum is wrong.
     #[error("snapshot {path}: damaged or cut short: checksum is {found:032x}, expected {expected:032x}")]
     Checksum {
         /// Which file.
         path: PathBuf,
         /// Checksum at its end.
         expected: u128,
-        /// Checksum of what is before.
+        /// Checksum of the bytes before it.
         found: u128,
     },
-    /// The host is too small.
+    /// The host has less memory than the guest.
     #[error("snapshot {path}: the guest has {needed} bytes of RAM, this host has {host}")]
     TooLarge {
         /// Which file.
@@ -112,7 +112,7 @@ pub enum SnapshotError {
         /// RAM of the host in bytes.
         host: u64,
     },
-    /// It does not hold what it should.
+    /// A part of the file has a wrong value.
     #[error("snapshot {path}: {part}: {reason}")]
     Malformed {
         /// Which file.
@@ -124,7 +124,7 @@ pub enum SnapshotError {
     },
 }
 
-/// What a file holds beside its header.
+/// Contents of a file without its header.
 pub(super) struct Content {
     /// The encoded state.
     pub state: Vec<u8>,
@@ -143,7 +143,7 @@ pub(super) fn write(path: &Path, header: &Header, content: &Content) -> Result<(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    // Like any file that the user makes, within the umask.
+    // The temporary file is private; a snapshot has the permissions of any new file, less the umask.
     let permissions = std::fs::Permissions::from_mode(0o666);
     let file = tempfile::Builder::new()
         .permissions(permissions)
@@ -216,7 +216,7 @@ fn is_zero(page: &[u8]) -> bool {
     page.iter().all(|byte| *byte == 0)
 }
 
-/// Reads a snapshot's header, and the rest with it.
+/// Reads a snapshot: its header and its contents.
 pub(super) fn read(path: &Path) -> Result<(Header, Content), SnapshotError> {
     let file = Reading { path };
     let mut input = file.io(File::open(path))?;
@@ -253,7 +253,7 @@ impl Reading<'_> {
         })
     }
 
-    /// An error while unpacking is the file's fault, not the system's.
+    /// An error in decompression means that the file is damaged.
     fn packed<T>(&self, part: &'static str, result: std::io::Result<T>) -> Result<T, SnapshotError> {
         result.map_err(|error| self.malformed(part, error))
     }
@@ -266,7 +266,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Verifies magic, version and checksum. Gives the header, and where the packed rest begins and ends.
+    /// Verifies magic, version and checksum. Returns the header, and the range of the compressed rest.
     fn head(&self, input: &mut File) -> Result<(Header, u64, u64), SnapshotError> {
         let length = self.io(input.metadata())?.len();
         let mut start = Vec::new();
@@ -350,7 +350,7 @@ impl Reading<'_> {
                 format!("{length} bytes, expected at most {MAX_STATE_BYTES}"),
             ));
         }
-        // Grows with what is really there.
+        // The buffer grows with the bytes read, not with the length claimed.
         let mut bytes = Vec::new();
         self.packed(PART, input.take(length).read_to_end(&mut bytes))?;
         if bytes.len() as u64 != length {
@@ -397,7 +397,7 @@ fn host_ram() -> u64 {
     u64::from(info.totalram).saturating_mul(info.mem_unit.into())
 }
 
-/// A writer that sums up what passes through it.
+/// A writer that hashes the bytes written.
 struct Summed<W> {
     inner: W,
     hash: Xxh3,

@@ -1,8 +1,8 @@
-//! A run held at one moment: machine, position and evidence as one value.
+//! Snapshots of a run: machine, position and evidence at one moment, as one value.
 //!
-//! Runs that go on from a [`RunSnapshot`] end as the run would have that it was taken of. In memory a snapshot is cheap to go on from:
-//! branches share its guest RAM until they write. As a file it holds all that is needed to end the run elsewhere, both kernels
-//! and the agent included.
+//! A run that continues from a [`RunSnapshot`] gives the same results as the run that it was taken of. In memory a branch is cheap,
+//! because it shares the snapshot's guest RAM until it writes. The file holds everything needed to continue elsewhere, including
+//! kernels and agent.
 
 mod file;
 
@@ -23,29 +23,29 @@ pub use file::{Header, SnapshotError, VERSION};
 /// A run at one moment.
 #[derive(Debug, Clone)]
 pub struct RunSnapshot {
-    /// What is being run.
+    /// The plan of the run.
     pub plan: Arc<Plan>,
     /// The agent's program, /init of every generation.
     pub agent: Arc<Vec<u8>>,
-    /// Where the run is in its plan.
+    /// Position in the plan.
     pub cursor: Cursor,
-    /// What it has left so far, without what the machine keeps itself.
+    /// Evidence so far, without the records that are in the machine's state.
     pub evidence: Evidence,
-    /// Bytes whose last writer is to be told.
+    /// Bytes whose last writer is in question.
     pub questions: Vec<Question>,
     /// The machine.
     pub machine: Snapshot,
-    /// How long each phase has taken on the host, which has no part in what becomes of the run.
+    /// Host time of each phase so far. It does not affect the run.
     pub host_times: HostTimes,
 }
 
-/// A snapshot but for guest RAM, as a file has it.
+/// A snapshot without guest RAM, as encoded in a file.
 #[derive(Serialize, Deserialize)]
 struct Encoded<'a> {
     plan: Cow<'a, Plan>,
     agent: Cow<'a, Vec<u8>>,
     cursor: Cow<'a, Cursor>,
-    /// Without what it keeps in files of its own. Ledger, trace and console are the machine's as long as the run goes on.
+    /// Without the fields that evidence stores in separate files. Ledger, trace and console are in the machine's state.
     evidence: Cow<'a, Evidence>,
     captures: Cow<'a, Captures>,
     /// Pages of each handover blob.
@@ -62,7 +62,7 @@ impl RunSnapshot {
         self.machine.state.moment().time
     }
 
-    /// What this is a snapshot of.
+    /// Description of this snapshot.
     #[must_use]
     pub fn header(&self) -> Header {
         let (plan, at) = (&self.plan, self.machine.state.moment());
@@ -84,7 +84,7 @@ impl RunSnapshot {
         }
     }
 
-    /// Writes it to a file. One of that name is replaced once the new one is complete.
+    /// Writes the snapshot to a file. A file of that name is replaced once the new one is complete.
     pub fn write(&self, path: &Path) -> Result<(), SnapshotError> {
         let Self {
             plan,
@@ -116,7 +116,7 @@ impl RunSnapshot {
         file::write(path, &self.header(), &file::Content { state, ram })
     }
 
-    /// Reads it from a file, which may come from anywhere.
+    /// Reads a snapshot from a file. The file is untrusted.
     pub fn read(path: &Path) -> Result<Self, SnapshotError> {
         let (header, content) = file::read(path)?;
         let reading = file::Reading { path };

@@ -99,8 +99,8 @@ fn what_was_written_is_read() {
 #[test]
 fn what_is_no_snapshot_is_named() {
     let bytes = written();
-    assert!(refusal(b"\x7fELF and so on").contains("no snapshot of baton's"));
-    assert!(refusal(b"").contains("no snapshot of baton's"));
+    assert!(refusal(b"\x7fELF and so on").contains("not a snapshot of baton"));
+    assert!(refusal(b"").contains("not a snapshot of baton"));
     let mut newer = bytes.clone();
     newer[8] = 200;
     assert!(

@@ -79,15 +79,7 @@ impl Objects {
         rustix::fs::ftruncate(&memfd, bytes).named(|| format!("ftruncate({bytes})"))?;
         check_free_memory(bytes)?;
         fill_file(&memfd, bytes, seed)?;
-        let mapping = Mapping::file(&memfd, bytes).named(|| format!("mmap(memfd of {bytes} bytes)"))?;
-        self.objects.insert(
-            id,
-            Object {
-                mapping,
-                memfd: Some(memfd),
-            },
-        );
-        Ok(())
+        self.insert_memfd(id, memfd, bytes)
     }
 
     /// Maps and locks anonymous memory with the pattern of `seed` in it.
@@ -111,14 +103,13 @@ impl Objects {
         let size = rustix::fs::fstat(&memfd).named(|| "fstat(memfd)")?.st_size;
         let bytes = u64::try_from(size).unwrap_or(0);
         self.check_new(id, bytes)?;
+        self.insert_memfd(id, memfd, bytes)
+    }
+
+    fn insert_memfd(&mut self, id: ObjectId, memfd: OwnedFd, bytes: u64) -> Result<(), Failure> {
         let mapping = Mapping::file(&memfd, bytes).named(|| format!("mmap(memfd of {bytes} bytes)"))?;
-        self.objects.insert(
-            id,
-            Object {
-                mapping,
-                memfd: Some(memfd),
-            },
-        );
+        let memfd = Some(memfd);
+        self.objects.insert(id, Object { mapping, memfd });
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::samples::Spread;
 use ::tests::image::bzimage;
 use serde::Serialize;
 use std::time::Instant;
-use vmm::devices::dma::{BusMaster, DmaConfig};
+use vmm::devices::dma::DmaConfig;
 use vmm::devices::power::SLEEP_CONTROL;
 use vmm::machine::{Event, Machine, MachineConfig};
 use vmm::processors::Backend;
@@ -86,11 +86,7 @@ fn seconds(backend: &dyn Backend, kernel: &[u8]) -> Result<f64, String> {
         initramfs: Vec::new(),
         command_line: String::new(),
         seed: 1,
-        dma: DmaConfig {
-            rate: 1_000_000,
-            seed: 1,
-            bus_master: BusMaster::Retained,
-        },
+        dma: DmaConfig::default(),
         progress_limit_ns: PATIENCE,
         vcpus: 1,
         ledger_entries: 1,

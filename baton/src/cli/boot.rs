@@ -6,7 +6,7 @@ use harness::plan::COMMAND_LINE;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{IsTerminal, Read, Write};
 use std::sync::mpsc::{Receiver, channel};
-use vmm::devices::dma::{BusMaster, DmaConfig};
+use vmm::devices::dma::DmaConfig;
 use vmm::machine::{Event, Machine, MachineConfig};
 
 /// Guest time between two polls of the keyboard and the console, in nanoseconds.
@@ -67,11 +67,7 @@ fn config(args: &BootArgs, kernel: &KernelImage, needed: &str) -> Result<Machine
             .trim_end()
             .to_owned(),
         seed: 1,
-        dma: DmaConfig {
-            rate: 1_000_000,
-            seed: 1,
-            bus_master: BusMaster::Retained,
-        },
+        dma: DmaConfig::default(),
         progress_limit_ns: u64::MAX,
         vcpus: 1,
         ledger_entries: vmm::ledger::DEFAULT_CAPACITY,

@@ -11,6 +11,7 @@ use crate::oracle::Question;
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
 use std::collections::{BTreeSet, HashSet};
 use vmm::boot::BootParams;
+use vmm::machine::Machine;
 use vmm::phase::{Phase, Stamp};
 use vmm::provenance::PageWrite;
 
@@ -18,6 +19,11 @@ use vmm::provenance::PageWrite;
 const MAX_STRAYS: usize = 4096;
 /// Most CPU writes that are kept as evidence.
 const MAX_CPU_WRITES: usize = 200_000;
+
+/// Page frames to which the device has written, once for each write.
+fn frames_written(machine: &Machine) -> impl Iterator<Item = u64> {
+    machine.ledger().entries().iter().flat_map(frames_of)
+}
 
 impl Run {
     /// Captures the pages of all objects, and records the last writers of the bytes in question.
@@ -46,13 +52,7 @@ impl Run {
                 pages,
             });
         }
-        let written: BTreeSet<u64> = self
-            .machine
-            .ledger()
-            .entries()
-            .iter()
-            .flat_map(frames_of)
-            .collect();
+        let written: BTreeSet<u64> = frames_written(&self.machine).collect();
         let mut strays = Vec::new();
         for frame in written
             .into_iter()
@@ -251,13 +251,7 @@ impl Run {
 
     /// First CPU writes of each phase from the first jump on, to pages of objects and pages that the device wrote to.
     fn cpu_writes(&self, objects: &[ObjectEvidence]) -> Vec<CpuWrite> {
-        let mut matter: HashSet<u64> = self
-            .machine
-            .ledger()
-            .entries()
-            .iter()
-            .flat_map(frames_of)
-            .collect();
+        let mut matter: HashSet<u64> = frames_written(&self.machine).collect();
         for object in objects {
             object
                 .pages

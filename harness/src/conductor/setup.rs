@@ -6,15 +6,7 @@ use crate::evidence::{
 };
 use crate::initramfs;
 use crate::plan::Plan;
-use vmm::devices::dma::{BusMaster, DmaConfig};
 use vmm::machine::MachineConfig;
-
-/// A DMA engine that is never started.
-const IDLE: DmaConfig = DmaConfig {
-    rate: 1_000_000,
-    seed: 0,
-    bus_master: BusMaster::Retained,
-};
 
 pub(super) fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
     MachineConfig {
@@ -23,7 +15,7 @@ pub(super) fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
         initramfs: initramfs::build(agent, Some(&plan.kernel(1).image)),
         command_line: plan.old_command_line.clone(),
         seed: crate::seed::seed_for(plan.seed, "machine"),
-        dma: plan.dma.as_ref().map_or(IDLE, |dma| dma.engine),
+        dma: plan.dma.as_ref().map(|dma| dma.engine).unwrap_or_default(),
         progress_limit_ns: plan.progress_ns,
         vcpus: u8::try_from(plan.vcpus).unwrap_or(u8::MAX),
         ledger_entries: usize::try_from(plan.ledger_entries).unwrap_or(usize::MAX),

@@ -40,6 +40,17 @@ pub struct DmaConfig {
     pub bus_master: BusMaster,
 }
 
+impl Default for DmaConfig {
+    /// An engine for a machine whose driver never starts it.
+    fn default() -> Self {
+        Self {
+            rate: 1_000_000,
+            seed: 0,
+            bus_master: BusMaster::default(),
+        }
+    }
+}
+
 /// The engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmaEngine {

@@ -151,6 +151,18 @@ fn finished(output: &Output, json: &Path) -> Finished {
     }
 }
 
+/// A JSON report without the time that phases took on the host.
+#[must_use]
+pub fn without_host_time(report: &Value) -> Value {
+    let mut report = report.clone();
+    for scenario in report["scenarios"].as_array_mut().into_iter().flatten() {
+        for phase in scenario["phases"].as_array_mut().into_iter().flatten() {
+            phase["wall_ms"] = Value::Null;
+        }
+    }
+    report
+}
+
 /// Writes `text` to a scenario file and runs it with further arguments.
 ///
 /// # Panics

@@ -1,7 +1,7 @@
 //! The scenarios that baton ships pass, and repeating a run gives the same result.
 
 use serde_json::Value;
-use tests::{Finished, baton, ready, run_text, scenarios, small};
+use tests::{Finished, baton, ready, run_text, scenarios, small, without_host_time};
 
 fn shipped(name: &str, further: &[&str]) -> Finished {
     let file = scenarios().join(format!("{name}.toml"));
@@ -129,13 +129,10 @@ fn chain_of_three_holds_in_each_generation() {
     assert!(number(&run.rule("nothing-leaked")["looked_at"]) > 0);
 }
 
-/// The report without the fields that depend on the host's speed.
+/// The report without the fields that depend on the host.
 fn timeless(report: &Value) -> Value {
-    let mut report = report.clone();
+    let mut report = without_host_time(report);
     for scenario in report["scenarios"].as_array_mut().into_iter().flatten() {
-        for phase in scenario["phases"].as_array_mut().into_iter().flatten() {
-            phase["wall_ms"] = Value::Null;
-        }
         scenario["scenario_file"] = Value::Null;
         scenario["reproduce"] = Value::Null;
     }

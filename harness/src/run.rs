@@ -9,8 +9,8 @@ use crate::oracle::{MAX_KEPT, Question, open_questions};
 use crate::plan::Plan;
 use crate::scenario::ScenarioError;
 use crate::snapshot::{RunSnapshot, SnapshotError};
-use crate::verdict::{Judged, Verdict};
-use vmm::machine::MachineError;
+use crate::verdict::Judged;
+use vmm::machine::{MachineError, Moment};
 use vmm::memory::PAGE_SIZE;
 use vmm::processors::Backend;
 
@@ -30,14 +30,6 @@ pub enum RunError {
     /// A snapshot cannot be written.
     #[error("{}", chain(.0))]
     Snapshot(#[from] SnapshotError),
-    /// The run ended before the place of a snapshot.
-    #[error("no snapshot was written to {file}: the run ended before it came to {place}")]
-    NotReached {
-        /// Where the snapshot was to go.
-        file: PathBuf,
-        /// The place, in words.
-        place: String,
-    },
     /// The expectations cannot be read.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
@@ -56,11 +48,21 @@ pub struct Hold {
 pub struct Listeners<'a> {
     /// Observer of its phases.
     pub observer: &'a dyn Observer,
-    /// Called before a second run, with the number of bytes whose last writer is in question.
-    pub again: &'a dyn Fn(usize),
+    /// Called before a second run.
+    pub again: &'a dyn Fn(Again),
 }
 
-/// Runs a plan and judges it, and writes the snapshots of `holds` on the way.
+/// A second run, which watches the bytes whose last writer is in question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Again {
+    /// Number of these bytes.
+    pub bytes: usize,
+    /// Where the run begins: at the snapshot that it goes on from, or at power-on.
+    pub from: Moment,
+}
+
+/// Runs a plan and judges it, and writes the snapshots of `holds` on the way. If the run ends before it comes to one of their
+/// places, the verdict is an error, and the reason says which.
 ///
 /// If findings have bytes whose last writer is unknown and the backend is repeatable, a second run watches those bytes. It begins at
 /// the last snapshot before they were written, or else at power-on. If it differs from the first run, the verdict is an error,
@@ -100,36 +102,62 @@ fn finish(
 ) -> Result<Judged, RunError> {
     let (plan, agent) = (run.plan().clone(), run.agent().clone());
     let watch = Stopwatch::resumed(listeners.observer, host_times);
-    let held = proceed(&mut run, backend, holds, &watch)?;
+    let passed = proceed(&mut run, backend, holds, &watch)?;
     let mut evidence = run.finish(&watch);
     watch.fill(&mut evidence);
-    let judged = Judged::new(evidence)?;
+    let mut judged = Judged::new(evidence)?;
     let questions = open_questions(&judged.results, MAX_KEPT);
-    if questions.is_empty() || !backend.is_repeatable() {
-        return Ok(judged);
+    if !questions.is_empty() && backend.is_repeatable() {
+        let from_power_on = || Run::new(&plan, &agent, backend, &questions).map_err(RunError::Machine);
+        judged = answered(judged, &questions, &passed.held, from_power_on, listeners)?;
     }
-    (listeners.again)(questions.len());
-    let from_power_on = || Run::new(&plan, &agent, backend, &questions).map_err(RunError::Machine);
-    let start = last_before(&held, first_doubt(&judged.evidence, &questions));
+    judged.fail_with(passed.missed);
+    Ok(judged)
+}
+
+/// Asks a second run, which begins as late as it can, who wrote the bytes in question.
+fn answered(
+    judged: Judged,
+    questions: &[Question],
+    held: &[RunSnapshot],
+    from_power_on: impl Fn() -> Result<Run, RunError>,
+    listeners: &Listeners<'_>,
+) -> Result<Judged, RunError> {
+    let watched = |mut run: Run| {
+        (listeners.again)(Again {
+            bytes: questions.len(),
+            from: run.stands_at(),
+        });
+        run.proceed(&[], &());
+        run.finish(&())
+    };
+    let start = last_before(held, first_doubt(&judged.evidence, questions));
     if let Some(snapshot) = start {
-        let run = Run::from_snapshot(snapshot, &questions).map_err(RunError::Machine)?;
-        let second = watched(run);
-        let answered = second.authors.iter().all(|author| author.write.is_some());
-        // The run from the snapshot did not see a write to some byte, so only a run from power-on can name its writer.
-        if answered || differs(&judged.evidence, &second).is_some() {
+        let second = watched(Run::from_snapshot(snapshot, questions).map_err(RunError::Machine)?);
+        let all = second.authors.iter().all(|author| author.write.is_some());
+        // The run from the snapshot saw no write to some byte, so only a run from power-on can name its writer.
+        if all || differs(&judged.evidence, &second).is_some() {
             return with_authors(judged, second);
         }
     }
     with_authors(judged, watched(from_power_on()?))
 }
 
-/// Takes the run to its end. Writes the snapshots of `holds`, and returns those at each jump.
+/// What was met on the way to a run's end.
+struct Passed {
+    /// Snapshots at the jumps.
+    held: Vec<RunSnapshot>,
+    /// Why snapshots that were asked for are not there, one sentence each.
+    missed: Vec<String>,
+}
+
+/// Takes the run to its end. Snapshots that were asked for are written; those at each jump are returned.
 fn proceed(
     run: &mut Run,
     backend: &dyn Backend,
     holds: &[Hold],
     watch: &Stopwatch<'_>,
-) -> Result<Vec<RunSnapshot>, RunError> {
+) -> Result<Passed, RunError> {
     let jumps = if backend.is_repeatable() {
         run.plan().kexecs
     } else {
@@ -156,13 +184,14 @@ fn proceed(
             None => held.push(snapshot),
         }
     }
-    match stops.into_iter().find_map(|(until, file)| Some((until, file?))) {
-        Some((until, file)) => Err(RunError::NotReached {
-            file: file.to_owned(),
-            place: until.to_string(),
-        }),
-        None => Ok(held),
-    }
+    let missed = |(until, file): (Until, Option<&Path>)| {
+        let file = file?.display();
+        Some(format!(
+            "no snapshot was written to {file}: the run ended before it came to {until}"
+        ))
+    };
+    let missed = stops.into_iter().filter_map(missed).collect();
+    Ok(Passed { held, missed })
 }
 
 /// Earliest guest time at which a byte in question may have been written last: the beginning of a phase, or 0 if that may have been
@@ -192,15 +221,9 @@ fn last_before(held: &[RunSnapshot], time: u64) -> Option<&RunSnapshot> {
     before.max_by_key(|snapshot| snapshot.time())
 }
 
-fn watched(mut run: Run) -> Evidence {
-    run.proceed(&[], &());
-    run.finish(&())
-}
-
 fn with_authors(mut judged: Judged, second: Evidence) -> Result<Judged, RunError> {
     if let Some(reason) = differs(&judged.evidence, &second) {
-        judged.judgement.verdict = Verdict::Error;
-        judged.judgement.reasons.push(reason);
+        judged.fail_with([reason]);
         return Ok(judged);
     }
     let mut evidence = judged.evidence;

@@ -62,6 +62,14 @@ impl Judged {
             judgement,
         })
     }
+
+    /// Adds reasons for which the scenario counts as not run or judged. Without any, the verdict stands.
+    pub(crate) fn fail_with(&mut self, reasons: impl IntoIterator<Item = String>) {
+        for reason in reasons {
+            self.judgement.verdict = Verdict::Error;
+            self.judgement.reasons.push(reason);
+        }
+    }
 }
 
 /// Compares results with expectations.

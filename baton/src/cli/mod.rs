@@ -50,7 +50,7 @@ const COMPARE_EXIT_HELP: &str =
 enum Command {
     /// Run scenarios and judge what they leave.
     Run(RunArgs),
-    /// End a run that `run --snapshot` held, with the report that it would have given.
+    /// Continue a run from a snapshot that `run --snapshot` wrote, and report on all of it.
     Resume(ResumeArgs),
     /// Judge evidence that `run --out` kept, without booting anything.
     Judge(JudgeArgs),
@@ -114,8 +114,9 @@ struct RunArgs {
     /// Keep the evidence: in DIR for one scenario, in DIR/NAME for several.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Hold the run in FILE when it comes to PLACE, and go on: a phase (armed, 1:restore), entry (the new kernel's first
-    /// instruction), or a number of instructions. May be given several times.
+    /// Write a snapshot to FILE when the run comes to PLACE, and go on. PLACE is the beginning of a phase (armed, or
+    /// 1:restore with a generation), entry (the new kernel's first instruction), or a number of instructions. May be
+    /// given several times. Only soft can do this, so auto means soft here.
     #[arg(long, value_name = "PLACE=FILE")]
     snapshot: Vec<place::SnapshotArg>,
 }
@@ -130,7 +131,7 @@ struct ResumeArgs {
     /// Keep the evidence in DIR.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Hold the run again, as `run --snapshot` does.
+    /// Write further snapshots, as `run --snapshot` does.
     #[arg(long, value_name = "PLACE=FILE")]
     snapshot: Vec<place::SnapshotArg>,
 }

@@ -1,15 +1,16 @@
 //! `baton run`: runs scenarios one after another and reports on each.
 
-use super::{Exit, RunArgs, backend_of, complain, exit_of, write_report};
+use super::{BackendChoice, Exit, RunArgs, backend_of, complain, exit_of, write_report};
 use crate::report::{Progress, ScenarioReport, text};
 use harness::conductor::{Observer, chain};
 use harness::evidence::{Evidence, Keeper, Phase, PhaseRecord};
 use harness::plan::{Overrides, Plan, PlanError, plan};
-use harness::run::{Hold, Listeners, RunError};
+use harness::run::{Again, Hold, Listeners, RunError};
 use harness::scenario::{ScenarioError, load, wrong_at};
 use harness::verdict::Judged;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use vmm::machine::MachineError;
 
 /// Runs scenarios. All of them are read and resolved before the first is started.
 pub(super) fn run(args: &RunArgs) -> Exit {
@@ -38,7 +39,16 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         complain("--snapshot names one file, and several scenarios were given");
         return Exit::Usage;
     }
-    let backend = match backend_of(args.backend, args.slowdown) {
+    let choice = match (args.backend, args.snapshot.is_empty()) {
+        (BackendChoice::Kvm, false) => {
+            complain(RunError::Hold(MachineError::NoSnapshot));
+            return Exit::Usage;
+        }
+        // The only one that can do it.
+        (_, false) => BackendChoice::Soft,
+        (choice, true) => choice,
+    };
+    let backend = match backend_of(choice, args.slowdown) {
         Ok(backend) => backend,
         Err(failed) => return failed,
     };
@@ -129,7 +139,16 @@ pub(super) fn report_on(task: &Task<'_>) -> (ScenarioReport, Exit) {
     };
     let result = (task.work)(&Listeners {
         observer: &observer,
-        again: &|bytes| progress.note(&format!("running once more to see who wrote {bytes} bytes last")),
+        again: &|Again { bytes, from }| {
+            let from = if from.time == 0 {
+                "power-on".into()
+            } else {
+                from.stamp.to_string()
+            };
+            progress.note(&format!(
+                "running once more from {from} to see who wrote {bytes} bytes last"
+            ));
+        },
     });
     progress.finish();
     let judged = match result {

@@ -155,6 +155,12 @@ impl Run {
         &self.agent
     }
 
+    /// Where the machine stands.
+    #[must_use]
+    pub fn stands_at(&self) -> vmm::machine::Moment {
+        self.machine.moment()
+    }
+
     /// Guest RAM written so far, in bytes: about the size of a snapshot.
     #[must_use]
     pub fn touched_bytes(&self) -> u64 {

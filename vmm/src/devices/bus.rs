@@ -412,6 +412,21 @@ impl Bus for SystemBus {
 }
 
 #[cfg(test)]
+crate::machine::parts_of!(BusState {
+    lapics,
+    ioapic,
+    uart,
+    mailbox,
+    dma,
+    view,
+    power,
+    clock,
+    trace,
+    bridge,
+    address,
+});
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::devices::dma::BusMaster;

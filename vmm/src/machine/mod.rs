@@ -1,5 +1,7 @@
 //! The machine: processors, devices, and the records of a run.
 
+#[cfg(test)]
+mod completeness_tests;
 pub(crate) mod config;
 mod event;
 mod record;
@@ -35,6 +37,26 @@ use crate::trace::{self, Trace, TraceRecord};
 use crate::vcpu::{CpuWrite, Registers};
 use record::Phases;
 use state::Records;
+
+/// Gives a type a function that makes a value for each field, in which that field is another value's. A field that is not
+/// named does not compile.
+#[cfg(test)]
+macro_rules! parts_of {
+    ($type:ident { $($field:ident),* $(,)? }) => {
+        impl $type {
+            pub(crate) fn each_part(&self, other: &Self) -> Vec<(&'static str, Self)> {
+                let $type { $($field),* } = other;
+                vec![$((stringify!($field), {
+                    let mut changed = self.clone();
+                    changed.$field = $field.clone();
+                    changed
+                })),*]
+            }
+        }
+    };
+}
+#[cfg(test)]
+pub(crate) use parts_of;
 
 /// A machine with a kernel in it.
 pub struct Machine {

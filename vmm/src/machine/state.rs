@@ -100,6 +100,64 @@ impl MachineState {
     }
 }
 
+#[cfg(test)]
+mod parts {
+    use super::{BusState, MachineState, ProcessorsState, Records};
+    use crate::processors::SteppedState;
+
+    super::super::parts_of!(MachineState {
+        now,
+        processors,
+        devices,
+        causes,
+        progress,
+        records,
+    });
+    super::super::parts_of!(Records {
+        stamp,
+        phases,
+        provenance,
+        blackouts,
+        kexec,
+        reply_owed,
+        ended,
+    });
+    super::super::parts_of!(SteppedState {
+        vcpus,
+        activities,
+        turn,
+        idle,
+    });
+
+    /// `state` with each part by itself as it is in `other`: parts of the machine, and of its processors, devices and records.
+    pub fn each_part(state: &MachineState, other: &MachineState) -> Vec<(&'static str, MachineState)> {
+        let with = |change: &dyn Fn(&mut MachineState)| {
+            let mut changed = state.clone();
+            change(&mut changed);
+            changed
+        };
+        let mut all = state.each_part(other);
+        for (name, devices) in BusState::each_part(&state.devices, &other.devices) {
+            all.push((name, with(&|state| state.devices = devices.clone())));
+        }
+        for (name, records) in state.records.each_part(&other.records) {
+            all.push((name, with(&|state| state.records = records.clone())));
+        }
+        let (ProcessorsState::Soft(ours), ProcessorsState::Soft(theirs)) =
+            (&state.processors, &other.processors)
+        else {
+            panic!("a machine on soft");
+        };
+        for (name, processors) in ours.each_part(theirs) {
+            let processors = ProcessorsState::Soft(processors);
+            all.push((name, with(&|state| state.processors = processors.clone())));
+        }
+        all
+    }
+}
+#[cfg(test)]
+pub(super) use parts::each_part;
+
 fn digest<T: Serialize>(part: &T) -> Result<u128, MachineError> {
     let encoded = postcard::to_allocvec(part).map_err(|error| MachineError::Encoding(error.to_string()))?;
     Ok(xxh3_128(&encoded))

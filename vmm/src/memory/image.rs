@@ -100,6 +100,46 @@ impl RamImage {
         Ok(())
     }
 
+    /// The first page in which two images differ. Pages that both take from the same place of the same memfd are not read.
+    pub fn first_difference(&self, other: &Self) -> std::io::Result<Option<u64>> {
+        let end = self.pages.min(other.pages);
+        let mut buffers = [
+            vec![0; BATCH_PAGES * PAGE_BYTES],
+            vec![0; BATCH_PAGES * PAGE_BYTES],
+        ];
+        let mut at = 0;
+        while at < end {
+            let ((ours, our_end), (theirs, their_end)) = (self.place(at), other.place(at));
+            let mut until = our_end.min(their_end).min(end);
+            if ours != theirs {
+                until = until.min(at + BATCH_PAGES as u64);
+                let [a, b] = buffers.each_mut().map(|buffer| &mut buffer[..bytes(until - at)]);
+                self.read(at, a)?;
+                other.read(at, b)?;
+                if a != b {
+                    let pages = a.chunks_exact(PAGE_BYTES).zip(b.chunks_exact(PAGE_BYTES));
+                    let equal = pages.take_while(|(a, b)| a == b).count();
+                    return Ok(Some(at + equal as u64));
+                }
+            }
+            at = until;
+        }
+        Ok((self.pages != other.pages).then_some(end))
+    }
+
+    /// Where the content of `page` lies (memfd, page in it; `None` if it is zero), and up to which page that goes on.
+    fn place(&self, page: u64) -> (Option<(*const File, u64)>, u64) {
+        let next = self.extents.partition_point(|extent| extent.end() <= page);
+        match self.extents.get(next) {
+            Some(extent) if extent.page <= page => {
+                let at = extent.at + (page - extent.page);
+                (Some((Arc::as_ptr(&extent.file), at)), extent.end())
+            }
+            Some(extent) => (None, extent.page),
+            None => (None, self.pages),
+        }
+    }
+
     /// This image with its pages replaced by those of `changes`.
     pub(super) fn overlaid(&self, changes: Vec<Extent>) -> std::io::Result<Self> {
         let mut extents: Vec<Extent> = Vec::with_capacity(self.extents.len() + 2 * changes.len());
@@ -330,15 +370,20 @@ mod tests {
         ) {
             let (mut image, mut expected) = (RamImage::zero(PAGES), vec![0; bytes(PAGES) / PAGE_BYTES]);
             for layer in &layers {
+                let (before, old) = (image.clone(), expected.clone());
                 let values: Vec<(u64, u8)> = layer.iter().map(|(page, value)| (*page, *value)).collect();
                 image = image.overlaid(changes(&values)).unwrap();
                 for (at, value) in values {
                     expected[usize::try_from(at).unwrap()] = value;
                 }
+                let differs = (0..PAGES).find(|page| old[bytes(*page) / PAGE_BYTES] != expected[bytes(*page) / PAGE_BYTES]);
+                prop_assert_eq!(image.first_difference(&before).unwrap(), differs);
                 prop_assert!(image.extents.windows(2).all(|pair| pair[0].end() <= pair[1].page));
             }
             prop_assert_eq!(content(&image), expected.clone());
-            prop_assert_eq!(content(&image.gathered().unwrap()), expected);
+            let gathered = image.gathered().unwrap();
+            prop_assert_eq!(image.first_difference(&gathered).unwrap(), None);
+            prop_assert_eq!(content(&gathered), expected);
         }
     }
 }

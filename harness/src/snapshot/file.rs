@@ -394,7 +394,7 @@ impl Reading<'_> {
 /// RAM of this host in bytes.
 fn host_ram() -> u64 {
     let info = rustix::system::sysinfo();
-    u64::from(info.totalram).saturating_mul(info.mem_unit.into())
+    info.totalram.saturating_mul(info.mem_unit.into())
 }
 
 /// A writer that hashes the bytes written.

@@ -43,14 +43,14 @@ pub struct RunSnapshot {
 #[derive(Serialize, Deserialize)]
 struct Encoded<'a> {
     plan: Cow<'a, Plan>,
-    agent: Cow<'a, Vec<u8>>,
+    agent: Cow<'a, [u8]>,
     cursor: Cow<'a, Cursor>,
     /// Without the fields that evidence stores in separate files. Ledger, trace and console are in the machine's state.
     evidence: Cow<'a, Evidence>,
     captures: Cow<'a, Captures>,
     /// Pages of each handover blob.
     blobs: Vec<Cow<'a, BTreeMap<u64, Vec<u8>>>>,
-    questions: Cow<'a, Vec<Question>>,
+    questions: Cow<'a, [Question]>,
     machine: Cow<'a, MachineState>,
     host_times: Cow<'a, HostTimes>,
 }

@@ -4,6 +4,10 @@
 KERNELS ?= 7.3.4
 # Extra arguments for every cargo call that builds, such as --locked.
 CARGO_FLAGS ?=
+# Where "make test-kvm-svm" finds KVM: "svm" is a host with emulated SVM, "here" is this one.
+KVM ?= svm
+# Extra arguments for it, such as "--only doctor --rounds 10".
+SVM_FLAGS ?=
 # Extra arguments for the benchmark, such as "--runs 9 --json bench.json".
 BENCH_FLAGS ?=
 
@@ -23,10 +27,10 @@ AGENT_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static -C l
     --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo
 BATON := $(CARGO_TARGET_DIR)/release/baton
 
-.PHONY: help demo test test-kvm bench check build agent images setup toolchain clean
+.PHONY: help demo test test-kvm test-kvm-svm bench check build agent images setup toolchain clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: build images ## set up, then run the scenarios: five live updates, each with its verdict
 	$(BATON) run tests/scenarios/*.toml
@@ -37,6 +41,18 @@ test: build images ## set up, then run every test
 
 test-kvm: build images ## run the scenarios on this host's KVM (make test runs two of them there)
 	$(BATON) run --backend kvm tests/scenarios/*.toml
+
+test-kvm-svm: build images ## compare KVM on a host with emulated SVM with softcpu (KVM=here: on this host's own KVM)
+	@host=(--here); \
+	if [ "$(KVM)" != here ]; then folder=$$(images/svm-host); host=(--host "$$folder"); fi; \
+	program() { \
+	    cargo test "$$@" --no-run --message-format json $(CARGO_FLAGS) | \
+	        sed -n '/"kind":\["test"\]/s/^.*"executable":"\([^"]*\)".*$$/\1/p'; \
+	}; \
+	guests=$$(program -p vmm --test guests); \
+	killed=$$(program -p tests --test killed); \
+	cargo run --release -p tests --bin svm $(CARGO_FLAGS) -- "$${host[@]}" --baton $(BATON) \
+	    --guests "$$guests" --killed "$$killed" $(SVM_FLAGS)
 
 bench: build images ## compare a live update with QEMU's TCG, the backends' costs, and preservation schemes
 	images/setup bench

@@ -1,14 +1,14 @@
 //! Shipped scenarios on this host's KVM: the verdicts of softcpu.
 //!
-//! Two scenarios run here; `make test-kvm` runs them all, and `make test-kvm-svm` runs them and more on emulated SVM. Where KVM emulates
-//! guest kernels a run takes minutes.
+//! Two scenarios run here; `make test-kvm` runs them all, and `make test-kvm-svm` runs them and more on emulated SVM.
+//! Where KVM emulates guest kernels a run takes minutes.
 
 use harness::backend::Found;
 use serde_json::Value;
 use tests::{Finished, KVM_TESTS_RUN_IN, baton, kvm_ready, on_kvm, ready, scenarios};
 
-/// Why this host's KVM is not for these tests, if so: there is none, or it emulates guest kernels, so that a run takes minutes, and
-/// something else runs them.
+/// Why this host's KVM is not for these tests, if so: there is none, or it emulates guest kernels, so that a run takes
+/// minutes, and something else runs them.
 fn unusable() -> Option<String> {
     let elsewhere = std::env::var_os(KVM_TESTS_RUN_IN).is_some();
     match Found::look() {

@@ -48,12 +48,14 @@ pub fn ready(test: &str) -> bool {
     false
 }
 
-/// Whether `test`, which needs KVM, can run here, given why KVM cannot be used, if so. Says why not. In CI it fails instead, unless
-/// `BATON_KVM_TESTS_RUN_IN` names what runs it there.
+/// Whether `test`, which needs KVM, can run here, given why KVM cannot be used, if so. Says why not. In CI it fails
+/// instead, unless `BATON_KVM_TESTS_RUN_IN` names what runs it there.
 #[must_use]
 pub fn kvm_ready(test: &str, unusable: Option<String>) -> bool {
     let Some(error) = unusable else { return true };
-    let elsewhere = std::env::var(KVM_TESTS_RUN_IN).ok().filter(|name| !name.is_empty());
+    let elsewhere = std::env::var(KVM_TESTS_RUN_IN)
+        .ok()
+        .filter(|name| !name.is_empty());
     match elsewhere {
         Some(place) => eprintln!("SKIPPED {test}: run in {place}; here {error}"),
         None => {

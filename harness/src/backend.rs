@@ -53,8 +53,8 @@ impl Found {
     }
 }
 
-/// The backend of that choice. `auto` measures this host's KVM and passes what it found to `measured`. KVM slows device time by
-/// `slowdown`, or by what was measured.
+/// The backend of that choice. `auto` measures this host's KVM and passes what it found to `measured`. KVM slows device
+/// time by `slowdown`, or by what was measured.
 pub fn choose(
     choice: Choice,
     slowdown: Option<u32>,

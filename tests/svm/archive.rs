@@ -40,7 +40,11 @@ pub fn build(modules: &Path, job: &Job) -> Result<Vec<u8>, String> {
     }
     for (module, _) in MODULES {
         let name = format!("{module}.ko");
-        archive.copy(&modules.join(&name), &Path::new(MODULES_FOLDER).join(&name), 0o644)?;
+        archive.copy(
+            &modules.join(&name),
+            &Path::new(MODULES_FOLDER).join(&name),
+            0o644,
+        )?;
     }
     let default = harness::kernel::DEFAULT_VERSION;
     let kernel = harness::kernel::kernel_directory(default)
@@ -113,7 +117,10 @@ impl Archive {
 
     /// A folder and those above it.
     fn folders(&mut self, folder: &Path) -> Result<(), String> {
-        let above: Vec<&Path> = folder.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
+        let above: Vec<&Path> = folder
+            .ancestors()
+            .filter(|path| !path.as_os_str().is_empty())
+            .collect();
         above
             .into_iter()
             .rev()
@@ -126,7 +133,9 @@ impl Archive {
             return Ok(());
         }
         let failed = |error: std::io::Error| format!("{}: {error}", at.display());
-        let name = at.to_str().ok_or_else(|| format!("{}: not UTF-8", at.display()))?;
+        let name = at
+            .to_str()
+            .ok_or_else(|| format!("{}: not UTF-8", at.display()))?;
         let size = u32::try_from(bytes.len()).map_err(|_| format!("{name}: larger than 4 GiB"))?;
         self.entries += 1;
         let entry = newc::Builder::new(name).ino(self.entries).mode(permissions);
@@ -142,7 +151,10 @@ fn output(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;
     if !output.status.success() {
-        return Err(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        return Err(format!(
+            "{name}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        ));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -17,8 +17,8 @@ const PROCESSORS: &str = "2";
 const MEMORY: &str = "3G";
 /// `max` is all that TCG knows. Five-level page tables are left out: they are slower, and nobody needs them.
 const PROCESSOR: &str = "max,+svm,la57=off";
-/// The kernel's command line. QEMU does not intercept a guest's reads of CR4, so that the guest sees the host's: without
-/// machine checks they are alike. Mitigations cost time and protect nobody here.
+/// The kernel's command line. QEMU does not intercept a guest's reads of CR4, so that the guest sees the host's:
+/// without machine checks they are alike. Mitigations cost time and protect nobody here.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off mce=off";
 
 /// A process that ends with this value.
@@ -41,11 +41,29 @@ pub fn run(host: &Path, arguments: &Arguments, job: &Job, each: &mut dyn FnMut(&
     std::fs::write(&initramfs, &bytes).map_err(|error| error.to_string())?;
     let mut command = Command::new("nice");
     command.arg("-n5").arg(host.join("qemu"));
-    command.args(["-accel", "tcg,thread=multi", "-cpu", PROCESSOR, "-smp", PROCESSORS, "-m", MEMORY]);
+    command.args([
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        PROCESSOR,
+        "-smp",
+        PROCESSORS,
+        "-m",
+        MEMORY,
+    ]);
     command.args(["-nodefaults", "-display", "none", "-no-reboot", "-serial"]);
     command.arg(format!("file:{}", console.display()));
-    command.args(["-chardev", "stdio,id=answers,signal=off", "-serial", "chardev:answers"]);
-    command.arg("-kernel").arg(host.join("vmlinuz")).arg("-initrd").arg(&initramfs);
+    command.args([
+        "-chardev",
+        "stdio,id=answers,signal=off",
+        "-serial",
+        "chardev:answers",
+    ]);
+    command
+        .arg("-kernel")
+        .arg(host.join("vmlinuz"))
+        .arg("-initrd")
+        .arg(&initramfs);
     command.args(["-append", COMMAND_LINE]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut qemu = Killed(command.spawn().map_err(|error| format!("qemu: {error}"))?);
@@ -68,7 +86,11 @@ pub fn run(host: &Path, arguments: &Arguments, job: &Job, each: &mut dyn FnMut(&
             Ok(line) => each(&line),
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
-                return Err(format!("the host is not done after {} s\n{}", PATIENCE.as_secs(), tail(&console)));
+                return Err(format!(
+                    "the host is not done after {} s\n{}",
+                    PATIENCE.as_secs(),
+                    tail(&console)
+                ));
             }
         }
     }

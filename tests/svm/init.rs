@@ -1,5 +1,6 @@
 //! This program as process 1 of the emulated host: mounts what programs expect, loads KVM, and runs the job.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -12,8 +13,7 @@ use crate::job::Job;
 use crate::worker;
 
 /// Kernel modules, in the order in which they are loaded, with their parameters.
-pub const MODULES: [(&str, &std::ffi::CStr); 3] =
-    [("irqbypass", c""), ("kvm", c""), ("kvm-amd", c"npt=1 nested=0")];
+pub const MODULES: [(&str, &CStr); 3] = [("irqbypass", c""), ("kvm", c""), ("kvm-amd", c"npt=1 nested=0")];
 /// Folder of the modules.
 pub const MODULES_FOLDER: &str = "mod";
 /// The job, as JSON.
@@ -30,6 +30,11 @@ const MOUNTS: [(&str, &str); 4] = [
     ("tmpfs", "/tmp"),
 ];
 
+/// Whether this is process 1 of a host that was booted for a job.
+pub fn is_wanted() -> bool {
+    std::process::id() == 1 && Path::new("/").join(JOB).is_file()
+}
+
 /// Does everything and switches the machine off.
 pub fn main() -> ! {
     if let Err(error) = run() {
@@ -42,13 +47,15 @@ pub fn main() -> ! {
 
 fn run() -> Result<(), String> {
     for (kind, at) in MOUNTS {
-        mount(kind, at, kind, MountFlags::empty(), None).map_err(|error| format!("mount {at}: {error}"))?;
+        mount(kind, at, kind, MountFlags::empty(), None::<&CStr>)
+            .map_err(|error| format!("mount {at}: {error}"))?;
     }
-    // SAFETY: this process has no other thread yet.
-    #[allow(unsafe_code)]
-    unsafe {
-        std::env::set_var("PATH", "/bin");
-        std::env::set_var("HOME", Path::new("/").join(HOME));
+    for (name, value) in [("PATH", "/bin".into()), ("HOME", Path::new("/").join(HOME))] {
+        // SAFETY: this process has no other thread yet.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::env::set_var(name, value);
+        }
     }
     for (name, parameters) in MODULES {
         let path = Path::new("/").join(MODULES_FOLDER).join(format!("{name}.ko"));
@@ -74,7 +81,11 @@ fn run() -> Result<(), String> {
 /// A serial port that passes bytes as they are.
 fn raw(path: &str) -> Result<File, String> {
     let failed = |error: std::io::Error| format!("{path}: {error}");
-    let file = File::options().write(true).read(true).open(path).map_err(failed)?;
+    let file = File::options()
+        .write(true)
+        .read(true)
+        .open(path)
+        .map_err(failed)?;
     let mut settings = tcgetattr(&file).map_err(|error| failed(error.into()))?;
     settings.make_raw();
     tcsetattr(&file, OptionalActions::Now, &settings).map_err(|error| failed(error.into()))?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Arguments, known};
+use crate::Arguments;
 
 /// Where things lie on the host that the job runs on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,8 +40,6 @@ pub enum What {
         program: PathBuf,
         /// Run this test alone, or all.
         only: Option<String>,
-        /// Names of tests to leave out.
-        without: Vec<String>,
     },
 }
 
@@ -64,9 +62,13 @@ impl Job {
         let mut items = vec![item("doctor", What::Doctor)];
         for folder in FOLDERS {
             for file in scenario_files(&tests::scenarios().join(folder))? {
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| format!("{}: {error}", file.display()))?;
-                let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                let text =
+                    std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+                let name = file
+                    .file_stem()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
                 if name == SEVERAL {
                     items.push(item(
                         &format!("{name}-4-vcpus"),
@@ -78,13 +80,11 @@ impl Job {
                 items.push(item(&name, What::Scenario { text }));
             }
         }
-        let left_out = known::of(arguments.here);
         items.push(item(
             "tiny-guests",
             What::Tests {
                 program: absolute(&arguments.guests)?,
                 only: None,
-                without: left_out.iter().map(|gap| gap.test.to_owned()).collect(),
             },
         ));
         items.push(item(
@@ -92,7 +92,6 @@ impl Job {
             What::Tests {
                 program: absolute(&arguments.killed)?,
                 only: Some(KILLED.to_owned()),
-                without: Vec::new(),
             },
         ));
         Ok(Self {

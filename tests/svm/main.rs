@@ -4,7 +4,6 @@
 //!  job       what is run: doctor, scenarios, test programs
 //!  worker    runs it, item by item, and answers each with a line of JSON
 //!  compare   judges the answers: against softcpu's reports, and with the number of tests that must have run
-//!  known     what is left out, by name, with the reason
 //!  ------ a host with emulated SVM
 //!  emulator  QEMU's TCG, which has SVM with nested paging, with a Debian kernel in it
 //!  archive   the initramfs of that kernel: this program, baton, guest kernels, scenarios, test programs
@@ -18,7 +17,6 @@ mod compare;
 mod emulator;
 mod init;
 mod job;
-mod known;
 mod worker;
 
 use std::path::PathBuf;
@@ -57,7 +55,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    if std::process::id() == 1 {
+    if init::is_wanted() {
         init::main();
     }
     match run(&Arguments::parse()) {
@@ -76,9 +74,6 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     job.items.retain(|item| item.name.contains(&arguments.only));
     if job.items.is_empty() {
         return Err(format!("no item's name contains \"{}\"", arguments.only));
-    }
-    for gap in known::of(arguments.here) {
-        println!("left out  {}: {}", gap.test, gap.reason);
     }
     let judge = Judge::start(&job, &arguments.baton);
     let mut good = true;

@@ -59,11 +59,7 @@ fn answer(baton: &Path, item: &Item) -> Answer {
     let result = match &item.what {
         What::Doctor => finish(Command::new(baton).arg("doctor"), &mut answer),
         What::Scenario { text } => scenario(baton, text, &["--backend", "kvm"], &mut answer),
-        What::Tests {
-            program,
-            only,
-            without,
-        } => tests(baton, program, only.as_deref(), without, &mut answer),
+        What::Tests { program, only } => tests(baton, program, only.as_deref(), &mut answer),
     };
     if let Err(error) = result {
         answer.text.push_str(&error);
@@ -78,7 +74,12 @@ pub fn scenario(baton: &Path, text: &str, arguments: &[&str], answer: &mut Answe
     let [file, json] = ["scenario.toml", "report.json"].map(|name| folder.path().join(name));
     std::fs::write(&file, text).map_err(|error| error.to_string())?;
     let mut command = Command::new(baton);
-    command.arg("run").arg(&file).args(arguments).arg("--json").arg(&json);
+    command
+        .arg("run")
+        .arg(&file)
+        .args(arguments)
+        .arg("--json")
+        .arg(&json);
     finish(&mut command, answer)?;
     let report = std::fs::read(&json).map_err(|error| format!("no report: {error}"))?;
     let report: Value = serde_json::from_slice(&report).map_err(|error| error.to_string())?;
@@ -86,16 +87,12 @@ pub fn scenario(baton: &Path, text: &str, arguments: &[&str], answer: &mut Answe
     Ok(())
 }
 
-fn tests(
-    baton: &Path,
-    program: &Path,
-    only: Option<&str>,
-    without: &[String],
-    answer: &mut Answer,
-) -> Result<(), String> {
+fn tests(baton: &Path, program: &Path, only: Option<&str>, answer: &mut Answer) -> Result<(), String> {
     let mut list = Answer::new(&answer.name);
     finish(
-        Command::new(program).args(["--list", "--format", "terse"]).args(only),
+        Command::new(program)
+            .args(["--list", "--format", "terse"])
+            .args(only),
         &mut list,
     )?;
     answer.tests = list
@@ -109,9 +106,6 @@ fn tests(
     // In CI a test that finds no KVM fails, and so it is here.
     command.env("CI", "true").env("BATON_PROGRAM", baton);
     command.args(["--exact", "--test-threads", "1"]).args(only);
-    for name in without {
-        command.args(["--skip", name]);
-    }
     finish(&mut command, answer)
 }
 

@@ -94,8 +94,8 @@ struct RunArgs {
     /// What executes guest code.
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendChoice,
-    /// Slow device time by this factor on KVM, from 1 (real time) to 1000; without it, by as much as guest code is slow on this
-    /// host.
+    /// Slow device time by this factor on KVM, from 1 (real time) to 1000; without it, by as much as guest code is slow
+    /// on this host.
     #[arg(long, value_name = "FACTOR", value_parser = clap::value_parser!(u32).range(1..=1000))]
     slowdown: Option<u32>,
     /// First kernel, and every later one unless the scenario or --next-kernel names it: a version or the path of a
@@ -172,8 +172,8 @@ struct BootArgs {
     /// What executes guest code.
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendChoice,
-    /// Slow device time by this factor on KVM, from 1 (real time) to 1000; without it, by as much as guest code is slow on this
-    /// host.
+    /// Slow device time by this factor on KVM, from 1 (real time) to 1000; without it, by as much as guest code is slow
+    /// on this host.
     #[arg(long, value_name = "FACTOR", value_parser = clap::value_parser!(u32).range(1..=1000))]
     slowdown: Option<u32>,
     /// Guest RAM.

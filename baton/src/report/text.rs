@@ -113,7 +113,8 @@ fn from_outside(evidence: &Evidence) -> bool {
     evidence.backend == "kvm"
 }
 
-/// Lines about device time, about the precision of each jump's time, and about instructions that softcpu executed for KVM.
+/// Lines about device time, about the precision of each jump's time, and about instructions that softcpu executed for
+/// KVM.
 fn backend_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
     if evidence.slowdown > 1 {
         writeln!(

@@ -89,7 +89,12 @@ fn built_versions(kernels: &Path) -> Vec<String> {
         (is_version(version) && entry.path().join("bzImage").is_file()).then(|| version.to_owned())
     };
     let mut versions: Vec<String> = entries.filter_map(version).collect();
-    let numbers = |version: &str| version.split('.').map(|part| part.parse().unwrap_or(u64::MAX)).collect::<Vec<u64>>();
+    let numbers = |version: &str| {
+        version
+            .split('.')
+            .map(|part| part.parse().unwrap_or(u64::MAX))
+            .collect::<Vec<u64>>()
+    };
     versions.sort_by_key(|version| std::cmp::Reverse(numbers(version)));
     versions.dedup();
     versions
@@ -131,7 +136,8 @@ fn known_versions() -> Vec<String> {
     kernels.into_iter().flatten().filter_map(version).collect()
 }
 
-/// Versions that are known or built, each with where it is built. Away from a checkout only the built ones are known, newest first.
+/// Versions that are known or built, each with where it is built. Away from a checkout only the built ones are known,
+/// newest first.
 pub fn cached() -> Vec<(String, Option<PathBuf>)> {
     let built =
         |version: &String| kernel_directory(version).filter(|directory| directory.join("bzImage").is_file());

@@ -26,9 +26,9 @@ fn dpl(attributes: u16) -> u16 {
     attributes >> 5 & 3
 }
 
-/// What a return to an outer privilege level does with ES, DS, FS and GS: those that the outer level may not use become null
-/// (SDM volume 2A, IRET, RETURN-TO-OUTER-PRIVILEGE-LEVEL). Bases stay, as on AMD: FS and GS have theirs from model-specific
-/// registers.
+/// What a return to an outer privilege level does with ES, DS, FS and GS: those that the outer level may not use become
+/// null (SDM volume 2A, IRET, RETURN-TO-OUTER-PRIVILEGE-LEVEL). Bases stay, as on AMD: FS and GS have theirs from
+/// model-specific registers.
 pub(super) fn null_inner_segments(core: &mut Core, cpl: u16) {
     for index in [ES, DS, FS, GS] {
         let segment = &mut core.segments[index];

@@ -50,8 +50,8 @@ const RFLAGS: u64 = softcpu::flags::FIXED;
 pub struct Measured {
     /// Instructions per second at privilege level 0, in a loop.
     pub kernel_speed: f64,
-    /// Instructions per second at privilege level 0, in code that is executed for the first time. Hardware hardly cares;
-    /// a host processor that is itself translated by software, as QEMU's TCG does, is many times slower here.
+    /// Instructions per second at privilege level 0, in code that is executed for the first time. Hardware hardly
+    /// cares; a host processor that is itself translated by software, as QEMU's TCG does, is many times slower here.
     pub cold_speed: f64,
     /// Whether SYSCALL at privilege level 3 arrives at privilege level 0.
     pub syscall_works: bool,
@@ -114,11 +114,7 @@ fn guest(kvm: &Kvm, supported: &CpuId, code: &[(u64, &[u8])]) -> Result<Guest, K
     let vm = vm::create(kvm, &Workarounds::default())?;
     vm::add_memory(&vm, &ram)?;
     let vcpu = vm::add_vcpu(supported, &vm, 0, 1, Some(&registers), &Workarounds::default())?;
-    Ok(Guest {
-        vcpu,
-        _vm: vm,
-        ram,
-    })
+    Ok(Guest { vcpu, _vm: vm, ram })
 }
 
 fn memory(error: crate::memory::MemoryError) -> KvmError {
@@ -159,8 +155,8 @@ fn cold_speed(kvm: &Kvm, supported: &CpuId) -> Result<f64, KvmError> {
     // mov esi, COLD_CODE; mov ecx, pages; 1: mov al, [rsi]; add rsi, 0x1000; dec ecx; jnz 1b; out PORT, al;
     // mov esi, COLD_CODE; jmp rsi
     let read = [
-        0xbe, a, b, c, d, 0xb9, count, 0, 0, 0, 0x8a, 0x06, 0x48, 0x81, 0xc6, 0x00, 0x10, 0x00, 0x00, 0xff, 0xc9,
-        0x75, 0xf3, 0xe6, PORT, 0xbe, a, b, c, d, 0xff, 0xe6,
+        0xbe, a, b, c, d, 0xb9, count, 0, 0, 0, 0x8a, 0x06, 0x48, 0x81, 0xc6, 0x00, 0x10, 0x00, 0x00, 0xff,
+        0xc9, 0x75, 0xf3, 0xe6, PORT, 0xbe, a, b, c, d, 0xff, 0xe6,
     ];
     let blocks = COLD_BYTES / 16 - 1;
     let mut once = Vec::new();

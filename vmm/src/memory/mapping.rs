@@ -54,8 +54,8 @@ impl Mapping {
         Ok(())
     }
 
-    /// Has the host provide every page by itself and never as part of a huge one, now and later. Only pages that have not been
-    /// touched are sure to be so. A host without huge pages has nothing to do.
+    /// Has the host provide every page by itself and never as part of a huge one, now and later. Only pages that have
+    /// not been touched are sure to be so. A host without huge pages has nothing to do.
     pub fn forbid_huge_pages(&self) -> Result<(), Errno> {
         // SAFETY: the range is this mapping, and the advice changes neither its content nor its protection.
         match unsafe { madvise(self.start.cast(), self.length, Advice::LinuxNoHugepage) } {

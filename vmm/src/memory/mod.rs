@@ -118,8 +118,8 @@ impl GuestRam {
         }))
     }
 
-    /// Has the host provide RAM page by page and never as huge pages. A page that KVM maps while it lies in a writable huge page
-    /// counts as written, even if the guest only reads it. To be called before anything is written to RAM.
+    /// Has the host provide RAM page by page and never as huge pages. A page that KVM maps while it lies in a writable
+    /// huge page counts as written, even if the guest only reads it. To be called before anything is written to RAM.
     pub fn forbid_huge_pages(&self) -> Result<(), MemoryError> {
         let each = self.mappings.iter().map(Mapping::forbid_huge_pages);
         each.collect::<Result<(), _>>()

@@ -6,7 +6,7 @@
 //! sequence that differs can be found.
 
 use iced_x86::code_asm::*;
-use iced_x86::{Code as Form, Decoder, DecoderOptions};
+use iced_x86::{Code as Form, Decoder, DecoderOptions, Mnemonic};
 
 use super::code::{Asm, CODE, Code, UPPER};
 use super::guest::{Guest, Run, to_the_end};
@@ -167,8 +167,20 @@ fn compare(seed: u64, count: u64, forms: &[Form], vectors: bool) {
 
 #[test]
 fn integer_sequences_do_the_same() {
-    let forms = integer_forms();
+    let mut forms = integer_forms();
     assert!(forms.len() > 300, "{}", forms.len());
+    if hosts::left_out_on_tcg(
+        "TEST as F6 /1 and F7 /1",
+        "these aliases of /0 are unknown instructions to it",
+    ) {
+        let aliases = [
+            Form::Test_rm8_imm8_F6r1,
+            Form::Test_rm16_imm16_F7r1,
+            Form::Test_rm32_imm32_F7r1,
+            Form::Test_rm64_imm32_F7r1,
+        ];
+        forms.retain(|form| !aliases.contains(form));
+    }
     for round in 0..8 {
         compare(SEED + round, 60, &forms, false);
     }
@@ -176,7 +188,31 @@ fn integer_sequences_do_the_same() {
 
 #[test]
 fn vector_sequences_do_the_same() {
-    let forms = vector_forms();
+    let mut forms = vector_forms();
+    assert!(forms.len() > 150, "{}", forms.len());
+    let why = "of two NaNs the result is that with the larger significand, as on the x87, and not the first";
+    if hosts::left_out_on_tcg("ADD, SUB, MUL and DIV of SSE", why) {
+        use Mnemonic as M;
+        let of_two = [
+            M::Addps,
+            M::Addpd,
+            M::Addss,
+            M::Addsd,
+            M::Subps,
+            M::Subpd,
+            M::Subss,
+            M::Subsd,
+            M::Mulps,
+            M::Mulpd,
+            M::Mulss,
+            M::Mulsd,
+            M::Divps,
+            M::Divpd,
+            M::Divss,
+            M::Divsd,
+        ];
+        forms.retain(|form| !of_two.contains(&form.mnemonic()));
+    }
     assert!(forms.len() > 150, "{}", forms.len());
     for round in 0..2 {
         compare(SEED + round, 40, &forms, true);

@@ -5,6 +5,7 @@ use iced_x86::code_asm::*;
 
 use super::code::{Code, DATA, MAILBOX, UPPER};
 use super::guest::Guest;
+use super::hosts;
 use vmm::devices::{pci, uart};
 use vmm::machine::Event;
 use vmm::memory::PAGE_SIZE;
@@ -259,6 +260,8 @@ fn skipping_handler(c: &mut Code, counter: u64) -> super::code::Asm {
 
 #[test]
 fn unknown_model_specific_registers_fault() {
+    let why = "WRMSR takes it";
+    let canonical_only = hosts::left_out_on_tcg("a base of GS that is not canonical", why);
     let guest = Guest::new(|c| {
         c.tables()?;
         c.mov(ecx, 0x1234_5678)?;
@@ -272,14 +275,22 @@ fn unknown_model_specific_registers_fault() {
         c.or(rax, rdx)?;
         c.mov(r13, rax)?;
         // The address is not canonical.
-        c.write_msr(0xc000_0101, 0x8000_0000_0000_0000)?;
+        if !canonical_only {
+            c.write_msr(0xc000_0101, 0x8000_0000_0000_0000)?;
+        }
         c.power_off()?;
         c.handler(13)?;
         skipping_handler(c, DATA)
     });
     for run in guest.completed() {
         assert_eq!(run.evidence.events, ["power off"], "{}", run.backend);
-        assert_eq!(run.machine.ram().read_u64(DATA).unwrap(), 3, "{}", run.backend);
+        let faults = if canonical_only { 2 } else { 3 };
+        assert_eq!(
+            run.machine.ram().read_u64(DATA).unwrap(),
+            faults,
+            "{}",
+            run.backend
+        );
         let registers = &run.evidence.registers;
         assert_eq!((registers.gpr[5], registers.gpr[13]), (0, 0x1122_3344_5566));
         assert_eq!(registers.segments[5].base, 0x1122_3344_5566);

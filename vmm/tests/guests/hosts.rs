@@ -25,7 +25,9 @@ pub fn kvm() -> Option<&'static Kvm> {
         Ok(kvm) => return Some(kvm),
         Err(why) => why,
     };
-    let elsewhere = std::env::var("BATON_KVM_TESTS_RUN_IN").ok().filter(|name| !name.is_empty());
+    let elsewhere = std::env::var("BATON_KVM_TESTS_RUN_IN")
+        .ok()
+        .filter(|name| !name.is_empty());
     assert!(
         std::env::var_os("CI").is_none() || elsewhere.is_some(),
         "this test needs KVM, and nothing may be skipped in CI: {why}"
@@ -35,6 +37,20 @@ pub fn kvm() -> Option<&'static Kvm> {
     // If standard error cannot be written, nobody reads it.
     let _ = writeln!(std::io::stderr(), "SKIPPED on kvm: {name}: {elsewhere}{why}");
     None
+}
+
+/// Whether `what` is left out because this host is itself emulated by QEMU's TCG, which gets it wrong for the reason
+/// `why` (as of QEMU 10.0). Then says so on standard error.
+pub fn left_out_on_tcg(what: &str, why: &str) -> bool {
+    static ON_TCG: OnceLock<bool> = OnceLock::new();
+    let on_tcg = *ON_TCG.get_or_init(|| {
+        let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        processors.contains("QEMU TCG CPU")
+    });
+    if on_tcg {
+        let _ = writeln!(std::io::stderr(), "LEFT OUT on TCG: {what}: {why}");
+    }
+    on_tcg
 }
 
 /// Whether this host's KVM emulates guest kernels.

@@ -1,7 +1,7 @@
 //! The messages between host and agent.
 //!
-//! The agent speaks first, with [`Reply::Hello`]; from then on each request of the host gets exactly one reply. A message is
-//! its postcard encoding, at most [`crate::device::mailbox::WINDOW_SIZE`] bytes long.
+//! The agent speaks first, with [`Reply::Hello`]; from then on each request of the host gets exactly one reply. A
+//! message is its postcard encoding, at most [`crate::device::mailbox::WINDOW_SIZE`] bytes long.
 //!
 //! `ResolvePages` and `ResolveRange` are answered with `Pages`, `Digest` with `Digests`, `ConsumeDma` with `Dma`,
 //! `MemoryInfo` with `Memory`, all others with `Done`. Any request may be answered with `Failed` instead; the agent
@@ -98,8 +98,8 @@ pub enum Request {
     },
     /// Write a descriptor ring and program the DMA engine with it, then enable it.
     ///
-    /// This resets the engine first. The agent's own writes to the objects are the descriptors and the completion count,
-    /// which becomes 0.
+    /// This resets the engine first. The agent's own writes to the objects are the descriptors and the completion
+    /// count, which becomes 0.
     StartDma(DmaRing),
     /// Release every block completed so far. In a new kernel this needs no `StartDma`, because the registers are
     /// still set.

@@ -14,8 +14,8 @@ use vmm::machine::{MachineError, Moment};
 use vmm::memory::PAGE_SIZE;
 use vmm::processors::Backend;
 
-/// Most guest RAM, in bytes, of a snapshot at a jump for the second run. If a run has written more, the second run begins at
-/// power-on.
+/// Most guest RAM, in bytes, of a snapshot at a jump for the second run. If a run has written more, the second run
+/// begins at power-on.
 const MAX_HELD: u64 = 256 << 20;
 
 /// Why a plan could not be run or judged.
@@ -64,9 +64,9 @@ pub struct Again {
 /// Runs a plan and judges it, and writes the snapshots of `holds` on the way. If the run ends before it comes to one of their
 /// places, the verdict is an error, and the reason says which.
 ///
-/// If findings have bytes whose last writer is unknown and the backend is repeatable, a second run watches those bytes. It begins at
-/// the last snapshot before they were written, or else at power-on. If it differs from the first run, the verdict is an error,
-/// because neither run proves anything, and the reason names the first difference.
+/// If findings have bytes whose last writer is unknown and the backend is repeatable, a second run watches those bytes.
+/// It begins at the last snapshot before they were written, or else at power-on. If it differs from the first run, the
+/// verdict is an error, because neither run proves anything, and the reason names the first difference.
 pub fn run(
     plan: &Plan,
     agent: &[u8],
@@ -194,8 +194,8 @@ fn proceed(
     Ok(Passed { held, missed })
 }
 
-/// Earliest guest time at which a byte in question may have been written last: the beginning of a phase, or 0 if that may have been
-/// before the first jump.
+/// Earliest guest time at which a byte in question may have been written last: the beginning of a phase, or 0 if that
+/// may have been before the first jump.
 fn first_doubt(evidence: &Evidence, questions: &[Question]) -> u64 {
     let begin = |question: &Question| {
         let checkpoint = evidence.captures.checkpoints.get(question.checkpoint)?;

@@ -1,7 +1,7 @@
 //! What the harness may watch: writes to pages, execution of pages, the first write to each page of an epoch.
 //!
-//! One byte of flags per page of RAM decides whether writes may take the TLB's fast path; nothing here costs anything on a
-//! path that nobody watches.
+//! One byte of flags per page of RAM decides whether writes may take the TLB's fast path; nothing here costs anything
+//! on a path that nobody watches.
 
 mod state;
 

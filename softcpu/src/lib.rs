@@ -1,8 +1,8 @@
 //! A deterministic x86-64 processor as a library.
 //!
 //! [`Cpu`] executes 64-bit guest code (long mode only: no real mode, no 16-bit or 32-bit segments) on [`Ram`], reaching
-//! everything else through a [`Bus`]. A run is a pure function of the initial state and of what the bus answers: time is the number
-//! of instructions retired, and nothing depends on the host.
+//! everything else through a [`Bus`]. A run is a pure function of the initial state and of what the bus answers: time
+//! is the number of instructions retired, and nothing depends on the host.
 //!
 //! ```text
 //!  cpu      run: deadlines, interrupts, faults, decoding on demand       Exit, Cpu
@@ -20,8 +20,8 @@
 //!  model    CPUID: offers exactly what is implemented
 //! ```
 //!
-//! An instruction of an extension that CPUID does not offer raises #UD in the guest. One that it does offer but that is not implemented
-//! ends the run with [`Exit::Unknown`]: never a wrong result.
+//! An instruction of an extension that CPUID does not offer raises #UD in the guest. One that it does offer but that is
+//! not implemented ends the run with [`Exit::Unknown`]: never a wrong result.
 
 #![deny(unsafe_code)]
 

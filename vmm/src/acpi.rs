@@ -1,7 +1,7 @@
 //! ACPI tables of a hardware-reduced platform with one PCI bus, one I/O APIC and one serial port.
 //!
-//! The bridge is conventional PCI (PNP0A03), because its functions need only configuration mechanism #1. A kernel then looks for
-//! neither MCFG nor _OSC.
+//! The bridge is conventional PCI (PNP0A03), because its functions need only configuration mechanism #1. A kernel then
+//! looks for neither MCFG nor _OSC.
 
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path,
@@ -23,14 +23,14 @@ use crate::memory::{GuestRam, MemoryError};
 const OEM: [u8; 6] = *b"BATON ";
 const OEM_TABLE: [u8; 8] = *b"BATON   ";
 const OEM_REVISION: u32 = 1;
-/// IAPC_BOOT_ARCH: no VGA (bit 2), no CMOS clock (bit 5), no legacy devices and no 8042 (bits 0 and 1 clear). The machine does
-/// have a CMOS clock, because kernels read one at boot regardless of this bit.
+/// IAPC_BOOT_ARCH: no VGA (bit 2), no CMOS clock (bit 5), no legacy devices and no 8042 (bits 0 and 1 clear). The
+/// machine does have a CMOS clock, because kernels read one at boot regardless of this bit.
 const IAPC_BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 const SCI: u16 = 9;
 const TABLE_ALIGNMENT: u64 = 64;
 
-/// Writes all tables and returns the address of the RSDP. With `mailbox` the processors beyond the first are started through
-/// the multiprocessor wakeup mailbox of [`wakeup`], without it by INIT and start-up interrupts.
+/// Writes all tables and returns the address of the RSDP. With `mailbox` the processors beyond the first are started
+/// through the multiprocessor wakeup mailbox of [`wakeup`], without it by INIT and start-up interrupts.
 pub fn write(ram: &GuestRam, processors: u8, mailbox: bool) -> Result<u64, MemoryError> {
     let rsdp_address = ACPI_TABLES;
     let mut next = rsdp_address + TABLE_ALIGNMENT;
@@ -93,8 +93,8 @@ fn madt(processors: u8, mailbox: bool) -> Vec<u8> {
     bytes
 }
 
-/// Multiprocessor wakeup structure, version 1 (ACPI 6.6, section 5.2.12.19). Version 1 adds the reset vector. Without it a
-/// kernel cannot return a processor to the firmware, and the next kernel cannot start it.
+/// Multiprocessor wakeup structure, version 1 (ACPI 6.6, section 5.2.12.19). Version 1 adds the reset vector. Without
+/// it a kernel cannot return a processor to the firmware, and the next kernel cannot start it.
 fn multiprocessor_wakeup() -> Vec<u8> {
     const TYPE: u8 = 0x10;
     const LENGTH: u8 = 24;

@@ -1,7 +1,7 @@
 //! The bytes of the stream: a pure function of seed and sequence number.
 //!
-//! A block begins with its sequence number and a hash of that number, so that [`recognise`] finds a block by its first 16
-//! bytes alone. The rest is a counter put through a mixing function, keyed by seed and sequence number.
+//! A block begins with its sequence number and a hash of that number, so that [`recognise`] finds a block by its first
+//! 16 bytes alone. The rest is a counter put through a mixing function, keyed by seed and sequence number.
 
 /// Bytes at the start of a block that tell its sequence number.
 pub const HEADER_BYTES: usize = 16;
@@ -9,7 +9,8 @@ pub const HEADER_BYTES: usize = 16;
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 const MARK: u64 = 0xba70_57e4_3a4b_10c5;
 
-/// The 64-bit finaliser of MurmurHash3 with the constants of SplitMix64: every bit of the input reaches every bit of the output.
+/// The 64-bit finaliser of MurmurHash3 with the constants of SplitMix64: every bit of the input reaches every bit of
+/// the output.
 fn mix(mut x: u64) -> u64 {
     x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

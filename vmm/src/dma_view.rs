@@ -1,20 +1,22 @@
-//! A device's view of guest memory. Devices write memory only through it, and each write enters the ledger in the same call.
+//! A device's view of guest memory. Devices write memory only through it, and each write enters the ledger in the same
+//! call.
 //!
 //! # What may race
 //!
-//! On `soft` nothing races: processors and devices take turns. On `kvm` the device thread uses this view, and so does a vCPU's
-//! thread when its register access takes effect at once. Both hold the platform's lock. Guest code on other vCPUs reads and
-//! writes the same memory meanwhile, as on hardware.
+//! On `soft` nothing races: processors and devices take turns. On `kvm` the device thread uses this view, and so does a
+//! vCPU's thread when its register access takes effect at once. Both hold the platform's lock. Guest code on other
+//! vCPUs reads and writes the same memory meanwhile, as on hardware.
 //!
-//! - *Device against guest code* races by design. Every access here is a volatile copy of vm-memory, never a reference into guest
-//!   memory, so a concurrent guest write can change the data read but cannot corrupt this process. A descriptor is copied once
-//!   and then checked in the copy.
-//! - *Order*: a block is written before the completion count that announces it, and the count before the interrupt. The count is
-//!   8 aligned bytes (the engine faults otherwise) stored in one access, so a guest reads either the old or the new value. x86
-//!   keeps stores in order.
-//! - *Device against device, and memory against ledger*, do not race: one lock is held over the write and its ledger entry.
-//! - *Captures and checksums* read memory only while no thread of the machine runs. If guest and device wrote a page at the same
-//!   time, it holds bytes of both, and the ledger has the device's.
+//! - *Device against guest code* races by design. Every access here is a volatile copy of vm-memory, never a reference
+//!   into guest memory, so a concurrent guest write can change the data read but cannot corrupt this process. A
+//!   descriptor is copied once and then checked in the copy.
+//! - *Order*: a block is written before the completion count that announces it, and the count before the interrupt. The
+//!   count is 8 aligned bytes (the engine faults otherwise) stored in one access, so a guest reads either the old or
+//!   the new value. x86 keeps stores in order.
+//! - *Device against device, and memory against ledger*, do not race: one lock is held over the write and its ledger
+//!   entry.
+//! - *Captures and checksums* read memory only while no thread of the machine runs. If guest and device wrote a page at
+//!   the same time, it holds bytes of both, and the ledger has the device's.
 
 use std::sync::Arc;
 

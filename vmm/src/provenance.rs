@@ -11,8 +11,8 @@ pub const CAPACITY: usize = 1_572_864;
 
 const USER: u64 = 1 << 63;
 
-/// A processor's first write to a page in a phase: a [`CpuWrite`] without its length, in 24 bytes instead of 40, because
-/// up to [`CAPACITY`] of them are kept.
+/// A processor's first write to a page in a phase: a [`CpuWrite`] without its length, in 24 bytes instead of 40,
+/// because up to [`CAPACITY`] of them are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageWrite {
     /// Guest physical address; the top bit is set if user code wrote.
@@ -110,8 +110,8 @@ impl Provenance {
         }
     }
 
-    /// Every phase begun so far, in order. A phase that was entered twice is listed twice. The writes of the current phase are
-    /// added when it ends.
+    /// Every phase begun so far, in order. A phase that was entered twice is listed twice. The writes of the current
+    /// phase are added when it ends.
     #[must_use]
     pub fn phases(&self) -> &[PhaseWrites] {
         &self.phases

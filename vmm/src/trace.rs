@@ -1,11 +1,11 @@
 //! The trace: one small record for each device access, interrupt, message and phase change.
 //!
-//! To compare two runs that should be equal, find the first record that differs. Device writes to RAM are not in the trace, but
-//! in the [`crate::ledger`]. Memory is bounded: beyond [`CAPACITY`] only the number of records and a digest are kept, so a
-//! comparison knows up to which record it is complete.
+//! To compare two runs that should be equal, find the first record that differs. Device writes to RAM are not in the
+//! trace, but in the [`crate::ledger`]. Memory is bounded: beyond [`CAPACITY`] only the number of records and a digest
+//! are kept, so a comparison knows up to which record it is complete.
 //!
-//! Only runs on `soft` are traced. On `kvm` no two runs are equal, and the host kernel delivers most interrupts without telling
-//! this process.
+//! Only runs on `soft` are traced. On `kvm` no two runs are equal, and the host kernel delivers most interrupts without
+//! telling this process.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -65,7 +65,8 @@ pub struct Record {
 const _: () = assert!(size_of::<Record>() <= 32);
 
 impl Record {
-    /// The bytes over which the digest runs: time, address and value in little-endian order, then kind, size and processor.
+    /// The bytes over which the digest runs: time, address and value in little-endian order, then kind, size and
+    /// processor.
     fn encode(&self) -> [u8; 27] {
         let mut bytes = [0; 27];
         bytes[..8].copy_from_slice(&self.time.to_le_bytes());

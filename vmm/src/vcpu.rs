@@ -11,8 +11,8 @@ pub const RSI: usize = softcpu::registers::RSI as usize;
 
 /// The registers that booting, findings and crash messages need.
 ///
-/// These are the part of [`softcpu::Registers`] that a backend can give at any exit. KVM would need more system calls for the
-/// vector and x87 state, and nothing here reads that.
+/// These are the part of [`softcpu::Registers`] that a backend can give at any exit. KVM would need more system calls
+/// for the vector and x87 state, and nothing here reads that.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registers {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
@@ -61,8 +61,8 @@ impl From<&softcpu::Registers> for Registers {
 }
 
 impl Registers {
-    /// Whether these are the registers of a processor at reset, in real mode. No guest of this machine is ever in real mode, so KVM
-    /// has reset the vCPU and its registers are lost. KVM does so at a shutdown on AMD processors.
+    /// Whether these are the registers of a processor at reset, in real mode. No guest of this machine is ever in real
+    /// mode, so KVM has reset the vCPU and its registers are lost. KVM does so at a shutdown on AMD processors.
     #[must_use]
     pub fn were_reset(&self) -> bool {
         const RESET_RIP: u64 = 0xfff0;
@@ -125,7 +125,8 @@ pub trait Vcpu {
     fn can_take_nmi(&self) -> bool;
     /// Delivers a non-maskable interrupt; allowed only when [`Vcpu::can_take_nmi`].
     fn inject_nmi(&mut self, bus: &mut dyn Bus) -> Result<(), Shutdown>;
-    /// Page frames from which this processor newly decoded code since the last call. Empty on a machine with one processor.
+    /// Page frames from which this processor newly decoded code since the last call. Empty on a machine with one
+    /// processor.
     fn take_new_code(&mut self) -> Vec<u64>;
     /// Whether this processor holds decoded code of this page frame.
     fn has_code(&self, pfn: u64) -> bool;

@@ -14,7 +14,8 @@ pub struct InputDifference {
     pub second: String,
 }
 
-/// All inputs that differ; of the scenario's text, the first line that differs. Paths are not inputs, but the files' contents are.
+/// All inputs that differ; of the scenario's text, the first line that differs. Paths are not inputs, but the files'
+/// contents are.
 pub(super) fn differences(first: &Evidence, second: &Evidence) -> Vec<InputDifference> {
     let mut found = Vec::new();
     let mut look = |what: &str, first: String, second: String| {

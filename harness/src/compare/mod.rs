@@ -1,8 +1,8 @@
 //! Finds the earliest record in which the evidence of two runs differs.
 //!
-//! Two runs of the same inputs on softcpu are equal in everything, so the cause of a difference is at or just before the first
-//! record that differs. Records with a time are compared in the order of guest time. Facts without one (the console, the state
-//! hash) count only if every record with a time is equal.
+//! Two runs of the same inputs on softcpu are equal in everything, so the cause of a difference is at or just before
+//! the first record that differs. Records with a time are compared in the order of guest time. Facts without one (the
+//! console, the state hash) count only if every record with a time is equal.
 
 mod inputs;
 mod item;
@@ -136,7 +136,8 @@ pub struct RecordDifference {
     pub second: Option<Told>,
     /// The last records of the kind that are equal in both, in order.
     pub before: Vec<Told>,
-    /// If the traces dropped records: guest time of the last record that both hold. The runs may have parted at any time after it.
+    /// If the traces dropped records: guest time of the last record that both hold. The runs may have parted at any
+    /// time after it.
     pub trace_ends_ns: Option<u64>,
 }
 
@@ -225,7 +226,8 @@ pub fn incomparable(first: &Evidence, second: &Evidence) -> Option<Incomparable>
     }
 }
 
-/// The earliest record in which two runs differ, and which of their inputs do. `None` when everything recorded is equal.
+/// The earliest record in which two runs differ, and which of their inputs do. `None` when everything recorded is
+/// equal.
 ///
 /// Wall-clock times, paths, and last writers from a second run are not compared.
 pub fn first_difference(first: &Evidence, second: &Evidence) -> Option<Difference> {

@@ -7,8 +7,8 @@ use crate::evidence::{Checkpoint, Evidence, Moment, Phase, Retrieval, frames_of}
 use std::collections::HashSet;
 use vmm::trace::TraceRecord;
 
-/// The earliest record that differs. Of several at the same time, the kind listed first in [`Part`] wins. Records without a time
-/// come last.
+/// The earliest record that differs. Of several at the same time, the kind listed first in [`Part`] wins. Records
+/// without a time come last.
 pub(super) fn first(first: &Evidence, second: &Evidence) -> Option<RecordDifference> {
     let mut earliest = all(first, second)
         .into_iter()
@@ -179,8 +179,8 @@ fn frames_that_matter(evidence: &Evidence) -> HashSet<u64> {
     objects.chain(written).collect()
 }
 
-/// CPU writes to page frames of which both runs have evidence. The set of frames is known only at a run's end, so a write that is in
-/// only one of the two does not show when they parted.
+/// CPU writes to page frames of which both runs have evidence. The set of frames is known only at a run's end, so a
+/// write that is in only one of the two does not show when they parted.
 fn writes<'a>(
     evidence: &'a Evidence,
     frames: &[HashSet<u64>; 2],

@@ -44,7 +44,8 @@ pub(super) fn part(
     Ok(request.map(|request| cursor.ask(request, at)))
 }
 
-/// The request of a step that is one request; `None` if there is nothing to do, because the agent has no such object or session.
+/// The request of a step that is one request; `None` if there is nothing to do, because the agent has no such object or
+/// session.
 fn whole(plan: &Plan, cursor: &Cursor, step: &Step) -> Result<Option<Request>, Ending> {
     Ok(Some(match step {
         Step::Create(object) => create(planned(plan, *object)?),
@@ -109,7 +110,8 @@ fn create(object: &ObjectPlan) -> Request {
     }
 }
 
-/// The parts after the request of a step that ends this kernel: the machine is told of a kexec, and the agent is released.
+/// The parts after the request of a step that ends this kernel: the machine is told of a kexec, and the agent is
+/// released.
 fn announced(cursor: &mut Cursor, step: &Step, part: u64) -> Option<Move> {
     let due = match (step, part) {
         (Step::Kexec, 1) => Move::Enter(Phase::Handover),
@@ -167,8 +169,8 @@ enum Turn {
     Consume,
 }
 
-/// If there is an engine, a wait passes in turns, and after each turn the consumer releases blocks. Otherwise an engine that waits
-/// for its consumer would be idle most of the time.
+/// If there is an engine, a wait passes in turns, and after each turn the consumer releases blocks. Otherwise an engine
+/// that waits for its consumer would be idle most of the time.
 fn pass(evidence: &Evidence, ns: u64, part: u64) -> Option<Turn> {
     let Some(dma) = &evidence.dma else {
         return (part == 0).then_some(Turn::Pass(ns));

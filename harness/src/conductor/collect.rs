@@ -1,4 +1,5 @@
-//! Evidence that the conductor takes from the machine, not from the agent: pages, blobs, CPU writes, and at the end all records.
+//! Evidence that the conductor takes from the machine, not from the agent: pages, blobs, CPU writes, and at the end all
+//! records.
 
 use super::cursor::{Ending, Move};
 use super::memory::GuestMemory;

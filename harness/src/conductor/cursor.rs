@@ -1,7 +1,8 @@
 //! Position of a run and its next move: plain data, and one function on it.
 //!
-//! [`next`] takes the result of the last move and returns the driver's next [`Move`]. It does no I/O and has no access to machine,
-//! clock or observer. Therefore a run can be copied, saved and continued between any two moves. The order of calls:
+//! [`next`] takes the result of the last move and returns the driver's next [`Move`]. It does no I/O and has no access
+//! to machine, clock or observer. Therefore a run can be copied, saved and continued between any two moves. The order
+//! of calls:
 //!
 //! ```text
 //! Cursor::start() -> due: Run ─┐
@@ -184,8 +185,8 @@ impl Cursor {
     }
 }
 
-/// Handles the result of the last move and returns the next one, which is also in [`Cursor::due`] until the next call. After
-/// [`Move::End`] calls change nothing.
+/// Handles the result of the last move and returns the next one, which is also in [`Cursor::due`] until the next call.
+/// After [`Move::End`] calls change nothing.
 pub fn next(plan: &Plan, cursor: &mut Cursor, evidence: &mut Evidence, said: Said) -> Move {
     let due = match std::mem::replace(&mut cursor.due, Move::Run) {
         ended @ Move::End(_) => ended,

@@ -10,7 +10,8 @@ const PANIC: &str = "Kernel panic - not syncing: ";
 /// Panic message if PID 1 has died (kernel/exit.c).
 const INIT_DIED: &str = "Attempted to kill init";
 
-/// Handles an event other than a message. Returns whether it completes the current part of the step; if not, the guest runs on.
+/// Handles an event other than a message. Returns whether it completes the current part of the step; if not, the guest
+/// runs on.
 pub(super) fn event(
     plan: &Plan,
     cursor: &mut Cursor,

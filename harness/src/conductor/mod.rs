@@ -1,9 +1,9 @@
 //! The conductor: takes a machine through a plan and returns evidence, even if the run ends early.
 //!
-//! A [`Run`] is a machine, a [`Cursor`] and evidence. The cursor holds the next move. The driver ([`Run::proceed`]) makes it on the
-//! machine and passes the result to [`next`], a pure function that advances the cursor and adds the agent's answers to the evidence.
-//! A run can be paused between any two moves, and at any guest time. The guest is stopped while the conductor works, so the conductor
-//! takes no guest time.
+//! A [`Run`] is a machine, a [`Cursor`] and evidence. The cursor holds the next move. The driver ([`Run::proceed`])
+//! makes it on the machine and passes the result to [`next`], a pure function that advances the cursor and adds the
+//! agent's answers to the evidence. A run can be paused between any two moves, and at any guest time. The guest is
+//! stopped while the conductor works, so the conductor takes no guest time.
 //!
 //! | file | job |
 //! | --- | --- |
@@ -38,8 +38,8 @@ use crate::plan::Plan;
 use vmm::machine::MachineError;
 use vmm::processors::Backend;
 
-/// Observer of a run. It sees the run and cannot change it. Records have no host time ([`PhaseRecord::wall_us`] is 0) unless a
-/// [`Stopwatch`] passes them on.
+/// Observer of a run. It sees the run and cannot change it. Records have no host time ([`PhaseRecord::wall_us`] is 0)
+/// unless a [`Stopwatch`] passes them on.
 pub trait Observer {
     /// A phase begins, or a run that was paused in it continues.
     fn phase(&self, generation: u32, phase: Phase);
@@ -70,8 +70,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Runs `plan` on `backend` with `agent` as /init, to its end. `questions` are those of [`Run::new`]. Fails only if the machine cannot
-/// be made.
+/// Runs `plan` on `backend` with `agent` as /init, to its end. `questions` are those of [`Run::new`]. Fails only if the
+/// machine cannot be made.
 pub fn conduct(
     plan: &Plan,
     agent: &[u8],

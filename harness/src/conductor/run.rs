@@ -34,8 +34,8 @@ pub enum Until {
     End,
     /// At a guest time in nanoseconds, or at once if that time has passed.
     Time(u64),
-    /// At a number of instructions retired by all processors, or at once if they have retired more. If the backend does not count
-    /// instructions, at the end.
+    /// At a number of instructions retired by all processors, or at once if they have retired more. If the backend does
+    /// not count instructions, at the end.
     Instructions(u64),
     /// At the beginning of a phase, or at once if the run is there. If it has passed that phase, at the end.
     Phase(Stamp),
@@ -105,8 +105,8 @@ pub enum Progress {
 }
 
 impl Run {
-    /// Makes a machine for `plan`, with `agent` as /init. It records the last writes to the bytes in question, which costs host time
-    /// and changes nothing else.
+    /// Makes a machine for `plan`, with `agent` as /init. It records the last writes to the bytes in question, which
+    /// costs host time and changes nothing else.
     pub fn new(
         plan: &Plan,
         agent: &[u8],
@@ -182,8 +182,8 @@ impl Run {
         })
     }
 
-    /// Continues until the run has ended or one of the places `until` is reached, whichever comes first. The observer is first told
-    /// of the current phase, then of each change. Pausing does not change the rest of the run.
+    /// Continues until the run has ended or one of the places `until` is reached, whichever comes first. The observer
+    /// is first told of the current phase, then of each change. Pausing does not change the rest of the run.
     pub fn proceed(&mut self, until: &[Until], observer: &dyn Observer) -> Progress {
         self.tell_phase(observer);
         while !matches!(self.cursor.due, Move::End(_)) {
@@ -241,7 +241,8 @@ impl Run {
         Ok(Some(What::Done))
     }
 
-    /// The result that an event is. Captures the handover at the new kernel's entry, because guest memory holds it only then.
+    /// Turns an event into the result of a move. Captures the handover at the new kernel's entry, because guest memory
+    /// holds it only then.
     fn told(&mut self, event: Event) -> What {
         match event {
             Event::Message(message) => What::Message(decode(&message).map_err(|error| error.to_string())),

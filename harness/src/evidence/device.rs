@@ -96,7 +96,8 @@ impl DmaSetup {
         u64::from(self.ring.buffer_bytes).saturating_mul(1_000_000_000) / self.engine.rate.max(1)
     }
 
-    /// The agent's own writes to the ring's object before it enables the engine: the descriptors, and a completion count of 0. `buffer_frames` are the page frames of the object with the buffers.
+    /// The agent's own writes to the ring's object before it enables the engine: the descriptors, and a completion
+    /// count of 0. `buffer_frames` are the page frames of the object with the buffers.
     pub fn placed(&self, buffer_frames: &[u64]) -> Vec<Placed> {
         let count = Placed {
             offset: self.ring.completion.offset,

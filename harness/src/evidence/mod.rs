@@ -68,7 +68,8 @@ pub struct Evidence {
     pub dma: Option<DmaEvidence>,
     /// The accesses that caused engine events, as far as the backend knows them.
     pub event_causes: Vec<EventCause>,
-    /// The first CPU write to each page in each phase after the first jump, for pages of objects and pages that the device wrote to.
+    /// The first CPU write to each page in each phase after the first jump, for pages of objects and pages that the
+    /// device wrote to.
     pub cpu_writes: Vec<CpuWrite>,
     /// Whether the machine had room for every CPU write.
     pub cpu_writes_recorded: bool,

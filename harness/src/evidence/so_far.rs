@@ -8,8 +8,9 @@
 //! | `so-far` | whole |
 //! | `so-far.old` | whole as long as there is no `so-far`, being deleted otherwise |
 //!
-//! Directories change only by rename, and each rename leaves at least one whole directory. So does a kill at any point. Files
-//! are not synced, because the kernel keeps the writes of a killed process, and this does not protect against power loss.
+//! Directories change only by rename, and at least one whole directory exists before and after each rename. Therefore a
+//! kill at any point leaves one. Files are not synced, because the kernel keeps the writes of a killed process, and
+//! this does not protect against power loss.
 
 use super::store::{FILES, LARGE, StoreError, io, write_small};
 use super::{Evidence, Outcome, OutcomeKind};
@@ -41,7 +42,8 @@ struct Large {
 }
 
 impl Keeper {
-    /// Makes the directory if it is missing. Deletes evidence of an earlier run in it, because it could be mistaken for this run's.
+    /// Makes the directory if it is missing. Deletes evidence of an earlier run in it, because it could be mistaken for
+    /// this run's.
     pub fn begin(directory: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(directory).map_err(|e| io(directory, "written", e))?;
         for name in FILES {

@@ -9,10 +9,11 @@
 //! | `blob.bin.zst` | pages of the handover blobs (postcard) |
 //! | `console.txt` | console output |
 //!
-//! Evidence of a run that has not ended is in a directory within it ([`super::so_far`]). If that exists, it is read instead.
+//! Evidence of a run that has not ended is in a directory within it ([`super::so_far`]). If that exists, it is read
+//! instead.
 //!
-//! A directory may come from anywhere, so no size in it is trusted: reads are capped, and memory grows only with the bytes
-//! actually read.
+//! A directory may come from anywhere, so no size in it is trusted: reads are capped, and memory grows only with the
+//! bytes actually read.
 
 use super::{Captures, Evidence, VERSION, so_far, trace};
 use serde::{Deserialize, Serialize};
@@ -77,8 +78,8 @@ struct Whole<'a> {
     console: Cow<'a, str>,
 }
 
-/// All of the evidence as bytes, for a snapshot; [`from_bytes`] decodes them. Unlike an evidence directory they can be read only by
-/// the same version of baton.
+/// All of the evidence as bytes, for a snapshot; [`from_bytes`] decodes them. Unlike an evidence directory they can be
+/// read only by the same version of baton.
 pub fn to_bytes(evidence: &Evidence) -> Result<Vec<u8>, Unreadable> {
     let whole = Whole {
         small: Cow::Borrowed(evidence),

@@ -1,7 +1,7 @@
 //! The trace on disk: postcard, each record with the time since the one before, so that it compresses well.
 //!
-//! A head with the number of records and of idle times, then both. The numbers are untrusted: no memory is reserved by them, and
-//! more records than a trace can hold are refused.
+//! A head with the number of records and of idle times, then both. The numbers are untrusted: no memory is reserved by
+//! them, and more records than a trace can hold are refused.
 
 use serde::{Deserialize, Serialize};
 use vmm::trace::{CAPACITY, Record, TraceRecord};

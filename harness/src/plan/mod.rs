@@ -14,9 +14,10 @@ use guest_agent::protocol::{DmaRing, Place};
 use serde::{Deserialize, Serialize};
 use vmm::devices::dma::DmaConfig;
 
-/// Command line of every guest kernel. `liveupdate=on kho=on` enable live update. `retain_initrd` keeps the initramfs readable, which
-/// is the initrd of the next kernel. `no_timer_check` and `lpj` skip calibrations. `panic=-1` makes a panic end the run at once.
-/// `loglevel=5` prints only warnings and worse, because each character costs guest time; a scenario may append another level.
+/// Command line of every guest kernel. `liveupdate=on kho=on` enable live update. `retain_initrd` keeps the initramfs
+/// readable, which is the initrd of the next kernel. `no_timer_check` and `lpj` skip calibrations. `panic=-1` makes a
+/// panic end the run at once. `loglevel=5` prints only warnings and worse, because each character costs guest time; a
+/// scenario may append another level.
 pub const COMMAND_LINE: &str = "console=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1 loglevel=5";
 
 /// Identity of the anonymous buffer; memfds are counted from 1.
@@ -294,8 +295,8 @@ impl Plan {
     }
 }
 
-/// Index of the first page in an object at which a ring fits: its pages must be contiguous in guest physical memory, and `behind`
-/// more pages of the object must follow. `frames` are the object's page frames.
+/// Index of the first page in an object at which a ring fits: its pages must be contiguous in guest physical memory,
+/// and `behind` more pages of the object must follow. `frames` are the object's page frames.
 pub fn place_ring(frames: &[u64], entries: u32, behind: u64) -> Option<u64> {
     let ring = usize::try_from(ring_pages(entries)).ok()?;
     let behind = usize::try_from(behind).ok()?;

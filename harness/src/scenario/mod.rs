@@ -64,7 +64,8 @@ pub struct Scenario {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kernels {
-    /// First kernel: a version of images/kernels.toml or the path of a bzImage. Default: [`crate::kernel::DEFAULT_VERSION`].
+    /// First kernel: a version of images/kernels.toml or the path of a bzImage. Default:
+    /// [`crate::kernel::DEFAULT_VERSION`].
     pub old: Option<Spanned<String>>,
     /// Every later kernel. Default: the same as `old`.
     pub new: Option<Spanned<String>>,

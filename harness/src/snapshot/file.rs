@@ -5,11 +5,11 @@
 //! zstd frame: state length u64 | state (postcard) | RAM
 //! XXH3-128 of everything before
 //! ```
-//! RAM is a sequence of records {first page u64, number of pages u32, the pages}, in ascending order. A record of 0 pages ends it.
-//! Pages in no record are zero. All numbers are little-endian.
+//! RAM is a sequence of records {first page u64, number of pages u32, the pages}, in ascending order. A record of 0
+//! pages ends it. Pages in no record are zero. All numbers are little-endian.
 //!
-//! A file may come from anywhere. The checksum, verified first, finds accidental damage. Against a forged file, every size is checked
-//! against a limit before memory of that size is allocated.
+//! A file may come from anywhere. The checksum, verified first, finds accidental damage. Against a forged file, every
+//! size is checked against a limit before memory of that size is allocated.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -26,7 +26,8 @@ const MAGIC: [u8; 8] = *b"BATSNAP\n";
 pub const VERSION: u32 = 1;
 const CHECKSUM_BYTES: u64 = 16;
 const MAX_HEADER_BYTES: u32 = 64 << 10;
-/// Most bytes of the encoded state: plan with kernels, cursor, evidence with captured pages, processors, devices, records.
+/// Most bytes of the encoded state: plan with kernels, cursor, evidence with captured pages, processors, devices,
+/// records.
 const MAX_STATE_BYTES: u64 = 512 << 20;
 /// Pages in one record.
 const MAX_RECORD_PAGES: usize = 256;

@@ -1,8 +1,8 @@
 //! Snapshots of a run: machine, position and evidence at one moment, as one value.
 //!
-//! A run that continues from a [`RunSnapshot`] gives the same results as the run that it was taken of. In memory a branch is cheap,
-//! because it shares the snapshot's guest RAM until it writes. The file holds everything needed to continue elsewhere, including
-//! kernels and agent.
+//! A run that continues from a [`RunSnapshot`] gives the same results as the run that it was taken of. In memory a
+//! branch is cheap, because it shares the snapshot's guest RAM until it writes. The file holds everything needed to
+//! continue elsewhere, including kernels and agent.
 
 mod file;
 

@@ -234,8 +234,8 @@ fn e820(ram: &GuestRam, wakeup: bool) -> Vec<(u64, u64, u32)> {
     map
 }
 
-/// Identity mapping of the first 512 GiB in 1 GiB pages: two pages of tables for any size of RAM. Without such pages, of the first
-/// 4 GiB in 2 MiB pages.
+/// Identity mapping of the first 512 GiB in 1 GiB pages: two pages of tables for any size of RAM. Without such pages,
+/// of the first 4 GiB in 2 MiB pages.
 fn write_page_tables(ram: &GuestRam, gigabyte_pages: bool) -> Result<(), MemoryError> {
     if gigabyte_pages {
         return write_gigabyte_tables(ram, PML4, PDPT);
@@ -288,8 +288,8 @@ pub(super) fn write_gdt(ram: &GuestRam, at: u64) -> Result<(), MemoryError> {
     ram.write(at, &gdt)
 }
 
-/// The registers at entry according to the boot protocol, with the GDT and the page tables at these addresses. The caller sets
-/// RIP and RSI.
+/// The registers at entry according to the boot protocol, with the GDT and the page tables at these addresses. The
+/// caller sets RIP and RSI.
 pub(super) fn entry_registers(gdt: u64, pml4: u64) -> Registers {
     Registers {
         gdtr: TableRegister {

@@ -1,5 +1,5 @@
-//! Loads a kernel into guest RAM by the 64-bit Linux boot protocol, and reads the boot parameters that one kernel leaves for the
-//! next.
+//! Loads a kernel into guest RAM by the 64-bit Linux boot protocol, and reads the boot parameters that one kernel
+//! leaves for the next.
 
 pub mod bzimage;
 pub mod handover;

@@ -1,10 +1,10 @@
-//! Firmware in which processors beyond the first wait until a kernel wakes them through the ACPI multiprocessor wakeup mailbox
-//! (ACPI 6.6, section 5.2.12.19, version 1).
+//! Firmware in which processors beyond the first wait until a kernel wakes them through the ACPI multiprocessor wakeup
+//! mailbox (ACPI 6.6, section 5.2.12.19, version 1).
 //!
-//! softcpu has no real mode, in which INIT and start-up interrupts start a processor. Its processors therefore begin in long mode
-//! in this firmware. Each polls the mailbox for its own local APIC identity, and then jumps to the address in the mailbox. A
-//! kernel returns a processor by a jump to the reset vector (Linux does so in `stop_this_cpu` before a kexec, and when a
-//! processor goes offline). The next kernel then finds it waiting again.
+//! softcpu has no real mode, in which INIT and start-up interrupts start a processor. Its processors therefore begin in
+//! long mode in this firmware. Each polls the mailbox for its own local APIC identity, and then jumps to the address in
+//! the mailbox. A kernel returns a processor by a jump to the reset vector (Linux does so in `stop_this_cpu` before a
+//! kexec, and when a processor goes offline). The next kernel then finds it waiting again.
 //!
 //! ```text
 //! WAKEUP + 0x0000  mailbox: u16 command, u16, u32 local APIC identity, u64 wakeup vector; room for system and firmware
@@ -43,8 +43,8 @@ pub fn is_waiting_at(rip: u64) -> bool {
     rip == AFTER_PAUSE
 }
 
-/// Whether the mailbox holds a command for the processor with this local APIC identity. Until then a waiting processor only
-/// polls, and its turn may be skipped.
+/// Whether the mailbox holds a command for the processor with this local APIC identity. Until then a waiting processor
+/// only polls, and its turn may be skipped.
 #[must_use]
 pub fn is_called(ram: &GuestRam, identity: u8) -> bool {
     let mut head = [0; 8];

@@ -163,8 +163,8 @@ impl SystemBus {
         }
     }
 
-    /// Devices restored from `state`, in a machine with `ram` and `processors` processors at guest time `now`. The error names the
-    /// device whose state is impossible.
+    /// Devices restored from `state`, in a machine with `ram` and `processors` processors at guest time `now`. The
+    /// error names the device whose state is impossible.
     pub fn from_state(
         state: &BusState,
         ram: Arc<GuestRam>,

@@ -1,5 +1,5 @@
-//! The wall clock of a PC: the time registers of an MC146818. A kernel reads them at boot even if ACPI says that there is no clock,
-//! and waits one second if nothing answers.
+//! The wall clock of a PC: the time registers of an MC146818. A kernel reads them at boot even if ACPI says that there
+//! is no clock, and waits one second if nothing answers.
 //!
 //! The clock shows [`EPOCH`] plus guest time, so that a run does not depend on the host's date.
 
@@ -32,7 +32,8 @@ impl Clock {
         self.index = index & 0x7f;
     }
 
-    /// The selected register at guest time `now` in ns. The date never changes, because runs are far shorter than a day.
+    /// The selected register at guest time `now` in ns. The date never changes, because runs are far shorter than a
+    /// day.
     #[must_use]
     pub fn read(&self, now: u64) -> u8 {
         let seconds = now / NS_PER_SECOND;

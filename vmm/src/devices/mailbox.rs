@@ -1,5 +1,5 @@
-//! The mailbox: the agent writes a message into the window and rings the doorbell. The machine then stands until the host has
-//! answered.
+//! The mailbox: the agent writes a message into the window and rings the doorbell. The machine then stands until the
+//! host has answered.
 
 use guest_agent::device::{MAILBOX_DEVICE_ID, VENDOR_ID, mailbox as map};
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,8 @@ impl Mailbox {
         }
     }
 
-    /// Whether both agree in the parts of configuration space that a guest cannot change, and in the size of the window.
+    /// Whether both agree in the parts of configuration space that a guest cannot change, and in the size of the
+    /// window.
     #[must_use]
     pub fn has_shape_of(&self, other: &Self) -> bool {
         self.config.has_shape_of(&other.config) && self.window.len() == other.window.len()

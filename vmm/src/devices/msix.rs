@@ -70,7 +70,8 @@ impl Msix {
         self.deliver_pending(config)
     }
 
-    /// Raises a vector. Returns the message to send; `None` if the vector is masked (it is then pending) or MSI-X is off.
+    /// Raises a vector. Returns the message to send; `None` if the vector is masked (it is then pending) or MSI-X is
+    /// off.
     pub fn raise(&mut self, config: &ConfigSpace, vector: u16) -> Option<Msi> {
         let (enabled, unmasked) = config.msix_enabled();
         let [low, high, data, control] = *self.table.get(usize::from(vector))?;
@@ -87,7 +88,8 @@ impl Msix {
         })
     }
 
-    /// Returns messages that are pending and no longer masked. To be called after writes to the capability's control register, too.
+    /// Returns messages that are pending and no longer masked. To be called after writes to the capability's control
+    /// register, too.
     pub fn deliver_pending(&mut self, config: &ConfigSpace) -> Vec<Msi> {
         let pending = std::mem::take(&mut self.pending);
         (0..64)

@@ -71,8 +71,8 @@ impl ConfigSpace {
             && self.bar_sizes == other.bar_sizes
     }
 
-    /// Adds a 32-bit memory BAR of `size` bytes (a power of two), placed at `address` as firmware would, and turns memory
-    /// decoding on.
+    /// Adds a 32-bit memory BAR of `size` bytes (a power of two), placed at `address` as firmware would, and turns
+    /// memory decoding on.
     #[must_use]
     pub fn with_bar(mut self, index: usize, size: u64, address: u64) -> Self {
         let at = BARS + 4 * index;

@@ -121,8 +121,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Splits the reasons into the one that ends this run and those that the next runs return at once. A device's message
-/// is never dropped, even if another thread ended the run at the same time. `Limit` and `NoProgress` are kept only if there
-/// is no other reason.
+/// is never dropped, even if another thread ended the run at the same time. `Limit` and `NoProgress` are kept only if
+/// there is no other reason.
 pub(super) fn first_and_rest(mut endings: Vec<Ending>) -> (Option<Ending>, Vec<Ending>) {
     let idle = |ending: &Ending| matches!(ending.result, Ok(StopReason::Limit | StopReason::NoProgress));
     if endings.iter().all(idle) {

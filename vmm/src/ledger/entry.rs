@@ -49,8 +49,8 @@ impl Entry {
     /// Bytes of [`Entry::encode`].
     pub const BYTES: usize = 56;
 
-    /// The fixed little-endian form over which the digest runs: index, time, generation (u16), phase and kind (u8 each),
-    /// descriptor or message data (u32), sequence or count, address, checksum, length (u32), and four zeroes.
+    /// The fixed little-endian form over which the digest runs: index, time, generation (u16), phase and kind (u8
+    /// each), descriptor or message data (u32), sequence or count, address, checksum, length (u32), and four zeroes.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::BYTES] {
         let (kind, first, second) = match self.kind {
@@ -78,8 +78,8 @@ impl Entry {
         self.place() == earlier.place() && self.index > earlier.index
     }
 
-    /// The key that must be equal for one entry to supersede another. It holds the stamp, so that the last write of each phase is
-    /// kept. Messages have keys of their own, because they are not in RAM and hide no write.
+    /// The key that must be equal for one entry to supersede another. It holds the stamp, so that the last write of
+    /// each phase is kept. Messages have keys of their own, because they are not in RAM and hide no write.
     pub(super) fn place(&self) -> (Stamp, bool, u64, u32) {
         (
             self.stamp,

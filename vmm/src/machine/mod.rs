@@ -134,14 +134,14 @@ impl Machine {
         })
     }
 
-    /// To be called before the answer that makes the agent execute the kexec. `machine_kexec` returns the address of that
-    /// function in the running kernel, if its symbols are known. KVM needs it to stop at the jump.
+    /// To be called before the answer that makes the agent execute the kexec. `machine_kexec` returns the address of
+    /// that function in the running kernel, if its symbols are known. KVM needs it to stop at the jump.
     pub fn expect_kexec(&mut self, machine_kexec: &dyn Fn() -> Option<u64>) {
         self.processors.expect_kexec(&self.platform.ram, machine_kexec);
     }
 
-    /// Keeps page writes until now apart from later ones within the same phase. `soft` has the time of each write anyway; on `kvm`
-    /// this records the pages written so far.
+    /// Keeps page writes until now apart from later ones within the same phase. `soft` has the time of each write
+    /// anyway; on `kvm` this records the pages written so far.
     pub fn split_page_writes(&mut self) -> Result<(), MachineError> {
         if self.processors.writes_are_exact() {
             return Ok(());
@@ -291,14 +291,15 @@ impl Machine {
             .for_each(|pfn| self.processors.watch_writes(pfn, true));
     }
 
-    /// Stops that and drops the record, so that the state equals that of a machine that never watched these page frames.
+    /// Stops that and drops the record, so that the state equals that of a machine that never watched these page
+    /// frames.
     pub fn unwatch(&mut self, pfns: impl IntoIterator<Item = u64>) {
         pfns.into_iter()
             .for_each(|pfn| self.processors.watch_writes(pfn, false));
     }
 
-    /// The processors' last write to the byte at `address`, and the phase in which it was made; `None` if the page is not
-    /// watched or no write to the byte was seen.
+    /// The processors' last write to the byte at `address`, and the phase in which it was made; `None` if the page is
+    /// not watched or no write to the byte was seen.
     #[must_use]
     pub fn last_write(&self, address: u64) -> Option<(CpuWrite, Stamp)> {
         let write = self.processors.last_write(address)?;

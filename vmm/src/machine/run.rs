@@ -15,8 +15,8 @@ use xxhash_rust::xxh3::xxh3_64;
 /// How far the current kernel has come towards a kexec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kexec {
-    /// The agent has not greeted yet. Nothing is watched, because a booting kernel executes in the lower half of the address
-    /// space.
+    /// The agent has not greeted yet. Nothing is watched, because a booting kernel executes in the lower half of the
+    /// address space.
     BeforeGreeting,
     /// The agent has greeted. The first kernel code in the lower half of the address space is the jump.
     Watching,
@@ -74,7 +74,8 @@ impl Machine {
         }
     }
 
-    /// Lets `ns` nanoseconds of guest time pass: devices work, processors do not. Returns an event only if it ends the run.
+    /// Lets `ns` nanoseconds of guest time pass: devices work, processors do not. Returns an event only if it ends the
+    /// run.
     pub fn pass(&mut self, ns: u64) -> Result<Option<Event>, MachineError> {
         if let Some(event) = &self.records.ended {
             return Ok(Some(event.clone()));
@@ -165,9 +166,9 @@ impl Machine {
         }
     }
 
-    /// The address of the boot parameters if the instruction at `rip` is a kernel's 64-bit entry point. RSI must point to boot
-    /// parameters, and `rip` must be 0x200 bytes after an address of the alignment that they name. RSI alone is not enough,
-    /// because purgatory may hold the same pointer there before the kernel's entry.
+    /// The address of the boot parameters if the instruction at `rip` is a kernel's 64-bit entry point. RSI must point
+    /// to boot parameters, and `rip` must be 0x200 bytes after an address of the alignment that they name. RSI alone is
+    /// not enough, because purgatory may hold the same pointer there before the kernel's entry.
     fn kernel_entry(&self, rip: u64) -> Option<u64> {
         let address = self.processors.registers().gpr[RSI];
         let params = BootParams::read(&self.platform.ram, address).ok()?;

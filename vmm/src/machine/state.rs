@@ -212,8 +212,8 @@ impl Machine {
         })
     }
 
-    /// A machine that continues from `snapshot`, with the same results as the one that it was taken of. It shares each page of
-    /// the snapshot's RAM until it writes to the page.
+    /// A machine that continues from `snapshot`, with the same results as the one that it was taken of. It shares each
+    /// page of the snapshot's RAM until it writes to the page.
     pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self, MachineError> {
         let MachineState {
             now,
@@ -247,8 +247,8 @@ impl Machine {
         })
     }
 
-    /// XXH3-128 over the whole state: the digest of each part, then number and content of every page of RAM that is not all
-    /// zero.
+    /// XXH3-128 over the whole state: the digest of each part, then number and content of every page of RAM that is not
+    /// all zero.
     pub fn state_hash(&mut self) -> Result<u128, MachineError> {
         self.mark_page_writes()?;
         let mut hash = Xxh3::new();

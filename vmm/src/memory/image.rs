@@ -1,7 +1,8 @@
 //! Guest RAM at one moment: immutable, and shared by any number of machines that continue from it.
 //!
-//! An image is a list of extents: runs of pages with their offset in a sealed memfd. A page in no extent is zero. A later image of
-//! the same machine shares the memfds of an earlier one for all pages that were not written between the two.
+//! An image is a list of extents: runs of pages with their offset in a sealed memfd. A page in no extent is zero. A
+//! later image of the same machine shares the memfds of an earlier one for all pages that were not written between the
+//! two.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +13,8 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 
 use super::PAGE_BYTES;
 
-/// If an image has more extents than this, all are copied into one memfd, because each extent costs every branch a mapping.
+/// If an image has more extents than this, all are copied into one memfd, because each extent costs every branch a
+/// mapping.
 const MAX_EXTENTS: usize = 4096;
 
 /// Pages copied at a time.

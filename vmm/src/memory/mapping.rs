@@ -34,8 +34,8 @@ impl Mapping {
         })
     }
 
-    /// Replaces `length` bytes from `offset` on by a private mapping of `file` from `file_offset` on: reads see the file, and
-    /// writes stay in this mapping. All three numbers are multiples of the page size.
+    /// Replaces `length` bytes from `offset` on by a private mapping of `file` from `file_offset` on: reads see the
+    /// file, and writes stay in this mapping. All three numbers are multiples of the page size.
     pub fn overlay(
         &mut self,
         offset: usize,
@@ -48,8 +48,9 @@ impl Mapping {
             return Err(Errno::INVAL);
         }
         let at: *mut c_void = self.start.wrapping_add(offset).cast();
-        // SAFETY: the range lies within this mapping, which nobody else has seen yet, so that replacing it takes no memory
-        // from anybody. The caller's files are sealed against writing and shrinking: no access to the mapping can fault.
+        // SAFETY: the range lies within this mapping, which nobody else has seen yet, so that replacing it takes no
+        // memory from anybody. The caller's files are sealed against writing and shrinking: no access to the mapping
+        // can fault.
         unsafe { mmap(at, length, PROTECTION, FLAGS | MapFlags::FIXED, file, file_offset)? };
         Ok(())
     }
@@ -72,8 +73,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range was mapped by `zeroed`, and nothing that was handed out of it outlives its owner. Unmapping a mapped
-        // range can only fail for want of memory to split it, which leaves it mapped.
+        // SAFETY: the range was mapped by `zeroed`, and nothing that was handed out of it outlives its owner. Unmapping
+        // a mapped range can only fail for want of memory to split it, which leaves it mapped.
         let _ = unsafe { munmap(self.start.cast(), self.length) };
     }
 }

@@ -1,10 +1,10 @@
 //! Guest RAM: one region below 3 GiB, the rest above 4 GiB, as on a PC.
 //!
-//! The host allocates a page when it is first touched, so an idle guest costs little. A [`RamImage`] keeps RAM at one moment. A
-//! machine that continues from an image shares each of its pages until it writes to the page.
+//! The host allocates a page when it is first touched, so an idle guest costs little. A [`RamImage`] keeps RAM at one
+//! moment. A machine that continues from an image shares each of its pages until it writes to the page.
 //!
-//! [`GuestRam`] marks the pages that were written since its image. Writes of the loader and of devices go through it. The machine
-//! reports the processors' writes by [`GuestRam::mark`].
+//! [`GuestRam`] marks the pages that were written since its image. Writes of the loader and of devices go through it.
+//! The machine reports the processors' writes by [`GuestRam::mark`].
 
 mod image;
 mod mapping;
@@ -37,7 +37,8 @@ pub const MIN_RAM: u64 = 32 << 20;
 /// Most RAM that a machine may have: the boot page tables map 512 GiB.
 pub const MAX_RAM: u64 = 256 << 30;
 
-/// Pages that an image stores together. More would copy many pages that were not written; fewer would need many mappings.
+/// Pages that an image stores together. More would copy many pages that were not written; fewer would need many
+/// mappings.
 const GRAIN: u64 = 16;
 
 const PAGE: NonZeroUsize = NonZeroUsize::new(PAGE_BYTES).unwrap();
@@ -253,8 +254,8 @@ impl GuestRam {
         }
     }
 
-    /// Page frame numbers of all pages that may differ from zero, in ascending order: those in the image, and those marked since
-    /// then.
+    /// Page frame numbers of all pages that may differ from zero, in ascending order: those in the image, and those
+    /// marked since then.
     #[must_use]
     pub fn touched_pages(&self) -> Vec<u64> {
         let base = Arc::clone(&self.base.lock().unwrap_or_else(PoisonError::into_inner));

@@ -1,7 +1,7 @@
 //! The interface between a machine and all its processors.
 //!
-//! Two backends implement it. [`crate::soft`] runs processors and devices in turn on one thread and is a pure function of its inputs;
-//! [`crate::kvm`] runs each processor and the devices on threads of their own, in real time.
+//! Two backends implement it. [`crate::soft`] runs processors and devices in turn on one thread and is a pure function
+//! of its inputs; [`crate::kvm`] runs each processor and the devices on threads of their own, in real time.
 
 mod idle;
 mod state;
@@ -66,11 +66,11 @@ pub trait Processors {
     fn instructions_at(&self, time: u64) -> Option<u64>;
     /// Registers of the processor that caused the last [`StopReason`].
     fn registers(&self) -> Registers;
-    /// Whether [`Processors::run`] returns [`StopReason::LowSupervisorFetch`]. Off until the agent has greeted, because a booting
-    /// kernel executes in the lower half, too.
+    /// Whether [`Processors::run`] returns [`StopReason::LowSupervisorFetch`]. Off until the agent has greeted, because
+    /// a booting kernel executes in the lower half, too.
     fn watch_for_kexec(&mut self, wanted: bool);
-    /// To be called before the agent executes the kexec. `machine_kexec` returns the address of that function in the running
-    /// kernel, if its symbols are known.
+    /// To be called before the agent executes the kexec. `machine_kexec` returns the address of that function in the
+    /// running kernel, if its symbols are known.
     fn expect_kexec(&mut self, ram: &GuestRam, machine_kexec: &dyn Fn() -> Option<u64>);
     /// Starts or stops recording the last write to each byte of this page frame, if the backend can.
     fn watch_writes(&mut self, pfn: u64, on: bool);
@@ -78,8 +78,8 @@ pub trait Processors {
     fn last_write(&self, address: u64) -> Option<CpuWrite>;
     /// Calls `each` with each page's first write since the last [`Processors::begin_write_epoch`].
     ///
-    /// KVM knows only which pages were written. Such a write is 4096 bytes long, has an instruction pointer of 0, and its time
-    /// is the beginning of the epoch.
+    /// KVM knows only which pages were written. Such a write is 4096 bytes long, has an instruction pointer of 0, and
+    /// its time is the beginning of the epoch.
     fn epoch_writes(&mut self, each: &mut dyn FnMut(CpuWrite)) -> Result<(), BackendError>;
     /// Longest delay between a device's due time and its service, in guest nanoseconds. 0 if devices never wait for the
     /// host.
@@ -127,8 +127,8 @@ pub trait Backend {
     }
     /// Whether its processors support 1 GiB pages.
     fn gigabyte_pages(&self) -> bool;
-    /// Whether processors beyond the first wait in firmware for the ACPI wakeup mailbox ([`crate::boot::wakeup`]), which takes
-    /// 1 GiB pages; if not, they wait for INIT and start-up interrupts.
+    /// Whether processors beyond the first wait in firmware for the ACPI wakeup mailbox ([`crate::boot::wakeup`]),
+    /// which takes 1 GiB pages; if not, they wait for INIT and start-up interrupts.
     fn starts_by_mailbox(&self) -> bool {
         false
     }

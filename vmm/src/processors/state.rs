@@ -11,8 +11,8 @@ use crate::vcpu::CpuState;
 pub enum ProcessorsState {
     /// Complete: a machine can go on from it.
     Soft(SteppedState),
-    /// General and special registers of each processor as text. It only serves to tell two states apart: no machine can be
-    /// restored from it.
+    /// General and special registers of each processor as text. It only serves to tell two states apart: no machine can
+    /// be restored from it.
     Kvm(Vec<String>),
 }
 

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Instructions of one turn, each 1 ns of guest time. With all processors busy an interprocessor interrupt waits at most some
-/// tens of microseconds. Much shorter turns would make the change of processors expensive.
+/// Instructions of one turn, each 1 ns of guest time. With all processors busy an interprocessor interrupt waits at
+/// most some tens of microseconds. Much shorter turns would make the change of processors expensive.
 pub const TURN: u64 = 10_000;
 
 /// Whether a processor executes, and if not, what it waits for.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use crate::memory::PAGE_SIZE;
 use crate::vcpu::Vcpu;
 
-/// Which processors hold decoded code of which page frames. A processor that dropped its code by itself stays listed until the
-/// page is written.
+/// Which processors hold decoded code of which page frames. A processor that dropped its code by itself stays listed
+/// until the page is written.
 #[derive(Debug, Default)]
 pub(super) struct SharedCode {
     /// One bit per processor.
@@ -14,7 +14,8 @@ pub(super) struct SharedCode {
 }
 
 impl SharedCode {
-    /// To be called after each turn, of processor `ran`: the others drop code that it overwrote, and guard pages that it decoded.
+    /// To be called after each turn, of processor `ran`: the others drop code that it overwrote, and guard pages that
+    /// it decoded.
     pub fn settle(&mut self, vcpus: &mut [Box<dyn Vcpu>], ran: usize) {
         for pfn in vcpus[ran].take_new_code() {
             *self.holders.entry(pfn).or_default() |= bit(ran);

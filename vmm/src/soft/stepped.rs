@@ -1,9 +1,9 @@
 //! Processors and devices in turn on one thread: a run is a pure function of its inputs.
 //!
-//! All processors share one time axis. At each nanosecond of it at most one of them executes, and none while all sleep. A turn
-//! ends after a fixed number of instructions, when the processor halts, or when it executes PAUSE because it waits for
-//! another. Therefore the writes of all processors have one order in time, their time stamp counters always agree, and locked
-//! instructions are atomic. A processor takes an interprocessor interrupt when its turn comes.
+//! All processors share one time axis. At each nanosecond of it at most one of them executes, and none while all sleep.
+//! A turn ends after a fixed number of instructions, when the processor halts, or when it executes PAUSE because it
+//! waits for another. Therefore the writes of all processors have one order in time, their time stamp counters always
+//! agree, and locked instructions are atomic. A processor takes an interprocessor interrupt when its turn comes.
 
 use std::sync::Arc;
 
@@ -57,8 +57,8 @@ impl Stepped {
             return Err(BackendError {
                 backend: "soft",
                 reason: format!(
-                    "the state has {count} processors, activities of {}, and the turn of processor {}: expected one activity for each \
-                     processor, and the turn of one of them",
+                    "the state has {count} processors, activities of {}, and the turn of processor {}: expected an \
+                     activity for each processor, and the turn of one of them",
                     activities.len(),
                     turn.processor
                 ),
@@ -124,7 +124,8 @@ impl Stepped {
             Activity::Running => true,
             Activity::Halted { interruptible: true } => nmi() || interrupt() && vcpu.can_take_interrupt(),
             Activity::Halted { interruptible: false } => nmi(),
-            // The firmware has no interrupt descriptor table, so interrupts stay pending until a kernel starts the processor.
+            // The firmware has no interrupt descriptor table, so interrupts stay pending until a kernel starts the
+            // processor.
             Activity::Waiting => wakeup::is_called(&platform.ram, u8::try_from(index).unwrap_or(u8::MAX)),
         }
     }
@@ -225,7 +226,8 @@ impl Stepped {
         vcpu.inject_interrupt(&mut platform.bus, vector)
     }
 
-    /// Updates turn and activity after an exit of the current processor. Returns why the machine stops; `None` if it goes on.
+    /// Updates turn and activity after an exit of the current processor. Returns why the machine stops; `None` if it
+    /// goes on.
     fn exited(&mut self, exit: Exit) -> Option<StopReason> {
         match exit {
             Exit::Deadline | Exit::Bus | Exit::InterruptWindow => None,
@@ -241,7 +243,8 @@ impl Stepped {
                 let dead = !interruptible && self.nothing_can_wake();
                 dead.then_some(StopReason::DeadHalt { interruptible })
             }
-            // Below 1 MiB are this machine's firmware and the kernel's trampoline. Linux places nothing of a kexec there.
+            // Below 1 MiB are this machine's firmware and the kernel's trampoline. Linux places nothing of a kexec
+            // there.
             Exit::LowSupervisorFetch { rip } if self.several() && rip < EXTENDED_START => None,
             Exit::LowSupervisorFetch { rip } => Some(StopReason::LowSupervisorFetch {
                 rip,
@@ -268,7 +271,8 @@ impl Stepped {
         self.idle.add(now, self.now());
     }
 
-    /// Fails if the guest sent an interprocessor interrupt that softcpu does not implement: the guest would wait for its effect.
+    /// Fails if the guest sent an interprocessor interrupt that softcpu does not implement: the guest would wait for
+    /// its effect.
     fn check_unserved(&self, platform: &Platform) -> Result<(), BackendError> {
         match platform.bus.lapics.unserved() {
             None => Ok(()),

@@ -104,7 +104,8 @@ fn a_doorbell_stands_the_guest_until_the_answer() {
     let before = machine.moment();
     machine.reply(b"go on").unwrap();
     assert_eq!(machine.moment(), before, "answering takes no time");
-    // After a greeting, kernel code in the lower half of the address space is taken for the kexec jump: this guest's all is.
+    // After a greeting, kernel code in the lower half of the address space is taken for the kexec jump: this guest's
+    // all is.
     assert_eq!(machine.run().unwrap(), Event::Jump { time: before.time });
     assert_eq!(machine.moment().stamp.phase, Phase::Jump);
     assert!(matches!(machine.run().unwrap(), Event::PowerOff { .. }));

@@ -55,9 +55,9 @@ impl SoftVcpu {
 /// The view for a [`SoftVcpu`], whose `_owner` is `ram`.
 #[allow(unsafe_code)]
 fn own_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
-    // SAFETY: SoftVcpu's `_owner` keeps the mappings for as long as the view. The machine runs processors and devices in
-    // turn on one thread. A device accesses guest memory in SystemBus::advance only, never in an access that the processor
-    // makes.
+    // SAFETY: SoftVcpu's `_owner` keeps the mappings for as long as the view. The machine runs processors and devices
+    // in turn on one thread. A device accesses guest memory in SystemBus::advance only, never in an access that the
+    // processor makes.
     unsafe { ram_view(ram) }
 }
 

@@ -1,9 +1,9 @@
 //! The DMA engine, personality `stream`: the receive side of a network card.
 //!
-//! The engine takes descriptors from a ring in guest memory, fills the buffers with [`crate::content`] at a set rate of guest
-//! time, advances a completion count and interrupts. It continues across a kexec. It stops when the driver disables or resets
-//! it, at an invalid descriptor, and while the bus master bit is clear if it honours that bit. Only CONTROL's reset bit resets
-//! it, because it offers neither function-level reset nor power states.
+//! The engine takes descriptors from a ring in guest memory, fills the buffers with [`crate::content`] at a set rate of
+//! guest time, advances a completion count and interrupts. It continues across a kexec. It stops when the driver
+//! disables or resets it, at an invalid descriptor, and while the bus master bit is clear if it honours that bit. Only
+//! CONTROL's reset bit resets it, because it offers neither function-level reset nor power states.
 
 mod ring;
 
@@ -23,8 +23,8 @@ use ring::Pace;
 pub enum BusMaster {
     /// DMA only while the bit is set, as in plain PCI.
     Honoured,
-    /// Once the bit has been set, clearing it is recorded and has no effect, as with a device that is preserved across a live
-    /// update.
+    /// Once the bit has been set, clearing it is recorded and has no effect, as with a device that is preserved across
+    /// a live update.
     #[default]
     Retained,
 }
@@ -122,8 +122,8 @@ impl DmaEngine {
         }
     }
 
-    /// Whether this state is possible at guest time `now`: all that a guest cannot change equals `after_power_on`, and no time is
-    /// in the future.
+    /// Whether this state is possible at guest time `now`: all that a guest cannot change equals `after_power_on`, and
+    /// no time is in the future.
     #[must_use]
     pub fn is_sound(&self, after_power_on: &Self, now: u64) -> bool {
         let begun = [self.waiting_since, self.active_at];

@@ -62,8 +62,8 @@ impl LocalApics {
         &mut self.apics[index.min(last)]
     }
 
-    /// Writes a register of the current local APIC, and delivers the interrupt that this sends to others. Returns the vector of
-    /// a level-triggered interrupt that this ended, for the I/O APIC.
+    /// Writes a register of the current local APIC, and delivers the interrupt that this sends to others. Returns the
+    /// vector of a level-triggered interrupt that this ended, for the I/O APIC.
     pub fn write(&mut self, now: u64, offset: u64, value: u32) -> Option<u8> {
         let current = self.current_mut();
         let ended = current.write(now, offset, value);
@@ -109,7 +109,8 @@ impl LocalApics {
         true
     }
 
-    /// The first interprocessor interrupt that could not be delivered because its mode is not implemented: INIT, start-up, SMI.
+    /// The first interprocessor interrupt that could not be delivered because its mode is not implemented: INIT,
+    /// start-up, SMI.
     #[must_use]
     pub fn unserved(&self) -> Option<Ipi> {
         self.unserved

@@ -1,4 +1,5 @@
-//! The local APIC of one processor, in xAPIC mode (Intel SDM volume 3, chapter "Advanced Programmable Interrupt Controller").
+//! The local APIC of one processor, in xAPIC mode (Intel SDM volume 3, chapter "Advanced Programmable Interrupt
+//! Controller").
 
 mod all;
 

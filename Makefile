@@ -54,7 +54,7 @@ test-kvm-svm: build images ## compare KVM on a host with emulated SVM with softc
 	cargo run --release -p tests --bin svm $(CARGO_FLAGS) -- "$${host[@]}" --baton $(BATON) \
 	    --guests "$$guests" --killed "$$killed" $(SVM_FLAGS)
 
-bench: build images ## compare a live update with QEMU's TCG, the backends' costs, and preservation schemes
+bench: build images ## compare a live update with QEMU's TCG; costs of backends and branches; preservation schemes
 	images/setup bench
 	cargo run --release -p tests --bin bench $(CARGO_FLAGS) -- --baton $(BATON) --kvm-cycle $(BENCH_FLAGS)
 	cargo bench -p kho-core --bench schemes $(CARGO_FLAGS)

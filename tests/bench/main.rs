@@ -14,7 +14,7 @@
 //!
 //! Then come figures of the backends, each beside its peer in the same run: port writes per second on soft and KVM, the time
 //! from `baton run` to the first guest instruction, device writes against memcpy, and, with `--kvm-cycle`, a small live update
-//! on both, phase by phase.
+//! on both, phase by phase. Last come snapshots and branches of the scenario's guest.
 #![forbid(unsafe_code)]
 
 mod backends;
@@ -23,6 +23,7 @@ mod baton;
 mod child;
 mod cycle;
 mod exits;
+mod fork;
 mod host;
 mod qemu;
 mod report;
@@ -63,6 +64,9 @@ struct Arguments {
     /// Measure the backends only, without QEMU.
     #[arg(long)]
     backends_only: bool,
+    /// Measure snapshots and branches only, without QEMU.
+    #[arg(long, conflicts_with = "backends_only")]
+    forks_only: bool,
     /// Write every sample to this file.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -72,6 +76,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = if arguments.backends_only {
         backends_only(&arguments)
+    } else if arguments.forks_only {
+        forks_only(&arguments)
     } else {
         bench(&arguments)
     };
@@ -95,6 +101,16 @@ fn backends_only(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     Ok(backends.cycle_error.is_none())
 }
 
+/// Measures snapshots and branches only. Returns whether branches are fast enough.
+fn forks_only(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
+    let plan = planned(&arguments.scenario, arguments.kernel.clone())?;
+    let work = tempfile::tempdir()?;
+    let forks = fork::measure(&plan, &harness::agent::load()?, work.path(), arguments.runs)?;
+    print!("{forks}");
+    keep(arguments, &(serde_json::to_string_pretty(&forks)? + "\n"))?;
+    Ok(forks.is_fast())
+}
+
 fn measured(arguments: &Arguments, plan: &Plan, work: &Path) -> Result<Backends, String> {
     backends::measure(&Settings {
         program: &arguments.baton,
@@ -113,7 +129,8 @@ fn keep(arguments: &Arguments, json: &str) -> Result<(), String> {
     std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Measures everything. Returns whether baton stayed within its memory limit and everything could be measured.
+/// Measures everything. Returns whether baton stayed within its memory limit, branches are fast enough, and everything
+/// could be measured.
 fn bench(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let plan = planned(&arguments.scenario, arguments.kernel.clone())?;
     let agent = harness::agent::load()?;
@@ -142,6 +159,7 @@ fn bench(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     }
     progress.finish_and_clear();
     let backends = measured(arguments, &plan, work.path())?;
+    let forks = fork::measure(&plan, &agent, work.path(), arguments.runs)?;
     let report = Report {
         machine: host::machine(),
         load_average: [load_before, host::load_average()],
@@ -153,10 +171,11 @@ fn bench(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         baton: samples.0,
         qemu: samples.1,
         backends,
+        forks,
     };
     print!("{report}");
     keep(arguments, &report.json()?)?;
-    Ok(report.memory_is_bounded() && report.backends.cycle_error.is_none())
+    Ok(report.memory_is_bounded() && report.forks.is_fast() && report.backends.cycle_error.is_none())
 }
 
 /// The scenario with everything resolved, if QEMU can do the same.

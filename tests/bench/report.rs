@@ -1,6 +1,7 @@
 //! The benchmark's result: every sample, their summary, and both as JSON.
 
 use crate::backends::Backends;
+use crate::fork::Forks;
 use crate::host::Machine;
 use crate::samples::{Executed, Sample, Spread};
 use serde::Serialize;
@@ -31,6 +32,8 @@ pub struct Report {
     pub qemu: Vec<Sample>,
     /// What the backends cost.
     pub backends: Backends,
+    /// What snapshots and branches cost.
+    pub forks: Forks,
 }
 
 /// What the samples say.
@@ -169,6 +172,7 @@ pub mod tests {
             baton: vec![baton(3.0), baton(2.0), baton(9.0)],
             qemu: vec![qemu(1.5), qemu(1.0), qemu(2.0)],
             backends: crate::backends::tests::backends(true),
+            forks: crate::fork::tests::forks(0.001),
         }
     }
 

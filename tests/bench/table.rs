@@ -111,7 +111,7 @@ impl fmt::Display for Report {
             &format!("at most {limit} MiB of memory (guest RAM and 256 MiB)"),
             self.memory_is_bounded(),
         )?;
-        write!(f, "\n{}", self.backends)
+        write!(f, "\n{}\n{}", self.backends, self.forks)
     }
 }
 

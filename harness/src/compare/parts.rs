@@ -30,7 +30,6 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
     let Evidence {
         // Compared as inputs, or not a result of the run: paths, host times, and last writers from a second run.
         version: _,
-        slowdown: _,
         baton: _,
         scenario_file: _,
         scenario_text: _,

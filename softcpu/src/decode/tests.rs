@@ -67,7 +67,7 @@ impl Lowered {
 
 /// Calls `look` with every instruction.
 fn for_each_instruction(mut look: impl FnMut(&Lowered)) {
-    const PREFIXES: [&[u8]; 9] = [
+    const PREFIXES: [&[u8]; 10] = [
         &[],
         &[0x66],
         &[0xf2],
@@ -77,6 +77,7 @@ fn for_each_instruction(mut look: impl FnMut(&Lowered)) {
         &[0x66, 0x48],
         &[0xf2, 0x48],
         &[0xf3, 0x48],
+        &[0x66, 0xf3],
     ];
     for prefix in PREFIXES {
         for escape in [&[][..], &[0x0f]] {

@@ -230,7 +230,10 @@ fn held() -> Snapshot {
     assert!(matches!(machine.run().unwrap(), Event::Message(_)));
     let held = machine.snapshot().unwrap();
     let state = format!("{:?}", held.state);
-    assert!(state.contains("activities: [Running, Halted]"), "{state:.300}");
+    assert!(
+        state.contains("activities: [Running, Halted { interruptible: true }]"),
+        "{state:.300}"
+    );
     held
 }
 

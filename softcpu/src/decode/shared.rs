@@ -2,7 +2,9 @@
 
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
-use super::operands::{condition, gpr, has_memory, size, size_index, string_is_narrow, string_segment};
+use super::operands::{
+    condition, gpr, has_memory, is_near_branch, size, size_index, string_is_narrow, string_segment,
+};
 use crate::exec::misc::MiscOp;
 use crate::exec::packed::Packed;
 use crate::exec::string::{self, Rep, StringOp};
@@ -30,8 +32,10 @@ pub(super) fn lower(insn: &Instruction, op: &mut Op) -> bool {
 fn packed(insn: &Instruction, number: u8, op: &mut Op) {
     op.a = gpr(insn.op_register(0));
     op.b = gpr(insn.op_register(1));
-    // The target of LOOP or JRCXZ, which has no place in the immediate word; it is at most 128 bytes from the page.
-    op.disp = i32::try_from(insn.near_branch64().cast_signed()).unwrap_or(op.disp);
+    if is_near_branch(insn) {
+        // The target of LOOP or JRCXZ, which has no place in the immediate word; it is at most 128 bytes from the page.
+        op.disp = i32::try_from(insn.near_branch64().cast_signed()).unwrap_or(0);
+    }
     op.imm = Packed::new(
         number,
         size_index(operand_bytes(insn)).unwrap_or(3),

@@ -73,7 +73,8 @@ pub(super) fn jump_indirect<S: Source>(core: &mut Core, cx: &mut Ctx<'_>, op: &O
 pub(super) fn call_indirect<S: Source>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<u64, Faulted> {
     let target = S::read(core, cx, op, op.a)?;
     if !mmu::canonical(target) {
-        // A fault on the stack comes before the one for the target.
+        // A fault on the stack comes before the one for the target. As on AMD, the return address is not pushed;
+        // Intel has written it below RSP when the exception is raised.
         let top = core.get::<u64>(RSP).wrapping_sub(8);
         core.check_write(cx, top, 8)?;
     }

@@ -4,6 +4,10 @@
 //! it, the registers are as after that many iterations, and interrupts and deadlines are checked before the next
 //! piece. A piece of MOVS or STOS in RAM is one bulk copy or fill; all other pieces are one iteration.
 //!
+//! Processors differ in two things, and here both are as on AMD. If no iteration is executed, RCX, RSI and RDI keep
+//! their upper halves with 32-bit addresses too; Intel clears some of them. If a later iteration of CMPS or SCAS
+//! faults, the flags are those of the iteration before; Intel restores the ones from before the instruction.
+//!
 //! ```text
 //! immediate: bits 7:0 StringOp, 9:8 log2 of the element size, 11:10 Rep, 12 32-bit addresses
 //! ```

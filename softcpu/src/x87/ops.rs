@@ -161,7 +161,8 @@ fn store(core: &mut Core, cx: &mut Ctx<'_>, operation: X87Op, va: u64) -> Result
         flags = low16(flag::IE) | status::SF;
     }
     // If only the precision exception is unmasked, the result is stored all the same. With any other unmasked
-    // exception nothing is stored and the precision flag is not set. A page fault comes before all of them.
+    // exception nothing is stored and the precision flag is not set. As on AMD, a page fault comes before all of
+    // them; Intel does not look at the page if nothing is stored.
     let unmasked = flags & !core.fpu.control & 0x3f;
     let stored = unmasked & !low16(flag::PE) == 0;
     if stored {

@@ -1,4 +1,4 @@
-//! Compares the two outcomes, but for what the architecture leaves undefined.
+//! Compares the two outcomes, but for what the architecture leaves undefined or open.
 
 use std::fmt::Write as _;
 
@@ -107,8 +107,17 @@ fn undefined_result(insn: &Instruction, state: &State) -> bool {
     beyond || (insn.mnemonic() == Mnemonic::Bswap && insn.op0_register().size() == 2)
 }
 
-/// Differences between the two outcomes, in words; empty when there are none.
+/// Differences between the two outcomes, in words; empty when there are none that the manuals do not allow.
 pub fn differences(case: &Case, native: &Outcome, soft: &Outcome) -> String {
+    let found = all_differences(case, native, soft);
+    if found.is_empty() {
+        return found;
+    }
+    all_differences(case, &crate::choices::settled(case, native, soft), soft)
+}
+
+/// The same, before what is in [`crate::choices`] is taken out.
+fn all_differences(case: &Case, native: &Outcome, soft: &Outcome) -> String {
     let mut text = String::new();
     if !same_fault(&case.insn, native.fault, soft.fault) {
         let _ = writeln!(

@@ -8,13 +8,13 @@ use crate::rng::Rng;
 use crate::state::{DATA, DATA_LEN, PAGE, READ_ONLY, UNMAPPED};
 
 const RAX: usize = 0;
-const RCX: usize = 1;
+pub const RCX: usize = 1;
 const RDX: usize = 2;
 const RBX: usize = 3;
-const RSP: usize = 4;
+pub const RSP: usize = 4;
 const RBP: usize = 5;
-const RSI: usize = 6;
-const RDI: usize = 7;
+pub const RSI: usize = 6;
+pub const RDI: usize = 7;
 
 /// Selectors that mean the same on both sides: null ones, the flat user segments of Linux, and ones beyond the table.
 const SELECTORS: [u64; 10] = [0, 1, 2, 3, 0x23, 0x2b, 0x33, 0x2b, 0xfff3, 0x800];
@@ -109,7 +109,8 @@ fn special_registers(case: &mut Case, insn: &Instruction, rng: &mut Rng) {
     }
 }
 
-fn narrow(insn: &Instruction) -> bool {
+/// Whether addresses have 32 bits.
+pub fn narrow(insn: &Instruction) -> bool {
     let by_operand = (0..insn.op_count()).any(|i| {
         matches!(
             insn.op_kind(i),

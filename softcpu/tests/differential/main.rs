@@ -1,12 +1,14 @@
 //! softcpu against the host's own processor, instruction by instruction.
 //!
-//! Each case is one random instruction with random registers and memory, run natively in this process and on softcpu in user mode.
-//! General registers, RFLAGS, XMM, MXCSR, x87 state, scratch memory, RIP and the exception (vector, error code, CR2) must be the
-//! same. What the architecture leaves undefined is listed in [`compare`], what is not run in [`catalog`]. Instructions that softcpu
-//! does not have must say so: see [`unoffered`] and the last test.
+//! Each case is one random instruction with random registers and memory, run natively in this process and on softcpu in
+//! user mode. General registers, RFLAGS, XMM, MXCSR, x87 state, scratch memory, RIP and the exception (vector, error code,
+//! CR2) must be the same. What the architecture leaves undefined is listed in [`compare`], what processors do differently
+//! because the manuals leave it open in [`choices`], and what is not run in [`catalog`]. Instructions that softcpu does
+//! not have must say so: see [`unoffered`] and the last test.
 //!
-//! Where processors are free and programs could see it, softcpu does what the AMD EPYC (family 25) does that it was first
-//! compared with: BSF and BSR of zero keep the destination, CMPXCHG keeps a register that it does not exchange.
+//! softcpu does the same on every host. Where processors are free and programs could see it, it does what the AMD EPYC
+//! (family 25) does that it was first compared with: BSF and BSR of zero keep the destination, CMPXCHG keeps a register
+//! that it does not exchange.
 //!
 //! ```text
 //! generate -> fixup -> Case -> native ---\
@@ -18,6 +20,7 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 mod catalog;
+mod choices;
 mod compare;
 mod fixup;
 mod generate;
@@ -182,6 +185,9 @@ fn report_coverage(codes: &[Code], runs: &HashMap<Code, u64>) {
         "flags not compared: OF when the count is above 1 after {:?}",
         compare::OF_UNDEFINED_ABOVE_ONE
     );
+    for choice in choices::CHOICES {
+        println!("processors differ: {} ({})", choice.what, choice.source);
+    }
     assert!(
         never.is_empty() || runs.values().sum::<u64>() < codes.len() as u64,
         "forms never run: {never:?}"

@@ -29,6 +29,10 @@ pub fn read_only_page() -> [u8; PAGE_LEN] {
 pub mod fx {
     /// x87 control word.
     pub const FCW: usize = 0;
+    /// x87 status word.
+    pub const FSW: usize = 2;
+    /// Abridged x87 tag word.
+    pub const FTW: usize = 4;
     /// MXCSR.
     pub const MXCSR: usize = 24;
     /// MXCSR_MASK.

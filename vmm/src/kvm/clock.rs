@@ -9,7 +9,7 @@ pub(super) struct GuestClock {
     base: u64,
     /// When it was started; `None` while it stands still.
     since: Option<Instant>,
-    /// Host nanoseconds per guest nanosecond: more than 1 only on a host that emulates guest kernels, see
+    /// Host nanoseconds per guest nanosecond: more than 1 only if guest code is slow on this host, see
     /// [`super::workarounds`].
     slowdown: u32,
 }
@@ -21,6 +21,11 @@ impl GuestClock {
             since: None,
             slowdown: slowdown.max(1),
         }
+    }
+
+    /// Host nanoseconds in this many guest nanoseconds.
+    pub fn host_time(&self, guest: u64) -> u64 {
+        guest.saturating_mul(self.slowdown.into())
     }
 
     pub fn now(&self) -> u64 {
@@ -42,7 +47,7 @@ impl GuestClock {
     /// Host time left until guest time `time`; zero if it has passed.
     pub fn until(&self, time: u64) -> Duration {
         let guest = time.saturating_sub(self.now());
-        Duration::from_nanos(guest.saturating_mul(self.slowdown.into()))
+        Duration::from_nanos(self.host_time(guest))
     }
 }
 

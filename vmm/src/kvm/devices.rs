@@ -18,8 +18,11 @@ use crate::processors::StopReason;
 const MIN_SLEEP: Duration = Duration::from_micros(100);
 /// Time between two checks whether the vCPUs are alive, and so the longest sleep.
 const LIVENESS_INTERVAL: Duration = Duration::from_millis(100);
-/// A vCPU that used less processor time than this in [`LIVENESS_INTERVAL`] is taken to be halted.
+/// A vCPU that used less processor time than this in [`LIVENESS_INTERVAL`] is asked whether it is halted. The time is
+/// longer if guest code is slow on this host, because the question costs processor time, too.
 const HALTED_BELOW_NS: u64 = 1_000_000;
+/// The longest such time: a vCPU that runs uses more on a busy host.
+const HALTED_BELOW_AT_MOST_NS: u64 = 20_000_000;
 
 /// Drives the devices until the run is over. This is the thread's body.
 pub(super) fn run(shared: &Shared<'_>, vcpus_run: bool) {
@@ -174,11 +177,15 @@ impl DeviceLoop<'_, '_> {
             return None;
         }
         self.last_check = Instant::now();
+        let halted_below = shared
+            .clock
+            .host_time(HALTED_BELOW_NS)
+            .min(HALTED_BELOW_AT_MOST_NS);
         for (index, last) in self.last_active.iter_mut().enumerate() {
             let check = &shared.liveness[index];
             let exits = check.exits.load(Ordering::Relaxed);
             let spent = shared.kicks[index].processor_time().unwrap_or(0);
-            let idle = spent.saturating_sub(last.spent) < HALTED_BELOW_NS;
+            let idle = spent.saturating_sub(last.spent) < halted_below;
             // The kick itself is an exit.
             let exited = exits > last.exits + u64::from(last.asked);
             if exited || !idle {

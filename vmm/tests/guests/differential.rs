@@ -213,6 +213,13 @@ fn vector_sequences_do_the_same() {
         ];
         forms.retain(|form| !of_two.contains(&form.mnemonic()));
     }
+    let why =
+        "they are exact there, and approximate in softcpu as on the processors that it is compared with";
+    if hosts::left_out_on_tcg("RCP and RSQRT of SSE", why) {
+        use Mnemonic as M;
+        let approximate = [M::Rcpps, M::Rcpss, M::Rsqrtps, M::Rsqrtss];
+        forms.retain(|form| !approximate.contains(&form.mnemonic()));
+    }
     assert!(forms.len() > 150, "{}", forms.len());
     for round in 0..2 {
         compare(SEED + round, 40, &forms, true);

@@ -141,11 +141,12 @@ impl Guest {
                 "{} (left) and {} (right)\n{:?}",
                 other.backend, soft.backend, other.events
             );
-            let differing: Vec<String> = differing_pages(soft.machine.ram(), other.machine.ram())
+            let (one, two) = (soft.machine.ram(), other.machine.ram());
+            let differing: Vec<String> = differing_pages(one, two)
                 .difference(&self.moving)
-                .map(|pfn| format!("{pfn:#x}"))
+                .map(|pfn| first_difference(one, two, *pfn))
                 .collect();
-            assert!(differing.is_empty(), "content of page frames {differing:?}");
+            assert!(differing.is_empty(), "{}", differing.join("\n"));
         }
         runs
     }
@@ -345,6 +346,21 @@ fn differing_pages(one: &GuestRam, other: &GuestRam) -> BTreeSet<u64> {
     }
     differing.retain(|pfn, differ| *differ && !boot_tables().contains(pfn));
     differing.into_keys().collect()
+}
+
+/// The first byte of the page frame that differs, with what follows it on both sides.
+fn first_difference(one: &GuestRam, other: &GuestRam, pfn: u64) -> String {
+    let (mut left, mut right) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
+    one.read(pfn * PAGE_SIZE, &mut left).unwrap();
+    other.read(pfn * PAGE_SIZE, &mut right).unwrap();
+    let at = left.iter().zip(&right).position(|(a, b)| a != b).unwrap_or(0);
+    let end = (at + 16).min(PAGE_BYTES);
+    let address = pfn * PAGE_SIZE + at as u64;
+    format!(
+        "memory at {address:#x}: {:02x?} on soft, {:02x?} on kvm",
+        &left[at..end],
+        &right[at..end]
+    )
 }
 
 fn is_not_zero(ram: &GuestRam, pfn: u64) -> bool {

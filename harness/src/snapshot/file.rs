@@ -28,7 +28,7 @@ const CHECKSUM_BYTES: u64 = 16;
 const MAX_HEADER_BYTES: u32 = 64 << 10;
 /// Most bytes of the encoded state: plan with kernels, cursor, evidence with captured pages, processors, devices,
 /// records.
-const MAX_STATE_BYTES: u64 = 512 << 20;
+const MAX_STATE_BYTES: u64 = 256 << 20;
 /// Pages in one record.
 const MAX_RECORD_PAGES: usize = 256;
 /// Compression level of zstd. Kernel RAM compresses well at any level; this one is as fast as the disk.

@@ -20,7 +20,7 @@ use super::probe::Measured;
 
 /// A guest kernel slower than this is taken to be emulated; in instructions per second. Emulation reaches about 1e6,
 /// hardware about 1e9, even under a hypervisor and on a busy host.
-const EMULATED_BELOW: f64 = 20e6;
+pub(super) const EMULATED_BELOW: f64 = 20e6;
 /// softcpu's speed in instructions per second, for which the rates and limits of scenarios are chosen.
 const REFERENCE_SPEED: f64 = 100e6;
 /// Largest factor by which device time is slowed.

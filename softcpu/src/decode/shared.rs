@@ -34,6 +34,7 @@ fn packed(insn: &Instruction, number: u8, op: &mut Op) {
     op.b = gpr(insn.op_register(1));
     if is_near_branch(insn) {
         // The target of LOOP or JRCXZ, which has no place in the immediate word; it is at most 128 bytes from the page.
+        // (For other instructions iced's `near_branch64` is the displacement of the memory operand.)
         op.disp = i32::try_from(insn.near_branch64().cast_signed()).unwrap_or(0);
     }
     op.imm = Packed::new(

@@ -12,7 +12,7 @@ use crate::exec::misc::MiscOp;
 use crate::exec::string::StringOp;
 use crate::exec::system::SystemOp;
 use crate::op::OpCode::{self, *};
-use crate::op::{Op, operations};
+use crate::op::{Op, SCRATCH, ZERO, operations};
 
 /// A row of the section `two_operands`: mnemonic, form, and the operations with their operand sizes in bytes.
 type TwoOperands = (&'static str, &'static str, [(OpCode, usize); 4]);
@@ -74,6 +74,7 @@ fn for_each_instruction(mut look: impl FnMut(&Lowered)) {
         &[0xf3],
         &[0x67],
         &[0x48],
+        &[0x66, 0xf3],
         &[0x66, 0x48],
         &[0xf2, 0x48],
         &[0xf3, 0x48],
@@ -219,6 +220,22 @@ fn an_instruction_becomes_the_operation_of_its_mnemonic_form_and_size() {
         let size = row.iter().find(|(code, _)| *code == op).map(|(_, size)| *size);
         assert_eq!(size, Some(operands::size(insn, 0)), "{:?} is {op:?}", insn.code());
     });
+}
+
+#[test]
+fn an_address_that_a_step_computes_gets_nothing_added() {
+    let mut seen = HashSet::new();
+    for_each_instruction(|lowered| {
+        let op = lowered.ops.last().unwrap();
+        if op.base == SCRATCH {
+            seen.insert(op.code as u16);
+            let insn = lowered.insn.code();
+            assert_eq!((op.index, op.scale, op.disp), (ZERO, 0, 0), "{insn:?}");
+        }
+    });
+    for code in [AddRMD, Misc, Cold, Sse] {
+        assert!(seen.contains(&(code as u16)), "{code:?}");
+    }
 }
 
 #[test]

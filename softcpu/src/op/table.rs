@@ -11,7 +11,7 @@
 //!
 //! To add an operation, add a row to the section with its shape, and the function the row names to the file the
 //! section names. All other instructions share the operations `Misc`, `Cold`, `String` and `Sse`; each of those has a
-//! list of its own, written with [`family!`](super::family).
+//! list of its own, written with [`family!`](super::family!).
 //!
 //! A name is made of the instruction, its operands' form and their size. Forms: `RR` register and register, `RI`
 //! register and immediate, `RM` register and memory source, `MR` memory destination and register, `MI` memory and

@@ -78,7 +78,6 @@ fn for_each_instruction(mut look: impl FnMut(&Lowered)) {
         &[0x66, 0x48],
         &[0xf2, 0x48],
         &[0xf3, 0x48],
-        &[0x66, 0xf3],
     ];
     for prefix in PREFIXES {
         for escape in [&[][..], &[0x0f]] {

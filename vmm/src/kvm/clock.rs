@@ -23,6 +23,11 @@ impl GuestClock {
         }
     }
 
+    /// Host nanoseconds per guest nanosecond.
+    pub fn slowdown(&self) -> u32 {
+        self.slowdown
+    }
+
     /// Host nanoseconds in this many guest nanoseconds.
     pub fn host_time(&self, guest: u64) -> u64 {
         guest.saturating_mul(self.slowdown.into())

@@ -14,7 +14,8 @@ use super::shared::{Liveness, LivenessCheck, Shared, StopOnDrop, lock};
 use super::workarounds::deadline::POLL_INTERVAL;
 use crate::processors::StopReason;
 
-/// Shortest sleep. A fast DMA engine then writes several blocks per wake-up.
+/// Shortest sleep, in guest time for devices. A fast DMA engine then writes several blocks per wake-up, and a slow host
+/// spends no more of its time on waking up than a fast one.
 const MIN_SLEEP: Duration = Duration::from_micros(100);
 /// Time between two checks whether the vCPUs are alive, and so the longest sleep.
 const LIVENESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -134,7 +135,8 @@ impl DeviceLoop<'_, '_> {
         let wake = next.unwrap_or(u64::MAX).min(patience).min(shared.limit);
         shared.devices_sleep_until.store(wake, Ordering::Release);
         drop(platform);
-        let mut wait = shared.clock.until(wake).clamp(MIN_SLEEP, LIVENESS_INTERVAL);
+        let shortest = MIN_SLEEP.saturating_mul(shared.clock.slowdown());
+        let mut wait = shared.clock.until(wake).max(shortest).min(LIVENESS_INTERVAL);
         if self.vcpus_run {
             if let Some(timer) = self.serve_timers()? {
                 wait = wait.min(timer.max(MIN_SLEEP));

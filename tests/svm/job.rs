@@ -20,6 +20,8 @@ pub struct Job {
 pub struct Item {
     /// Unique.
     pub name: String,
+    /// Processors that an emulated host has for it.
+    pub processors: u32,
     /// How.
     pub what: What,
 }
@@ -51,12 +53,22 @@ const SEVERAL: &str = "smp-memfd-under-dma";
 const KILLED: &str = "a_run_killed_on_kvm_leaves_no_process_and_evidence_so_far";
 
 impl Job {
+    /// The items for a host with this number of processors.
+    pub fn on(&self, processors: u32) -> Self {
+        let items = self.items.iter().filter(|item| item.processors == processors);
+        Self {
+            baton: self.baton.clone(),
+            items: items.cloned().collect(),
+        }
+    }
+
     /// Everything.
     pub fn new(arguments: &Arguments) -> Result<Self, String> {
         let absolute =
             |path: &Path| std::fs::canonicalize(path).map_err(|error| format!("{}: {error}", path.display()));
         let item = |name: &str, what| Item {
             name: name.to_owned(),
+            processors: if name.starts_with(SEVERAL) { 2 } else { 1 },
             what,
         };
         let mut items = vec![item("doctor", What::Doctor)];

@@ -80,7 +80,14 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     for _ in 0..arguments.rounds {
         let mut round = judge.round(arguments.here);
         match &arguments.host {
-            Some(host) => emulator::run(host, arguments, &job, &mut |line| round.line(line))?,
+            Some(host) => {
+                for processors in [1, 2] {
+                    let part = job.on(processors);
+                    if !part.items.is_empty() {
+                        emulator::run(host, processors, &part, &mut |line| round.line(line))?;
+                    }
+                }
+            }
             None => worker::run(&job, &mut |answer| round.answer(answer)),
         }
         good &= round.end();

@@ -162,7 +162,7 @@ fn compare(seed: u64, count: u64, forms: &[Form], vectors: bool) {
             panic!("seed {seed:#x}, {difference}");
         }
     }
-    let why = "one byte in a million differs, by an instruction that is not known yet";
+    let why = "one byte differs, by an instruction that is not known yet";
     if vectors || !hosts::left_out_on_tcg("memory behind integer sequences", why) {
         guest.check(runs);
     }

@@ -35,7 +35,7 @@ pub struct MachineConfig {
     pub progress_limit_ns: u64,
     /// Number of processors.
     pub vcpus: u8,
-    /// Entries that the ledger has room for, 56 bytes each.
+    /// Entries that the ledger has room for, 64 bytes of memory each.
     pub ledger_entries: usize,
 }
 

@@ -13,10 +13,6 @@ use kho_core::{
 };
 use std::path::{Path, PathBuf};
 
-/// Size of the payload of a KHO `setup_data` node, as the node states it.
-pub(super) const PAYLOAD_SIZE: u32 = 32;
-const _: () = assert!(KhoData::SIZE == PAYLOAD_SIZE as usize);
-
 /// Largest model file, in bytes.
 const MAX_MODEL: u64 = 64 << 20;
 /// Memory that firmware, boot loader and real-mode code use; blocks come from it only if the model names it as free.
@@ -187,17 +183,7 @@ fn allocator(model: &Model, image: &Image) -> Result<Zeroed, ImageError> {
 fn announce(entry: KhoData, image: &mut Image, free: &mut Zeroed) -> Result<u64, String> {
     let at = free.allocate(0).ok_or("no free page for setup_data")?;
     let mut node = vec![0; PAGE];
-    let fields = [
-        0,
-        u64::from(PAYLOAD_SIZE) << 32 | u64::from(KhoData::SETUP_TYPE),
-        entry.fdt.start,
-        entry.fdt.size,
-        entry.scratch.start,
-        entry.scratch.size,
-    ];
-    for (field, slot) in fields.iter().zip(node.chunks_exact_mut(8)) {
-        slot.copy_from_slice(&field.to_le_bytes());
-    }
+    node[..KhoData::NODE_SIZE].copy_from_slice(&entry.to_node(0));
     image.write(at, &node).map_err(|error| error.to_string())?;
     Ok(at)
 }

@@ -151,15 +151,7 @@ fn at_address(image: &Image, at: u64) -> Result<Found, LocateError> {
 /// The payload of the KHO `setup_data` node {next, type, length, payload} at an address; `None` if there is no such
 /// node.
 fn setup_data(image: &Image, at: u64) -> Option<KhoData> {
-    let mut node = [0; 16 + KhoData::SIZE];
+    let mut node = [0; KhoData::NODE_SIZE];
     image.read(at, &mut node).ok()?;
-    let (header, payload) = node.split_at(16);
-    let word = |from: usize| {
-        header
-            .get(from..from + 4)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u32::from_le_bytes)
-    };
-    let is_kho = word(8) == Some(KhoData::SETUP_TYPE) && word(12) == Some(super::build::PAYLOAD_SIZE);
-    is_kho.then(|| KhoData::from_bytes(payload)).flatten()
+    KhoData::from_node(&node)
 }

@@ -34,6 +34,12 @@ pub enum BlobError {
         /// Why not, where that is known.
         reason: Option<String>,
     },
+    /// It is larger than what evidence keeps of a blob.
+    #[error("only the first {pages} pages of it were kept, and it has more")]
+    Cut {
+        /// Number of pages kept.
+        pages: usize,
+    },
     /// It cannot be decoded.
     #[error("{text}")]
     Unreadable {
@@ -86,15 +92,18 @@ impl PhysicalMemory for Recorder<'_> {
     }
 }
 
-/// Returns the pages of guest memory that decoding the blob at `kho` reads.
-pub fn capture(memory: &dyn PhysicalMemory, kho: KhoData) -> BTreeMap<u64, Vec<u8>> {
+/// Returns the pages of guest memory that decoding the blob at `kho` reads, and whether these are all: of a blob that
+/// is larger than [`MAX_BLOB_PAGES`] only the first pages are kept.
+pub fn capture(memory: &dyn PhysicalMemory, kho: KhoData) -> (BTreeMap<u64, Vec<u8>>, bool) {
     let recorder = Recorder {
         memory,
         pages: RefCell::default(),
     };
     // The oracle decides whether the blob can be decoded. Only the pages read matter here.
     let _ = read(&recorder, kho);
-    recorder.pages.into_inner()
+    let pages = recorder.pages.into_inner();
+    let complete = pages.len() < MAX_BLOB_PAGES;
+    (pages, complete)
 }
 
 fn read(memory: &dyn PhysicalMemory, kho: KhoData) -> Result<Handover, ReadError> {
@@ -106,6 +115,10 @@ pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
     let kho = blob.kho.ok_or_else(|| BlobError::None {
         reason: blob.problem.clone(),
     })?;
+    if !blob.complete {
+        let pages = blob.pages.len();
+        return Err(BlobError::Cut { pages });
+    }
     let ram: Vec<Region> = blob
         .ram
         .iter()
@@ -206,8 +219,10 @@ mod tests {
             memory.insert(frame * PAGE, page.as_slice().try_into().unwrap());
         }
         memory.insert(77 * PAGE, [1; PAGE_BYTES]);
+        let (pages, complete) = capture(&memory, blob.kho.unwrap());
+        assert!(complete);
         let again = BlobEvidence {
-            pages: capture(&memory, blob.kho.unwrap()),
+            pages,
             ..blob.clone()
         };
         assert!(!again.pages.contains_key(&77));

@@ -193,6 +193,7 @@ fn checkpoint(evidence: &mut Evidence, kind: CheckpointKind, time_ns: u64, write
         },
         objects: vec![ObjectCapture { object: 1, pages }],
         strays: Vec::new(),
+        strays_left_out: 0,
     });
 }
 
@@ -238,6 +239,7 @@ pub fn blob(frames: impl IntoIterator<Item = u64>) -> BlobEvidence {
         }),
         problem: None,
         ram: vec![(0, RAM)],
+        complete: true,
         pages,
     }
 }
@@ -382,7 +384,7 @@ pub fn good() -> Evidence {
         dma: Some(dma()),
         event_causes: Vec::new(),
         cpu_writes: Vec::new(),
-        cpu_writes_recorded: true,
+        cpu_writes_until_ns: None,
         authors: Vec::new(),
         memory: vec![
             memory_record(MemoryPoint::BeforeRetrieval, 20_000, 1000),

@@ -128,10 +128,10 @@ impl Judgement {
 
 fn unmet(result: &RuleResult, expected: Expected) -> String {
     let rule = result.rule;
-    let found = match (result.findings.total, result.judged()) {
-        (0, false) => "had nothing to look at".to_owned(),
-        (0, true) => "held".to_owned(),
-        (total, _) => format!("is violated ({total} findings)"),
+    let found = match (result.findings.total, result.unjudged()) {
+        (_, Some(why)) => why,
+        (0, None) => "held".to_owned(),
+        (total, None) => format!("is violated ({total} findings)"),
     };
     match expected {
         Expected::Holds => format!("{rule} {found}, and had to hold"),

@@ -6,8 +6,8 @@ use crate::memory::PAGE_SIZE;
 use crate::phase::Stamp;
 use crate::vcpu::CpuWrite;
 
-/// Most page writes that are kept over all phases: 36 MiB.
-pub const CAPACITY: usize = 1_572_864;
+/// Most page writes that are kept over all phases: 96 MiB.
+pub const CAPACITY: usize = 4 << 20;
 
 const USER: u64 = 1 << 63;
 

@@ -155,10 +155,10 @@ fn backend_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
 }
 
 fn rule(result: &RuleResult, expected: Expected, met: bool, out: &mut String) -> std::fmt::Result {
-    let said = match (result.findings.total, result.judged()) {
-        (0, true) => "held".to_owned(),
-        (0, false) => "nothing to look at".to_owned(),
-        (total, _) => format!("{total} findings"),
+    let said = match (result.findings.total, result.unjudged()) {
+        (_, Some(why)) => why,
+        (0, None) => "held".to_owned(),
+        (total, None) => format!("{total} findings"),
     };
     let mark = if met { "ok " } else { "NOT" };
     let looked = &result.looked_at;

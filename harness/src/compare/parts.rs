@@ -50,7 +50,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         dma: _,
         event_causes: _,
         cpu_writes: _,
-        cpu_writes_recorded: _,
+        cpu_writes_until_ns: _,
         memory: _,
         retrievals: _,
         failures: _,
@@ -448,10 +448,9 @@ fn counters(evidence: &Evidence) -> Vec<Fact> {
         },
         ..Fact::timeless(format!("device in {stamp}"), format!("{counters:?}"))
     });
-    let recorded = if evidence.cpu_writes_recorded {
-        "complete"
-    } else {
-        "incomplete"
+    let recorded = match evidence.cpu_writes_until_ns {
+        None => "complete".to_owned(),
+        Some(until) => format!("complete until {until} ns"),
     };
     let further = [
         Fact::timeless("number of ledger entries made", evidence.ledger.made.to_string()),

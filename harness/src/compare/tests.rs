@@ -248,7 +248,7 @@ fn every_kind_differing_alone_is_named() {
         ),
         (
             Part::Counters,
-            |e| e.cpu_writes_recorded = false,
+            |e| e.cpu_writes_until_ns = Some(7),
             "record of CPU writes",
         ),
         (

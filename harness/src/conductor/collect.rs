@@ -3,6 +3,7 @@
 
 use super::cursor::{Ending, Move};
 use super::memory::GuestMemory;
+use super::page_writes::{MAX_CPU_WRITES, keep};
 use super::{Observer, Run, chain};
 use crate::evidence::{
     Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, NOT_ENDED,
@@ -13,13 +14,11 @@ use guest_agent::pattern::{PAGE_BYTES, Pattern};
 use std::collections::{BTreeSet, HashSet};
 use vmm::boot::BootParams;
 use vmm::machine::Machine;
-use vmm::phase::{Phase, Stamp};
+use vmm::phase::Stamp;
 use vmm::provenance::PageWrite;
 
 /// Most pages captured that belong to no object, but to which the device wrote.
-const MAX_STRAYS: usize = 4096;
-/// Most CPU writes that are kept as evidence.
-const MAX_CPU_WRITES: usize = 200_000;
+const MAX_STRAYS: usize = 16_384;
 
 /// Page frames to which the device has written, once for each write.
 fn frames_written(machine: &Machine) -> impl Iterator<Item = u64> {
@@ -53,13 +52,12 @@ impl Run {
                 pages,
             });
         }
-        let written: BTreeSet<u64> = frames_written(&self.machine).collect();
-        let mut strays = Vec::new();
-        for frame in written
-            .into_iter()
+        let written: BTreeSet<u64> = frames_written(&self.machine)
             .filter(|frame| !known.contains(frame))
-            .take(MAX_STRAYS)
-        {
+            .collect();
+        let strays_left_out = written.len().saturating_sub(MAX_STRAYS) as u64;
+        let mut strays = Vec::new();
+        for frame in written.into_iter().take(MAX_STRAYS) {
             if ram.read(frame.saturating_mul(PAGE), &mut page).is_ok() {
                 strays.push((frame, captures.take_stray(&page)?));
             }
@@ -71,6 +69,7 @@ impl Run {
             at,
             objects,
             strays,
+            strays_left_out,
         });
         self.answer_questions(checkpoint);
         Ok(())
@@ -128,9 +127,10 @@ impl Run {
             Ok(kho) => (kho, None),
             Err(error) => (None, Some(chain(&error))),
         };
-        let pages = kho
-            .map(|kho| crate::blob::capture(&GuestMemory(ram), kho))
-            .unwrap_or_default();
+        let (pages, complete) = kho.map_or_else(
+            || (Default::default(), true),
+            |kho| crate::blob::capture(&GuestMemory(ram), kho),
+        );
         let ram = ram
             .regions()
             .iter()
@@ -145,6 +145,7 @@ impl Run {
             kho,
             problem,
             ram,
+            complete,
             pages,
         });
     }
@@ -232,12 +233,7 @@ impl Run {
         evidence.outcome.generation = self.cursor.generation;
         evidence.outcome.phase = machine.moment().stamp.phase;
         evidence.phases = self.phase_records();
-        evidence.cpu_writes = self.cpu_writes(&evidence.objects);
-        evidence.cpu_writes_recorded = machine
-            .provenance()
-            .phases()
-            .iter()
-            .all(|phase| phase.dropped == 0);
+        (evidence.cpu_writes, evidence.cpu_writes_until_ns) = self.cpu_writes(&evidence.objects);
         evidence.event_causes = self.event_causes();
         let blackouts = machine.blackouts();
         evidence.blackouts_ns = blackouts.iter().filter_map(|one| one.nanoseconds()).collect();
@@ -250,8 +246,9 @@ impl Run {
         evidence
     }
 
-    /// First CPU writes of each phase from the first jump on, to pages of objects and pages that the device wrote to.
-    fn cpu_writes(&self, objects: &[ObjectEvidence]) -> Vec<CpuWrite> {
+    /// First CPU writes of each phase from the first jump on, to pages of objects and pages that the device wrote to;
+    /// and the guest time from which writes are missing, if any is.
+    fn cpu_writes(&self, objects: &[ObjectEvidence]) -> (Vec<CpuWrite>, Option<u64>) {
         let mut matter: HashSet<u64> = frames_written(&self.machine).collect();
         for object in objects {
             object
@@ -259,20 +256,11 @@ impl Run {
                 .keys()
                 .for_each(|generation| matter.extend(object.frames(*generation)));
         }
-        let after_jump = |stamp: Stamp| stamp.generation > 0 || stamp.phase == Phase::Jump;
-        let phases = self
-            .machine
-            .provenance()
-            .phases()
-            .iter()
-            .filter(|phase| after_jump(phase.stamp));
-        let writes = phases.flat_map(|phase| phase.writes.iter().map(|write| (phase.stamp, write)));
-        let writes = writes
-            .filter(|(_, write)| matter.contains(&write.pfn()))
-            .take(MAX_CPU_WRITES);
-        writes
-            .map(|(stamp, write)| self.cpu_write(stamp, *write, None))
-            .collect()
+        let phases = self.machine.provenance().phases();
+        let kept = keep(phases, |page| matter.contains(&page), MAX_CPU_WRITES);
+        let writes = kept.writes.into_iter();
+        let writes = writes.map(|(stamp, write)| self.cpu_write(stamp, write, None));
+        (writes.collect(), kept.until_ns)
     }
 
     fn event_causes(&self) -> Vec<EventCause> {

@@ -13,6 +13,7 @@
 //! | `events.rs` | handling of events |
 //! | `run.rs` | the driver |
 //! | `collect.rs` | evidence from the machine |
+//! | `page_writes.rs` | choice of the CPU writes that become evidence |
 //! | `setup.rs` | configuration of the machine, and empty evidence |
 //! | `stopwatch.rs` | host time of the phases |
 
@@ -22,6 +23,7 @@ mod collect;
 mod cursor;
 mod events;
 mod memory;
+mod page_writes;
 mod run;
 mod setup;
 mod stopwatch;

@@ -72,7 +72,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         dma,
         event_causes: Vec::new(),
         cpu_writes: Vec::new(),
-        cpu_writes_recorded: false,
+        cpu_writes_until_ns: Some(0),
         authors: Vec::new(),
         memory: Vec::new(),
         retrievals: Vec::new(),

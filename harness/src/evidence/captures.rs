@@ -39,6 +39,8 @@ pub struct Checkpoint {
     pub objects: Vec<ObjectCapture>,
     /// Page frames outside all objects to which the device wrote, with their content.
     pub strays: Vec<(u64, PageContent)>,
+    /// Number of such page frames that were not captured, because there were too many.
+    pub strays_left_out: u64,
 }
 
 /// One object's pages.

@@ -30,7 +30,7 @@ pub use vmm::phase::Phase;
 use vmm::trace::TraceRecord;
 
 /// Version of the evidence directory's format. [`load`] refuses other versions.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Bytes of a page.
 pub const PAGE: u64 = guest_agent::pattern::PAGE_BYTES as u64;
@@ -71,8 +71,8 @@ pub struct Evidence {
     /// The first CPU write to each page in each phase after the first jump, for pages of objects and pages that the
     /// device wrote to.
     pub cpu_writes: Vec<CpuWrite>,
-    /// Whether the machine had room for every CPU write.
-    pub cpu_writes_recorded: bool,
+    /// Guest time from which CPU writes are missing, because there was no room for more; `None` if none is missing.
+    pub cpu_writes_until_ns: Option<u64>,
     /// Last CPU writes to single bytes, from a second run that watched them.
     pub authors: Vec<Author>,
     /// Free memory as the agent saw it.
@@ -394,6 +394,8 @@ pub struct BlobEvidence {
     pub problem: Option<String>,
     /// Guest RAM: start and size in bytes.
     pub ram: Vec<(u64, u64)>,
+    /// Whether `pages` has all that a decoder reads. A blob that is too large is cut.
+    pub complete: bool,
     /// Every page that a decoder read, so that a later decoder can read them again.
     #[serde(skip)]
     pub pages: BTreeMap<u64, Vec<u8>>,

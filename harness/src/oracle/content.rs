@@ -1,6 +1,6 @@
 //! The expected content of pages, and their owners.
 
-use super::finding::{Question, Writer};
+use super::finding::{Question, Writer, millis};
 use crate::evidence::{
     Checkpoint, CpuWrite, Evidence, ObjectEvidence, PAGE, PageContent, Placed, end_of, frames_of,
     written_bytes,
@@ -106,6 +106,13 @@ impl<'a> Context<'a> {
         self.cpu_writes.get(&frame).map_or(&[], Vec::as_slice)
     }
 
+    /// From when CPU writes are missing, in words, if that is before `time` (`None` is the end of the run).
+    pub fn cpu_writes_missing_before(&self, time: Option<u64>) -> Option<String> {
+        let until = self.evidence.cpu_writes_until_ns?;
+        let early = time.is_none_or(|time| until < time);
+        early.then(|| format!("CPU writes from {} on are not on record", millis(until)))
+    }
+
     /// The ledger entry at a position.
     pub fn write(&self, position: u32) -> &'a Entry {
         &self.evidence.ledger.entries[position as usize]
@@ -204,8 +211,11 @@ impl<'a> Context<'a> {
                     return (Writer::cpu(write), None);
                 }
                 let first = self.cpu_writes(address / PAGE).first();
+                let missing = self.evidence.cpu_writes_until_ns.map_or(String::new(), |until| {
+                    format!(", but those from {} on are missing", millis(until))
+                });
                 let reason = first.map_or_else(
-                    || "no CPU write to this page is on record".to_owned(),
+                    || format!("no CPU write to this page is on record{missing}"),
                     |write| {
                         format!(
                             "only the first CPU write to this page is on record: {}",

@@ -117,11 +117,33 @@ fn a_stale_block_is_no_substitute_for_the_last_one() {
 }
 
 #[test]
-fn a_ledger_that_lies_about_its_bytes_is_found() {
+fn a_ledger_that_lies_about_its_bytes_cannot_be_judged() {
     let mut evidence = good();
     evidence.ledger.entries[39].checksum ^= 1;
-    let findings = only(&evidence, &[RuleName::DeviceWritesLanded]);
-    assert_eq!(findings[0].owner, "ledger");
+    let result = result(&evidence, RuleName::DeviceWritesLanded);
+    assert_eq!((result.findings.total, result.judged()), (0, false));
+    assert!(
+        result.blind[0].starts_with("the ledger is damaged: 1 of its"),
+        "{:?}",
+        result.blind
+    );
+}
+
+#[test]
+fn what_was_not_captured_cannot_be_judged() {
+    let blind = |evidence: &Evidence| -> Vec<RuleName> {
+        let results = judge(evidence).into_iter().filter(|result| !result.judged());
+        results.map(|result| result.rule).collect()
+    };
+    let mut evidence = good();
+    evidence.captures.checkpoints[1].strays_left_out = 3;
+    assert_eq!(blind(&evidence), [RuleName::DeviceWritesLanded]);
+    let mut evidence = good();
+    evidence.blobs[0].complete = false;
+    assert_eq!(
+        blind(&evidence),
+        [RuleName::BlobWellFormed, RuleName::MapCoversPreserved]
+    );
 }
 
 #[test]
@@ -156,9 +178,13 @@ fn a_cpu_write_before_the_retrieval_is_found() {
             "{frame:#x} at {time}"
         );
     }
-    let mut evidence = good();
-    evidence.cpu_writes_recorded = false;
-    assert!(!result(&evidence, RuleName::NoCpuWriteBeforeRetrieval).judged());
+    // A record that ends before the retrieval shows nothing of what came then; one that ends later is enough.
+    for (until, judged) in [(testing::RETRIEVED - 1, false), (testing::RETRIEVED, true)] {
+        let mut evidence = good();
+        evidence.cpu_writes_until_ns = Some(until);
+        let result = result(&evidence, RuleName::NoCpuWriteBeforeRetrieval);
+        assert_eq!((result.held(), result.judged()), (judged, judged), "{result:#?}");
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The oracle: pure rules over evidence.
 //!
 //! Each rule states one invariant of a live update and returns a [`RuleResult`]: how many items it checked, and every
-//! deviation. A rule never touches a machine, so saved evidence can be judged again. A rule that had nothing to check
-//! does not hold.
+//! deviation. A rule never touches a machine, so saved evidence can be judged again. A rule that had nothing to check,
+//! or could not see all of it, does not hold.
 
 mod content;
 #[cfg(test)]
@@ -131,17 +131,29 @@ pub struct RuleResult {
     pub looked_at: LookedAt,
     /// Every deviation.
     pub findings: Findings,
+    /// What the rule could not see, because evidence of it is cut or missing: one sentence each. Such a rule does not
+    /// hold, because what it did not see might deviate.
+    pub blind: Vec<String>,
 }
 
 impl RuleResult {
-    /// Whether the rule had anything to look at.
+    /// Whether the rule says anything of the run: it has findings, or it saw all that it had to look at.
     pub fn judged(&self) -> bool {
-        self.looked_at.count > 0 || self.findings.total > 0
+        self.findings.total > 0 || self.held()
     }
 
-    /// Whether the rule checked something and has no findings.
+    /// Why the rule says nothing of the run; `None` if it does.
+    pub fn unjudged(&self) -> Option<String> {
+        match &self.blind[..] {
+            _ if self.judged() => None,
+            [] => Some("had nothing to look at".into()),
+            blind => Some(format!("cannot be judged: {}", blind.join("; "))),
+        }
+    }
+
+    /// Whether the rule checked something, saw all of it and has no findings.
     pub fn held(&self) -> bool {
-        self.looked_at.count > 0 && self.findings.total == 0
+        self.looked_at.count > 0 && self.findings.total == 0 && self.blind.is_empty()
     }
 }
 

@@ -1,5 +1,6 @@
 //! `blob-well-formed`: each handover blob can be decoded, and has no finding of at least a warning.
 
+use crate::blob::BlobError;
 use crate::evidence::BlobEvidence;
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
@@ -9,7 +10,7 @@ const RULE: RuleName = RuleName::BlobWellFormed;
 
 /// Checks the rule.
 pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
-    let (mut findings, mut notes) = (Findings::default(), Vec::new());
+    let (mut findings, mut notes, mut blind) = (Findings::default(), Vec::new(), Vec::new());
     for blob in &context.evidence.blobs {
         match crate::blob::decode(blob) {
             Ok(handed) => {
@@ -18,6 +19,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                     findings.add(|| finding(blob, problem));
                 }
             }
+            Err(error @ BlobError::Cut { .. }) => blind.push(cut(blob, &error)),
             Err(error) => findings.add(|| finding(blob, error.to_string())),
         }
     }
@@ -31,7 +33,13 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         rule: RULE,
         looked_at,
         findings,
+        blind,
     }
+}
+
+/// What a rule says of a blob that is cut.
+pub(super) fn cut(blob: &BlobEvidence, error: &BlobError) -> String {
+    format!("the handover blob of generation {}: {error}", blob.generation)
 }
 
 fn finding(blob: &BlobEvidence, problem: String) -> Finding {

@@ -44,6 +44,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                 note,
             },
             findings,
+            blind: Vec::new(),
         };
     };
     let end = dma
@@ -104,6 +105,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
             note,
         },
         findings,
+        blind: Vec::new(),
     }
 }
 

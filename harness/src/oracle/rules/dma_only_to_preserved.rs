@@ -61,6 +61,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
             note,
         },
         findings,
+        blind: Vec::new(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! `map-covers-preserved`: the map in each handover blob covers exactly the pages that the agent preserved and the pages that
 //! the handover itself consists of.
 
+use super::blob_well_formed::cut;
+use crate::blob::BlobError;
 use crate::evidence::{BlobEvidence, ObjectEvidence, PAGE};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
@@ -11,7 +13,8 @@ const RULE: RuleName = RuleName::MapCoversPreserved;
 
 /// Checks the rule.
 pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
-    let (mut findings, mut looked, mut notes) = (Findings::default(), 0, Vec::new());
+    let (mut findings, mut looked) = (Findings::default(), 0);
+    let (mut notes, mut blind) = (Vec::new(), Vec::new());
     for blob in &context.evidence.blobs {
         match crate::blob::decode(blob) {
             Ok(handed) => {
@@ -22,6 +25,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                     blob.generation + 1
                 ));
             }
+            Err(error @ BlobError::Cut { .. }) => blind.push(cut(blob, &error)),
             Err(error) => findings.add(|| Finding {
                 rule: RULE,
                 page: None,
@@ -47,6 +51,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
             note,
         },
         findings,
+        blind,
     }
 }
 

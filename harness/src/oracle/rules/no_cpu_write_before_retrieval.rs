@@ -9,20 +9,8 @@ const RULE: RuleName = RuleName::NoCpuWriteBeforeRetrieval;
 
 /// Checks the rule.
 pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
-    let (evidence, mut findings, mut pages, mut notes) =
-        (context.evidence, Findings::default(), 0, Vec::new());
-    if !evidence.cpu_writes_recorded {
-        let note = format!("the backend {} does not record CPU writes", evidence.backend);
-        return RuleResult {
-            rule: RULE,
-            looked_at: LookedAt {
-                count: 0,
-                unit: "pages",
-                note,
-            },
-            findings,
-        };
-    }
+    let (evidence, mut findings, mut pages) = (context.evidence, Findings::default(), 0);
+    let (mut notes, mut blind) = (Vec::new(), Vec::new());
     for object in &evidence.objects {
         for left in &object.preserved_by {
             let Some(jump) = evidence.jump_time(*left) else {
@@ -35,6 +23,9 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                     object.name,
                     left + 1
                 ));
+            }
+            if let Some(missing) = context.cpu_writes_missing_before(until) {
+                blind.push(format!("{missing}, before \"{}\" was retrieved", object.name));
             }
             for (index, frame) in (0u64..).zip(object.frames(*left)) {
                 pages += 1;
@@ -60,6 +51,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
             note,
         },
         findings,
+        blind,
     }
 }
 

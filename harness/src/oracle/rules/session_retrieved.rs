@@ -53,6 +53,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         rule: RULE,
         looked_at,
         findings,
+        blind: Vec::new(),
     }
 }
 

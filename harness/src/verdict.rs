@@ -83,13 +83,13 @@ pub fn judge(evidence: &Evidence, expect: &Expect, results: &[RuleResult]) -> Ju
         let expected = expect.of(result.rule);
         let met = match expected {
             Expected::Holds => result.held(),
-            Expected::Violated => result.findings.total > 0,
+            Expected::Violated => deviation(expect, result).is_none(),
             Expected::Unjudged => !result.judged(),
             Expected::Any => true,
         };
         judgement.rules.push((result.rule, expected, met));
         if !met {
-            judgement.fail(unmet(result, expected));
+            judgement.fail(unmet(expect, result, expected));
         }
     }
     let Outcome {
@@ -126,7 +126,13 @@ impl Judgement {
     }
 }
 
-fn unmet(result: &RuleResult, expected: Expected) -> String {
+/// How the findings of a rule that must be violated are not as expected.
+fn deviation(expect: &Expect, result: &RuleResult) -> Option<String> {
+    let criteria = expect.findings.get(&result.rule);
+    criteria.cloned().unwrap_or_default().deviation(&result.findings)
+}
+
+fn unmet(expect: &Expect, result: &RuleResult, expected: Expected) -> String {
     let rule = result.rule;
     let found = match (result.findings.total, result.unjudged()) {
         (_, Some(why)) => why,
@@ -135,6 +141,10 @@ fn unmet(result: &RuleResult, expected: Expected) -> String {
     };
     match expected {
         Expected::Holds => format!("{rule} {found}, and had to hold"),
+        Expected::Violated if result.findings.total > 0 => {
+            let why = deviation(expect, result).unwrap_or_default();
+            format!("{rule} {why}")
+        }
         Expected::Violated => format!("{rule} {found}, and had to be violated"),
         Expected::Unjudged | Expected::Any => format!("{rule} {found}, and was to have nothing to look at"),
     }

@@ -8,6 +8,8 @@ mod content;
 #[cfg(test)]
 mod controls;
 mod finding;
+#[cfg(test)]
+mod mutations;
 pub mod rules;
 
 pub use finding::{Finding, Findings, MAX_KEPT, Question, Writer};

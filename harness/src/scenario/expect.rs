@@ -1,5 +1,6 @@
 //! `[expect]`: the expected outcome of the run, and the expected result of each rule.
 
+use super::Criteria;
 use crate::evidence::OutcomeKind;
 use crate::oracle::RuleName;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
@@ -15,6 +16,8 @@ pub struct Expect {
     pub outcome: Option<OutcomeKind>,
     /// Expected results of the rules that the file names.
     pub rules: BTreeMap<RuleName, Expected>,
+    /// What the findings of rules that must be violated are like, where the file says so.
+    pub findings: BTreeMap<RuleName, Criteria>,
 }
 
 impl Default for Expect {
@@ -22,6 +25,7 @@ impl Default for Expect {
         Self {
             outcome: Some(OutcomeKind::Completed),
             rules: BTreeMap::new(),
+            findings: BTreeMap::new(),
         }
     }
 }
@@ -96,6 +100,35 @@ impl<T: Copy> Visitor<'_> for Word<'_, T> {
     }
 }
 
+/// Value of a rule's key: a word, or the criteria of its findings.
+enum Value {
+    Word(Expected),
+    Findings(Criteria),
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Value;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Word(&Expected::ALL).expecting(f)?;
+                f.write_str(", or a table of criteria for its findings")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Value, E> {
+                let found = Expected::ALL.iter().find(|(name, _)| *name == text);
+                found
+                    .map(|(_, word)| Value::Word(*word))
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
+                Criteria::deserialize(de::value::MapAccessDeserializer::new(map)).map(Value::Findings)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
 impl<'de> Deserialize<'de> for Expect {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Table;
@@ -114,8 +147,13 @@ impl<'de> Deserialize<'de> for Expect {
                     match key {
                         None => expect.outcome = map.next_value_seed(Word(&outcomes))?,
                         Some(rule) => {
-                            let value = map.next_value_seed(Word(&Expected::ALL))?;
-                            expect.rules.insert(rule, value);
+                            match map.next_value()? {
+                                Value::Word(expected) => expect.rules.insert(rule, expected),
+                                Value::Findings(criteria) => {
+                                    expect.findings.insert(rule, criteria);
+                                    expect.rules.insert(rule, Expected::Violated)
+                                }
+                            };
                         }
                     }
                 }

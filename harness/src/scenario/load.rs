@@ -113,6 +113,17 @@ mod tests {
         let expect = parse("s.toml", &text).unwrap().expect;
         assert_eq!(expect.outcome, Some(OutcomeKind::SessionLost));
         assert_eq!(expect.of(RuleName::SessionRetrieved), Expected::Violated);
+        let text = format!("{GOOD}[expect]\ndevice-never-silent = {{ most = 1, phase = \"handover\" }}\n");
+        let expect = parse("s.toml", &text).unwrap().expect;
+        assert_eq!(expect.of(RuleName::DeviceNeverSilent), Expected::Violated);
+        assert_eq!(expect.findings[&RuleName::DeviceNeverSilent].most, Some(1));
+        let message = error(&format!(
+            "{GOOD}[expect]\ndevice-never-silent = {{ mosst = 1 }}\n"
+        ));
+        assert!(
+            message.contains("mosst") && message.contains("`most`"),
+            "{message}"
+        );
         let message = error(&format!("{GOOD}[expect]\nsession-retrieved = \"maybe\"\n"));
         assert!(
             message.starts_with("s.toml:7:21: ") && message.contains("\"unjudged\""),

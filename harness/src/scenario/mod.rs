@@ -4,11 +4,13 @@
 //! serde cannot (relations between keys). [`load()`] turns any failure into one message with file, line and column.
 
 mod check;
+mod criteria;
 mod expect;
 mod load;
 mod units;
 
 pub(crate) use check::dma_memfd;
+pub use criteria::{Criteria, WriterKind};
 pub use expect::{Expect, Expected};
 pub use load::{ScenarioError, load, parse, wrong_at};
 pub use units::{Bytes, Rate, Span};

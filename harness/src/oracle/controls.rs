@@ -217,6 +217,41 @@ fn a_device_write_elsewhere_after_the_jump_is_found() {
 }
 
 #[test]
+fn pages_above_the_hole_below_4_gib_are_guest_memory() {
+    // 4 GiB: 3 GiB from 0 on, 1 GiB from 4 GiB on.
+    let mut evidence = good();
+    evidence.ram_bytes = 4 << 30;
+    let (block, outside) = (
+        Kind::Block {
+            sequence: 20,
+            descriptor: 0,
+        },
+        "nobody: it is outside guest memory",
+    );
+    for (address, is_ram) in [
+        ((3 << 30) - PAGE, true),
+        (3 << 30, false),
+        ((4 << 30) - PAGE, false),
+        (4 << 30, true),
+        ((5 << 30) - PAGE, true),
+        (5 << 30, false),
+    ] {
+        let mut evidence = evidence.clone();
+        evidence
+            .ledger
+            .entries
+            .push(device_write(40, 2_390_000, address, 4096, block));
+        let findings = only(&evidence, &[RuleName::DmaOnlyToPreserved]);
+        assert_eq!(
+            findings[0].owner != outside,
+            is_ram,
+            "{address:#x}: {}",
+            findings[0].owner
+        );
+    }
+}
+
+#[test]
 fn a_device_write_to_closed_memory_is_found() {
     let mut evidence = good();
     evidence.objects[0].closed = Some(Moment {

@@ -13,7 +13,7 @@ use super::layout::{
     E820_ENTRY_BYTES, E820_NVS, E820_RAM, E820_RESERVED, ENTRY_64, EXTENDED_START, GDT, KERNEL_MIN, PD,
     PD_COUNT, PDPT, PML4, RNG_SEED, SETUP_DATA_HEADER, SETUP_RNG_SEED, WAKEUP, offset,
 };
-use crate::memory::{GuestRam, HIGH_RAM_START, MemoryError, PAGE_SIZE};
+use crate::memory::{GuestRam, MemoryError, PAGE_SIZE};
 use crate::vcpu::{RSI, Registers, TableRegister};
 
 /// What to boot.
@@ -223,13 +223,8 @@ fn e820(ram: &GuestRam, wakeup: bool) -> Vec<(u64, u64, u32)> {
     } else {
         map.push((ACPI_TABLES, EXTENDED_START, E820_ACPI));
     }
-    map.push((EXTENDED_START, ram.low_end(), E820_RAM));
-    if ram.bytes() > ram.low_end() {
-        map.push((
-            HIGH_RAM_START,
-            HIGH_RAM_START + (ram.bytes() - ram.low_end()),
-            E820_RAM,
-        ));
+    for region in ram.regions() {
+        map.push((region.start.max(EXTENDED_START), region.end, E820_RAM));
     }
     map
 }

@@ -43,6 +43,17 @@ const GRAIN: u64 = 16;
 
 const PAGE: NonZeroUsize = NonZeroUsize::new(PAGE_BYTES).unwrap();
 
+/// The ranges of guest physical addresses that are RAM in a machine with `bytes` of it, in ascending order.
+#[must_use]
+pub fn ram_regions(bytes: u64) -> Vec<Range<u64>> {
+    let low = bytes.min(LOW_RAM_END);
+    let high = HIGH_RAM_START..HIGH_RAM_START.saturating_add(bytes - low);
+    [0..low, high]
+        .into_iter()
+        .filter(|region| !region.is_empty())
+        .collect()
+}
+
 /// Errors of guest RAM and of accesses to it.
 #[derive(Debug, Error)]
 pub enum MemoryError {
@@ -92,12 +103,7 @@ impl GuestRam {
         if !(MIN_RAM..=MAX_RAM).contains(&bytes) || !whole || too_large_for_host {
             return Err(MemoryError::Size { found: bytes });
         }
-        let low = bytes.min(LOW_RAM_END);
-        let high = HIGH_RAM_START..HIGH_RAM_START + (bytes - low);
-        let regions: Vec<Range<u64>> = [0..low, high]
-            .into_iter()
-            .filter(|region| !region.is_empty())
-            .collect();
+        let regions = ram_regions(bytes);
         let (mut mappings, mut mapped) = (Vec::new(), Vec::new());
         let mut first = 0;
         for region in &regions {

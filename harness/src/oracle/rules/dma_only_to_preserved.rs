@@ -117,7 +117,7 @@ pub(super) fn owner(context: &Context<'_>, frame: u64, generation: u32) -> Strin
         .iter()
         .find(|object| object.frames(generation - 1).contains(&frame));
     let was = was.map_or(String::new(), |object| format!(", formerly {}", object.owner()));
-    if frame.saturating_mul(crate::evidence::PAGE) >= evidence.ram_bytes {
+    if !evidence.is_ram(frame) {
         return "nobody: it is outside guest memory".into();
     }
     match context

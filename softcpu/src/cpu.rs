@@ -119,6 +119,12 @@ impl Cpu {
         self.core.registers()
     }
 
+    /// IA32_LSTAR: where SYSCALL goes; 0 after a reset.
+    #[must_use]
+    pub fn syscall_entry(&self) -> u64 {
+        self.core.msrs.lstar
+    }
+
     /// Replaces the architectural state as a reset would: the TLBs are empty afterwards, and no instruction before
     /// holds interrupts off.
     pub fn set_registers(&mut self, state: &Registers) {

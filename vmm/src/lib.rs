@@ -11,6 +11,7 @@
 //!       `- devices     state machines over a clock, and the bus that routes to them
 //!           `- dma     the stream engine -> dma_view -> ledger
 //!  memory       guest RAM; knows the pages that anybody wrote
+//!  translate    guest memory by virtual addresses
 //!  trace        what passed between the processors and everything else, for comparing runs
 //!  provenance   first write of the processor to each page in each phase
 //! ```
@@ -37,4 +38,5 @@ pub mod processors;
 pub mod provenance;
 pub mod soft;
 pub mod trace;
+pub mod translate;
 pub mod vcpu;

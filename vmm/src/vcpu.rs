@@ -101,6 +101,8 @@ impl Registers {
 pub trait Vcpu {
     /// The current registers.
     fn registers(&self) -> Registers;
+    /// IA32_LSTAR: where SYSCALL goes; 0 after power-on.
+    fn syscall_entry(&self) -> u64;
     /// Sets the registers.
     fn set_registers(&mut self, registers: &Registers);
     /// Executes to guest time `until`, or to an earlier exit.

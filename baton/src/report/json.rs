@@ -75,6 +75,10 @@ struct Kernel {
     command_line: String,
     booted: bool,
     processors: Option<u32>,
+    /// Bytes by which it lay above the addresses of its symbol file; null if there are no symbols.
+    symbol_offset: Option<u64>,
+    /// Why its symbol file was not used.
+    symbols_refused: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -235,6 +239,8 @@ fn kernels(evidence: &Evidence) -> Vec<Kernel> {
         command_line: kernel.command_line.clone(),
         booted: kernel.hello.is_some(),
         processors: kernel.hello.as_ref().map(|hello| hello.processors),
+        symbol_offset: kernel.symbols.offset(),
+        symbols_refused: kernel.symbols.refusal(),
     };
     (0..).zip(&evidence.kernels).map(kernel).collect()
 }

@@ -105,7 +105,24 @@ fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
         let at_most = if from_outside(evidence) { "at most " } else { "" };
         writeln!(out, "  blackout {at_most}{} of guest time", blackouts.join(", "))?;
     }
+    symbol_notes(evidence, out)?;
     backend_notes(evidence, out)
+}
+
+/// Lines about kernels that lay elsewhere than linked, and about symbol files that are those of other kernels.
+fn symbol_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
+    for (generation, kernel) in evidence.kernels.iter().enumerate() {
+        if let Some(offset) = kernel.symbols.offset().filter(|offset| *offset != 0) {
+            writeln!(
+                out,
+                "  the kernel of generation {generation} lay {offset:#x} above the addresses it was linked for"
+            )?;
+        }
+        if let Some(refusal) = kernel.symbols.refusal() {
+            writeln!(out, "  generation {generation}: {refusal}")?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the backend observes the guest only through exits, and so sees no single instructions.

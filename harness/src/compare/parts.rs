@@ -346,7 +346,9 @@ fn kernels(evidence: &Evidence) -> Vec<Fact> {
             )
         });
         let subject = format!("kernel of generation {generation}");
-        Fact::timeless(subject, hello.unwrap_or("never up".into()))
+        let offset = kernel.symbols.offset().filter(|offset| *offset != 0);
+        let offset = offset.map_or(String::new(), |offset| format!(", {offset:#x} above its symbols"));
+        Fact::timeless(subject, hello.unwrap_or("never up".into()) + &offset)
     });
     facts.collect()
 }

@@ -9,6 +9,7 @@ use crate::evidence::{
     Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, NOT_ENDED,
     ObjectCapture, ObjectEvidence, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, frames_of,
 };
+use crate::kernel::{Fit, RunningKernel};
 use crate::oracle::Question;
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
 use std::collections::{BTreeSet, HashSet};
@@ -16,6 +17,7 @@ use vmm::boot::BootParams;
 use vmm::machine::Machine;
 use vmm::phase::Stamp;
 use vmm::provenance::PageWrite;
+use vmm::translate::AddressSpace;
 
 /// Most pages captured that belong to no object, but to which the device wrote.
 const MAX_STRAYS: usize = 16_384;
@@ -112,10 +114,39 @@ impl Run {
 
     /// Symbol of an address in a kernel.
     fn symbol(&self, generation: u32, rip: u64, cpl: u8) -> Option<String> {
-        if cpl == 0 {
-            self.plan.kernel(generation).symbol(rip)
-        } else {
-            None
+        let fit = &self.evidence.kernels.get(generation as usize)?.symbols;
+        let kernel = self.plan.kernel(generation);
+        (cpl == 0).then(|| kernel.symbol(fit, rip))?
+    }
+
+    /// Compares the running kernel with its symbol file. `build_id` is the kernel's, as its agent says.
+    pub(super) fn fit_symbols(&mut self, build_id: &str) {
+        let spaces = AddressSpace::all_of(&self.machine.registers());
+        let ram = self.machine.ram();
+        let kernel = RunningKernel {
+            syscall_entries: self.machine.syscall_entries(),
+            read: &|address, buffer| spaces.iter().any(|space| space.read(ram, address, buffer)),
+            build_id,
+        };
+        let generation = self.cursor.generation;
+        let fit = self.plan.kernel(generation).fit(&kernel);
+        if let Some(kernel) = self.evidence.kernels.get_mut(generation as usize) {
+            kernel.symbols = fit;
+        }
+    }
+
+    /// The same for a kernel that has ended before its agent came up. It may have ended before its tables were set up,
+    /// so what does not fit is no proof that the file is another kernel's.
+    fn fit_symbols_of_the_dead(&mut self) {
+        let generation = self.cursor.generation;
+        if self.evidence.fit(generation) != Fit::Unknown {
+            return;
+        }
+        self.fit_symbols("");
+        if let Some(kernel) = self.evidence.kernels.get_mut(generation as usize)
+            && kernel.symbols.offset().is_none()
+        {
+            kernel.symbols = Fit::Unknown;
         }
     }
 
@@ -171,6 +202,7 @@ impl Run {
 
     /// Ends the run at its present position, and returns its evidence.
     pub fn finish(mut self, observer: &dyn Observer) -> Evidence {
+        self.fit_symbols_of_the_dead();
         let (generation, phase) = (self.cursor.generation, self.machine.moment().stamp.phase);
         let Ending {
             mut kind,
@@ -180,7 +212,7 @@ impl Run {
             Move::End(ending) => ending.clone(),
             _ => Ending::new(OutcomeKind::Unfinished, NOT_ENDED),
         };
-        if let Some(symbol) = rip.and_then(|rip| self.plan.kernel(generation).symbol(rip)) {
+        if let Some(symbol) = rip.and_then(|rip| self.symbol(generation, rip, 0)) {
             text = format!("{text}, at {symbol}");
         }
         // A run that ended early has no checkpoint at its end, but its memory can be captured now.

@@ -8,7 +8,7 @@ use crate::evidence::{Evidence, Moment, PAGE, Phase};
 use crate::oracle::Question;
 use crate::plan::Plan;
 use crate::snapshot::RunSnapshot;
-use guest_agent::protocol::{decode, encode};
+use guest_agent::protocol::{Reply, decode, encode};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -231,8 +231,10 @@ impl Run {
             Move::Release => machine.reply(&[])?,
             Move::Enter(phase) => machine.enter_phase(*phase)?,
             Move::ExpectKexec => {
-                let running = self.plan.kernel(self.cursor.generation);
-                machine.expect_kexec(&|| running.address_of("machine_kexec"));
+                let generation = self.cursor.generation;
+                let fit = self.evidence.fit(generation);
+                let running = self.plan.kernel(generation);
+                machine.expect_kexec(&|| running.address_of(&fit, "machine_kexec"));
             }
             Move::SplitPageWrites => machine.split_page_writes()?,
             Move::Capture(kind) => self.capture(*kind)?,
@@ -241,11 +243,17 @@ impl Run {
         Ok(Some(What::Done))
     }
 
-    /// Turns an event into the result of a move. Captures the handover at the new kernel's entry, because guest memory
+    /// Turns an event into the result of a move. Finds the kernel's offset at the agent's greeting. Captures the handover at the new kernel's entry, because guest memory
     /// holds it only then.
     fn told(&mut self, event: Event) -> What {
         match event {
-            Event::Message(message) => What::Message(decode(&message).map_err(|error| error.to_string())),
+            Event::Message(message) => {
+                let message = decode(&message);
+                if let Ok(Reply::Hello { build_id, .. }) = &message {
+                    self.fit_symbols(build_id);
+                }
+                What::Message(message.map_err(|error| error.to_string()))
+            }
             event => {
                 if let Event::KernelEntry {
                     time, boot_params, ..

@@ -5,6 +5,7 @@ use crate::evidence::{
     OutcomeKind, Phase, VERSION, empty_ledger,
 };
 use crate::initramfs;
+use crate::kernel::Fit;
 use crate::plan::Plan;
 use vmm::machine::MachineConfig;
 
@@ -32,6 +33,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
             image_release: kernel.release.clone(),
             command_line: plan.command_line(generation).to_owned(),
             hello: None,
+            symbols: Fit::Unknown,
         }
     };
     let object = |object: &crate::plan::ObjectPlan| ObjectEvidence {

@@ -21,11 +21,13 @@ pub use so_far::Keeper;
 pub(crate) use so_far::NOT_ENDED;
 pub use store::{StoreError, Unreadable, from_bytes, is_kept_in, load, save, to_bytes};
 
+use crate::kernel::Fit;
 use guest_agent::protocol::{Features, PageRun};
 use kho_core::KhoData;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vmm::ledger::LedgerRecord;
+use vmm::memory::ram_regions;
 pub use vmm::phase::Phase;
 use vmm::trace::TraceRecord;
 
@@ -129,6 +131,9 @@ pub struct KernelEvidence {
     pub command_line: String,
     /// Its agent's greeting; `None` if the agent never came up.
     pub hello: Option<Hello>,
+    /// How its symbol file fits the kernel that ran.
+    #[serde(default)]
+    pub symbols: Fit,
 }
 
 impl KernelEvidence {
@@ -405,6 +410,19 @@ impl Evidence {
     /// The object of identity `id`.
     pub fn object(&self, id: u32) -> Option<&ObjectEvidence> {
         self.objects.iter().find(|object| object.id == id)
+    }
+
+    /// How the symbol file of a generation's kernel fits the kernel that ran.
+    pub fn fit(&self, generation: u32) -> Fit {
+        let kernel = self.kernels.get(generation as usize);
+        kernel.map_or(Fit::Unknown, |kernel| kernel.symbols.clone())
+    }
+
+    /// Whether page frame `frame` is guest RAM.
+    pub fn is_ram(&self, frame: u64) -> bool {
+        let address = frame.saturating_mul(PAGE);
+        let mut regions = ram_regions(self.ram_bytes).into_iter();
+        regions.any(|region| region.contains(&address))
     }
 
     /// Guest time of the new kernel's first instruction after generation `left`.

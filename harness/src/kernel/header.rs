@@ -6,6 +6,8 @@ use vmm::boot::BzImage;
 const KERNEL_VERSION: usize = 0x20e;
 /// Maximum length of a release; the field of `utsname` has 65 bytes.
 const MAX_RELEASE: usize = 65;
+/// Maximum length of the whole string: release, builder, and the `version` of `utsname`.
+const MAX_VERSION: usize = 256;
 
 /// Returns the release in the image's header, or an empty string if it has none. Fails if the machine could not boot
 /// the image.
@@ -15,17 +17,26 @@ pub(super) fn release(image: &[u8]) -> Result<String, String> {
 }
 
 fn named(image: &[u8]) -> Option<String> {
+    let plain = |byte: &&u8| byte.is_ascii_graphic();
+    Some(text(string(image)?.iter().take(MAX_RELEASE).take_while(plain)))
+}
+
+/// The whole version string in the image's header, such as "7.3.4 (user@host) #1 SMP"; empty if it has none.
+pub(super) fn version(image: &[u8]) -> String {
+    let plain = |byte: &&u8| matches!(byte, b' '..=b'~');
+    let string = string(image).unwrap_or_default();
+    text(string.iter().take(MAX_VERSION).take_while(plain))
+}
+
+/// The bytes from the version string on.
+fn string(image: &[u8]) -> Option<&[u8]> {
     let field = image.get(KERNEL_VERSION..KERNEL_VERSION + 2)?;
     let offset = usize::from(u16::from_le_bytes([field[0], field[1]]));
-    let text = image.get(offset + 0x200..).filter(|_| offset != 0)?;
-    let plain = |byte: &&u8| byte.is_ascii_graphic();
-    Some(
-        text.iter()
-            .take(MAX_RELEASE)
-            .take_while(plain)
-            .map(|byte| char::from(*byte))
-            .collect(),
-    )
+    image.get(offset + 0x200..).filter(|_| offset != 0)
+}
+
+fn text<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
+    bytes.map(|byte| char::from(*byte)).collect()
 }
 
 #[cfg(test)]
@@ -43,6 +54,8 @@ mod tests {
     #[test]
     fn the_release_is_the_first_word() {
         assert_eq!(named(&image(0x100)).as_deref(), Some("7.3.4"));
+        assert_eq!(version(&image(0x100)), "7.3.4 (root@x) #");
+        assert_eq!(version(&image(0)), "");
         assert_eq!(named(&image(0)), None);
         assert_eq!(named(&image(0xffff)), None);
     }
@@ -50,7 +63,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_image_gives_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..0x400), offset: u16) {
-            let _ = (release(&bytes), named(&bytes), named(&image(offset)));
+            let _ = (release(&bytes), named(&bytes), named(&image(offset)), version(&bytes));
         }
     }
 }

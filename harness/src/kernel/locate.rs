@@ -156,13 +156,15 @@ pub fn cached() -> Vec<(String, Option<PathBuf>)> {
         .collect()
 }
 
-/// The System.map of a bzImage: beside it, or at the root of the kernel tree that it was built in.
-pub(super) fn system_map(image: &Path) -> Option<PathBuf> {
-    let beside = image.parent()?.join("System.map");
-    let tree = image.ancestors().nth(4).map(|root| root.join("System.map"));
-    [Some(beside), tree]
+/// The symbols of a bzImage, System.map or else vmlinux: beside it, or at the root of the kernel tree that it was built
+/// in.
+pub(super) fn symbol_file(image: &Path) -> Option<PathBuf> {
+    let places = [image.parent(), image.ancestors().nth(4)];
+    let files = |directory: &Path| ["System.map", "vmlinux"].map(|name| directory.join(name));
+    places
         .into_iter()
         .flatten()
+        .flat_map(files)
         .find(|path| path.is_file())
 }
 
@@ -180,6 +182,23 @@ mod tests {
         std::fs::create_dir(kernels.path().join("7.2.1-ff")).unwrap();
         assert_eq!(built_versions(kernels.path()), ["7.3.4", "6.19.11", "6.9.1"]);
         assert!(built_versions(&kernels.path().join("none")).is_empty());
+    }
+
+    #[test]
+    fn a_vmlinux_stands_in_for_a_system_map() {
+        let tree = tempfile::tempdir().unwrap();
+        let boot = tree.path().join("arch/x86/boot");
+        std::fs::create_dir_all(&boot).unwrap();
+        let image = boot.join("bzImage");
+        assert_eq!(symbol_file(&image), None);
+        for file in [
+            tree.path().join("vmlinux"),
+            tree.path().join("System.map"),
+            boot.join("vmlinux"),
+        ] {
+            std::fs::write(&file, b"").unwrap();
+            assert_eq!(symbol_file(&image), Some(file));
+        }
     }
 
     #[test]

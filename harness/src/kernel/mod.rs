@@ -1,9 +1,12 @@
 //! Guest kernels: finds the bootable image for a version or a path.
 
+mod elf;
+mod fit;
 mod header;
 mod locate;
 mod symbols;
 
+pub use fit::{Fit, RunningKernel};
 pub use locate::{cached, kernel_directory};
 pub use symbols::Symbols;
 
@@ -84,14 +87,18 @@ struct Saved {
     path: PathBuf,
     image: Vec<u8>,
     release: String,
-    /// Text of its System.map.
-    symbols: Option<String>,
+    map_path: Option<PathBuf>,
+    /// Text of its System.map, and the build id beside it.
+    symbols: Option<(String, Option<String>)>,
 }
 
 impl From<KernelImage> for Saved {
     fn from(kernel: KernelImage) -> Self {
         Self {
-            symbols: kernel.symbols().map(|symbols| symbols.text().to_owned()),
+            symbols: kernel
+                .symbols()
+                .map(|symbols| (symbols.text().to_owned(), symbols.build_id().map(str::to_owned))),
+            map_path: kernel.map_path,
             name: kernel.name,
             path: kernel.path,
             image: kernel.image.as_ref().clone(),
@@ -109,8 +116,14 @@ impl From<Saved> for KernelImage {
             hash: xxh3_64(&saved.image),
             image: Arc::new(saved.image),
             release: saved.release,
-            map_path: None,
-            symbols: Arc::new(OnceLock::from(saved.symbols.map(Symbols::parse))),
+            map_path: saved.map_path,
+            symbols: Arc::new(OnceLock::from(saved.symbols.map(|(text, build_id)| {
+                let symbols = Symbols::parse(text);
+                match build_id {
+                    Some(build_id) => symbols.with_build_id(build_id),
+                    None => symbols,
+                }
+            }))),
         }
     }
 }
@@ -124,7 +137,8 @@ impl KernelImage {
             path: name.into(),
             image: name.into(),
             release: name.into(),
-            symbols: Some(symbols.into()),
+            map_path: None,
+            symbols: Some((symbols.into(), None)),
         })
     }
 
@@ -141,21 +155,35 @@ impl KernelImage {
             hash: xxh3_64(&image),
             image: Arc::new(image),
             release,
-            map_path: locate::system_map(&path),
+            map_path: locate::symbol_file(&path),
             path,
             symbols: Arc::default(),
         })
     }
 
-    /// Symbol and offset of a kernel address, such as `clear_page_erms+0x7`; `None` without a System.map, which is
-    /// read at the first call.
-    pub fn symbol(&self, address: u64) -> Option<String> {
-        self.symbols()?.lookup(address)
+    /// Symbol and offset of an address in a kernel that ran, such as `clear_page_erms+0x7`; `None` if the symbol file
+    /// does not fit it, or has no symbol there.
+    pub fn symbol(&self, fit: &Fit, address: u64) -> Option<String> {
+        self.symbols()?.lookup(address.checked_sub(fit.offset()?)?)
     }
 
-    /// Address of a kernel symbol; `None` without a System.map or if it lacks the symbol.
-    pub fn address_of(&self, name: &str) -> Option<u64> {
-        self.symbols()?.address(name)
+    /// Address of a symbol in a kernel that runs; `None` if the symbol file does not fit it, or lacks the symbol.
+    pub fn address_of(&self, fit: &Fit, name: &str) -> Option<u64> {
+        self.symbols()?.address(name)?.checked_add(fit.offset()?)
+    }
+
+    /// Whether, and at which offset, the symbol file fits a kernel that runs. The file is read at the first call.
+    pub fn fit(&self, kernel: &RunningKernel<'_>) -> Fit {
+        let Some(symbols) = self.symbols() else {
+            return Fit::Unknown;
+        };
+        match fit::offset(symbols, &header::version(&self.image), kernel) {
+            Ok(offset) => Fit::At(offset),
+            Err(reason) => Fit::Refused {
+                file: self.map_path.clone().unwrap_or_default(),
+                reason,
+            },
+        }
     }
 
     fn symbols(&self) -> Option<&Symbols> {

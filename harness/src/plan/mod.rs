@@ -334,7 +334,8 @@ mod tests {
             (plan.old_kernel.hash, &plan.old_kernel.release)
         );
         assert_eq!(
-            new.symbol(0xffff_ffff_8100_0107).as_deref(),
+            new.symbol(&crate::kernel::Fit::At(0), 0xffff_ffff_8100_0107)
+                .as_deref(),
             Some("clear_page+0x7")
         );
     }

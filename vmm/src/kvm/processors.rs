@@ -17,6 +17,7 @@ use super::exclusive::GuestAccess;
 use super::kexec::{self, ExpectedKexec};
 use super::kick::{Kick, immediate_exit_of};
 use super::msi::MsiRoutes;
+use super::registers;
 use super::sandbox::Sandbox;
 use super::shared::{Ending, LivenessCheck, Recorded, Shared, first_and_rest, lock};
 use super::vcpu::KvmVcpu;
@@ -190,6 +191,12 @@ impl Processors for KvmProcessors {
 
     fn registers(&self) -> Registers {
         self.vcpus[self.last].registers()
+    }
+
+    fn syscall_entries(&self) -> Vec<u64> {
+        const LSTAR: u32 = 0xc000_0082;
+        let entries = self.vcpus.iter().map(|vcpu| registers::msrs(&vcpu.fd, [LSTAR]));
+        entries.filter_map(|entry| Some(entry.ok()?[0])).collect()
     }
 
     fn watch_for_kexec(&mut self, wanted: bool) {

@@ -223,6 +223,12 @@ impl Machine {
         self.processors.registers()
     }
 
+    /// IA32_LSTAR of each processor, where SYSCALL goes; 0 if its kernel has not set it yet.
+    #[must_use]
+    pub fn syscall_entries(&self) -> Vec<u64> {
+        self.processors.syscall_entries()
+    }
+
     /// The ledger of device writes.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {

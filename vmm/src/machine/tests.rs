@@ -84,6 +84,9 @@ impl Vcpu for Player {
     fn registers(&self) -> Registers {
         self.registers.clone()
     }
+    fn syscall_entry(&self) -> u64 {
+        0
+    }
     fn set_registers(&mut self, registers: &Registers) {
         self.registers = registers.clone();
     }

@@ -66,6 +66,9 @@ pub trait Processors {
     fn instructions_at(&self, time: u64) -> Option<u64>;
     /// Registers of the processor that caused the last [`StopReason`].
     fn registers(&self) -> Registers;
+    /// IA32_LSTAR of each processor, where SYSCALL goes; 0 if its kernel has not set it yet. A processor that cannot be
+    /// asked is left out.
+    fn syscall_entries(&self) -> Vec<u64>;
     /// Whether [`Processors::run`] returns [`StopReason::LowSupervisorFetch`]. Off until the agent has greeted, because
     /// a booting kernel executes in the lower half, too.
     fn watch_for_kexec(&mut self, wanted: bool);

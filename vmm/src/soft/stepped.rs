@@ -335,6 +335,10 @@ impl Processors for Stepped {
         self.current().registers()
     }
 
+    fn syscall_entries(&self) -> Vec<u64> {
+        self.vcpus.iter().map(|vcpu| vcpu.syscall_entry()).collect()
+    }
+
     fn watch_for_kexec(&mut self, wanted: bool) {
         for vcpu in &mut self.vcpus {
             vcpu.stop_on_low_supervisor_fetch(wanted);

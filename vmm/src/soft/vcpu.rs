@@ -90,6 +90,10 @@ impl Vcpu for SoftVcpu {
         Registers::from(&self.cpu.registers())
     }
 
+    fn syscall_entry(&self) -> u64 {
+        self.cpu.syscall_entry()
+    }
+
     fn set_registers(&mut self, registers: &Registers) {
         let mut state = self.cpu.registers();
         registers.copy_to(&mut state);

@@ -13,6 +13,9 @@ pub trait Bus {
     fn port_read(&mut self, now: u64, port: u16, size: u8) -> u32;
     /// Writes the low `size` bytes of `value` to an I/O port.
     fn port_write(&mut self, now: u64, port: u16, size: u8, value: u32);
+    /// The guest wrote the TSC, which reads `offset` more than guest time from now on. For the local APIC, whose deadline
+    /// is a value of the TSC.
+    fn tsc_written(&mut self, _now: u64, _offset: u64) {}
     /// Reads an MSR that the processor core does not have itself; `None` raises #GP(0).
     fn msr_read(&mut self, now: u64, index: u32) -> Option<u64>;
     /// Writes such an MSR; false raises #GP(0).

@@ -112,7 +112,11 @@ impl Core {
 
     pub fn write_msr(&mut self, cx: &mut Ctx<'_>, index: u32, value: u64) -> Result<(), Faulted> {
         match index {
-            TSC => self.msrs.tsc_offset = value.wrapping_sub(self.tick()),
+            TSC => {
+                self.msrs.tsc_offset = value.wrapping_sub(self.tick());
+                cx.bus.tsc_written(self.tick(), self.msrs.tsc_offset);
+                self.cut(stop::BUS);
+            }
             // Loading microcode: there is none, and none takes effect.
             BIOS_SIGN_ID => self.msrs.bios_sign = value,
             SYSENTER_CS => self.msrs.sysenter[0] = value,

@@ -360,8 +360,8 @@ impl SystemBus {
         self.lapics.current().msr_read(index)
     }
 
-    fn route_msr_write(&mut self, _now: u64, index: u32, value: u64) -> bool {
-        self.lapics.current_mut().msr_write(index, value)
+    fn route_msr_write(&mut self, now: u64, index: u32, value: u64) -> bool {
+        self.lapics.current_mut().msr_write(now, index, value)
     }
 }
 
@@ -387,6 +387,10 @@ impl Bus for SystemBus {
     fn port_write(&mut self, now: u64, port: u16, size: u8, value: u32) {
         self.record(now, trace::Kind::PortWrite, size, port.into(), value.into());
         self.route_port_write(now, port, size, value);
+    }
+
+    fn tsc_written(&mut self, now: u64, offset: u64) {
+        self.lapics.current_mut().set_tsc_offset(now, offset);
     }
 
     fn msr_read(&mut self, now: u64, index: u32) -> Option<u64> {

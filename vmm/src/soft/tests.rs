@@ -111,6 +111,37 @@ fn a_doorbell_stands_the_guest_until_the_answer() {
     assert!(matches!(machine.run().unwrap(), Event::PowerOff { .. }));
 }
 
+/// mov ecx, msr; mov eax, value; xor edx, edx; wrmsr
+fn write_msr(msr: u32, value: u32) -> Vec<u8> {
+    let mut code = vec![0xb9];
+    code.extend(msr.to_le_bytes());
+    code.push(0xb8);
+    code.extend(value.to_le_bytes());
+    code.extend([0x31, 0xd2, 0x0f, 0x30]);
+    code
+}
+
+#[test]
+fn a_tsc_deadline_follows_the_tsc_that_the_guest_wrote() {
+    // The interrupt that ends HLT is a triple fault, because there is no interrupt descriptor table.
+    let waiting = |before: &[u8]| {
+        let arm = [
+            store_mmio(0xfee0_00f0, 0x1ff),
+            store_mmio(0xfee0_0320, 2 << 17 | 0xec),
+            before.to_vec(),
+            write_msr(0x6e0, 500_500),
+            vec![0xfb, 0xf4],
+        ];
+        let mut machine = machine(&arm);
+        let event = machine.run().unwrap();
+        assert!(matches!(event, Event::TripleFault { .. }), "{event}");
+        machine.moment().time
+    };
+    assert_eq!(waiting(&[]), 500_500);
+    // The eighth instruction, at 7 ns, writes 500,000.
+    assert_eq!(waiting(&write_msr(0x10, 500_000)), 507);
+}
+
 #[test]
 fn deaths_are_told_apart() {
     let end = |code: &[u8]| machine(&[code.to_vec()]).run().unwrap();

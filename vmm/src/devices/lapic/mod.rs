@@ -145,7 +145,12 @@ pub struct LocalApic {
     timer_start: u64,
     /// When a one-shot or periodic count ends; `None` while stopped.
     timer_end: Option<u64>,
+    /// IA32_TSC_DEADLINE, a value of the TSC; 0 while disarmed.
     tsc_deadline: u64,
+    /// What the TSC reads beyond guest time.
+    tsc_offset: u64,
+    /// Guest time at which the TSC reaches the deadline.
+    deadline_due: Option<u64>,
     /// Nanoseconds per tick of the crystal clock.
     tick_ns: u64,
     /// An interprocessor interrupt that has not been delivered yet.
@@ -180,6 +185,8 @@ impl LocalApic {
             timer_start: 0,
             timer_end: None,
             tsc_deadline: 0,
+            tsc_offset: 0,
+            deadline_due: None,
             tick_ns: (1_000_000_000 / crystal_hz).max(1),
             sent: None,
             nmi: false,
@@ -287,7 +294,7 @@ impl LocalApic {
     }
 
     /// Writes one of them; `false` is a general protection fault.
-    pub fn msr_write(&mut self, index: u32, value: u64) -> bool {
+    pub fn msr_write(&mut self, now: u64, index: u32, value: u64) -> bool {
         match index {
             // x2APIC mode and other addresses are not supported.
             MSR_APIC_BASE if value & !(BASE_BSP | BASE_ENABLE) == BASE => {
@@ -296,7 +303,7 @@ impl LocalApic {
             }
             MSR_TSC_DEADLINE => {
                 if self.lvt[0] & TIMER_MODE == TIMER_DEADLINE {
-                    self.tsc_deadline = value;
+                    self.arm_deadline(now, value);
                 }
                 true
             }
@@ -304,10 +311,24 @@ impl LocalApic {
         }
     }
 
+    /// The processor's TSC reads `offset` more than guest time from now on. An armed deadline stays the same value of the
+    /// TSC, so it comes at another time.
+    pub fn set_tsc_offset(&mut self, now: u64, offset: u64) {
+        self.tsc_offset = offset;
+        self.arm_deadline(now, self.tsc_deadline);
+    }
+
+    /// Arms the timer with a value of the TSC, one that has passed included; 0 disarms it.
+    fn arm_deadline(&mut self, now: u64, deadline: u64) {
+        let ahead = deadline.saturating_sub(now.wrapping_add(self.tsc_offset));
+        self.tsc_deadline = deadline;
+        self.deadline_due = (deadline != 0).then(|| now.saturating_add(ahead));
+    }
+
     /// Lets the timer expire if it is due.
     pub fn advance(&mut self, now: u64) {
-        if self.tsc_deadline != 0 && self.tsc_deadline <= now {
-            self.tsc_deadline = 0;
+        if self.deadline_due.is_some_and(|due| due <= now) {
+            self.arm_deadline(now, 0);
             self.raise_lvt(0);
         }
         if let Some(end) = self.timer_end
@@ -326,8 +347,7 @@ impl LocalApic {
     /// When [`LocalApic::advance`] next has something to do.
     #[must_use]
     pub fn next_event(&self) -> Option<u64> {
-        let deadline = (self.tsc_deadline != 0).then_some(self.tsc_deadline);
-        deadline.into_iter().chain(self.timer_end).min()
+        self.deadline_due.into_iter().chain(self.timer_end).min()
     }
 
     /// Accepts a fixed interrupt from the bus.
@@ -411,7 +431,7 @@ impl LocalApic {
         if index == 0 && (value ^ self.lvt[0]) & TIMER_MODE & TIMER_DEADLINE != 0 {
             // Going to or from TSC-deadline mode disarms the timer.
             self.timer_end = None;
-            self.tsc_deadline = 0;
+            (self.tsc_deadline, self.deadline_due) = (0, None);
         }
         self.lvt[index] = value;
     }

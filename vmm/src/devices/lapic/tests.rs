@@ -45,19 +45,61 @@ fn a_periodic_count_keeps_its_beat() {
 #[test]
 fn a_tsc_deadline_fires_and_clears_itself() {
     let mut lapic = lapic();
-    assert!(lapic.msr_write(MSR_TSC_DEADLINE, 500), "ignored outside the mode");
+    assert!(
+        lapic.msr_write(0, MSR_TSC_DEADLINE, 500),
+        "ignored outside the mode"
+    );
     assert_eq!(lapic.next_event(), None);
     lapic.write(0, LVT_TIMER, TIMER_DEADLINE | 0x41);
-    assert!(lapic.msr_write(MSR_TSC_DEADLINE, 500));
+    assert!(lapic.msr_write(0, MSR_TSC_DEADLINE, 500));
     assert_eq!(lapic.next_event(), Some(500));
     lapic.advance(600);
     assert_eq!(
         (lapic.deliverable(0), lapic.msr_read(MSR_TSC_DEADLINE)),
         (Some(0x41), Some(0))
     );
-    assert!(lapic.msr_write(MSR_TSC_DEADLINE, 900));
+    assert!(lapic.msr_write(600, MSR_TSC_DEADLINE, 900));
     lapic.write(0, LVT_TIMER, 0x41);
     assert_eq!(lapic.next_event(), None, "leaving the mode disarms");
+}
+
+#[test]
+fn a_tsc_deadline_is_a_value_of_the_tsc() {
+    const NEVER: u64 = u64::MAX;
+    // Time, what the TSC reads beyond it, deadline, when that is reached.
+    for (now, offset, deadline, due) in [
+        (1000, 0, 1500, 1500),
+        (1000, 500, 2500, 2000),
+        (1000, 1000u64.wrapping_neg(), 300, 1300),
+        (1000, 0u64.wrapping_sub(1100), NEVER - 49, 1050),
+        (1000, 500, 1400, 1000),
+        (1000, 1000u64.wrapping_neg(), NEVER, NEVER),
+    ] {
+        let mut lapic = lapic();
+        lapic.write(0, LVT_TIMER, TIMER_DEADLINE | 0x41);
+        lapic.set_tsc_offset(now - 1, offset);
+        assert_eq!(lapic.next_event(), None, "not armed");
+        assert!(lapic.msr_write(now, MSR_TSC_DEADLINE, deadline));
+        assert_eq!(lapic.next_event(), Some(due), "{offset:#x} {deadline:#x}");
+        assert_eq!(lapic.msr_read(MSR_TSC_DEADLINE), Some(deadline));
+        lapic.advance(due - 1);
+        assert_eq!(lapic.deliverable(0).is_some(), due <= now - 1);
+        if due != NEVER {
+            lapic.advance(due);
+            assert_eq!((lapic.deliverable(0), lapic.next_event()), (Some(0x41), None));
+        }
+    }
+}
+
+#[test]
+fn a_write_to_the_tsc_moves_an_armed_deadline() {
+    let mut lapic = lapic();
+    lapic.write(0, LVT_TIMER, TIMER_DEADLINE | 0x41);
+    assert!(lapic.msr_write(100, MSR_TSC_DEADLINE, 5000));
+    lapic.set_tsc_offset(200, 4000);
+    assert_eq!(lapic.next_event(), Some(1000));
+    lapic.set_tsc_offset(300, 6000);
+    assert_eq!(lapic.next_event(), Some(300), "the TSC jumped over it");
 }
 
 #[test]
@@ -138,10 +180,10 @@ fn a_disabled_apic_takes_nothing() {
     assert_eq!(lapic.deliverable(0), None);
     assert_ne!(lapic.read(0, LVT_TIMER) & LVT_MASKED, 0);
     assert!(
-        !lapic.msr_write(MSR_APIC_BASE, BASE | BASE_ENABLE | 1 << 10),
+        !lapic.msr_write(0, MSR_APIC_BASE, BASE | BASE_ENABLE | 1 << 10),
         "no x2APIC"
     );
-    assert!(lapic.msr_write(MSR_APIC_BASE, BASE | BASE_BSP));
+    assert!(lapic.msr_write(0, MSR_APIC_BASE, BASE | BASE_BSP));
     assert_eq!(lapic.msr_read(0x10), None);
 }
 

@@ -77,7 +77,8 @@ impl Ram {
     ///
     /// # Safety
     /// For the life of the `Ram`, each region must stay mapped readable and writable, and while a method of this crate runs that
-    /// is given the `Ram`, nothing else may access that memory and no Rust reference to it may be live.
+    /// is given the `Ram`, nothing else may access that memory and no Rust reference to it may be live. Excepted is the bus that
+    /// the method is given: while the method calls it, it may access that memory.
     pub unsafe fn from_raw(regions: &[RamRegion]) -> Result<Self, RamError> {
         let (first, second) = match *regions {
             [one] => (

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::interrupt::Msi;
+use crate::interrupt::{Msi, is_message_address};
 use crate::ledger::{Kind, Ledger, LedgerFull};
 use crate::memory::{GuestRam, MemoryError};
 use crate::phase::Stamp;
@@ -141,9 +141,15 @@ impl DmaView {
         Ok(())
     }
 
-    /// Sends a message to the local APICs and records it. After an error neither has happened.
+    /// Makes the write of an MSI and records it: a message to the local APICs, or at any other address four bytes of
+    /// memory, which are lost where no RAM is. After an error nothing has happened.
     pub fn message(&mut self, time: u64, msi: Msi) -> Result<(), LedgerFull> {
         self.ledger.reserve()?;
+        if is_message_address(msi.address) {
+            self.messages.push(msi);
+        } else if self.ram.write(msi.address, &msi.data.to_le_bytes()).is_ok() {
+            self.written.push((msi.address, 4));
+        }
         self.ledger.record(
             time,
             self.stamp,
@@ -151,7 +157,6 @@ impl DmaView {
             msi.address,
             &msi.data.to_le_bytes(),
         );
-        self.messages.push(msi);
         Ok(())
     }
 
@@ -176,6 +181,40 @@ impl DmaView {
 mod tests {
     use super::*;
     use crate::memory::MIN_RAM;
+
+    #[test]
+    fn a_message_to_no_local_apic_is_a_write_to_memory() {
+        let ram = GuestRam::new(MIN_RAM).unwrap();
+        let mut view = DmaView::new(Arc::clone(&ram), Ledger::new(8));
+        let word = |address| ram.read_u64(address).unwrap();
+        let data = 0x1122_3344;
+        ram.write(0x5000, &[0xff; 8]).unwrap();
+        for (address, is_message, is_ram) in [
+            (0xfee0_0000, true, false),
+            (0xfeef_fffc, true, false),
+            (0x5000, false, true),
+            // Neither: no RAM is there.
+            (0xfedf_fffc, false, false),
+            (0xfef0_0000, false, false),
+            (u64::MAX & !3, false, false),
+        ] {
+            view.message(1, Msi { address, data }).unwrap();
+            assert_eq!(
+                view.take_messages().len(),
+                usize::from(is_message),
+                "{address:#x}"
+            );
+            let written: Vec<_> = view.take_written().collect();
+            assert_eq!(written, if is_ram { vec![(address, 4)] } else { vec![] });
+            let entry = *view.ledger.entries().last().unwrap();
+            assert_eq!(
+                (entry.address, entry.length, entry.kind),
+                (address, 4, Kind::Msi { data })
+            );
+            assert_eq!(entry.goes_to_memory(), !is_message);
+        }
+        assert_eq!(word(0x5000), 0xffff_ffff_1122_3344);
+    }
 
     #[test]
     fn a_write_and_its_entry_come_together_or_not_at_all() {

@@ -21,6 +21,12 @@ pub struct Message {
 const MESSAGE_BASE: u64 = 0xfee0_0000;
 const MESSAGE_SIZE: u64 = 0x10_0000;
 
+/// Whether a write of a device to this address is a message to local APICs. Anywhere else it goes to memory.
+#[must_use]
+pub fn is_message_address(address: u64) -> bool {
+    (MESSAGE_BASE..MESSAGE_BASE + MESSAGE_SIZE).contains(&address)
+}
+
 /// A message-signalled interrupt: the memory write of a PCI function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Msi {
@@ -34,10 +40,7 @@ impl Msi {
     /// The same as a message to local APICs; `None` if the address is not theirs.
     #[must_use]
     pub fn message(self) -> Option<Message> {
-        let offset = self
-            .address
-            .checked_sub(MESSAGE_BASE)
-            .filter(|&offset| offset < MESSAGE_SIZE)?;
+        let offset = is_message_address(self.address).then(|| self.address - MESSAGE_BASE)?;
         Some(Message {
             vector: self.data.to_le_bytes()[0],
             destination: (offset >> 12 & 0xff) as u8,

@@ -30,11 +30,11 @@ pub fn end_of(entry: &Entry) -> u64 {
     entry.address.saturating_add(u64::from(entry.length))
 }
 
-/// Page frames that a device write touches. An interrupt message touches none.
+/// Page frames that a device write touches. An interrupt message to a local APIC touches none.
 pub fn frames_of(entry: &Entry) -> impl Iterator<Item = u64> + use<> {
     let last = end_of(entry).saturating_sub(1).max(entry.address) / PAGE;
-    let in_ram = !matches!(entry.kind, Kind::Msi { .. });
-    (entry.address / PAGE..=last).filter(move |_| in_ram)
+    let to_memory = entry.goes_to_memory();
+    (entry.address / PAGE..=last).filter(move |_| to_memory)
 }
 
 /// What was written, in words.
@@ -42,6 +42,9 @@ pub fn describe(entry: &Entry) -> String {
     match entry.kind {
         Kind::Block { sequence, .. } => format!("block {sequence}"),
         Kind::Completion { count } => format!("completion count {count}"),
+        Kind::Msi { data } if entry.goes_to_memory() => {
+            format!("interrupt message {data:#x} to memory, where no local APIC is")
+        }
         Kind::Msi { data } => format!("interrupt message {data:#x}"),
     }
 }

@@ -217,6 +217,27 @@ fn a_device_write_elsewhere_after_the_jump_is_found() {
 }
 
 #[test]
+fn an_interrupt_message_to_memory_is_a_device_write() {
+    let message = |address| device_write(40, 2_390_000, address, 4, Kind::Msi { data: 0x31 });
+    let mut evidence = good();
+    evidence.ledger.entries.push(message(0x3000 * PAGE));
+    let findings = only(&evidence, &[RuleName::DmaOnlyToPreserved]);
+    assert_eq!(findings[0].page, Some(0x3000));
+    assert!(
+        findings[0].actual.contains("interrupt message 0x31 to memory"),
+        "{}",
+        findings[0].actual
+    );
+    // In a preserved page it is one more write that has to be there.
+    let mut evidence = good();
+    evidence.ledger.entries.push(message((MEMFD + 12) * PAGE + 64));
+    assert!(!result(&evidence, RuleName::DeviceWritesLanded).held());
+    let mut evidence = good();
+    evidence.ledger.entries.push(message(0xfee0_0000));
+    assert!(result(&evidence, RuleName::DmaOnlyToPreserved).held());
+}
+
+#[test]
 fn pages_above_the_hole_below_4_gib_are_guest_memory() {
     // 4 GiB: 3 GiB from 0 on, 1 GiB from 4 GiB on.
     let mut evidence = good();

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::interrupt::is_message_address;
 use crate::phase::Stamp;
 
 /// What a device wrote.
@@ -19,7 +20,7 @@ pub enum Kind {
         /// The count written.
         count: u64,
     },
-    /// An MSI-X message. It goes to the local APIC, not to RAM.
+    /// An MSI-X message. It goes to a local APIC, or to memory if the driver programmed another address.
     Msi {
         /// Message data.
         data: u32,
@@ -72,6 +73,12 @@ impl Entry {
         bytes
     }
 
+    /// Whether the write went to memory, and not to a local APIC.
+    #[must_use]
+    pub fn goes_to_memory(&self) -> bool {
+        !matches!(self.kind, Kind::Msi { .. }) || !is_message_address(self.address)
+    }
+
     /// Whether this entry overwrites all bytes of `earlier` in RAM.
     #[must_use]
     pub fn supersedes(&self, earlier: &Self) -> bool {
@@ -79,14 +86,9 @@ impl Entry {
     }
 
     /// The key that must be equal for one entry to supersede another. It holds the stamp, so that the last write of
-    /// each phase is kept. Messages have keys of their own, because they are not in RAM and hide no write.
+    /// each phase is kept. Messages to local APICs have keys of their own, because they are not in RAM and hide no write.
     pub(super) fn place(&self) -> (Stamp, bool, u64, u32) {
-        (
-            self.stamp,
-            matches!(self.kind, Kind::Msi { .. }),
-            self.address,
-            self.length,
-        )
+        (self.stamp, !self.goes_to_memory(), self.address, self.length)
     }
 }
 

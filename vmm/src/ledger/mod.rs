@@ -287,7 +287,7 @@ mod tests {
         ledger.record(0, ARMED, Kind::Completion { count: 1 }, 0x1000, &[0; 8]);
         ledger.record(1, ARMED, Kind::Completion { count: 1 }, 0x1000, &[0; 4]);
         ledger.record(2, JUMP, Kind::Completion { count: 2 }, 0x1000, &[0; 8]);
-        ledger.record(3, ARMED, Kind::Msi { data: 1 }, 0x1000, &[0; 8]);
+        ledger.record(3, ARMED, Kind::Msi { data: 1 }, 0xfee0_1000, &[0; 8]);
         ledger.compact();
         assert_eq!(ledger.entries().len(), 4);
         assert!(!ledger.entries()[3].supersedes(&ledger.entries()[0]));

@@ -56,8 +56,8 @@ impl SoftVcpu {
 #[allow(unsafe_code)]
 fn own_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
     // SAFETY: SoftVcpu's `_owner` keeps the mappings for as long as the view. The machine runs processors and devices
-    // in turn on one thread. A device accesses guest memory in SystemBus::advance only, never in an access that the
-    // processor makes.
+    // in turn on one thread. A device accesses guest memory in SystemBus::advance, or in an access that the processor
+    // makes through the bus.
     unsafe { ram_view(ram) }
 }
 
@@ -65,7 +65,7 @@ fn own_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
 ///
 /// # Safety
 /// The caller keeps `ram` for as long as the view. While a method of softcpu runs that is given the view, nothing else
-/// may access guest RAM: no other thread of this process, and no vCPU of KVM.
+/// may access guest RAM: no other thread of this process, and no vCPU of KVM. Excepted is the bus that the method is given.
 #[allow(unsafe_code)]
 pub(crate) unsafe fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
     let regions: Vec<RamRegion> = ram

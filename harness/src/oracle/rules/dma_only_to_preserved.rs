@@ -6,7 +6,7 @@ use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
 use std::collections::{BTreeMap, HashMap};
-use vmm::ledger::{Entry, Kind};
+use vmm::ledger::Entry;
 
 const RULE: RuleName = RuleName::DmaOnlyToPreserved;
 
@@ -28,8 +28,8 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         .map(|(left, _)| (*left, preserved_frames(evidence, *left)))
         .collect();
     let (mut looked, mut strays) = (0, BTreeMap::<u64, Stray<'_>>::new());
-    let in_ram = |write: &&Entry| !matches!(write.kind, Kind::Msi { .. });
-    for write in evidence.ledger.entries.iter().filter(in_ram) {
+    let to_memory = |write: &&Entry| write.goes_to_memory();
+    for write in evidence.ledger.entries.iter().filter(to_memory) {
         let Some((left, _)) = jumps.iter().rev().find(|(_, time)| *time <= write.time) else {
             continue;
         };

@@ -86,7 +86,7 @@ pub(crate) struct Core {
     pub mode_tag: u64,
     /// Instruction pointer; only up to date between instructions that leave straight-line code.
     pub rip: u64,
-    /// RFLAGS without the arithmetic flags.
+    /// RFLAGS without the arithmetic flags and without RF.
     pub flags: u64,
     /// Page offset of the last instruction that could write to memory.
     pub writer: u16,
@@ -102,6 +102,12 @@ pub(crate) struct Core {
     pub fault: Exception,
     /// Until this time, interrupts are held off by the instruction before (STI, MOV SS).
     pub shadow_until: u64,
+    /// Until this time, a single-step trap is held off by the instruction before (MOV SS, POP SS).
+    pub traps_held_until: u64,
+    /// An instruction that began with the trap flag set has cleared it by loading RFLAGS: its trap is still due.
+    pub trap_due: bool,
+    /// Until this time RF is set: to the end of the instruction after the one that set it.
+    pub resume_until: u64,
     pub window_wanted: bool,
     /// PAUSE leaves the loop.
     pub pause_wanted: bool,
@@ -151,6 +157,9 @@ impl Core {
             stops: 0,
             fault: Exception::default(),
             shadow_until: 0,
+            traps_held_until: 0,
+            trap_due: false,
+            resume_until: 0,
             window_wanted: false,
             pause_wanted: false,
             nmi_blocked: false,
@@ -231,6 +240,8 @@ impl Core {
         self.fpu.normalise();
         self.mode_tag = if self.cpl() == 3 { USER_TAG } else { 0 };
         self.shadow_until = 0;
+        self.traps_held_until = 0;
+        self.trap_due = false;
         self.flush_tlb();
     }
 
@@ -242,12 +253,23 @@ impl Core {
     }
 
     pub fn rflags(&self) -> u64 {
-        self.flags | self.lazy.image()
+        let resume = if self.now() < self.resume_until {
+            flags::RF
+        } else {
+            0
+        };
+        self.flags | self.lazy.image() | resume
     }
 
     pub fn set_rflags(&mut self, image: u64) {
         self.lazy = Lazy::from_image(image);
-        self.flags = (image & !flags::ARITHMETIC) | flags::FIXED;
+        self.flags = (image & !flags::ARITHMETIC & !flags::RF) | flags::FIXED;
+        self.set_resume_flag(image & flags::RF != 0);
+    }
+
+    /// Sets RF, which the next instruction clears when it completes, or clears it at once.
+    pub fn set_resume_flag(&mut self, set: bool) {
+        self.resume_until = if set { self.now().saturating_add(1) } else { 0 };
     }
 
     /// Sets the six arithmetic flags from an RFLAGS image.

@@ -146,8 +146,15 @@ impl Cpu {
     /// Lets time pass without executing, to `time`; nothing when that is past.
     pub fn skip_to(&mut self, time: u64) {
         let ahead = time.saturating_sub(self.core.until);
-        self.core.until += ahead;
-        self.core.skipped += ahead;
+        // What holds to the end of the next instruction is not over because time passes.
+        let core = &mut self.core;
+        for end in [&mut core.shadow_until, &mut core.resume_until] {
+            if *end > core.until {
+                *end += ahead;
+            }
+        }
+        core.until += ahead;
+        core.skipped += ahead;
     }
 
     /// Whether an interrupt could be taken before the next instruction.
@@ -228,7 +235,8 @@ impl Cpu {
             if let Err(exit) = outcome {
                 return exit;
             }
-            let trapped = single && executed && self.core.flags & TF != 0;
+            let due = self.core.flags & TF != 0 || std::mem::take(&mut self.core.trap_due);
+            let trapped = single && executed && due && self.core.now() >= self.core.traps_held_until;
             if trapped && let Err(exit) = self.single_step_trap(&mut cx) {
                 return exit;
             }
@@ -292,7 +300,7 @@ impl Cpu {
             error: None,
             unknown: false,
         };
-        let result = event::deliver_fault(&mut self.core, cx).map_err(Exit::Shutdown);
+        let result = event::deliver_trap(&mut self.core, cx).map_err(Exit::Shutdown);
         self.drop_stale_code();
         self.settle();
         result

@@ -170,6 +170,11 @@ impl Cpu {
             large_regions,
             until,
             shadow_until,
+            // A single-step trap comes at the end of its instruction, and the state is taken between two.
+            traps_held_until: _,
+            trap_due: _,
+            // In RFLAGS.
+            resume_until: _,
             window_wanted,
             pause_wanted,
             nmi_blocked,
@@ -230,6 +235,7 @@ impl Cpu {
         core.skipped = *skipped;
         core.nmi_blocked = *nmi_blocked;
         core.shadow_until = if *interrupt_shadow { time + 1 } else { 0 };
+        core.set_resume_flag(registers.rflags & flags::RF != 0);
         core.window_wanted = *window_wanted;
         core.pause_wanted = *pause_wanted;
         core.hooks = Hooks::from_state(watches, ram)?;

@@ -2,9 +2,11 @@
 
 mod common;
 
-use common::{CODE, Guest, IST1, KERNEL_ONLY, PT, RSP0, STACK, USER_CS, USER_SS};
+use common::{
+    CODE, Guest, HANDLERS, IST1, KERNEL_CS, KERNEL_ONLY, KERNEL_SS, PT, RSP0, STACK, USER_CS, USER_SS,
+};
 use iced_x86::code_asm::*;
-use softcpu::flags::{CF, IF};
+use softcpu::flags::{CF, IF, RF, TF};
 use softcpu::registers::{CS, DS, ES, FS, GS, SS, Segment};
 use softcpu::{Exit, NoBus, Shutdown};
 
@@ -326,6 +328,196 @@ fn the_trap_flag_traps_after_each_instruction() {
     });
     assert_eq!(vector(&mut guest), 1);
     assert_eq!(guest.cpu.registers().gpr[0], 5);
+}
+
+/// Makes the handler of vector `v` return at once.
+fn handle_by_iret(guest: &mut Guest, v: u64) {
+    assert!(guest.ram.write(HANDLERS + 16 * v, &[0x48, 0xcf]));
+    guest.cpu.memory_written(&guest.ram, HANDLERS + 16 * v, 2);
+}
+
+/// Steps over the program with the trap flag set, to the trap after its HLT; returns RIP, relative to the program, and
+/// the RFLAGS that each trap pushed.
+fn single_steps(guest: &mut Guest) -> Vec<(u64, u64)> {
+    handle_by_iret(guest, 1);
+    guest.set(|state| state.rflags |= TF);
+    let (mut steps, frame) = (Vec::new(), STACK - 40);
+    for until in 1..200 {
+        guest.cpu.run(&mut guest.ram, &mut NoBus, until);
+        let state = guest.cpu.registers();
+        if state.rip != HANDLERS + 16 {
+            continue;
+        }
+        assert_eq!(state.gpr[4], frame);
+        let rip = guest.word(frame);
+        steps.push((rip - CODE, guest.word(frame + 16)));
+        let mut passed = [0];
+        assert!(guest.ram.read(rip - 1, &mut passed));
+        if passed == [0xf4] {
+            return steps;
+        }
+    }
+    panic!("no HLT")
+}
+
+// What the host's processor does with the same instructions in user mode was measured: the traps come after the same
+// instructions with the same RF and TF.
+#[test]
+fn single_step_traps_push_rf_only_between_two_iterations() {
+    let mut guest = Guest::new(|a| {
+        a.nop().unwrap(); // 0
+        a.mov(edi, 0x9_0000u32).unwrap(); // 1
+        a.mov(ecx, 3).unwrap(); // 6
+        a.rep().stosb().unwrap(); // 11
+        a.hlt().unwrap(); // 13
+    });
+    let steps: Vec<_> = single_steps(&mut guest)
+        .into_iter()
+        .map(|(rip, flags)| (rip, flags & RF != 0))
+        .collect();
+    let expected = [
+        (1, false),
+        (6, false),
+        (11, false),
+        (11, true),
+        (11, true),
+        (13, false),
+        (14, false),
+    ];
+    assert_eq!(steps, expected);
+}
+
+#[test]
+fn a_single_step_trap_is_held_off_after_a_load_of_ss() {
+    for pop in [false, true] {
+        let mut guest = Guest::new(|a| {
+            a.mov(ax, u32::from(KERNEL_SS)).unwrap(); // 0
+            if pop {
+                a.mov(ecx, ss).unwrap(); // 4
+                a.nop().unwrap(); // 6
+            } else {
+                a.mov(ss, eax).unwrap(); // 4
+                a.nop().unwrap(); // 6
+            }
+            a.nop().unwrap(); // 7
+            a.hlt().unwrap(); // 8
+        });
+        let steps: Vec<u64> = single_steps(&mut guest).into_iter().map(|(rip, _)| rip).collect();
+        // A read of SS, the negative control, holds nothing off.
+        let expected = if pop { &[4, 6, 7, 8, 9][..] } else { &[4, 7, 8, 9] };
+        assert_eq!(steps, expected);
+    }
+}
+
+#[test]
+fn sti_holds_no_single_step_trap_off() {
+    let mut guest = Guest::new(|a| {
+        a.sti().unwrap();
+        a.nop().unwrap();
+        a.hlt().unwrap();
+    });
+    let steps: Vec<u64> = single_steps(&mut guest).into_iter().map(|(rip, _)| rip).collect();
+    assert_eq!(steps, [1, 2, 3]);
+}
+
+#[test]
+fn the_instruction_that_clears_the_trap_flag_still_traps() {
+    let mut guest = Guest::new(|a| {
+        a.push(2).unwrap(); // 0
+        a.popfq().unwrap(); // 2
+        a.nop().unwrap(); // 3
+        a.hlt().unwrap();
+    });
+    handle_by_iret(&mut guest, 1);
+    guest.set(|state| state.rflags |= TF);
+    let mut seen = Vec::new();
+    for until in 1..20 {
+        guest.cpu.run(&mut guest.ram, &mut NoBus, until);
+        let state = guest.cpu.registers();
+        if state.rip == HANDLERS + 16 {
+            let at = state.gpr[4];
+            seen.push((guest.word(at) - CODE, guest.word(at + 16) & TF != 0));
+        }
+    }
+    assert_eq!(seen, [(2, true), (3, false)]);
+    // A software interrupt clears the flag, too, and is not followed by a trap in its handler.
+    let mut guest = Guest::new(|a| a.int3().unwrap());
+    guest.set(|state| state.rflags |= TF);
+    assert_eq!(vector(&mut guest), 3);
+}
+
+#[test]
+fn rf_lasts_from_iret_to_the_end_of_the_next_instruction() {
+    let program = |a: &mut CodeAssembler| {
+        for value in [
+            i32::from(KERNEL_SS),
+            0x7000,
+            0x1_0202,
+            i32::from(KERNEL_CS),
+            0x9000,
+        ] {
+            a.push(value).unwrap();
+        }
+        a.iretq().unwrap();
+    };
+    // Six instructions, to the end of IRET; then so many more, or so much time without any.
+    for (more, skipped, resumes) in [(0, 0, true), (0, 50, true), (1, 0, false), (2, 0, false)] {
+        let mut guest = Guest::new(program);
+        assert!(guest.ram.write(0x9000, &[0x90; 8]));
+        guest.cpu.run(&mut guest.ram, &mut NoBus, 6 + more);
+        guest.cpu.skip_to(6 + more + skipped);
+        let state = guest.cpu.registers();
+        assert_eq!(state.rip, 0x9000 + more);
+        assert_eq!(state.rflags & RF != 0, resumes, "{more} instructions later");
+        let mut again = softcpu::Cpu::from_state(&guest.cpu.state(&guest.ram), &guest.ram).unwrap();
+        assert_eq!(again.registers(), state);
+        for cpu in [&mut guest.cpu, &mut again] {
+            cpu.inject_interrupt(&mut guest.ram, &mut NoBus, 0x41).unwrap();
+            let frame = cpu.registers().gpr[4];
+            assert_eq!(cpu.registers().rflags & RF, 0, "the handler begins without it");
+            let mut pushed = [0; 8];
+            assert!(guest.ram.read(frame + 16, &mut pushed));
+            assert_eq!(
+                u64::from_le_bytes(pushed) & RF != 0,
+                resumes,
+                "{more} instructions later"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_interrupt_amid_a_repeated_instruction_pushes_rf() {
+    for (ticks, amid) in [(3, true), (4, true), (5, false)] {
+        let mut guest = Guest::new(|a| {
+            a.mov(esi, 0x9_0000u32).unwrap();
+            a.mov(ecx, 3).unwrap();
+            a.rep().lodsb().unwrap();
+            a.nop().unwrap();
+        });
+        guest.cpu.run(&mut guest.ram, &mut NoBus, ticks);
+        assert_eq!(guest.cpu.registers().gpr[1], 5 - ticks);
+        guest
+            .cpu
+            .inject_interrupt(&mut guest.ram, &mut NoBus, 0x41)
+            .unwrap();
+        let frame = guest.cpu.registers().gpr[4];
+        assert_eq!(guest.word(frame + 16) & RF != 0, amid, "after {ticks} ticks");
+    }
+}
+
+#[test]
+fn an_interrupt_shadow_outlasts_time_without_instructions() {
+    let mut guest = Guest::new(|a| {
+        a.sti().unwrap();
+        a.nop().unwrap();
+        a.nop().unwrap();
+    });
+    guest.cpu.run(&mut guest.ram, &mut NoBus, 1);
+    guest.cpu.skip_to(100);
+    assert!(!guest.cpu.can_take_interrupt());
+    guest.cpu.run(&mut guest.ram, &mut NoBus, 101);
+    assert!(guest.cpu.can_take_interrupt());
 }
 
 #[test]

@@ -131,6 +131,7 @@ impl Core {
         if (self.flags ^ before) & TF != 0 {
             self.cut(stop::MODE);
         }
+        self.trap_due |= before & !self.flags & TF != 0;
     }
 }
 

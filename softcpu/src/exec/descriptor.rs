@@ -141,7 +141,12 @@ pub(super) fn load_data_segment(
     match register {
         FS => core.regs[usize::from(FS_BASE)] = segment.base,
         GS => core.regs[usize::from(GS_BASE)] = segment.base,
-        SS => core.shadow_until = core.now().saturating_add(1),
+        SS => {
+            // Neither interrupts nor single-step traps come before the next instruction (SDM volume 3, "Masking Exceptions
+            // and Interrupts When Switching Stacks").
+            core.shadow_until = core.now().saturating_add(1);
+            core.traps_held_until = core.shadow_until;
+        }
         _ => {}
     }
     Ok(())

@@ -114,11 +114,13 @@ pub(crate) fn deliver(
         set_privilege(core, 0);
     }
     core.set(RSP, stack);
-    let mut cleared = TF | NT | RF;
+    let mut cleared = TF | NT;
     if kind == INTERRUPT_GATE {
         cleared |= IF;
     }
     core.flags &= !cleared;
+    core.set_resume_flag(false);
+    core.trap_due = false;
     core.rip = target;
     Ok(())
 }
@@ -153,19 +155,31 @@ fn contributory(vector: u8) -> bool {
     matches!(vector, 0 | 10..=13)
 }
 
+/// Delivers [`Core::fault`], an exception of the class of faults: RF is set in the RFLAGS that it pushes, so that an
+/// instruction breakpoint does not hit again (SDM volume 3, "Instruction-Breakpoint Exception Condition").
+pub(crate) fn deliver_fault(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Shutdown> {
+    core.set_resume_flag(true);
+    deliver_exception(core, cx)
+}
+
+/// Delivers [`Core::fault`], a trap after a complete instruction. It pushes RF as it is: set only between two
+/// iterations of a repeated string instruction.
+pub(crate) fn deliver_trap(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Shutdown> {
+    deliver_exception(core, cx)
+}
+
 /// Delivers [`Core::fault`], escalating to a double fault and to shutdown as the architecture demands.
 #[allow(clippy::needless_range_loop)] // the index is the number of attempts so far
-pub(crate) fn deliver_fault(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Shutdown> {
+fn deliver_exception(core: &mut Core, cx: &mut Ctx<'_>) -> Result<(), Shutdown> {
     let rip = core.rip;
     core.set_writer(rip);
     let mut current: Exception = core.fault;
     let mut vectors = [current.vector, 0, 0];
-    // Faults push RFLAGS with RF set, so that an instruction breakpoint does not hit again.
-    core.flags |= RF;
     for seen in 1..3 {
         match deliver(core, cx, current.vector, current.error, Source::Hardware) {
             Ok(()) => return Ok(()),
             Err(Faulted) => {
+                core.set_resume_flag(true);
                 let next = core.fault;
                 vectors[seen] = next.vector;
                 if current.vector == 8 {
@@ -345,6 +359,6 @@ fn load_outer_stack_segment(core: &mut Core, cx: &mut Ctx<'_>, selector: u16) ->
     } else {
         super::descriptor::load_data_segment(core, cx, SS, selector)
     };
-    core.shadow_until = 0;
+    (core.shadow_until, core.traps_held_until) = (0, 0);
     loaded
 }

@@ -15,7 +15,7 @@
 use crate::access::{Place, page_rest};
 use crate::core::{Core, Ctx, Faulted, stop};
 use crate::exec::alu::Alu;
-use crate::flags::DF;
+use crate::flags::{DF, TF};
 use crate::memory::PAGE_BYTES;
 use crate::mmu::Access;
 use crate::op::{Op, REGS, family};
@@ -126,8 +126,10 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
     if count == 0 {
         return Ok(false);
     }
+    // A single-step trap comes after each iteration.
+    let stepped = core.flags & TF != 0;
     let bulk = match kind {
-        StringOp::Movs | StringOp::Stos if !backwards && !pointers.narrow => {
+        StringOp::Movs | StringOp::Stos if !backwards && !pointers.narrow && !stepped => {
             bulk::<T>(core, cx, kind, &pointers, count)?
         }
         _ => 0,
@@ -144,7 +146,12 @@ fn sized<T: Word>(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Fa
         Rep::WhileNotEqual => core.lazy.zf(),
         _ => false,
     };
-    Ok(count != done && !stop)
+    let unfinished = count != done && !stop;
+    if unfinished {
+        // An event between two iterations pushes RF set.
+        core.set_resume_flag(true);
+    }
+    Ok(unfinished)
 }
 
 /// One iteration.

@@ -60,10 +60,14 @@ pub mod dma {
     pub const STATUS: u64 = 0x08;
     /// The engine is enabled and may master the bus.
     pub const STATUS_RUNNING: u32 = 1 << 0;
-    /// The engine read an invalid descriptor and has stopped until reset.
+    /// The engine read an invalid descriptor or list of pages and has stopped until reset.
     pub const STATUS_FAULT: u32 = 1 << 1;
-    /// u64, read and write: guest physical address of the descriptor ring; a multiple of 16.
-    pub const RING_BASE: u64 = 0x10;
+    /// u64, read and write: guest physical address of the list of the ring's pages; a multiple of 4096.
+    ///
+    /// The list is an array of u64. Word i is the guest physical address of the page, a multiple of 4096, that holds
+    /// descriptors `i * DESCRIPTORS_PER_PAGE` and following. So the ring lies on any pages, as a queue of NVMe does with
+    /// its PRP list. The engine keeps no copy: for each block it reads the word and then the descriptor.
+    pub const RING_PAGES: u64 = 0x10;
     /// u32, read and write: number of descriptors in the ring, 1 to [`MAX_RING_ENTRIES`].
     pub const RING_ENTRIES: u64 = 0x18;
     /// u64, read and write: guest physical address where the engine writes the number of completed blocks (u64); a
@@ -78,7 +82,7 @@ pub mod dma {
     pub const WAITS: u64 = 0x38;
     /// u64, read: blocks that overwrote one that the consumer had not released.
     pub const OVERWRITES: u64 = 0x40;
-    /// u64, read: invalid descriptors that the engine has read (see [`STATUS_FAULT`]).
+    /// u64, read: faults of the engine (see [`STATUS_FAULT`]).
     pub const FAULTS: u64 = 0x48;
 
     /// Most descriptors a ring may have.
@@ -87,4 +91,8 @@ pub mod dma {
     pub const MAX_BUFFER_BYTES: u32 = 64 * 1024;
     /// Size of a descriptor: {u64 address, u32 length, u32 zero}.
     pub const DESCRIPTOR_BYTES: u64 = 16;
+    /// Descriptors in each page of the ring.
+    pub const DESCRIPTORS_PER_PAGE: u64 = 4096 / DESCRIPTOR_BYTES;
+    /// Size of a word of the list at [`RING_PAGES`].
+    pub const LIST_WORD_BYTES: u64 = 8;
 }

@@ -10,7 +10,8 @@ use alloc::vec::Vec;
 use guest_agent::device::DMA_DEVICE_ID;
 use guest_agent::device::dma::{
     BAR0_SIZE, COMPLETED, COMPLETION_ADDRESS, CONSUMED, CONTROL, CONTROL_ENABLE, CONTROL_FREE_RUN,
-    CONTROL_RESET, DESCRIPTOR_BYTES, MAGIC, MAGIC_VALUE, MAX_RING_ENTRIES, RING_BASE, RING_ENTRIES, STATUS,
+    CONTROL_RESET, DESCRIPTOR_BYTES, LIST_WORD_BYTES, MAGIC, MAGIC_VALUE, MAX_RING_ENTRIES, RING_ENTRIES,
+    RING_PAGES, STATUS,
 };
 use guest_agent::pagemap;
 use guest_agent::pattern::PAGE_BYTES;
@@ -36,30 +37,29 @@ struct Opened {
 }
 
 impl Engine {
-    /// Writes the descriptors, programs the engine and enables it. The completion count in memory becomes 0 first.
+    /// Writes the list of the ring's pages and the descriptors, programs the engine and enables it. The completion count
+    /// in memory becomes 0 first.
     pub fn start(&mut self, objects: &Objects, ring: &DmaRing) -> Result<(), Failure> {
         let addresses = buffer_addresses(objects, ring)?;
-        let ring_bytes = u64::from(ring.entries) * DESCRIPTOR_BYTES;
-        let ring_runs = objects.resolve_place(ring.descriptors, ring_bytes)?;
-        if !ring.descriptors.offset.is_multiple_of(DESCRIPTOR_BYTES) {
-            let offset = ring.descriptors.offset;
-            return Err(refused(format!(
-                "the ring at {offset:#x}: expected a multiple of {DESCRIPTOR_BYTES}"
-            )));
-        }
-        let [ring_run] = ring_runs[..] else {
-            return Err(refused(format!(
-                "the ring is in {} runs of pages, not in one",
-                ring_runs.len()
-            )));
-        };
-        let ring_base = ring_run.first * PAGE + ring.descriptors.offset % PAGE;
+        let pages = ring_pages(objects, ring)?;
+        let list = address(
+            &objects.resolve_place(ring.list, pages.len() as u64 * LIST_WORD_BYTES)?,
+            ring.list.offset,
+            0,
+        )?;
         let completion = address(
             &objects.resolve_place(ring.completion, 8)?,
             ring.completion.offset,
             0,
         )?;
 
+        for (index, page) in (0..).zip(&pages) {
+            let word = Place {
+                offset: ring.list.offset + index * LIST_WORD_BYTES,
+                ..ring.list
+            };
+            objects.write_u64(word, *page)?;
+        }
         for (entry, buffer) in (0..).zip(&addresses) {
             let descriptor = Place {
                 offset: ring.descriptors.offset + entry * DESCRIPTOR_BYTES,
@@ -76,7 +76,7 @@ impl Engine {
 
         let Opened { function, bar } = self.opened()?;
         bar.write_u32(CONTROL, CONTROL_RESET);
-        bar.write_u64(RING_BASE, ring_base);
+        bar.write_u64(RING_PAGES, list);
         bar.write_u32(RING_ENTRIES, ring.entries);
         bar.write_u64(COMPLETION_ADDRESS, completion);
         bar.write_u64(CONSUMED, 0);
@@ -141,6 +141,23 @@ impl Opened {
         }
         Ok(Self { function, bar })
     }
+}
+
+/// The guest physical address of each page of the ring.
+fn ring_pages(objects: &Objects, ring: &DmaRing) -> Result<Vec<u64>, Failure> {
+    for (what, place) in [("list of pages", ring.list), ("ring", ring.descriptors)] {
+        if !place.offset.is_multiple_of(PAGE) {
+            let offset = place.offset;
+            return Err(refused(format!(
+                "the {what} at {offset:#x}: expected a multiple of {PAGE}"
+            )));
+        }
+    }
+    let bytes = u64::from(ring.entries) * DESCRIPTOR_BYTES;
+    let runs = objects.resolve_place(ring.descriptors, bytes)?;
+    (0..bytes.div_ceil(PAGE))
+        .map(|page| address(&runs, ring.descriptors.offset, page * PAGE))
+        .collect()
 }
 
 /// One guest physical address per descriptor.
@@ -223,6 +240,7 @@ mod tests {
         let place = Place { object: 1, offset };
         let wild_addresses = wild_addresses.to_vec();
         DmaRing {
+            list: place,
             descriptors: place,
             entries,
             completion: place,
@@ -245,6 +263,38 @@ mod tests {
     fn wild_addresses_repeat_over_the_ring() {
         let addresses = buffer_addresses(&Objects::default(), &ring(5, 2048, 0, &[7, 8])).unwrap();
         assert_eq!(addresses, [7, 8, 7, 8, 7]);
+    }
+
+    #[test]
+    fn a_list_or_ring_that_begins_inside_a_page_is_refused() {
+        let inside = Place {
+            object: 1,
+            offset: 16,
+        };
+        let good = ring(1, 4096, 0, &[1]);
+        for (ring, what) in [
+            (
+                DmaRing {
+                    list: inside,
+                    ..good.clone()
+                },
+                "list of pages",
+            ),
+            (
+                DmaRing {
+                    descriptors: inside,
+                    ..good
+                },
+                "ring",
+            ),
+        ] {
+            let failure = ring_pages(&Objects::default(), &ring).unwrap_err();
+            assert!(
+                failure.detail.starts_with(&format!("the {what} at 0x10")),
+                "{}",
+                failure.detail
+            );
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. [`Reply::Hello`] carries it, and the host refuses any other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Names a memory object of the agent (a memfd or an anonymous buffer); chosen by the host.
 pub type ObjectId = u32;
@@ -36,11 +36,13 @@ pub struct Place {
     pub offset: u64,
 }
 
-/// A ring of DMA descriptors: how long it is, and where descriptors, completion count and buffers are in the agent's
-/// objects.
+/// A ring of DMA descriptors: how long it is, and where the list of its pages, descriptors, completion count and buffers
+/// are in the agent's objects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmaRing {
-    /// Place of the descriptors (`entries` times 16 bytes, inside one page run); the offset is a multiple of 16.
+    /// Place of the list of the descriptors' pages (8 bytes per page); the offset is a multiple of 4096.
+    pub list: Place,
+    /// Place of the descriptors (`entries` times 16 bytes, on any pages); the offset is a multiple of 4096.
     pub descriptors: Place,
     /// Number of descriptors.
     pub entries: u32,
@@ -98,8 +100,8 @@ pub enum Request {
     },
     /// Write a descriptor ring and program the DMA engine with it, then enable it.
     ///
-    /// This resets the engine first. The agent's own writes to the objects are the descriptors and the completion
-    /// count, which becomes 0.
+    /// This resets the engine first. The agent's own writes to the objects are the list of pages, the descriptors and
+    /// the completion count, which becomes 0.
     StartDma(DmaRing),
     /// Release every block completed so far. In a new kernel this needs no `StartDma`, because the registers are
     /// still set.

@@ -22,6 +22,7 @@ fn misbehaviour() -> impl Strategy<Value = Misbehaviour> {
 fn start_dma() -> impl Strategy<Value = Request> {
     (
         place(),
+        place(),
         any::<u32>(),
         place(),
         place(),
@@ -30,8 +31,9 @@ fn start_dma() -> impl Strategy<Value = Request> {
         vec(any::<u64>(), 0..8),
     )
         .prop_map(
-            |(descriptors, entries, completion, buffers, buffer_bytes, free_run, wild_addresses)| {
+            |(list, descriptors, entries, completion, buffers, buffer_bytes, free_run, wild_addresses)| {
                 Request::StartDma(DmaRing {
+                    list,
                     descriptors,
                     entries,
                     completion,

@@ -19,8 +19,11 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const RAM: u64 = 128 << 20;
 /// First page frame of the memfd.
 pub const MEMFD: u64 = 0x1000;
-/// Pages of the memfd: ring, completion count, eight buffers, and as many that nobody writes to.
+/// Pages of the memfd: ring, completion count, eight buffers, the list of the ring's pages, and seven that nobody writes
+/// to.
 pub const PAGES: u64 = 18;
+/// Page of the memfd with the list of the ring's pages.
+pub const LIST: u64 = 10;
 /// First page frame of the handover's own pages: FDT, then six levels of the map.
 pub const OWN: u64 = 0x200;
 /// When the old kernel jumped, and when the new one was entered.
@@ -62,6 +65,7 @@ pub fn dma() -> DmaEvidence {
                 bus_master: BusMaster::Retained,
             },
             ring: DmaRing {
+                list: place(LIST * PAGE),
                 descriptors: place(0),
                 entries: 8,
                 completion: place(PAGE),
@@ -167,6 +171,8 @@ fn memory(evidence: &Evidence, writes: usize) -> Vec<[u8; PAGE_BYTES]> {
         bytes[at + 8..at + 16].copy_from_slice(&4096u64.to_le_bytes());
     }
     bytes[4096..4104].fill(0);
+    let list = usize::try_from(LIST * PAGE).unwrap();
+    bytes[list..list + 8].copy_from_slice(&(MEMFD * PAGE).to_le_bytes());
     for write in &evidence.ledger.entries[..writes] {
         let at = usize::try_from(write.address - MEMFD * PAGE).unwrap();
         let data = written_bytes(write, 42);

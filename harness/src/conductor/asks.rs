@@ -1,8 +1,8 @@
 //! The moves and requests of each step of a plan, part by part.
 
 use super::cursor::{Awaiting, Cursor, Ending, Move, Point};
-use crate::evidence::{DmaEvidence, DmaSetup, Evidence, OutcomeKind, PAGE, Phase};
-use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT, place_ring, ring_pages};
+use crate::evidence::{Evidence, OutcomeKind, PAGE, Phase};
+use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT};
 use guest_agent::protocol::Request;
 
 /// Most pages in one request. The reply about them fits the mailbox.
@@ -37,7 +37,10 @@ pub(super) fn part(
             return Ok(announced(cursor, step, part));
         }
         Step::ResolvePages(object) | Step::Digest(object) => portion(plan, cursor, step, *object),
-        Step::StartDma if part == 0 => start_dma(cursor.generation, evidence)?,
+        Step::StartDma if part == 0 => evidence
+            .dma
+            .as_ref()
+            .map(|dma| Request::StartDma(dma.setup.ring.clone())),
         _ if part == 0 => whole(plan, cursor, step)?,
         _ => None,
     };
@@ -182,37 +185,4 @@ fn pass(evidence: &Evidence, ns: u64, part: u64) -> Option<Turn> {
         Turn::Consume
     };
     (part < 2 * turns).then_some(turn)
-}
-
-/// Chooses the offsets of ring, completion count and buffers in the objects, by their resolved pages.
-fn start_dma(generation: u32, evidence: &mut Evidence) -> Result<Option<Request>, Ending> {
-    let Some(DmaEvidence {
-        setup: DmaSetup { ring, .. },
-        ..
-    }) = &mut evidence.dma
-    else {
-        return Ok(None);
-    };
-    let ring_object = evidence
-        .objects
-        .iter()
-        .find(|object| object.id == ring.descriptors.object);
-    let frames = ring_object.map_or(Vec::new(), |object| object.frames(generation));
-    let buffer_pages = (u64::from(ring.entries) * u64::from(ring.buffer_bytes)).div_ceil(PAGE);
-    let in_ring_object = ring.buffers.object == ring.descriptors.object;
-    let behind = if in_ring_object { buffer_pages + 1 } else { 1 };
-    let Some(page) = place_ring(&frames, ring.entries, behind) else {
-        let text = format!(
-            "no {} physically contiguous pages for the ring in object {}",
-            ring_pages(ring.entries),
-            ring.descriptors.object
-        );
-        return Err(Ending::new(OutcomeKind::SetupFailed, text));
-    };
-    ring.descriptors.offset = page * PAGE;
-    ring.completion.offset = ring.descriptors.offset + ring_pages(ring.entries) * PAGE;
-    if in_ring_object {
-        ring.buffers.offset = ring.completion.offset + PAGE;
-    }
-    Ok(Some(Request::StartDma(ring.clone())))
 }

@@ -231,16 +231,6 @@ impl Run {
         if let Some(last) = evidence.phases.last() {
             observer.passed(last);
         }
-        let compacted: u64 = evidence
-            .ledger
-            .counters
-            .iter()
-            .map(|(_, counters)| counters.compacted)
-            .sum();
-        if compacted > 0 && kind == OutcomeKind::Completed {
-            kind = OutcomeKind::LedgerFull;
-            text = format!("the ledger had to drop {compacted} entries: raise ledger in [limits]");
-        }
         // Watches are not part of the state, which must be equal with and without them.
         self.machine
             .unwatch(self.questions.iter().map(|question| question.address / PAGE));

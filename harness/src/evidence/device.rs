@@ -76,7 +76,7 @@ pub struct DmaSetup {
 /// The DMA engine of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmaEvidence {
-    /// How it was set up. The ring's offsets are 0 until the agent was told to start it.
+    /// How it was set up.
     pub setup: DmaSetup,
     /// When the engine was told to start; `None` until then.
     pub started: Option<Moment>,
@@ -99,14 +99,29 @@ impl DmaSetup {
         u64::from(self.ring.buffer_bytes).saturating_mul(1_000_000_000) / self.engine.rate.max(1)
     }
 
-    /// The agent's own writes to the ring's object before it enables the engine: the descriptors, and a completion
-    /// count of 0. `buffer_frames` are the page frames of the object with the buffers.
-    pub fn placed(&self, buffer_frames: &[u64]) -> Vec<Placed> {
+    /// The agent's own writes to the ring's object before it enables the engine: the list of the ring's pages, the
+    /// descriptors, and a completion count of 0. `ring_frames` are the page frames of that object, and `buffer_frames`
+    /// those of the object with the buffers.
+    pub fn placed(&self, ring_frames: &[u64], buffer_frames: &[u64]) -> Vec<Placed> {
         let count = Placed {
             offset: self.ring.completion.offset,
             bytes: vec![0; 8],
         };
-        vec![self.descriptors(buffer_frames), count]
+        vec![self.list(ring_frames), self.descriptors(buffer_frames), count]
+    }
+
+    fn list(&self, ring_frames: &[u64]) -> Placed {
+        let ring = &self.ring;
+        let pages = (u64::from(ring.entries) * DESCRIPTOR_BYTES).div_ceil(PAGE);
+        let words = (0..pages).flat_map(|page| {
+            let index = usize::try_from(ring.descriptors.offset / PAGE + page).ok();
+            let frame = index.and_then(|index| ring_frames.get(index));
+            frame.map_or(0, |frame| frame * PAGE).to_le_bytes()
+        });
+        Placed {
+            offset: ring.list.offset,
+            bytes: words.collect(),
+        }
     }
 
     fn descriptors(&self, buffer_frames: &[u64]) -> Placed {

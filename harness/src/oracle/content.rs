@@ -6,6 +6,7 @@ use crate::evidence::{
     written_bytes,
 };
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
+use guest_agent::protocol::Place;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use vmm::ledger::Entry;
@@ -70,9 +71,11 @@ impl<'a> Context<'a> {
             .filter(|dma| dma.started.is_some())
             .filter_map(|dma| {
                 let ring = &dma.setup.ring;
-                let buffers = evidence.object(ring.buffers.object)?;
                 let generation = dma.started.map_or(0, |started| started.generation);
-                let placed = dma.setup.placed(&buffers.frames(generation));
+                let frames = |place: Place| Some(evidence.object(place.object)?.frames(generation));
+                let placed = dma
+                    .setup
+                    .placed(&frames(ring.descriptors)?, &frames(ring.buffers)?);
                 Some((ring.descriptors.object, placed))
             });
         Self {

@@ -72,6 +72,19 @@ fn a_changed_descriptor_is_found() {
 }
 
 #[test]
+fn a_changed_list_of_the_ring_s_pages_is_found() {
+    let list = usize::try_from(testing::LIST).unwrap();
+    let mut evidence = good();
+    change_page(&mut evidence, 0, list, |page| page[1] ^= 0x10);
+    let findings = only(&evidence, &[RuleName::PreservedContent]);
+    assert_eq!(findings[0].address, Some((MEMFD + testing::LIST) * PAGE + 1));
+    // Its other words are the pattern's.
+    let mut evidence = good();
+    change_page(&mut evidence, 0, list, |page| page[8] ^= 1);
+    only(&evidence, &[RuleName::PreservedContent]);
+}
+
+#[test]
 fn a_lost_device_write_is_found_with_its_author_once_known() {
     let mut evidence = good();
     change_page(&mut evidence, 1, 4, |page| page[8..24].fill(0));

@@ -4,12 +4,11 @@ mod steps;
 
 pub use steps::Step;
 
-use crate::evidence::{CheckpointKind, DmaSetup, Phase};
+use crate::evidence::{CheckpointKind, DmaSetup, PAGE, Phase};
 use crate::kernel::{KernelError, KernelImage};
 use crate::scenario::{Buffers, Scenario, WhenFull};
 use crate::seed::seed_for;
 use guest_agent::device::dma::DESCRIPTOR_BYTES;
-use guest_agent::pattern::PAGE_BYTES;
 use guest_agent::protocol::{DmaRing, Place};
 use serde::{Deserialize, Serialize};
 use vmm::devices::dma::DmaConfig;
@@ -76,7 +75,7 @@ pub struct Plan {
     pub new_command_line: String,
     /// Memory objects of the agent.
     pub objects: Vec<ObjectPlan>,
-    /// The DMA engine. The offsets of its ring are 0: the conductor chooses them once the objects' pages are known.
+    /// The DMA engine.
     pub dma: Option<DmaSetup>,
     /// For each generation, the steps after its agent's greeting.
     pub steps: Vec<Vec<Step>>,
@@ -103,9 +102,11 @@ pub struct ObjectPlan {
     pub hops: u32,
 }
 
-/// Pages that a ring of `entries` descriptors takes.
-pub fn ring_pages(entries: u32) -> u64 {
-    (u64::from(entries) * DESCRIPTOR_BYTES).div_ceil(PAGE_BYTES as u64)
+/// Bytes at the start of the ring's memfd that a ring of `entries` descriptors takes: a page for the list of its pages,
+/// the descriptors on whole pages, a page for the completion count. If the buffers are in the memfd too, they follow.
+pub fn bytes_before_buffers(entries: u32) -> u64 {
+    let descriptors = (u64::from(entries) * DESCRIPTOR_BYTES).next_multiple_of(PAGE);
+    2 * PAGE + descriptors
 }
 
 /// A kernel of the plan was not found or cannot be used.
@@ -206,14 +207,26 @@ fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Op
                 id: ANONYMOUS_OBJECT,
                 name: "buffers".into(),
                 preserve: None,
-                bytes: (u64::from(entries) * buffer).next_multiple_of(PAGE_BYTES as u64),
+                bytes: (u64::from(entries) * buffer).next_multiple_of(PAGE),
                 seed: seed_for(seed, "buffers"),
                 hops: 0,
             });
             ANONYMOUS_OBJECT
         }
     };
-    let unplaced = |object| Place { object, offset: 0 };
+    let before_buffers = bytes_before_buffers(entries);
+    let in_ring_object = |offset| Place {
+        object: ring_object,
+        offset,
+    };
+    let buffers = Place {
+        object: buffer_object,
+        offset: if buffer_object == ring_object {
+            before_buffers
+        } else {
+            0
+        },
+    };
     Some(DmaSetup {
         engine: DmaConfig {
             rate: dma.rate.get_ref().0,
@@ -221,10 +234,11 @@ fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Op
             bus_master: dma.bus_master,
         },
         ring: DmaRing {
-            descriptors: unplaced(ring_object),
+            list: in_ring_object(0),
+            descriptors: in_ring_object(PAGE),
             entries,
-            completion: unplaced(ring_object),
-            buffers: unplaced(buffer_object),
+            completion: in_ring_object(before_buffers - PAGE),
+            buffers,
             buffer_bytes: u32::try_from(buffer).ok()?,
             free_run: dma.when_full == WhenFull::Overwrite,
             wild_addresses: dma.wild_addresses.clone(),
@@ -295,30 +309,22 @@ impl Plan {
     }
 }
 
-/// Index of the first page in an object at which a ring fits: its pages must be contiguous in guest physical memory,
-/// and `behind` more pages of the object must follow. `frames` are the object's page frames.
-pub fn place_ring(frames: &[u64], entries: u32, behind: u64) -> Option<u64> {
-    let ring = usize::try_from(ring_pages(entries)).ok()?;
-    let behind = usize::try_from(behind).ok()?;
-    let last = frames.len().checked_sub(ring.checked_add(behind)?)?;
-    let contiguous = |start: &usize| {
-        let run = &frames[*start..*start + ring];
-        run.windows(2).all(|pair| pair[0].checked_add(1) == Some(pair[1]))
-    };
-    (0..=last).find(contiguous).map(|start| start as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_ring_goes_where_pages_are_contiguous() {
-        assert_eq!(place_ring(&[9, 3, 4, 5, 1, 2], 256, 2), Some(0));
-        assert_eq!(place_ring(&[9, 3, 4, 5, 1, 2], 512, 2), Some(1));
-        assert_eq!(place_ring(&[9, 3, 4, 5, 1, 2], 512, 4), None);
-        assert_eq!(place_ring(&[9, 7, 5, 3], 512, 0), None);
-        assert_eq!(place_ring(&[], 256, 0), None);
+    fn list_descriptors_count_and_buffers_follow_each_other() {
+        for (entries, descriptors) in [(1, 1), (256, 1), (257, 2), (4096, 16)] {
+            let text = format!(
+                "{}[dma]\nrate = \"1 MB/s\"\nring = {entries}\nbuffer = \"64 B\"\n",
+                crate::testing::SCENARIO.replace("72 KiB", "328 KiB"),
+            );
+            let ring = crate::testing::plan(&text).dma.unwrap().ring;
+            let offsets =
+                [ring.list, ring.descriptors, ring.completion, ring.buffers].map(|place| place.offset / PAGE);
+            assert_eq!(offsets, [0, 1, 1 + descriptors, 2 + descriptors], "{entries}");
+        }
     }
 
     #[test]

@@ -168,7 +168,7 @@ fn check_dma(scenario: &Scenario, spanned: &Spanned<Dma>) -> Result<(), Problem>
     } else {
         0
     };
-    let need = crate::plan::ring_pages(ring) * page + page + buffers;
+    let need = crate::plan::bytes_before_buffers(ring) + buffers;
     let Bytes(size) = *memfd.size.get_ref();
     require(need <= size, &memfd.size, || {
         format!(

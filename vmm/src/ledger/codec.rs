@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::LedgerRecord;
 
 /// Version of the encoding.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"BATNLEDG";
 const HEADER: usize = 28;
 
@@ -143,8 +143,8 @@ mod tests {
         let decode = |bytes: &[u8]| LedgerRecord::from_bytes(bytes).unwrap_err();
         assert_eq!(decode(b"nothing"), CodecError::Magic);
         let mut newer = bytes.clone();
-        newer[8] = 2;
-        assert_eq!(decode(&newer), CodecError::Version { found: 2 });
+        newer[8] = 99;
+        assert_eq!(decode(&newer), CodecError::Version { found: 99 });
         assert!(matches!(
             decode(&bytes[..bytes.len() - 1]),
             CodecError::Length { .. }

@@ -30,7 +30,7 @@ pub enum Kind {
 /// One device write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Number of the entry, counted from power-on and over dropped entries, too.
+    /// Number of the entry, counted from power-on.
     pub index: u64,
     /// Guest time in nanoseconds.
     pub time: u64,
@@ -78,24 +78,12 @@ impl Entry {
     pub fn goes_to_memory(&self) -> bool {
         !matches!(self.kind, Kind::Msi { .. }) || !is_message_address(self.address)
     }
-
-    /// Whether this entry overwrites all bytes of `earlier` in RAM.
-    #[must_use]
-    pub fn supersedes(&self, earlier: &Self) -> bool {
-        self.place() == earlier.place() && self.index > earlier.index
-    }
-
-    /// The key that must be equal for one entry to supersede another. It holds the stamp, so that the last write of
-    /// each phase is kept. Messages to local APICs have keys of their own, because they are not in RAM and hide no write.
-    pub(super) fn place(&self) -> (Stamp, bool, u64, u32) {
-        (self.stamp, !self.goes_to_memory(), self.address, self.length)
-    }
 }
 
 /// Why the engine faulted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FaultReason {
-    /// The ring is misaligned, empty or too long.
+    /// The list of the ring's pages is misaligned, or the ring is empty or too long.
     Ring,
     /// A descriptor lies outside RAM.
     DescriptorOutsideRam,
@@ -109,6 +97,10 @@ pub enum FaultReason {
     Completion,
     /// The consumer gave back more blocks than it got.
     Consumed,
+    /// The list of the ring's pages lies outside RAM.
+    ListOutsideRam,
+    /// A word of that list is not the address of a page.
+    RingPage,
 }
 
 impl FaultReason {
@@ -116,13 +108,15 @@ impl FaultReason {
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
-            Self::Ring => "the ring is misaligned, empty or too long",
+            Self::Ring => "the list of the ring's pages is misaligned, or the ring is empty or too long",
             Self::DescriptorOutsideRam => "the descriptor is not in RAM",
             Self::EmptyBuffer => "the buffer has length 0",
             Self::BufferTooLong => "the buffer is longer than the engine can fill",
             Self::BufferOutsideRam => "the buffer is not wholly in RAM",
             Self::Completion => "the completion address is misaligned or not in RAM",
             Self::Consumed => "the consumer gave back more blocks than it got",
+            Self::ListOutsideRam => "the list of the ring's pages is not in RAM",
+            Self::RingPage => "the list of the ring's pages has a word that is not the address of a page",
         }
     }
 }
@@ -192,8 +186,6 @@ pub struct Counters {
     pub longest_silence_ns: u64,
     /// Longest wait for a descriptor, in nanoseconds.
     pub longest_wait_ns: u64,
-    /// Entries dropped because later ones superseded them.
-    pub compacted: u64,
     /// Events that were not kept, because there was no room.
     pub events_dropped: u64,
 }

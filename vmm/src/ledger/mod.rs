@@ -3,7 +3,7 @@
 mod codec;
 mod entry;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -19,9 +19,9 @@ pub const DEFAULT_CAPACITY: usize = 262_144;
 /// Engine events that a ledger holds.
 pub const EVENT_CAPACITY: usize = 65_536;
 
-/// The ledger has no room for another entry, even after compaction.
+/// The ledger has no room for another entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the ledger is full: {capacity} entries, and too few are superseded by later ones")]
+#[error("the ledger is full: it holds {capacity} entries")]
 pub struct LedgerFull {
     /// Number of entries that the ledger holds.
     pub capacity: usize,
@@ -30,9 +30,9 @@ pub struct LedgerFull {
 /// A ledger as stored in evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerRecord {
-    /// Entries in order of time, without those dropped by compaction.
+    /// Every entry, in order of time.
     pub entries: Vec<Entry>,
-    /// Number of entries ever made, dropped ones included.
+    /// Number of entries.
     pub made: u64,
     /// Engine events in order of time, up to [`EVENT_CAPACITY`].
     pub events: Vec<EngineEvent>,
@@ -71,11 +71,7 @@ impl Ledger {
 
     /// Makes room for one entry. To be called before the write that the entry will record.
     pub fn reserve(&mut self) -> Result<(), LedgerFull> {
-        if self.entries.len() >= self.capacity && !self.full {
-            self.compact();
-            // If compaction frees less than a sixteenth, it would have to be repeated for few entries each time.
-            self.full = self.entries.len() > self.capacity - self.capacity.div_ceil(16);
-        }
+        self.full |= self.entries.len() >= self.capacity;
         if self.full {
             Err(LedgerFull {
                 capacity: self.capacity,
@@ -137,13 +133,13 @@ impl Ledger {
         self.full
     }
 
-    /// The entries that are still held, in order.
+    /// The entries, in order.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Number of entries ever made, dropped ones included.
+    /// Number of entries.
     #[must_use]
     pub fn made(&self) -> u64 {
         self.made
@@ -155,7 +151,7 @@ impl Ledger {
         &self.events
     }
 
-    /// Digest of all entries ever made: XXH3-128 of the previous digest (0 at first) and the entry's encoding.
+    /// Digest of all entries: XXH3-128 of the previous digest (0 at first) and the entry's encoding.
     #[must_use]
     pub fn digest(&self) -> u128 {
         self.digest
@@ -175,26 +171,6 @@ impl Ledger {
                 .collect(),
             digest: self.digest(),
         }
-    }
-
-    /// Drops each entry that a later one with the same [`Entry::place`] supersedes.
-    fn compact(&mut self) {
-        let mut later = HashSet::with_capacity(self.entries.len());
-        let superseded: Vec<bool> = self
-            .entries
-            .iter()
-            .rev()
-            .map(|entry| !later.insert(entry.place()))
-            .collect();
-        let mut superseded = superseded.into_iter().rev();
-        let counters = &mut self.counters;
-        self.entries.retain(|entry| {
-            let drop = superseded.next().unwrap_or(false);
-            if drop {
-                counters.entry(entry.stamp).or_default().compacted += 1;
-            }
-            !drop
-        });
     }
 }
 
@@ -237,77 +213,33 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_goes_round_in_bounded_memory() {
+    fn every_entry_is_kept_until_it_is_full() {
         let mut ledger = Ledger::new(64);
-        for sequence in 0..10_000 {
-            block(&mut ledger, ARMED, sequence, sequence % 8 * 4096).unwrap();
-        }
-        assert!(ledger.entries().len() <= 64);
-        let record = ledger.to_record();
-        assert_eq!((record.made, record.counters[0].1.blocks), (10_000, 10_000));
-        assert_eq!(
-            record.counters[0].1.compacted + record.entries.len() as u64,
-            10_000
-        );
-        for slot in 0..8 {
-            let last = record
-                .entries
-                .iter()
-                .rev()
-                .find(|entry| entry.address == slot * 4096)
-                .unwrap();
-            assert_eq!(
-                last.kind,
-                Kind::Block {
-                    sequence: 9992 + slot,
-                    descriptor: 0
-                },
-                "the last write is kept"
-            );
-        }
-        assert!(record.entries.is_sorted_by_key(|entry| entry.index));
-    }
-
-    #[test]
-    fn what_is_not_superseded_makes_it_full() {
-        let mut ledger = Ledger::new(64);
+        // A ring of eight buffers, so that each write but the last eight is overwritten by a later one.
         let written = (0..100)
-            .take_while(|&sequence| block(&mut ledger, ARMED, sequence, sequence * 8).is_ok())
+            .take_while(|&sequence| block(&mut ledger, ARMED, sequence, sequence % 8 * 4096).is_ok())
             .count();
-        assert_eq!(
-            (written, ledger.is_full(), ledger.entries().len()),
-            (64, true, 64)
-        );
+        assert_eq!((written, ledger.is_full()), (64, true));
         assert_eq!(ledger.reserve(), Err(LedgerFull { capacity: 64 }));
+        let record = ledger.to_record();
+        assert_eq!((record.made, record.counters[0].1.blocks), (64, 64));
+        assert!(record.entries.iter().map(|entry| entry.index).eq(0..64));
     }
 
     #[test]
-    fn other_lengths_phases_and_messages_supersede_nothing() {
-        let mut ledger = Ledger::new(16);
-        ledger.record(0, ARMED, Kind::Completion { count: 1 }, 0x1000, &[0; 8]);
-        ledger.record(1, ARMED, Kind::Completion { count: 1 }, 0x1000, &[0; 4]);
-        ledger.record(2, JUMP, Kind::Completion { count: 2 }, 0x1000, &[0; 8]);
-        ledger.record(3, ARMED, Kind::Msi { data: 1 }, 0xfee0_1000, &[0; 8]);
-        ledger.compact();
-        assert_eq!(ledger.entries().len(), 4);
-        assert!(!ledger.entries()[3].supersedes(&ledger.entries()[0]));
-        ledger.record(4, ARMED, Kind::Completion { count: 3 }, 0x1000, &[0; 8]);
-        assert!(ledger.entries()[4].supersedes(&ledger.entries()[0]));
-        ledger.compact();
-        assert_eq!(
-            ledger
-                .entries()
-                .iter()
-                .map(|entry| entry.index)
-                .collect::<Vec<_>>(),
-            [1, 2, 3, 4]
-        );
+    fn a_full_ledger_stays_full_and_a_filled_one_is_not_yet() {
+        let mut ledger = Ledger::new(2);
+        block(&mut ledger, ARMED, 0, 0).unwrap();
+        block(&mut ledger, JUMP, 1, 0).unwrap();
+        assert!(!ledger.is_full(), "nothing was refused");
+        block(&mut ledger, JUMP, 2, 0).unwrap_err();
+        assert!(ledger.is_full());
     }
 
     #[test]
-    fn the_digest_sees_every_entry_even_the_dropped() {
+    fn the_digest_sees_every_entry() {
         let digest = |sequences: &[u64]| {
-            let mut ledger = Ledger::new(2);
+            let mut ledger = Ledger::new(8);
             for &sequence in sequences {
                 block(&mut ledger, ARMED, sequence, 0x1000).unwrap();
             }

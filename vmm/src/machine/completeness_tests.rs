@@ -26,6 +26,7 @@ const IDT: u64 = 0x62_0000;
 const IDT_OPERAND: u64 = 0x63_0000;
 const RING: u64 = 0x70_0000;
 const COMPLETION: u64 = 0x71_0000;
+const LIST: u64 = 0x72_0000;
 const BUFFERS: u64 = 0x80_0000;
 const COUNTED: u64 = 0x90_0000;
 const MESSAGES: u64 = pci::WINDOW_START as u64;
@@ -118,7 +119,7 @@ fn first_processor(c: &mut CodeAssembler) -> Asm {
     put(c, ENGINE_TABLE + 8, VECTORS[3])?;
     put(c, ENGINE_TABLE + 12, 0)?;
     configure(c, DMA_SLOT, 0x40, 1 << 31)?;
-    put_long(c, ENGINE + dma::RING_BASE, RING)?;
+    put_long(c, ENGINE + dma::RING_PAGES, LIST)?;
     put(c, ENGINE + dma::RING_ENTRIES, 4)?;
     put_long(c, ENGINE + dma::COMPLETION_ADDRESS, COMPLETION)?;
     let control = dma::CONTROL_ENABLE | dma::CONTROL_FREE_RUN | dma::CONTROL_INTERRUPT;
@@ -212,6 +213,7 @@ fn powered_on() -> Machine {
         IDT_OPERAND,
         &[&0xfff_u16.to_le_bytes()[..], &IDT.to_le_bytes()].concat(),
     );
+    write(LIST, &RING.to_le_bytes());
     for index in 0..4 {
         let descriptor = [BUFFERS + index * 4096, 4096].map(u64::to_le_bytes);
         write(RING + index * 16, descriptor.as_flattened());

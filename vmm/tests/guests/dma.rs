@@ -13,6 +13,7 @@ use vmm::phase::Phase;
 
 const RING: u64 = DATA;
 const COMPLETION: u64 = DATA + 0x1000;
+const LIST: u64 = DATA + 0x2000;
 const BUFFERS: u64 = DATA + 0x10_0000;
 const ENTRIES: u64 = 8;
 const LENGTH: u64 = 0x1800;
@@ -30,7 +31,7 @@ fn buffer_pages() -> impl Iterator<Item = u64> {
 /// Starts the engine.
 fn start(c: &mut Code, control: u32) -> Asm {
     c.config(DMA_SLOT, 0x04, 0x6)?;
-    c.store64(DMA + dma::RING_BASE, RING)?;
+    c.store64(DMA + dma::RING_PAGES, LIST)?;
     c.store32(DMA + dma::RING_ENTRIES, u32::try_from(ENTRIES).unwrap())?;
     c.store64(DMA + dma::COMPLETION_ADDRESS, COMPLETION)?;
     c.store32(DMA + dma::CONTROL, dma::CONTROL_ENABLE | control)
@@ -42,6 +43,7 @@ fn stop(c: &mut Code) -> Asm {
 
 fn guest(write: impl FnOnce(&mut Code) -> Asm) -> Guest {
     let mut guest = Guest::new(write);
+    guest.memory.push((LIST, RING.to_le_bytes().to_vec()));
     guest.memory.push((RING, ring()));
     guest.config.dma.rate = 500_000_000;
     guest
@@ -132,7 +134,6 @@ fn the_engine_races_the_guest() {
                 Kind::Completion { count } => Some(count),
                 _ => None,
             });
-        // The ledger drops superseded entries, so the last one is the value in RAM.
         assert_eq!(
             completions.next(),
             Some(run.machine.ram().read_u64(COMPLETION).unwrap())

@@ -315,6 +315,7 @@ fn the_engine_interrupts_by_message() {
     const RING: u64 = DATA + 0x1000;
     const BUFFER: u64 = DATA + 0x2000;
     const DONE: u64 = DATA + 0x3000;
+    const LIST: u64 = DATA + 0x4000;
     let mut guest = interrupted(|c| {
         prologue(c)?;
         // Turns on memory space, bus master and MSI-X, and directs vector 0 to this processor, unmasked.
@@ -324,7 +325,7 @@ fn the_engine_interrupts_by_message() {
         c.store32(MSIX + 4, 0)?;
         c.store32(MSIX + 8, VECTOR.into())?;
         c.store32(MSIX + 12, 0)?;
-        c.store64(DMA + dma::RING_BASE, RING)?;
+        c.store64(DMA + dma::RING_PAGES, LIST)?;
         c.store32(DMA + dma::RING_ENTRIES, 1)?;
         c.store64(DMA + dma::COMPLETION_ADDRESS, DONE)?;
         c.store32(DMA + dma::CONTROL, dma::CONTROL_ENABLE | dma::CONTROL_INTERRUPT)?;
@@ -350,6 +351,7 @@ fn the_engine_interrupts_by_message() {
         epilogue(c)?;
         c.counting_handler(VECTOR, FIRST)
     });
+    guest.memory.push((LIST, RING.to_le_bytes().to_vec()));
     let descriptors = [BUFFER, 64];
     guest.memory.push((
         RING,

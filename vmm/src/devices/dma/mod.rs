@@ -1,6 +1,6 @@
 //! The DMA engine, personality `stream`: the receive side of a network card.
 //!
-//! The engine takes descriptors from a ring in guest memory, fills the buffers with [`crate::content`] at a set rate of
+//! The engine takes descriptors from a ring in guest memory, whose pages a list in guest memory names. It fills the buffers with [`crate::content`] at a set rate of
 //! guest time, advances a completion count and interrupts. It continues across a kexec. It stops when the driver
 //! disables or resets it, at an invalid descriptor, and while the bus master bit is clear if it honours that bit. Only
 //! CONTROL's reset bit resets it, because it offers neither function-level reset nor power states.
@@ -89,7 +89,7 @@ impl Eq for Scratch {}
 struct Registers {
     control: u32,
     fault: bool,
-    ring_base: u64,
+    ring_pages: u64,
     ring_entries: u32,
     completion_address: u64,
     consumed: u64,
@@ -181,7 +181,7 @@ impl DmaEngine {
                 let running = if self.running() { map::STATUS_RUNNING } else { 0 };
                 (running | if registers.fault { map::STATUS_FAULT } else { 0 }).into()
             }
-            (map::RING_BASE, 8) => registers.ring_base,
+            (map::RING_PAGES, 8) => registers.ring_pages,
             (map::RING_ENTRIES, 4) => registers.ring_entries.into(),
             (map::COMPLETION_ADDRESS, 8) => registers.completion_address,
             (map::CONSUMED, 8) => registers.consumed,
@@ -203,7 +203,7 @@ impl DmaEngine {
         let low = (value & 0xffff_ffff) as u32;
         match (offset, size) {
             (map::CONTROL, 4) => self.write_control(now, view, low),
-            (map::RING_BASE, 8) => self.registers.ring_base = value,
+            (map::RING_PAGES, 8) => self.registers.ring_pages = value,
             (map::RING_ENTRIES, 4) => self.registers.ring_entries = low,
             (map::COMPLETION_ADDRESS, 8) => self.registers.completion_address = value,
             (map::CONSUMED, 8) => {

@@ -7,6 +7,7 @@ use super::DmaEngine;
 use crate::content::block_content;
 use crate::dma_view::{DmaError, DmaView};
 use crate::ledger::{EngineEventKind, FaultReason, Kind};
+use crate::memory::PAGE_SIZE;
 
 /// When blocks are due. Counting bytes from a common origin keeps the rate exact whatever the block size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,7 +147,7 @@ impl DmaEngine {
 
     fn check_ring(&self) -> Result<(), Halt> {
         let registers = &self.registers;
-        let (entries, address) = (registers.ring_entries, registers.ring_base);
+        let (entries, address) = (registers.ring_entries, registers.ring_pages);
         let fault = |reason, address, length| {
             Err(Halt::Fault(Unusable {
                 reason,
@@ -155,7 +156,7 @@ impl DmaEngine {
                 descriptor: None,
             }))
         };
-        if entries == 0 || entries > map::MAX_RING_ENTRIES || !address.is_multiple_of(16) {
+        if entries == 0 || entries > map::MAX_RING_ENTRIES || !address.is_multiple_of(PAGE_SIZE) {
             return fault(FaultReason::Ring, address, entries);
         }
         if registers.consumed > registers.completed {
@@ -164,14 +165,37 @@ impl DmaEngine {
         Ok(())
     }
 
+    /// The address of a descriptor. Reads the page of the ring that holds it from the list in guest memory, at each
+    /// use, so that a list that does not survive is noticed.
+    fn locate(&self, view: &DmaView, descriptor: u32) -> Result<u64, Halt> {
+        let fault = |reason, address| {
+            Halt::Fault(Unusable {
+                reason,
+                address,
+                length: 8,
+                descriptor: Some(descriptor),
+            })
+        };
+        let index = u64::from(descriptor) / map::DESCRIPTORS_PER_PAGE;
+        let at = self
+            .registers
+            .ring_pages
+            .wrapping_add(index * map::LIST_WORD_BYTES);
+        let mut word = [0; 8];
+        view.read(at, &mut word)
+            .map_err(|_| fault(FaultReason::ListOutsideRam, at))?;
+        let page = u64::from_le_bytes(word);
+        if !page.is_multiple_of(PAGE_SIZE) {
+            return Err(fault(FaultReason::RingPage, page));
+        }
+        Ok(page + u64::from(descriptor) % map::DESCRIPTORS_PER_PAGE * map::DESCRIPTOR_BYTES)
+    }
+
     /// Reads and checks the next descriptor, {u64 address, u32 length, u32 zero}.
     fn next_buffer(&self, view: &DmaView) -> Result<Buffer, Halt> {
         let slot = self.registers.completed % u64::from(self.registers.ring_entries);
         let descriptor = (slot & 0xffff_ffff) as u32;
-        let at = self
-            .registers
-            .ring_base
-            .wrapping_add(u64::from(descriptor) * map::DESCRIPTOR_BYTES);
+        let at = self.locate(view, descriptor)?;
         let mut bytes = [0; 16];
         view.read(at, &mut bytes).map_err(|_| {
             let length = u32::try_from(bytes.len()).unwrap_or(0);

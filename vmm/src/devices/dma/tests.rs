@@ -10,6 +10,7 @@ use crate::ledger::{FaultReason, Kind, Ledger};
 use crate::memory::{GuestRam, MIN_RAM};
 use crate::phase::{Phase, Stamp};
 
+const LIST: u64 = 0x3000;
 const RING: u64 = 0x1000;
 const DONE: u64 = 0x2000;
 const BUFFERS: u64 = 0x10_0000;
@@ -39,7 +40,8 @@ impl Bench {
         for index in 0..4 {
             bench.descriptor(index, BUFFERS + index * 4096, 4096);
         }
-        bench.write(map::RING_BASE, 8, RING, 0);
+        bench.list(0, RING);
+        bench.write(map::RING_PAGES, 8, LIST, 0);
         bench.write(map::RING_ENTRIES, 4, 4, 0);
         bench.write(map::COMPLETION_ADDRESS, 8, DONE, 0);
         bench.command(0, MASTER);
@@ -51,6 +53,11 @@ impl Bench {
         self.ram
             .write(RING + index * 16 + 8, &u64::from(length).to_le_bytes())
             .unwrap();
+    }
+
+    /// Word `index` of the list of the ring's pages.
+    fn list(&self, index: u64, page: u64) {
+        self.ram.write(LIST + index * 8, &page.to_le_bytes()).unwrap();
     }
 
     fn write(&mut self, register: u64, size: u8, value: u64, now: u64) {
@@ -254,10 +261,10 @@ fn wild_registers_fault() {
     };
     assert_eq!(faults(map::RING_ENTRIES, 4, 0), Some(FaultReason::Ring));
     assert_eq!(faults(map::RING_ENTRIES, 4, 4097), Some(FaultReason::Ring));
-    assert_eq!(faults(map::RING_BASE, 8, RING + 8), Some(FaultReason::Ring));
+    assert_eq!(faults(map::RING_PAGES, 8, LIST + 8), Some(FaultReason::Ring));
     assert_eq!(
-        faults(map::RING_BASE, 8, !0xf),
-        Some(FaultReason::DescriptorOutsideRam)
+        faults(map::RING_PAGES, 8, !0xfff),
+        Some(FaultReason::ListOutsideRam)
     );
     assert_eq!(
         faults(map::COMPLETION_ADDRESS, 8, 4),
@@ -272,6 +279,79 @@ fn wild_registers_fault() {
 }
 
 #[test]
+fn a_ring_lies_on_any_pages() {
+    let mut bench = Bench::new(BusMaster::Honoured);
+    let entries = u64::from(map::MAX_RING_ENTRIES);
+    // Sixteen pages in descending order, with a gap between each two.
+    let page = |index: u64| 0x80_0000 - index * 0x2000;
+    for index in 0..entries / map::DESCRIPTORS_PER_PAGE {
+        bench.list(index, page(index));
+    }
+    for entry in 0..entries {
+        let at = page(entry / map::DESCRIPTORS_PER_PAGE) + entry % map::DESCRIPTORS_PER_PAGE * 16;
+        bench
+            .ram
+            .write(at, &(BUFFERS + entry * 64).to_le_bytes())
+            .unwrap();
+        bench.ram.write(at + 8, &64_u64.to_le_bytes()).unwrap();
+    }
+    bench.view.ledger = Ledger::new(2 * map::MAX_RING_ENTRIES as usize + 2);
+    bench.write(map::RING_ENTRIES, 4, entries, 0);
+    bench.enable(0, 0);
+    bench.run(100_000_000);
+    assert_eq!((bench.engine.blocks(), bench.read(map::WAITS, 8)), (entries, 1));
+    for entry in 0..entries {
+        assert_eq!(
+            bench.block_at(BUFFERS + entry * 64),
+            Some(entry),
+            "descriptor {entry}"
+        );
+    }
+}
+
+#[test]
+fn the_list_of_pages_is_read_at_each_use() {
+    let mut bench = Bench::new(BusMaster::Honoured);
+    bench.enable(0, 0);
+    bench.run(1500);
+    // Another ring, with other buffers.
+    let (other, buffers) = (0x5000, BUFFERS + 0x10_0000);
+    for index in 0..4 {
+        let descriptor = [buffers + index * 4096, 4096].map(u64::to_le_bytes);
+        bench
+            .ram
+            .write(other + index * 16, descriptor.as_flattened())
+            .unwrap();
+    }
+    bench.list(0, other);
+    bench.run(2500);
+    assert_eq!(bench.block_at(BUFFERS + 4096), Some(1));
+    assert_eq!(bench.block_at(buffers + 8192), Some(2));
+}
+
+#[test]
+fn wild_words_in_the_list_fault_and_write_nothing() {
+    for (word, reason, address, length) in [
+        (RING + 16, FaultReason::RingPage, RING + 16, 8),
+        (MIN_RAM, FaultReason::DescriptorOutsideRam, MIN_RAM, 16),
+        (!0xfff, FaultReason::DescriptorOutsideRam, !0xfff, 16),
+    ] {
+        let mut bench = Bench::new(BusMaster::Honoured);
+        bench.list(0, word);
+        bench.enable(0, 0);
+        bench.run(10_000);
+        let fault = EngineEventKind::Fault {
+            reason,
+            address,
+            length,
+            descriptor: Some(0),
+        };
+        assert_eq!(bench.events().last(), Some(&fault));
+        assert_eq!((bench.view.ledger.made(), bench.read(map::FAULTS, 8)), (0, 1));
+    }
+}
+
+#[test]
 fn a_reset_clears_registers_but_repeats_no_block() {
     let mut bench = Bench::new(BusMaster::Honoured);
     bench.enable(0, 0);
@@ -279,14 +359,14 @@ fn a_reset_clears_registers_but_repeats_no_block() {
     bench.write(map::CONTROL, 4, map::CONTROL_RESET.into(), 2500);
     assert_eq!(
         (
-            bench.read(map::RING_BASE, 8),
+            bench.read(map::RING_PAGES, 8),
             bench.read(map::COMPLETED, 8),
             bench.read(map::CONTROL, 4)
         ),
         (0, 0, 0)
     );
     assert_eq!(bench.engine.next_event(), None);
-    bench.write(map::RING_BASE, 8, RING, 3000);
+    bench.write(map::RING_PAGES, 8, LIST, 3000);
     bench.write(map::RING_ENTRIES, 4, 4, 3000);
     bench.enable(3000, 0);
     bench.run(3000);
@@ -334,7 +414,7 @@ fn registers_answer_only_to_their_own_width() {
     let bench = Bench::new(BusMaster::Honoured);
     assert_eq!(bench.read(map::MAGIC, 4), u64::from(map::MAGIC_VALUE));
     assert_eq!(bench.read(map::MAGIC, 8), u64::MAX);
-    assert_eq!(bench.read(map::RING_BASE, 4), u64::MAX);
+    assert_eq!(bench.read(map::RING_PAGES, 4), u64::MAX);
     assert_eq!(bench.read(0x800, 4), u64::MAX);
 }
 
@@ -342,11 +422,15 @@ proptest! {
     #[test]
     fn any_driver_is_survived(
         accesses in prop::collection::vec((0_u64..0x58, prop::sample::select(vec![4_u8, 8]), any::<u64>(), 0_u64..3000), 1..60),
+        list in prop::option::of(any::<u64>()),
         ring in prop::collection::vec(any::<u64>(), 8),
     ) {
         let mut bench = Bench::new(BusMaster::Retained);
         for (index, word) in (0_u64..).zip(ring) {
             bench.ram.write(RING + index * 8, &(word >> (word % 64)).to_le_bytes()).unwrap();
+        }
+        if let Some(word) = list {
+            bench.list(0, word >> (word % 64));
         }
         bench.enable(0, 0);
         let mut now = 0;

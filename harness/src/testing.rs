@@ -423,6 +423,48 @@ pub fn good() -> Evidence {
     evidence
 }
 
+/// Evidence of the same run, had its ledger been full after `writes` device writes.
+pub fn cut(writes: u64) -> Evidence {
+    let mut evidence = good();
+    let kept = usize::try_from(writes).unwrap();
+    // The next write was refused, and with it the run ended.
+    let end = evidence.ledger.entries[kept].time;
+    evidence.ledger.entries.truncate(kept);
+    evidence.ledger.made = writes;
+    evidence.phases.retain(|record| record.begin_ns <= end);
+    if let Some(last) = evidence.phases.last_mut() {
+        last.guest_ns = end - last.begin_ns;
+    }
+    let (generation, phase) = phase(end);
+    if let Some(dma) = &mut evidence.dma {
+        dma.stopped = None;
+    }
+    evidence.objects[0].closed = None;
+    evidence
+        .memory
+        .retain(|record| record.at == MemoryPoint::BeforeRetrieval && phase >= Phase::Restore);
+    evidence.retrievals.retain(|retrieval| retrieval.time_ns <= end);
+    evidence.blobs.retain(|blob| blob.time_ns <= end);
+    evidence
+        .captures
+        .checkpoints
+        .retain(|checkpoint| checkpoint.at.time_ns <= end);
+    evidence
+        .captures
+        .digests
+        .retain(|record| record.ledger_after <= writes && end > RETRIEVED);
+    if generation > 0 {
+        checkpoint(&mut evidence, CheckpointKind::End, end, writes);
+    }
+    evidence.outcome = Outcome {
+        kind: OutcomeKind::LedgerFull,
+        generation,
+        phase,
+        text: "the ledger is full".into(),
+    };
+    evidence
+}
+
 /// The plan of a scenario, with a kernel that nothing can boot.
 pub fn plan(scenario: &str) -> Plan {
     let parsed = crate::scenario::parse("small.toml", scenario).unwrap();

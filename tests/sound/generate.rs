@@ -69,11 +69,13 @@ impl Sound {
         let ram = log_uniform(rng, 256 * MIB, 3072 * MIB) / PAGE * PAGE;
         let (vcpus, kexecs) = (rng.u32(1..=8), rng.u32(1..=3));
         let room = room(ram);
-        let workload = rng.bool().then(|| log_uniform(rng, PAGE, (room / 2).min(384 * MIB)));
+        let workload = rng
+            .bool()
+            .then(|| log_uniform(rng, PAGE, (room / 2).min(384 * MIB)));
         // A memfd is filled once, and digested and captured in each generation. Half of the memory limit is for these.
         let room = (room - workload.unwrap_or(0)).min(512 * MIB);
         let (buffer, ring) = ring(rng, room);
-        let ring_pages = Dma::bytes(buffer, ring) / PAGE;
+        let ring_pages = Dma::bytes(buffer, ring).div_ceil(PAGE);
         let memfds = memfds(rng, kexecs, room / PAGE, ring_pages);
         let (armed, restore) = (time(rng), time(rng));
         let ledger = *rng.choice(&[500_000, 1_000_000, 1_000_000]).unwrap_or(&500_000);
@@ -127,7 +129,11 @@ impl Sound {
     /// Most guest time from the engine's start to its stop, by estimate. Kernels before 7.3 hash the next kernel, which
     /// takes most of the time of a live update.
     pub fn guest_ns(&self) -> u64 {
-        let update = if self.kernel.starts_with("7.3") { 300 } else { 1_800 } * MS;
+        let update = if self.kernel.starts_with("7.3") {
+            300
+        } else {
+            1_800
+        } * MS;
         let preserved: u64 = self.memfds.iter().map(|memfd| memfd.pages).sum();
         let page_work = preserved * 8_000 + self.workload.unwrap_or(0) / PAGE * 5_000;
         let memory = self.ram / PAGE * 200;
@@ -159,17 +165,31 @@ impl Sound {
         }
         if let Some(dma) = &self.dma {
             let when_full = if dma.wait { "wait" } else { "overwrite" };
-            put(format!("\n[dma]\nrate = \"{} B/s\"\nbuffer = \"{}\"", dma.rate, bytes(dma.buffer)));
-            put(format!("ring = {}\nmemfd = \"{}\"\nwhen_full = \"{when_full}\"", dma.ring, dma.memfd));
+            put(format!(
+                "\n[dma]\nrate = \"{} B/s\"\nbuffer = \"{}\"",
+                dma.rate,
+                bytes(dma.buffer)
+            ));
+            put(format!(
+                "ring = {}\nmemfd = \"{}\"\nwhen_full = \"{when_full}\"",
+                dma.ring, dma.memfd
+            ));
         }
-        put(format!("\n[run]\narmed = \"{} ns\"\nrestore = \"{} ns\"", self.armed, self.restore));
+        put(format!(
+            "\n[run]\narmed = \"{} ns\"\nrestore = \"{} ns\"",
+            self.armed, self.restore
+        ));
         if let Some(workload) = self.workload {
             put(format!("workload = \"{}\"", bytes(workload)));
         }
         put(format!("\n[limits]\nledger = {}", self.ledger));
         if self.dma.is_none() {
             put("\n[expect]".into());
-            for rule in ["device-writes-landed", "dma-only-to-preserved", "device-never-silent"] {
+            for rule in [
+                "device-writes-landed",
+                "dma-only-to-preserved",
+                "device-never-silent",
+            ] {
                 put(format!("{rule} = \"unjudged\""));
             }
         }
@@ -226,7 +246,9 @@ fn memfds(rng: &mut Rng, kexecs: u32, room: u64, ring: u64) -> Vec<Memfd> {
 fn session(rng: &mut Rng, index: usize) -> String {
     let length = [3, 10, 62][rng.usize(..3)];
     let rest = (0..length).map(|_| rng.alphanumeric());
-    std::iter::once(char::from(b'a' + index as u8)).chain(rest).collect()
+    std::iter::once(char::from(b'a' + index as u8))
+        .chain(rest)
+        .collect()
 }
 
 /// A wait.
@@ -249,5 +271,8 @@ fn log_uniform(rng: &mut Rng, low: u64, high: u64) -> u64 {
 fn bytes(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", MIB), ("KiB", 1 << 10)];
     let fitting = units.iter().find(|(_, unit)| bytes.is_multiple_of(*unit));
-    fitting.map_or_else(|| format!("{bytes} B"), |(name, unit)| format!("{} {name}", bytes / unit))
+    fitting.map_or_else(
+        || format!("{bytes} B"),
+        |(name, unit)| format!("{} {name}", bytes / unit),
+    )
 }

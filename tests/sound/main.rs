@@ -56,7 +56,11 @@ fn sound_scenarios_pass() {
         let text = Sound::new(seed, &kernels).text();
         let run = run_text(&text, &[]);
         if run.status != 0 {
-            eprintln!("BATON_SOUND_SEED={seed} with the kernels {}:\n{text}\n{}", kernels.join(" "), run.text);
+            eprintln!(
+                "BATON_SOUND_SEED={seed} with the kernels {}:\n{text}\n{}",
+                kernels.join(" "),
+                run.text
+            );
             failed.push(seed);
         }
     }
@@ -78,8 +82,12 @@ fn what_is_generated_is_allowed() {
         let bytes: u64 = sound.memfds.iter().map(|memfd| memfd.pages * 4096).sum();
         assert!(bytes + sound.workload.unwrap_or(0) < sound.ram / 4 * 3, "{text}");
         let Some(dma) = &sound.dma else { continue };
-        assert!(Dma::bytes(dma.buffer, dma.ring) <= sound.memfds[0].pages * 4096, "{text}");
-        let blocks = u128::from(dma.rate) * u128::from(sound.guest_ns()) / u128::from(dma.buffer) / 1_000_000_000;
+        assert!(
+            Dma::bytes(dma.buffer, dma.ring) <= sound.memfds[0].pages * 4096,
+            "{text}"
+        );
+        let blocks =
+            u128::from(dma.rate) * u128::from(sound.guest_ns()) / u128::from(dma.buffer) / 1_000_000_000;
         assert!(dma.wait || 2 * blocks <= sound.ledger.into(), "{text}");
     }
     let any = |what: &str, holds: &dyn Fn(&Sound) -> bool| assert!(many.iter().any(holds), "{what}");
@@ -90,8 +98,12 @@ fn what_is_generated_is_allowed() {
     any("no wait", &|sound| sound.armed == 0 && sound.restore == 0);
     any("little memory", &|sound| sound.ram < 260 << 20);
     any("much memory", &|sound| sound.ram > 2900 << 20);
-    any("the longest ring", &|sound| device(sound, &|dma| dma.ring == 4096 && dma.buffer == 4096));
+    any("the longest ring", &|sound| {
+        device(sound, &|dma| dma.ring == 4096 && dma.buffer == 4096)
+    });
     any("the shortest ring", &|sound| device(sound, &|dma| dma.ring == 1));
-    any("a high rate", &|sound| device(sound, &|dma| dma.rate > 50_000_000_000));
+    any("a high rate", &|sound| {
+        device(sound, &|dma| dma.rate > 50_000_000_000)
+    });
     any("a low rate", &|sound| device(sound, &|dma| dma.rate < 2_000));
 }

@@ -1,7 +1,7 @@
 //! Evidence that the conductor takes from the machine, not from the agent: pages, blobs, CPU writes, and at the end all
 //! records.
 
-use super::cursor::{Ending, Move};
+use super::cursor::{Awaiting, Ending, Move};
 use super::memory::GuestMemory;
 use super::page_writes::{MAX_CPU_WRITES, keep};
 use super::{Observer, Run, chain};
@@ -12,6 +12,7 @@ use crate::evidence::{
 use crate::kernel::{Fit, RunningKernel};
 use crate::oracle::Question;
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
+use guest_agent::protocol::Request;
 use std::collections::{BTreeSet, HashSet};
 use vmm::boot::BootParams;
 use vmm::machine::Machine;
@@ -214,6 +215,17 @@ impl Run {
         };
         if let Some(symbol) = rip.and_then(|rip| self.symbol(generation, rip, 0)) {
             text = format!("{text}, at {symbol}");
+        }
+        // What the agent was told to close may be in use again already.
+        if let Awaiting::Answer {
+            request: Request::Close { object },
+            asked,
+        } = &self.cursor.awaiting
+        {
+            let closing = self.evidence.objects.iter_mut();
+            closing
+                .filter(|known| known.id == *object)
+                .for_each(|known| known.closed = Some(asked.moment));
         }
         // A run that ended early has no checkpoint at its end, but its memory can be captured now.
         let captured = self.evidence.captures.checkpoints.last();

@@ -462,6 +462,61 @@ fn nothing_to_look_at_is_not_held() {
 }
 
 /// The first CPU write to a page, as recorded by a backend that knows pages only.
+#[test]
+fn a_run_with_a_full_ledger_is_not_judged_by_what_was_not_seen() {
+    for writes in 0..2 * testing::BLOCKS.0 {
+        for result in judge(&testing::cut(writes)) {
+            let rule = result.rule;
+            assert_eq!(
+                result.findings.total, 0,
+                "{rule} after {writes} writes: {:#?}",
+                result.findings.kept
+            );
+            assert!(!result.held(), "{rule} after {writes} writes");
+            let why = result.unjudged().unwrap();
+            assert!(why.contains("the ledger was full in "), "{rule}: {why}");
+        }
+    }
+}
+
+#[test]
+fn what_was_seen_before_the_ledger_was_full_can_still_violate() {
+    let mut evidence = testing::cut(30);
+    change_page(&mut evidence, 0, 15, |page| page[100] ^= 0xff);
+    only(&evidence, &[RuleName::PreservedContent]);
+    // The device had been silent before.
+    let mut evidence = testing::cut(30);
+    evidence.ledger.entries.drain(2..6);
+    only(&evidence, &[RuleName::DeviceNeverSilent]);
+    // The agent had tried and failed.
+    let mut evidence = testing::cut(36);
+    evidence.failures.push(AgentFailure {
+        generation: 1,
+        phase: Phase::Restore,
+        request: "retrieve memfd \"m\"".into(),
+        call: "ioctl".into(),
+        errno: 2,
+        detail: String::new(),
+    });
+    evidence.retrievals[1].failure = Some(0);
+    only(&evidence, &[RuleName::SessionRetrieved]);
+}
+
+#[test]
+fn engine_events_that_are_not_on_record_make_the_rule_blind() {
+    let mut evidence = good();
+    evidence.ledger.counters.push((
+        Stamp::START,
+        vmm::ledger::Counters {
+            events_dropped: 3,
+            ..Default::default()
+        },
+    ));
+    let rule = result(&evidence, RuleName::DeviceNeverSilent);
+    assert_eq!(rule.blind, ["3 engine events are not on record"]);
+    assert!(!rule.held());
+}
+
 fn page_write(address: u64, since_ns: u64) -> CpuWrite {
     CpuWrite {
         length: None,

@@ -14,7 +14,7 @@ pub mod rules;
 
 pub use finding::{Finding, Findings, MAX_KEPT, Question, Writer};
 
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, OutcomeKind};
 use content::Context;
 use serde::{Deserialize, Serialize};
 
@@ -162,7 +162,24 @@ impl RuleResult {
 /// Applies every rule.
 pub fn judge(evidence: &Evidence) -> Vec<RuleResult> {
     let context = Context::new(evidence);
-    RuleName::ALL.iter().map(|rule| rule.check(&context)).collect()
+    let cut = cut(evidence);
+    let check = |rule: &RuleName| {
+        let mut result = rule.check(&context);
+        result.blind.extend(cut.clone());
+        result
+    };
+    RuleName::ALL.iter().map(check).collect()
+}
+
+/// What no rule sees of a run that was cut short by the harness.
+fn cut(evidence: &Evidence) -> Option<String> {
+    let outcome = &evidence.outcome;
+    (outcome.kind == OutcomeKind::LedgerFull).then(|| {
+        format!(
+            "the ledger was full in {} of generation {}, and the rest of the run was not made",
+            outcome.phase, outcome.generation
+        )
+    })
 }
 
 /// Up to `most` questions about the last writer of a byte, which only a second run that watches the byte can answer.

@@ -1,7 +1,7 @@
 //! `device-never-silent`: while the engine is enabled and not waiting for a descriptor, no two writes are further
 //! apart than its rate allows.
 
-use crate::evidence::{DmaEvidence, EventCause, Moment};
+use crate::evidence::{DmaEvidence, EventCause, Moment, OutcomeKind};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer, millis};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
@@ -49,11 +49,17 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     };
     let end = dma
         .stopped
-        .map_or_else(|| end_of_run(context), |stopped| stopped.time_ns);
+        .map_or_else(|| last_seen(context, started), |stopped| stopped.time_ns);
     let lateness = evidence.device_lateness_ns;
     let allowed = 2 * dma.setup.period_ns() + SLACK_NS + lateness;
     let (mut last, mut writing, mut blocks, mut longest) = (started.time_ns, true, 0u64, 0);
     let mut silencer = None;
+    let dropped = dropped_events(context);
+    // Beyond the last event on record nothing tells a wait from a silence.
+    let end = match (&dropped, context.evidence.ledger.events.last()) {
+        (Some(_), Some(last)) => end.min(last.time),
+        _ => end,
+    };
     for (time, point) in points(context, started, end) {
         let gap = if writing && point.ends_silence() {
             time.saturating_sub(last)
@@ -105,7 +111,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
             note,
         },
         findings,
-        blind: Vec::new(),
+        blind: dropped.into_iter().collect(),
     }
 }
 
@@ -125,9 +131,22 @@ fn points<'a>(context: &Context<'a>, started: Moment, end: u64) -> Vec<(u64, Poi
     points
 }
 
-fn end_of_run(context: &Context<'_>) -> u64 {
-    let last = context.evidence.phases.last();
+/// Until when an engine that nobody stopped was seen: the end of the run, or the last write that the ledger had room for.
+fn last_seen(context: &Context<'_>, started: Moment) -> u64 {
+    let evidence = context.evidence;
+    if evidence.outcome.kind == OutcomeKind::LedgerFull {
+        let last = evidence.ledger.entries.last();
+        return last.map_or(started.time_ns, |write| write.time.max(started.time_ns));
+    }
+    let last = evidence.phases.last();
     last.map_or(0, |record| record.begin_ns.saturating_add(record.guest_ns))
+}
+
+/// Engine events that the ledger had no room for. Without them a wait may look like a silence.
+fn dropped_events(context: &Context<'_>) -> Option<String> {
+    let counters = context.evidence.ledger.counters.iter();
+    let dropped: u64 = counters.map(|(_, counters)| counters.events_dropped).sum();
+    (dropped > 0).then(|| format!("{dropped} engine events are not on record"))
 }
 
 fn cause_of<'a>(context: &Context<'a>, position: usize) -> Option<&'a EventCause> {

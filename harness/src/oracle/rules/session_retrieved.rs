@@ -1,6 +1,6 @@
 //! `session-retrieved`: each session and each memfd that was preserved is retrieved in the new kernel.
 
-use crate::evidence::{ObjectEvidence, ObjectKind, PageContent};
+use crate::evidence::{ObjectEvidence, ObjectKind, OutcomeKind, PageContent};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
@@ -26,6 +26,11 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     // What the failure means for the object's memory; losing the session alone says nothing about that.
     for generation in 1..=evidence.kexecs {
         if evidence.jump_time(generation - 1).is_none() {
+            continue;
+        }
+        // What a run that was cut short had not come to is not lost.
+        let outcome = &evidence.outcome;
+        if outcome.kind == OutcomeKind::LedgerFull && outcome.generation == generation {
             continue;
         }
         for object in context.preserved_into(generation) {

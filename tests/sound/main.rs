@@ -6,6 +6,8 @@
 
 mod generate;
 
+use std::time::Instant;
+
 use generate::{Dma, Sound};
 use tests::{ready, run_text};
 
@@ -54,11 +56,15 @@ fn sound_scenarios_pass() {
     let mut failed = Vec::new();
     for seed in first..first.saturating_add(runs) {
         let text = Sound::new(seed, &kernels).text();
+        let begin = Instant::now();
         let run = run_text(&text, &[]);
-        if run.status != 0 {
+        let seconds = begin.elapsed().as_secs();
+        if run.status == 0 {
+            eprintln!("BATON_SOUND_SEED={seed}: passed in {seconds} s");
+        } else {
+            let kernels = kernels.join(" ");
             eprintln!(
-                "BATON_SOUND_SEED={seed} with the kernels {}:\n{text}\n{}",
-                kernels.join(" "),
+                "BATON_SOUND_SEED={seed} BATON_SOUND_KERNELS=\"{kernels}\": does not pass:\n{text}\n{}",
                 run.text
             );
             failed.push(seed);

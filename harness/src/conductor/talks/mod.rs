@@ -269,10 +269,8 @@ fn a_greeting_must_be_the_expected_one() {
         })
     };
     let told = greet(0, || What::Message(Ok(hello(VERSION + 1, 1))));
-    assert_eq!(
-        told.ending(),
-        (OutcomeKind::AgentDied, "the agent speaks protocol 3, expected 2")
-    );
+    let text = format!("the agent speaks protocol {}, expected {VERSION}", VERSION + 1);
+    assert_eq!(told.ending(), (OutcomeKind::AgentDied, text.as_str()));
     let told = greet(0, || What::Message(Ok(hello(VERSION, 3))));
     assert_eq!(told.ending().0, OutcomeKind::SetupFailed);
     let told = greet(1, || What::Message(Ok(hello(VERSION, 0))));

@@ -32,7 +32,7 @@ pub use vmm::phase::Phase;
 use vmm::trace::TraceRecord;
 
 /// Version of the evidence directory's format. [`load`] refuses other versions.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Bytes of a page.
 pub const PAGE: u64 = guest_agent::pattern::PAGE_BYTES as u64;

@@ -26,6 +26,12 @@ pub fn per_cpu_pages(zoneinfo: &str) -> u64 {
     counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum()
 }
 
+/// CmaFree, the part of MemFree that only movable pages may use; 0 if there is no such line (without CONFIG_CMA). The
+/// scratch area of KHO is such memory.
+pub fn cma_free_pages(text: &str) -> u64 {
+    pages(text, "CmaFree").unwrap_or(0)
+}
+
 /// The value of line `name`, from kB to pages.
 fn pages(text: &str, name: &str) -> Option<u64> {
     let value = text
@@ -50,6 +56,13 @@ mod tests {
                 free_pages: 100_309
             })
         );
+    }
+
+    #[test]
+    fn scratch_is_told_apart() {
+        let text = "MemTotal: 507904 kB\nMemFree: 401236 kB\nCmaTotal: 102752 kB\nCmaFree:  102604 kB\n";
+        assert_eq!(cma_free_pages(text), 25_651);
+        assert_eq!(cma_free_pages("MemFree: 401236 kB\n"), 0);
     }
 
     #[test]
@@ -78,6 +91,7 @@ mod tests {
         fn any_text_is_survived(text: std::string::String) {
             parse(&text);
             per_cpu_pages(&text);
+            cma_free_pages(&text);
         }
     }
 }

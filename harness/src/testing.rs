@@ -440,19 +440,17 @@ pub fn cut(writes: u64) -> Evidence {
         dma.stopped = None;
     }
     evidence.objects[0].closed = None;
+    let begun = |record: &MemoryRecord| record.at == MemoryPoint::BeforeRetrieval && phase >= Phase::Restore;
+    evidence.memory.retain(begun);
     evidence
-        .memory
-        .retain(|record| record.at == MemoryPoint::BeforeRetrieval && phase >= Phase::Restore);
-    evidence.retrievals.retain(|retrieval| retrieval.time_ns <= end);
+        .retrievals
+        .retain(|retrieval| retrieval.ledger_length <= writes);
     evidence.blobs.retain(|blob| blob.time_ns <= end);
-    evidence
-        .captures
+    let captures = &mut evidence.captures;
+    captures
         .checkpoints
-        .retain(|checkpoint| checkpoint.at.time_ns <= end);
-    evidence
-        .captures
-        .digests
-        .retain(|record| record.ledger_after <= writes && end > RETRIEVED);
+        .retain(|checkpoint| checkpoint.at.ledger_length <= writes);
+    captures.digests.retain(|record| record.ledger_after <= writes);
     if generation > 0 {
         checkpoint(&mut evidence, CheckpointKind::End, end, writes);
     }

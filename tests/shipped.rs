@@ -129,6 +129,35 @@ fn chain_of_three_holds_in_each_generation() {
     assert!(number(&run.rule("nothing-leaked")["looked_at"]) > 0);
 }
 
+#[test]
+fn all_memory_is_used_and_what_was_preserved_is_not_touched() {
+    let Some(run) = passed("more/all-memory") else {
+        return;
+    };
+    for rule in ["kept-from-allocator", "nothing-leaked"] {
+        assert_eq!(number(&run.rule(rule)["looked_at"]) % 4096, 0, "{rule}");
+        assert_eq!(run.rule(rule)["held"], true, "{rule}");
+    }
+    // Nearly every page of the closed memfd is in use again.
+    let note = run.rule("nothing-leaked")["note"].as_str().unwrap();
+    let again = note.split(" pages in use again").next().unwrap();
+    let again: u64 = again.split(' ').next_back().unwrap().parse().unwrap();
+    assert!(again > 4096 / 2, "{note}");
+}
+
+#[test]
+fn a_memfd_that_is_kept_open_is_a_leak() {
+    let Some(run) = passed("faults/memfd-kept-open") else {
+        return;
+    };
+    let leaked = run.findings("nothing-leaked");
+    let pages: Vec<u64> = leaked.iter().map(|finding| number(&finding["page"])).collect();
+    assert_eq!(pages.len(), 16, "{leaked:?}");
+    for finding in &leaked {
+        assert!(finding["owner"].as_str().unwrap().contains("\"kept\""), "{finding}");
+    }
+}
+
 /// The report without the fields that depend on the host.
 fn timeless(report: &Value) -> Value {
     let mut report = without_host_time(report);

@@ -5,7 +5,8 @@ use crate::failure::Failure;
 use crate::luo::Luo;
 use crate::mailbox::Mailbox;
 use crate::memory::Objects;
-use crate::{boot, crew, files, kexec, sys};
+use crate::pressure::Pressure;
+use crate::{boot, crew, files, kexec, page_flags, sys};
 use alloc::format;
 use alloc::string::String;
 use guest_agent::meminfo;
@@ -45,6 +46,7 @@ struct Agent {
     luo: Luo,
     objects: Objects,
     engine: Engine,
+    pressure: Option<Pressure>,
 }
 
 impl Agent {
@@ -106,7 +108,20 @@ impl Agent {
                 self.engine.forget(object);
                 self.objects.close(object)?;
             }
+            Request::KeepOpen { object } => {
+                self.engine.forget(object);
+                self.objects.keep_open(object)?;
+            }
             Request::MemoryInfo => return memory_info(),
+            Request::PageFlags { runs } => return Ok(Reply::PageFlags(page_flags::read(&runs)?)),
+            Request::TakeMemory { pages } => {
+                let pressure = match &mut self.pressure {
+                    Some(pressure) => pressure,
+                    none => none.insert(Pressure::new()?),
+                };
+                return pressure.take(pages);
+            }
+            Request::ReleaseMemory => self.pressure = None,
             // Answered before they are done, by the loop.
             Request::Kexec | Request::PowerOff | Request::Misbehave(_) => {}
         }
@@ -124,7 +139,7 @@ fn memory_info() -> Result<Reply, Failure> {
     let text = files::read_text("/proc/meminfo")?;
     let info = meminfo::parse(&text)
         .ok_or_else(|| Failure::refused("/proc/meminfo", "no MemTotal and MemFree in kB"))?;
-    let zones = files::read_text("/proc/zoneinfo").unwrap_or_default();
+    let zones = meminfo::zones(&files::read_text("/proc/zoneinfo").unwrap_or_default());
     Ok(Reply::Memory {
         total_pages: info.total_pages,
         free_pages: info.free_pages.saturating_add(meminfo::per_cpu_pages(&zones)),

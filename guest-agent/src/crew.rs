@@ -63,6 +63,14 @@ pub fn warm_up() -> Result<(), Failure> {
     share(0..WORTHWHILE_PAGES, |_| Ok(())).map(drop)
 }
 
+/// Calls `work` on `processor`.
+pub fn on<R>(processor: usize, work: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+    let before = sched_getaffinity(None).named(|| "sched_getaffinity")?;
+    let result = bind(processor).and_then(|()| work());
+    sched_setaffinity(None, &before).named(|| "sched_setaffinity")?;
+    result
+}
+
 fn bind(processor: usize) -> Result<(), Failure> {
     let mut set = CpuSet::new();
     set.set(processor);

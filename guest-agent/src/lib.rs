@@ -10,7 +10,8 @@
 //! and readers of kernel files:
 //!
 //! * [`command_line`]: the `baton.*` parameters of the kernel command line,
-//! * [`meminfo`]: memory sizes in /proc/meminfo,
+//! * [`kpageflags`]: the state of page frames in /proc/kpageflags,
+//! * [`meminfo`]: memory sizes in /proc/meminfo, zones in /proc/zoneinfo,
 //! * [`notes`]: the build id in /sys/kernel/notes,
 //! * [`pagemap`]: page frames in /proc/self/pagemap, and page frames merged into runs.
 
@@ -23,6 +24,7 @@ extern crate std;
 
 pub mod command_line;
 pub mod device;
+pub mod kpageflags;
 pub mod meminfo;
 pub mod notes;
 pub mod pagemap;

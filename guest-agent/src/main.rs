@@ -38,7 +38,9 @@ mod kexec;
 mod luo;
 mod mailbox;
 mod memory;
+mod page_flags;
 mod pci;
+mod pressure;
 mod standalone;
 mod sys;
 

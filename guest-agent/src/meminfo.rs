@@ -1,5 +1,7 @@
 //! /proc/meminfo and /proc/zoneinfo.
 
+use alloc::vec::Vec;
+
 /// Memory of the machine in pages of 4096 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meminfo {
@@ -17,13 +19,91 @@ pub fn parse(text: &str) -> Option<Meminfo> {
     })
 }
 
-/// Pages in all per-CPU lists: the `count:` lines of /proc/zoneinfo. They are free too but not in MemFree, and after
-/// a large release they are many.
-pub fn per_cpu_pages(zoneinfo: &str) -> u64 {
-    let counts = zoneinfo
-        .lines()
-        .filter_map(|line| line.trim_start().strip_prefix("count:"));
-    counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum()
+/// A zone of /proc/zoneinfo. All numbers are pages.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Zone {
+    /// On the free lists.
+    pub free: u64,
+    /// Of these, the ones for movable memory only (nr_free_cma).
+    pub free_cma: u64,
+    /// The high watermark: with more than that the kernel reclaims nothing.
+    pub high: u64,
+    /// What is kept for allocations that can use no higher zone: the greatest number of `protection`.
+    pub protection: u64,
+    /// In the lists of each processor, which are free too but not counted in `free`: processor and pages.
+    pub per_cpu: Vec<(usize, u64)>,
+}
+
+/// Reads /proc/zoneinfo (mm/vmstat.c, zoneinfo_show_print: the same in 6.17 to 7.3). What cannot be read is 0.
+pub fn zones(zoneinfo: &str) -> Vec<Zone> {
+    let mut zones: Vec<Zone> = Vec::new();
+    let mut processor = None;
+    for line in zoneinfo.lines() {
+        if line.starts_with("Node ") {
+            zones.push(Zone::default());
+            processor = None;
+        }
+        let Some(zone) = zones.last_mut() else { continue };
+        let (name, value) = match line.trim_start().strip_prefix("pages ") {
+            Some(rest) => split(rest),
+            None => split(line.trim_start()),
+        };
+        let number = || value.parse::<u64>().ok();
+        match name {
+            "free" => zone.free = number().unwrap_or(0),
+            "high" => zone.high = number().unwrap_or(0),
+            "nr_free_cma" => zone.free_cma = number().unwrap_or(0),
+            "protection:" => zone.protection = greatest(value),
+            "cpu:" => processor = value.parse().ok(),
+            "count:" => zone.per_cpu.extend(processor.zip(number())),
+            _ => {}
+        }
+    }
+    zones
+}
+
+/// A line's first word, and the rest without spaces around it.
+fn split(line: &str) -> (&str, &str) {
+    let (name, value) = line.split_once(' ').unwrap_or((line, ""));
+    (name, value.trim())
+}
+
+/// The greatest number in `(0, 467, 467)`.
+fn greatest(list: &str) -> u64 {
+    list.trim_matches(['(', ')'])
+        .split(',')
+        .filter_map(|number| number.trim().parse().ok())
+        .max()
+        .unwrap_or(0)
+}
+
+/// Pages in all per-CPU lists. They are free too but not in MemFree, and after a large release they are many.
+pub fn per_cpu_pages(zones: &[Zone]) -> u64 {
+    let counts = zones
+        .iter()
+        .flat_map(|zone| &zone.per_cpu)
+        .map(|(_, count)| *count);
+    counts.fold(0, u64::saturating_add)
+}
+
+/// Pages in the per-CPU lists of one processor.
+pub fn pages_of_processor(zones: &[Zone], processor: usize) -> u64 {
+    let own = zones
+        .iter()
+        .flat_map(|zone| &zone.per_cpu)
+        .filter(|(number, _)| *number == processor);
+    own.fold(0, |sum, (_, count)| sum.saturating_add(*count))
+}
+
+/// Pages that a process can take so that each zone keeps its high watermark and what it is to keep for others. Memory
+/// for movable pages only does not count as kept, because the kernel's own allocations cannot use it.
+pub fn spare_pages(zones: &[Zone]) -> u64 {
+    let spare = |zone: &Zone| {
+        let kept = [zone.free_cma, zone.high, zone.protection];
+        kept.iter()
+            .fold(zone.free, |free, kept| free.saturating_sub(*kept))
+    };
+    zones.iter().map(spare).fold(0, u64::saturating_add)
 }
 
 /// CmaFree, the part of MemFree that only movable pages may use; 0 if there is no such line (without CONFIG_CMA). The
@@ -58,6 +138,37 @@ mod tests {
         );
     }
 
+    const ZONES: &str = "\
+Node 0, zone      DMA
+  per-node stats
+      nr_inactive_anon 5
+  pages free     3840
+        boost    0
+        min      65
+        low      81
+        high     97
+        cma      0
+        protection: (0, 467, 480, 467)
+      nr_free_pages 3840
+      nr_free_cma  0
+  pagesets
+    cpu: 0
+              count:    0
+              high:     4
+Node 0, zone    DMA32
+  pages free     9000
+        high     2000
+        cma      4096
+        protection: (0, 0, 0)
+      nr_free_cma  3000
+  pagesets
+    cpu: 0
+              count:    391
+              high:     400
+    cpu: 1
+              count: 9
+";
+
     #[test]
     fn scratch_is_told_apart() {
         let text = "MemTotal: 507904 kB\nMemFree: 401236 kB\nCmaTotal: 102752 kB\nCmaFree:  102604 kB\n";
@@ -66,11 +177,37 @@ mod tests {
     }
 
     #[test]
-    fn sums_what_the_processors_hold() {
-        let text = "Node 0, zone    DMA32\n  pages free     96\n  pagesets\n    cpu: 0\n              count:    391\n              \
-                    high:     400\nNode 0, zone   Normal\n    cpu: 0\n              count: 9\n";
-        assert_eq!(per_cpu_pages(text), 400);
-        assert_eq!(per_cpu_pages("count: x\ncount"), 0);
+    fn reads_zones() {
+        let zones = zones(ZONES);
+        let dma = Zone {
+            free: 3840,
+            high: 97,
+            protection: 480,
+            per_cpu: std::vec![(0, 0)],
+            ..Zone::default()
+        };
+        let dma32 = Zone {
+            free: 9000,
+            free_cma: 3000,
+            high: 2000,
+            per_cpu: std::vec![(0, 391), (1, 9)],
+            ..Zone::default()
+        };
+        assert_eq!(zones, [dma, dma32]);
+        assert_eq!(per_cpu_pages(&zones), 400);
+        assert_eq!([0, 1, 2].map(|cpu| pages_of_processor(&zones, cpu)), [391, 9, 0]);
+        assert_eq!(spare_pages(&zones), 3840 - 97 - 480 + 9000 - 3000 - 2000);
+    }
+
+    #[test]
+    fn a_zone_below_its_mark_has_nothing_to_spare() {
+        let text = ZONES.replace("9000", "4999");
+        assert_eq!(spare_pages(&zones(&text)), 3840 - 97 - 480);
+        assert_eq!(spare_pages(&[]), 0);
+        assert_eq!(
+            per_cpu_pages(&zones("Node 0\ncount: x\ncount\ncpu: 0\ncount: 1")),
+            1
+        );
     }
 
     #[test]
@@ -90,8 +227,9 @@ mod tests {
         #[test]
         fn any_text_is_survived(text: std::string::String) {
             parse(&text);
-            per_cpu_pages(&text);
             cma_free_pages(&text);
+            spare_pages(&zones(&text));
+            per_cpu_pages(&zones(&text));
         }
     }
 }

@@ -121,6 +121,13 @@ impl Objects {
         self.objects.remove(&id).map(drop).ok_or_else(|| unknown(id))
     }
 
+    /// Unmaps an object and forgets its memfd without closing it.
+    pub fn keep_open(&mut self, id: ObjectId) -> Result<(), Failure> {
+        let object = self.objects.remove(&id).ok_or_else(|| unknown(id))?;
+        core::mem::forget(object.memfd);
+        Ok(())
+    }
+
     /// The memfd of an object.
     pub fn memfd(&self, id: ObjectId) -> Result<BorrowedFd<'_>, Failure> {
         let memfd = self.get(id)?.memfd.as_ref();

@@ -4,7 +4,7 @@
 //! message is its postcard encoding, at most [`crate::device::mailbox::WINDOW_SIZE`] bytes long.
 //!
 //! `ResolvePages` and `ResolveRange` are answered with `Pages`, `Digest` with `Digests`, `ConsumeDma` with `Dma`,
-//! `MemoryInfo` with `Memory`, all others with `Done`. Any request may be answered with `Failed` instead; the agent
+//! `MemoryInfo` with `Memory`, `PageFlags` with `PageFlags`, `TakeMemory` with `Taken`, all others with `Done`. Any request may be answered with `Failed` instead; the agent
 //! is then ready for the next one. After the reply to `Kexec`, `PowerOff` and `Misbehave` the agent expects no
 //! further request. If the jump of `Kexec` fails, it sends `Failed` and continues to serve requests.
 
@@ -23,6 +23,15 @@ pub type ObjectId = u32;
 pub struct PageRun {
     /// First page frame number (physical address / 4096).
     pub first: u64,
+    /// Number of pages.
+    pub count: u64,
+}
+
+/// Pages in a row with the same flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlagRun {
+    /// What /proc/kpageflags says of each; see [`crate::kpageflags`].
+    pub flags: u64,
     /// Number of pages.
     pub count: u64,
 }
@@ -165,6 +174,24 @@ pub enum Request {
         /// How many pages.
         pages: u64,
     },
+    /// Say what /proc/kpageflags has on these page frames, in their order.
+    PageFlags {
+        /// At most 8192 pages in all.
+        runs: Vec<PageRun>,
+    },
+    /// Take more free memory, page by page, and keep it until `ReleaseMemory`. The agent stops where the kernel would
+    /// begin to kill for memory, and then takes what the per-CPU lists hold.
+    TakeMemory {
+        /// Most pages to take now.
+        pages: u64,
+    },
+    /// Give back what `TakeMemory` took.
+    ReleaseMemory,
+    /// Close an object, but leave its file open: a leak, for the tests of the harness itself.
+    KeepOpen {
+        /// A memfd.
+        object: ObjectId,
+    },
 }
 
 /// Ways in which a guest can die.
@@ -222,6 +249,19 @@ pub enum Reply {
         total_pages: u64,
         /// MemFree and the pages in per-CPU lists.
         free_pages: u64,
+    },
+    /// Flags of pages, in the order of the request; empty if this kernel has no /proc/kpageflags.
+    PageFlags(Vec<FlagRun>),
+    /// Free memory was taken.
+    Taken {
+        /// Pages taken by this request; 0 when there is nothing left to take.
+        now_pages: u64,
+        /// Pages taken since the last `ReleaseMemory`.
+        all_pages: u64,
+        /// MemFree after it.
+        free_pages: u64,
+        /// Pages in per-CPU lists after it.
+        per_cpu_pages: u64,
     },
     /// A call failed.
     Failed {

@@ -1,7 +1,7 @@
 //! Every message survives encoding and decoding, and no input makes the decoder panic.
 
 use guest_agent::protocol::{
-    DmaRing, Features, Misbehaviour, PageRun, Place, Reply, Request, decode, encode,
+    DmaRing, Features, FlagRun, Misbehaviour, PageRun, Place, Reply, Request, decode, encode,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -91,6 +91,14 @@ fn request() -> impl Strategy<Value = Request> {
         Just(Request::MemoryInfo),
         Just(Request::PowerOff),
         misbehaviour().prop_map(Request::Misbehave),
+        vec(any::<(u64, u64)>(), 0..64).prop_map(|runs| {
+            let run = |(first, count)| PageRun { first, count };
+            let runs = runs.into_iter().map(run).collect();
+            Request::PageFlags { runs }
+        }),
+        any::<u64>().prop_map(|pages| Request::TakeMemory { pages }),
+        Just(Request::ReleaseMemory),
+        any::<u32>().prop_map(|object| Request::KeepOpen { object }),
     ]
 }
 
@@ -130,6 +138,16 @@ fn reply() -> impl Strategy<Value = Reply> {
                 }
             }
         ),
+        vec(any::<(u64, u64)>(), 0..64).prop_map(|runs| {
+            let run = |(flags, count)| FlagRun { flags, count };
+            Reply::PageFlags(runs.into_iter().map(run).collect())
+        }),
+        any::<[u64; 4]>().prop_map(|[now_pages, all_pages, free_pages, per_cpu_pages]| Reply::Taken {
+            now_pages,
+            all_pages,
+            free_pages,
+            per_cpu_pages
+        }),
         any::<(u64, u64)>().prop_map(|(total_pages, free_pages)| Reply::Memory {
             total_pages,
             free_pages

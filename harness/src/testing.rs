@@ -5,8 +5,9 @@
 use crate::evidence::*;
 use crate::kernel::{Fit, KernelImage, Symbols};
 use crate::plan::{Overrides, Plan, with_kernels};
+use guest_agent::kpageflags::{BUDDY, LRU};
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, Pattern, page_digest};
-use guest_agent::protocol::{DmaRing, PageRun, Place};
+use guest_agent::protocol::{DmaRing, FlagRun, PageRun, Place};
 use kho_core::{KhoData, Region};
 use std::collections::BTreeMap;
 use vmm::devices::dma::{BusMaster, DmaConfig};
@@ -297,6 +298,45 @@ fn fdt(map: u64) -> Vec<u8> {
         .collect()
 }
 
+/// What the kernel says of the memfd's pages: first nothing, then that it is in use; once it is closed, that one page is
+/// free and one has no flags.
+fn page_flags() -> Vec<PageFlagsRecord> {
+    let run = |flags, count| FlagRun { flags, count };
+    let used = vec![run(LRU, PAGES)];
+    let closed = vec![run(LRU, PAGES - 2), run(BUDDY, 1), run(0, 1)];
+    let record = |at, time_ns, flags| PageFlagsRecord {
+        generation: 1,
+        at,
+        object: 1,
+        time_ns,
+        flags,
+    };
+    vec![
+        record(MemoryPoint::BeforeRetrieval, 1_810_000, vec![run(0, PAGES)]),
+        record(MemoryPoint::Retrieved, 2_050_000, used.clone()),
+        record(MemoryPoint::Held, 2_090_000, used),
+        record(MemoryPoint::AfterClose, 2_480_000, closed),
+    ]
+}
+
+/// When all memory was taken. One page was left in a per-CPU list each time.
+fn pressure() -> Vec<PressureRecord> {
+    let record = |at, begin_ns| PressureRecord {
+        generation: 1,
+        at,
+        begin_ns,
+        end_ns: Some(begin_ns + 10_000),
+        taken_pages: 20_000,
+        free_pages: 1000,
+        per_cpu_pages: 1,
+    };
+    vec![
+        record(MemoryPoint::BeforeRetrieval, 1_820_000),
+        record(MemoryPoint::Held, 2_100_000),
+        record(MemoryPoint::AfterClose, 2_460_000),
+    ]
+}
+
 /// Evidence of a run in which everything went well.
 pub fn good() -> Evidence {
     let record = |generation, phase, begin_ns, end_ns: u64| PhaseRecord {
@@ -397,6 +437,18 @@ pub fn good() -> Evidence {
             memory_record(MemoryPoint::BeforeRetrieval, 20_000, 1000),
             memory_record(MemoryPoint::AfterClose, 20_990, 0),
         ],
+        page_flags: page_flags(),
+        pressure: pressure(),
+        reused: vec![Reused {
+            object: 1,
+            generation: 1,
+            since_ns: 2_449_000,
+            complete: true,
+            pages: vec![PageRun {
+                first: MEMFD,
+                count: PAGES - 2,
+            }],
+        }],
         retrievals: vec![retrieval(None), retrieval(Some(1))],
         failures: Vec::new(),
         blobs: vec![blob((MEMFD..MEMFD + PAGES).chain([OWN]))],

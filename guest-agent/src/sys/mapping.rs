@@ -9,7 +9,7 @@ use core::slice;
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, fold_digest};
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, Result};
-use rustix::mm::{MapFlags, ProtFlags, mlock, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap};
 
 /// A mapping of whole pages, readable and writable, unmapped when dropped. Accesses outside it panic.
 pub struct Mapping {
@@ -37,6 +37,37 @@ impl Mapping {
         // SAFETY: this names the mapping just made.
         unsafe { mlock(base, bytes) }?;
         Ok(mapping)
+    }
+
+    /// Reserves addresses for anonymous memory of which no page exists yet. It is not counted as used
+    /// (MAP_NORESERVE), so it may be larger than what is free.
+    pub fn empty(bytes: u64) -> Result<Self> {
+        let bytes = length(bytes)?;
+        let flags = MapFlags::PRIVATE.union(MapFlags::NORESERVE);
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe { mmap_anonymous(null_mut(), bytes, READ_WRITE, flags) }?;
+        let mapping = Self::of(base.cast(), bytes)?;
+        // Single pages, not huge ones, so that every free page can be taken. A kernel without huge pages refuses.
+        // SAFETY: this names the mapping just made, and changes no content.
+        let _ = unsafe { madvise(base, bytes, Advice::LinuxNoHugepage) };
+        Ok(mapping)
+    }
+
+    /// Makes the pages from `offset` on exist, as if each were written to. Both numbers are multiples of a page.
+    pub fn populate(&self, offset: u64, bytes: u64) -> Result<()> {
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes());
+        if !inside {
+            return Err(Errno::INVAL);
+        }
+        let (offset, bytes) = (length(offset)?, length(bytes)?);
+        // SAFETY: inside the mapping. The advice writes no content that could be seen: pages that exist keep theirs.
+        unsafe {
+            madvise(
+                self.base.as_ptr().add(offset).cast(),
+                bytes,
+                Advice::LinuxPopulateWrite,
+            )
+        }
     }
 
     fn shared(file: &OwnedFd, bytes: u64) -> Result<Self> {
@@ -217,6 +248,17 @@ mod tests {
             assert_eq!(mapping.page_digest(0), page_digest(&words));
             mapping.write_u64(word * 8, 0);
         }
+    }
+
+    #[test]
+    fn an_empty_mapping_is_populated_in_part() {
+        let page = PAGE_BYTES as u64;
+        let mapping = Mapping::empty(1 << 40).unwrap();
+        mapping.populate(page, 2 * page).unwrap();
+        mapping.write_u64(page, 7);
+        mapping.populate(0, 3 * page).unwrap();
+        assert_eq!([0, page].map(|at| mapping.read_u64(at)), [0, 7]);
+        assert_eq!(mapping.populate((1 << 40) - page, 2 * page), Err(Errno::INVAL));
     }
 
     #[test]

@@ -52,6 +52,9 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         cpu_writes: _,
         cpu_writes_until_ns: _,
         memory: _,
+        page_flags: _,
+        pressure: _,
+        reused: _,
         retrievals: _,
         failures: _,
         blobs: _,
@@ -94,6 +97,9 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         facts(Part::Dma, dma_moments),
         facts(Part::Dma, dma),
         facts(Part::Memory, memory),
+        facts(Part::Memory, pressure),
+        facts(Part::Memory, page_flags),
+        facts(Part::Memory, reused),
         facts(Part::Blackout, blackouts),
         facts(Part::Counters, counters),
         diverge(Part::Console, console(first), console(second)),
@@ -427,6 +433,58 @@ fn memory(evidence: &Evidence) -> Vec<Fact> {
         ),
     };
     evidence.memory.iter().map(fact).collect()
+}
+
+fn pressure(evidence: &Evidence) -> Vec<Fact> {
+    let fact = |record: &crate::evidence::PressureRecord| Fact {
+        at: At {
+            generation: Some(record.generation),
+            time_ns: Some(record.begin_ns),
+            ..At::default()
+        },
+        subject: "all memory".into(),
+        verb: "was",
+        value: format!("taken: {record:?}"),
+    };
+    evidence.pressure.iter().map(fact).collect()
+}
+
+fn page_flags(evidence: &Evidence) -> Vec<Fact> {
+    let of = |record: &crate::evidence::PageFlagsRecord| {
+        let (at, object, point) = (record.generation, record.object, record.at);
+        let at = At {
+            generation: Some(at),
+            time_ns: Some(record.time_ns),
+            ..At::default()
+        };
+        let runs = (0usize..).zip(record.flags.clone());
+        let fact = move |(index, run): (usize, guest_agent::protocol::FlagRun)| Fact {
+            at: at.clone(),
+            subject: format!("run {index} of the flags of object {object} ({point:?})"),
+            verb: "was",
+            value: format!("{} pages of {:#x}", run.count, run.flags),
+        };
+        runs.map(fact).collect::<Vec<_>>()
+    };
+    evidence.page_flags.iter().flat_map(of).collect()
+}
+
+fn reused(evidence: &Evidence) -> Vec<Fact> {
+    let of = |record: &crate::evidence::Reused| {
+        let (generation, object) = (record.generation, record.object);
+        let runs = (0usize..).zip(record.pages.clone());
+        let fact = move |(index, run): (usize, guest_agent::protocol::PageRun)| Fact {
+            at: At {
+                generation: Some(generation),
+                ..At::default()
+            },
+            subject: format!("run {index} of the pages of closed object {object} in use again"),
+            verb: "was",
+            value: format!("{} pages from {:#x}", run.count, run.first),
+        };
+        runs.map(fact).collect::<Vec<_>>()
+    };
+    evidence.reused.iter().flat_map(of).collect()
 }
 
 fn blackouts(evidence: &Evidence) -> Vec<Fact> {

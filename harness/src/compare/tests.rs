@@ -226,6 +226,21 @@ fn every_kind_differing_alone_is_named() {
             "memory as the agent saw it",
         ),
         (
+            Part::Memory,
+            |e| e.page_flags[0].flags[0].count += 1,
+            "run 0 of the flags of object 1",
+        ),
+        (
+            Part::Memory,
+            |e| e.pressure[1].taken_pages += 1,
+            "all memory was taken",
+        ),
+        (
+            Part::Memory,
+            |e| e.reused[0].pages[0].count += 1,
+            "run 0 of the pages of closed object 1 in use again",
+        ),
+        (
             Part::Blackout,
             |e| e.blackouts_ns[0] += 1,
             "blackout was 900000 ns in the first and 900001 ns in",

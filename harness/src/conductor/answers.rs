@@ -2,11 +2,11 @@
 
 use super::asks::{is_last_portion, pages_of};
 use super::cursor::{Awaiting, Cursor, Ending, Point};
+use super::memory_answers as memory;
 use crate::evidence::{
-    AgentFailure, DigestRecord, Evidence, Hello, MemoryPoint, MemoryRecord, ObjectEvidence, OutcomeKind,
-    PAGE, Retrieval,
+    AgentFailure, DigestRecord, Evidence, Hello, ObjectEvidence, OutcomeKind, Retrieval, Reused,
 };
-use crate::plan::{Plan, Step};
+use crate::plan::Plan;
 use guest_agent::protocol::{Reply, Request, VERSION};
 use std::mem;
 
@@ -128,7 +128,13 @@ fn answer(
                 total_pages,
                 free_pages,
             },
-        ) => memory(plan, cursor, evidence, total_pages, free_pages),
+        ) => memory::free(plan, cursor, evidence, total_pages, free_pages),
+        (Request::PageFlags { runs }, Reply::PageFlags(flags)) => {
+            return memory::flags(plan, cursor, evidence, (runs, flags), at);
+        }
+        (Request::TakeMemory { .. }, reply @ Reply::Taken { .. }) => {
+            memory::taken(plan, cursor, evidence, &reply, (asked, at));
+        }
         (Request::ConsumeDma, Reply::Dma { .. }) => {}
         (request, Reply::Done) if expected(request) == "done" => {
             done(cursor, evidence, request, asked, at);
@@ -149,6 +155,8 @@ fn expected(request: &Request) -> &'static str {
         Request::Digest { .. } => "digests",
         Request::ConsumeDma => "the state of the DMA engine",
         Request::MemoryInfo => "memory",
+        Request::PageFlags { .. } => "flags of pages",
+        Request::TakeMemory { .. } => "memory taken",
         _ => "done",
     }
 }
@@ -170,9 +178,18 @@ fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: 
         Request::Preserve { object, .. } => {
             known(evidence, *object).for_each(|object| object.preserved_by.push(cursor.generation));
         }
-        Request::Close { object } => {
+        Request::Close { object } | Request::KeepOpen { object } => {
             cursor.held.remove(object);
             known(evidence, *object).for_each(|object| object.closed = Some(at.moment));
+            if evidence.object(*object).is_some() {
+                evidence.reused.push(Reused {
+                    object: *object,
+                    generation: cursor.generation,
+                    since_ns: asked.moment.time_ns,
+                    complete: false,
+                    pages: Vec::new(),
+                });
+            }
         }
         Request::StartDma(_) => {
             // The driver enabled the engine before the agent answered, and the ledger has the exact time.
@@ -237,33 +254,6 @@ fn retrieval(plan: &Plan, request: &Request, failure: Option<usize>, at: Point) 
     })
 }
 
-fn memory(plan: &Plan, cursor: &Cursor, evidence: &mut Evidence, total_pages: u64, free_pages: u64) {
-    let Some(Step::Memory(at)) = cursor.step_of(plan) else {
-        return;
-    };
-    let generation = cursor.generation;
-    let held = |object: &&ObjectEvidence| match at {
-        MemoryPoint::BeforeRetrieval => object
-            .preserved_by
-            .iter()
-            .any(|left| left.checked_add(1) == Some(generation)),
-        MemoryPoint::AfterClose => cursor.held.contains(&object.id),
-    };
-    let pages = evidence
-        .objects
-        .iter()
-        .filter(held)
-        .map(|object| object.bytes / PAGE);
-    let held_pages = pages.fold(0u64, u64::saturating_add);
-    evidence.memory.push(MemoryRecord {
-        generation,
-        at,
-        total_pages,
-        free_pages,
-        held_pages,
-    });
-}
-
 /// Reason of the first failed request.
 pub(super) fn first_failure(evidence: &Evidence) -> String {
     let failed = evidence.retrievals.iter().find_map(|retrieval| retrieval.failure);
@@ -281,7 +271,7 @@ fn went_on(message: Result<Reply, String>) -> Ending {
     Ending::new(OutcomeKind::AgentFailed, text)
 }
 
-fn died(text: impl Into<String>) -> Ending {
+pub(super) fn died(text: impl Into<String>) -> Ending {
     Ending::new(OutcomeKind::AgentDied, text)
 }
 
@@ -314,6 +304,7 @@ fn words(request: &Request) -> String {
         }
         Request::FinishSession { name } => format!("finish session \"{name}\""),
         Request::LoadKexec { .. } => "load the next kernel".into(),
+        Request::PageFlags { .. } => "flags of page frames".into(),
         other => format!("{other:?}"),
     }
 }

@@ -1,8 +1,9 @@
 //! The moves and requests of each step of a plan, part by part.
 
 use super::cursor::{Awaiting, Cursor, Ending, Move, Point};
-use crate::evidence::{Evidence, OutcomeKind, PAGE, Phase};
+use crate::evidence::{Evidence, MemoryPoint, OutcomeKind, PAGE, Phase};
 use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT};
+use guest_agent::pagemap::push_frame;
 use guest_agent::protocol::Request;
 
 /// Most pages in one request. The reply about them fits the mailbox.
@@ -33,6 +34,13 @@ pub(super) fn part(
             // The agent answers for what is written from now on.
             return Ok(Some(Move::SplitPageWrites));
         }
+        Step::Close(object) | Step::KeepOpen(object) if part == 0 && cursor.held.contains(object) => {
+            // Who writes from now on uses the memory again.
+            return Ok(Some(Move::SplitPageWrites));
+        }
+        Step::Close(_) | Step::KeepOpen(_) if part == 1 => whole(plan, cursor, step)?,
+        Step::TakeMemory(point) => return Ok(take_memory(cursor, evidence, *point, at)),
+        Step::PageFlags(point, object) => page_flags(cursor, evidence, *point, *object),
         Step::Kexec | Step::PowerOff | Step::Misbehave(_) if part > 0 => {
             return Ok(announced(cursor, step, part));
         }
@@ -83,6 +91,8 @@ fn whole(plan: &Plan, cursor: &Cursor, step: &Step) -> Result<Option<Request>, E
         },
         Step::StopDma => Request::StopDma,
         Step::Close(object) if cursor.held.contains(object) => Request::Close { object: *object },
+        Step::KeepOpen(object) if cursor.held.contains(object) => Request::KeepOpen { object: *object },
+        Step::ReleaseMemory => Request::ReleaseMemory,
         Step::Memory(_) => Request::MemoryInfo,
         Step::Misbehave(how) => Request::Misbehave(*how),
         Step::Kexec => Request::Kexec,
@@ -155,6 +165,44 @@ fn portion(plan: &Plan, cursor: &Cursor, step: &Step, object: u32) -> Option<Req
             pages,
         },
     })
+}
+
+/// Splits page writes, then asks for more memory until there is none, and splits them again.
+fn take_memory(cursor: &mut Cursor, evidence: &Evidence, point: MemoryPoint, at: Point) -> Option<Move> {
+    if cursor.part == 0 {
+        return Some(Move::SplitPageWrites);
+    }
+    let last = evidence.pressure.last();
+    let last = last.filter(|last| last.generation == cursor.generation && last.at == point);
+    if last.is_some_and(|last| last.end_ns.is_some()) {
+        return None;
+    }
+    let pages = PAGES_AT_ONCE;
+    Some(cursor.ask(Request::TakeMemory { pages }, at))
+}
+
+/// The next portion of an object's page frames to ask about; `None` after the last one, or if they are none of the
+/// kernel's business: not preserved or not closed.
+fn page_flags(cursor: &Cursor, evidence: &Evidence, point: MemoryPoint, object: u32) -> Option<Request> {
+    let known = evidence.object(object)?;
+    let asked = match point {
+        MemoryPoint::BeforeRetrieval => true,
+        MemoryPoint::Retrieved | MemoryPoint::Held => cursor.held.contains(&object),
+        MemoryPoint::AfterClose => known
+            .closed
+            .is_some_and(|closed| closed.generation == cursor.generation),
+    };
+    let first_page = cursor.part.checked_mul(PAGES_AT_ONCE)?;
+    let portion = |count| usize::try_from(count).unwrap_or(usize::MAX);
+    let frames = known
+        .frames(cursor.generation)
+        .into_iter()
+        .skip(portion(first_page));
+    let mut runs = Vec::new();
+    for frame in frames.take(portion(PAGES_AT_ONCE)) {
+        push_frame(&mut runs, frame);
+    }
+    (asked && !runs.is_empty()).then_some(Request::PageFlags { runs })
 }
 
 /// Whether `part` is the last portion of an object of `pages` pages.

@@ -7,16 +7,17 @@ use super::page_writes::{MAX_CPU_WRITES, keep};
 use super::{Observer, Run, chain};
 use crate::evidence::{
     Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, NOT_ENDED,
-    ObjectCapture, ObjectEvidence, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, frames_of,
+    ObjectCapture, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, frames_of,
 };
 use crate::kernel::{Fit, RunningKernel};
 use crate::oracle::Question;
+use guest_agent::pagemap::push_frame;
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
 use guest_agent::protocol::Request;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use vmm::boot::BootParams;
 use vmm::machine::Machine;
-use vmm::phase::Stamp;
+use vmm::phase::{Phase, Stamp};
 use vmm::provenance::PageWrite;
 use vmm::translate::AddressSpace;
 
@@ -267,7 +268,8 @@ impl Run {
         evidence.outcome.generation = self.cursor.generation;
         evidence.outcome.phase = machine.moment().stamp.phase;
         evidence.phases = self.phase_records();
-        (evidence.cpu_writes, evidence.cpu_writes_until_ns) = self.cpu_writes(&evidence.objects);
+        (evidence.cpu_writes, evidence.cpu_writes_until_ns) = self.cpu_writes(&evidence);
+        self.fill_reused(&mut evidence);
         evidence.event_causes = self.event_causes();
         let blackouts = machine.blackouts();
         evidence.blackouts_ns = blackouts.iter().filter_map(|one| one.nanoseconds()).collect();
@@ -280,21 +282,51 @@ impl Run {
         evidence
     }
 
-    /// First CPU writes of each phase from the first jump on, to pages of objects and pages that the device wrote to;
-    /// and the guest time from which writes are missing, if any is.
-    fn cpu_writes(&self, objects: &[ObjectEvidence]) -> (Vec<CpuWrite>, Option<u64>) {
-        let mut matter: HashSet<u64> = frames_written(&self.machine).collect();
-        for object in objects {
-            object
-                .pages
-                .keys()
-                .for_each(|generation| matter.extend(object.frames(*generation)));
+    /// First CPU writes of each phase from the first jump on, to pages of objects that are not closed yet and pages
+    /// that the device wrote to; and the guest time from which writes are missing, if any is.
+    fn cpu_writes(&self, evidence: &Evidence) -> (Vec<CpuWrite>, Option<u64>) {
+        // Until when a write to a page matters.
+        let mut matter: HashMap<u64, u64> = HashMap::new();
+        for object in &evidence.objects {
+            let closed = evidence.reused.iter().find(|reused| reused.object == object.id);
+            let until = closed.map_or(u64::MAX, |reused| reused.since_ns);
+            for generation in object.pages.keys() {
+                matter.extend(object.frames(*generation).into_iter().map(|frame| (frame, until)));
+            }
         }
-        let phases = self.machine.provenance().phases();
-        let kept = keep(phases, |page| matter.contains(&page), MAX_CPU_WRITES);
+        matter.extend(frames_written(&self.machine).map(|frame| (frame, u64::MAX)));
+        let matters = |write: &PageWrite| matter.get(&write.pfn()).is_some_and(|until| write.time < *until);
+        let kept = keep(self.machine.provenance().phases(), matters, MAX_CPU_WRITES);
         let writes = kept.writes.into_iter();
         let writes = writes.map(|(stamp, write)| self.cpu_write(stamp, write, None));
         (writes.collect(), kept.until_ns)
+    }
+
+    /// Finds the pages of closed objects that were written to again.
+    fn fill_reused(&self, evidence: &mut Evidence) {
+        let objects = &evidence.objects;
+        for reused in &mut evidence.reused {
+            let object = objects.iter().find(|object| object.id == reused.object);
+            let frames = object.map_or(Vec::new(), |object| object.frames(reused.generation));
+            let frames: HashSet<u64> = frames.into_iter().collect();
+            let here = |stamp: &Stamp| {
+                u32::from(stamp.generation) == reused.generation && stamp.phase != Phase::Jump
+            };
+            let phases = self.machine.provenance().phases().iter();
+            let writes = phases
+                .clone()
+                .filter(|phase| here(&phase.stamp))
+                .flat_map(|phase| &phase.writes)
+                .filter(|write| write.time >= reused.since_ns && frames.contains(&write.pfn()));
+            reused.complete = phases
+                .clone()
+                .all(|phase| phase.dropped == 0 || u32::from(phase.stamp.generation) > reused.generation);
+            let again: BTreeSet<u64> = writes.map(PageWrite::pfn).collect();
+            reused.pages.clear();
+            for frame in again {
+                push_frame(&mut reused.pages, frame);
+            }
+        }
     }
 
     fn event_causes(&self) -> Vec<EventCause> {

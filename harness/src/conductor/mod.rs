@@ -10,6 +10,7 @@
 //! | `cursor.rs` | position, moves, inputs; [`next`] |
 //! | `asks.rs` | the moves of each step |
 //! | `answers.rs` | handling of answers |
+//! | `memory_answers.rs` | handling of answers about the kernel's memory |
 //! | `events.rs` | handling of events |
 //! | `run.rs` | the driver |
 //! | `collect.rs` | evidence from the machine |
@@ -23,6 +24,7 @@ mod collect;
 mod cursor;
 mod events;
 mod memory;
+mod memory_answers;
 mod page_writes;
 mod run;
 mod setup;

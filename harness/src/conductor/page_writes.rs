@@ -14,14 +14,14 @@ pub(super) struct Kept {
     pub until_ns: Option<u64>,
 }
 
-/// The first `most` writes from the first jump on to pages that `matter`, by page frame number.
-pub(super) fn keep(phases: &[PhaseWrites], matter: impl Fn(u64) -> bool, most: usize) -> Kept {
+/// The first `most` writes from the first jump on that matter.
+pub(super) fn keep(phases: &[PhaseWrites], matters: impl Fn(&PageWrite) -> bool, most: usize) -> Kept {
     let after_jump = |phase: &&PhaseWrites| phase.stamp.generation > 0 || phase.stamp.phase == Phase::Jump;
     let mut all = phases
         .iter()
         .filter(after_jump)
         .flat_map(|phase| phase.writes.iter().map(|write| (phase.stamp, *write)))
-        .filter(|(_, write)| matter(write.pfn()));
+        .filter(|(_, write)| matters(write));
     let writes: Vec<_> = all.by_ref().take(most).collect();
     let cut = all.next().map(|(_, write)| write.time);
     // The machine's room is shared by all phases: once it is used up, no later write is on record.
@@ -65,7 +65,7 @@ mod tests {
             phase(0, Phase::Jump, &[(5, 20), (6, 21)], 0),
             phase(1, Phase::BootNew, &[(7, 30), (5, 31)], 0),
         ];
-        let kept = keep(&phases, |page| page != 6, 3);
+        let kept = keep(&phases, |write| write.pfn() != 6, 3);
         assert_eq!((pages(&kept), kept.until_ns), (vec![5, 7, 5], None));
     }
 
@@ -82,6 +82,6 @@ mod tests {
         assert_eq!((pages(&cut), cut.until_ns), (vec![5, 6], Some(31)));
         // Writes that are left out because they do not matter are not missing.
         let sound = [phase(1, Phase::BootNew, &[(6, 30), (5, 31)], 0)];
-        assert_eq!(keep(&sound, |page| page == 6, 1).until_ns, None);
+        assert_eq!(keep(&sound, |write| write.pfn() == 6, 1).until_ns, None);
     }
 }

@@ -5,6 +5,7 @@
 
 mod captures;
 mod device;
+mod memory;
 mod outcome;
 mod pool;
 mod so_far;
@@ -15,6 +16,7 @@ pub use captures::{Captures, Checkpoint, CheckpointKind, DigestRecord, ObjectCap
 pub use device::{
     DmaEvidence, DmaSetup, EventCause, Placed, describe, empty_ledger, end_of, frames_of, written_bytes,
 };
+pub use memory::{MemoryPoint, MemoryRecord, PageFlagsRecord, PressureRecord, Reused};
 pub use outcome::{Outcome, OutcomeKind};
 pub use pool::PoolFull;
 pub use so_far::Keeper;
@@ -79,6 +81,12 @@ pub struct Evidence {
     pub authors: Vec<Author>,
     /// Free memory as the agent saw it.
     pub memory: Vec<MemoryRecord>,
+    /// What the agent's kernel said of the pages of objects.
+    pub page_flags: Vec<PageFlagsRecord>,
+    /// When the agent took all free memory.
+    pub pressure: Vec<PressureRecord>,
+    /// Pages of closed objects that a CPU wrote to again. [`Evidence::cpu_writes`] does not have these writes.
+    pub reused: Vec<Reused>,
     /// Attempts to retrieve something.
     pub retrievals: Vec<Retrieval>,
     /// Requests that the agent could not fulfil.
@@ -310,31 +318,6 @@ pub struct Author {
     pub address: u64,
     /// The write; `None` if no CPU wrote the byte while it was watched.
     pub write: Option<CpuWrite>,
-}
-
-/// Free memory as the agent saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryRecord {
-    /// Kernel generation.
-    pub generation: u32,
-    /// When.
-    pub at: MemoryPoint,
-    /// MemTotal in pages.
-    pub total_pages: u64,
-    /// MemFree in pages.
-    pub free_pages: u64,
-    /// Pages that the agent's objects hold at that time.
-    pub held_pages: u64,
-}
-
-/// When free memory was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MemoryPoint {
-    /// Before anything of the session was retrieved.
-    BeforeRetrieval,
-    /// After the sessions were finished and objects closed.
-    AfterClose,
 }
 
 /// An attempt to retrieve a session or a memfd.

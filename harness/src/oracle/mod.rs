@@ -40,11 +40,13 @@ pub enum RuleName {
     SessionRetrieved,
     /// See [`rules::nothing_leaked`].
     NothingLeaked,
+    /// See [`rules::kept_from_allocator`].
+    KeptFromAllocator,
 }
 
 impl RuleName {
     /// All rules, in the order of reports.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::PreservedContent,
         Self::DeviceWritesLanded,
         Self::NoCpuWriteBeforeRetrieval,
@@ -54,6 +56,7 @@ impl RuleName {
         Self::DeviceNeverSilent,
         Self::SessionRetrieved,
         Self::NothingLeaked,
+        Self::KeptFromAllocator,
     ];
 
     /// The name in scenario files and reports.
@@ -68,6 +71,7 @@ impl RuleName {
             Self::DeviceNeverSilent => "device-never-silent",
             Self::SessionRetrieved => "session-retrieved",
             Self::NothingLeaked => "nothing-leaked",
+            Self::KeptFromAllocator => "kept-from-allocator",
         }
     }
 
@@ -89,6 +93,7 @@ impl RuleName {
             Self::DeviceNeverSilent => "the running device is never silent for longer than its rate allows",
             Self::SessionRetrieved => "every session and all that it preserved is retrieved",
             Self::NothingLeaked => "memory that was preserved is given back once it is closed",
+            Self::KeptFromAllocator => "no preserved page is free in a new kernel until it is closed",
         }
     }
 
@@ -103,6 +108,7 @@ impl RuleName {
             Self::DeviceNeverSilent => rules::device_never_silent::check(context),
             Self::SessionRetrieved => rules::session_retrieved::check(context),
             Self::NothingLeaked => rules::nothing_leaked::check(context),
+            Self::KeptFromAllocator => rules::kept_from_allocator::check(context),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Plan, WORKLOAD_OBJECT};
 use crate::evidence::{CheckpointKind, MemoryPoint, Phase};
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Workload};
 use guest_agent::protocol::Misbehaviour;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -44,8 +44,16 @@ pub enum Step {
     StopDma,
     /// Close an object.
     Close(u32),
+    /// Pretend to close an object: a leak.
+    KeepOpen(u32),
     /// Ask for free memory.
     Memory(MemoryPoint),
+    /// Ask what the kernel says of the pages of an object.
+    PageFlags(MemoryPoint, u32),
+    /// Take all free memory.
+    TakeMemory(MemoryPoint),
+    /// Give it back.
+    ReleaseMemory,
     /// Let the guest die.
     Misbehave(Misbehaviour),
     /// Power off.
@@ -67,13 +75,9 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
     } else {
         restore(plan, scenario, generation, &mut steps);
     }
-    if let Some(fault) = scenario
-        .fault
-        .as_ref()
-        .filter(|fault| fault.generation == generation)
-    {
-        steps.push(Step::Misbehave(fault.misbehave));
-    }
+    let fault = scenario.fault.as_ref().map(toml::Spanned::get_ref);
+    let fault = fault.filter(|fault| fault.generation == generation);
+    steps.extend(fault.and_then(|fault| fault.misbehave).map(Step::Misbehave));
     if last {
         end(plan, scenario, generation, &mut steps);
     } else {
@@ -116,6 +120,8 @@ fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<St
     let left = generation - 1;
     steps.push(Step::Phase(Phase::Restore));
     steps.push(Step::Memory(MemoryPoint::BeforeRetrieval));
+    flags(plan, generation, MemoryPoint::BeforeRetrieval, steps);
+    under_pressure(scenario, MemoryPoint::BeforeRetrieval, Vec::new(), steps);
     steps.extend(
         sessions(plan, left)
             .into_iter()
@@ -125,16 +131,50 @@ fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<St
     steps.extend(carried(plan, left).map(|object| Step::Retrieve(object.id)));
     steps.push(Step::Capture(CheckpointKind::Retrieved));
     steps.extend(carried(plan, left).map(|object| Step::Digest(object.id)));
+    flags(plan, generation, MemoryPoint::Retrieved, steps);
     steps.push(Step::Pass(scenario.run.restore.0));
     steps.extend(sessions(plan, left).into_iter().cloned().map(Step::FinishSession));
-    steps.extend(scenario.run.workload.map(|bytes| Step::UseMemory(bytes.0)));
+    if let Some(Workload::Size(bytes)) = scenario.run.workload {
+        steps.push(Step::UseMemory(bytes.0));
+    }
+    flags(plan, generation, MemoryPoint::Held, steps);
+    under_pressure(scenario, MemoryPoint::Held, Vec::new(), steps);
     // Objects that are not preserved further are closed here. The last generation closes all at its end.
-    let done = |object: &&super::ObjectPlan| object.hops == generation && generation < plan.kexecs;
-    steps.extend(
-        carried(plan, left)
-            .filter(done)
-            .map(|object| Step::Close(object.id)),
-    );
+    let done = carried(plan, left).filter(|object| object.hops == generation && generation < plan.kexecs);
+    close(scenario, done.collect(), steps);
+}
+
+/// Asks for the flags of all objects that were carried into `generation`.
+fn flags(plan: &Plan, generation: u32, at: MemoryPoint, steps: &mut Vec<Step>) {
+    steps.extend(carried(plan, generation - 1).map(|object| Step::PageFlags(at, object.id)));
+}
+
+/// If the workload is all memory, takes it and gives it back. `meanwhile` is done in between, or else at once.
+fn under_pressure(scenario: &Scenario, at: MemoryPoint, meanwhile: Vec<Step>, steps: &mut Vec<Step>) {
+    let all = scenario.run.workload == Some(Workload::All);
+    steps.extend(all.then_some(Step::TakeMemory(at)));
+    steps.extend(meanwhile);
+    steps.extend(all.then_some(Step::ReleaseMemory));
+}
+
+/// Closes objects, and asks what has become of their pages.
+fn close(scenario: &Scenario, objects: Vec<&super::ObjectPlan>, steps: &mut Vec<Step>) {
+    let fault = scenario.fault.as_ref().map(toml::Spanned::get_ref);
+    let kept = fault
+        .and_then(|fault| fault.keep.as_ref())
+        .map(toml::Spanned::get_ref);
+    steps.extend(objects.iter().map(|object| match kept {
+        Some(kept) if *kept == object.name => Step::KeepOpen(object.id),
+        _ => Step::Close(object.id),
+    }));
+    if objects.is_empty() {
+        return;
+    }
+    let at = MemoryPoint::AfterClose;
+    // This also makes the kernel empty caches that hold references to freed pages.
+    steps.push(Step::Memory(at));
+    let flags = objects.iter().map(|object| Step::PageFlags(at, object.id));
+    under_pressure(scenario, at, flags.collect(), steps);
 }
 
 fn end(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<Step>) {
@@ -143,9 +183,9 @@ fn end(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<Step>)
         steps.push(Step::StopDma);
     }
     steps.push(Step::Capture(CheckpointKind::End));
-    steps.extend(carried(plan, generation - 1).map(|object| Step::Close(object.id)));
-    // If it stayed open, its pages would count as leaked.
-    steps.extend(scenario.run.workload.map(|_| Step::Close(WORKLOAD_OBJECT)));
-    steps.push(Step::Memory(MemoryPoint::AfterClose));
+    if let Some(Workload::Size(_)) = scenario.run.workload {
+        steps.push(Step::Close(WORKLOAD_OBJECT));
+    }
+    close(scenario, carried(plan, generation - 1).collect(), steps);
     steps.push(Step::PowerOff);
 }

@@ -1,6 +1,6 @@
 //! Checks of relations between keys, and of ranges.
 
-use super::{Buffers, Bytes, Dma, Memfd, Scenario};
+use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario};
 use guest_agent::device::dma::MAX_RING_ENTRIES;
 use guest_agent::pattern::PAGE_BYTES;
 use std::collections::BTreeSet;
@@ -79,6 +79,10 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
     )?;
     check_memfds(scenario, ram)?;
     scenario
+        .fault
+        .as_ref()
+        .map_or(Ok(()), |fault| check_fault(scenario, fault))?;
+    scenario
         .dma
         .as_ref()
         .map_or(Ok(()), |dma| check_dma(scenario, dma))
@@ -123,6 +127,18 @@ fn check_memfds(scenario: &Scenario, ram: u64) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+fn check_fault(scenario: &Scenario, spanned: &Spanned<Fault>) -> Result<(), Problem> {
+    let fault = spanned.get_ref();
+    require(fault.misbehave.is_some() || fault.keep.is_some(), spanned, || {
+        "found neither misbehave nor keep, expected one of them".into()
+    })?;
+    let Some(name) = &fault.keep else { return Ok(()) };
+    let known = |memfd: &Memfd| memfd.name.get_ref() == name.get_ref();
+    require(scenario.memfd.iter().any(known), name, || {
+        format!("no [[memfd]] is named \"{}\"", name.get_ref())
+    })
 }
 
 fn check_dma(scenario: &Scenario, spanned: &Spanned<Dma>) -> Result<(), Problem> {

@@ -13,7 +13,7 @@ pub(crate) use check::dma_memfd;
 pub use criteria::{Criteria, WriterKind};
 pub use expect::{Expect, Expected};
 pub use load::{ScenarioError, load, parse, wrong_at};
-pub use units::{Bytes, Rate, Span};
+pub use units::{Bytes, Rate, Span, Workload};
 
 use guest_agent::protocol::Misbehaviour;
 use serde::Deserialize;
@@ -53,7 +53,7 @@ pub struct Scenario {
     #[serde(default)]
     pub run: RunTimes,
     /// Misbehaviour of the guest, for tests of the harness itself.
-    pub fault: Option<Fault>,
+    pub fault: Option<Spanned<Fault>>,
     /// Limits at which a run is ended.
     #[serde(default)]
     pub limits: Limits,
@@ -159,8 +159,9 @@ pub struct RunTimes {
     /// Between the retrieval and the finish of the session.
     #[serde(default = "defaults::restore")]
     pub restore: Span,
-    /// Size of a file that every later agent fills after the retrieval, as a workload would.
-    pub workload: Option<Bytes>,
+    /// Size of a file that every later agent fills after the retrieval, as a workload would; or all free memory, which
+    /// every later agent takes and gives back before the retrieval, after it, and once objects are closed.
+    pub workload: Option<Workload>,
 }
 
 impl Default for RunTimes {
@@ -177,11 +178,13 @@ impl Default for RunTimes {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// What happens.
-    pub misbehave: Misbehaviour,
-    /// In which generation (0 is the first kernel).
+    /// What happens, if the guest is to die.
+    pub misbehave: Option<Misbehaviour>,
+    /// In which generation (0 is the first kernel) it dies.
     #[serde(default)]
     pub generation: u32,
+    /// Name of a memfd that the agent keeps open when it should close it.
+    pub keep: Option<Spanned<String>>,
 }
 
 /// Where a run is cut off.

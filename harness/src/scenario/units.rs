@@ -7,6 +7,15 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub u64);
 
+/// Memory that a workload uses: a size, or `"all"` that is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workload {
+    /// That much.
+    Size(Bytes),
+    /// All free memory of the kernel.
+    All,
+}
+
 /// Bytes per second of guest time, written `"100 MB/s"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rate(pub u64);
@@ -69,6 +78,18 @@ impl std::str::FromStr for Bytes {
     }
 }
 
+impl std::str::FromStr for Workload {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        text.parse()
+            .map(Self::Size)
+            .map_err(|error| format!("{error}, or \"all\""))
+    }
+}
+
 impl std::str::FromStr for Rate {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
@@ -107,6 +128,7 @@ macro_rules! quantity {
 }
 
 quantity!(Bytes, "a size as a string, such as \"64 MiB\"");
+quantity!(Workload, "a size as a string, such as \"64 MiB\", or \"all\"");
 quantity!(Rate, "a rate as a string, such as \"100 MB/s\"");
 quantity!(Span, "a time as a string, such as \"20 ms\"");
 

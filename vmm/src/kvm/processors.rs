@@ -238,10 +238,6 @@ impl Processors for KvmProcessors {
         sum.into_iter().collect()
     }
 
-    fn writes_are_exact(&self) -> bool {
-        false
-    }
-
     fn begin_write_epoch(&mut self) -> Result<(), BackendError> {
         Ok(self.dirty.begin_epoch(&self.vm, self.clock.now())?)
     }

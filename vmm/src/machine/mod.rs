@@ -140,12 +140,9 @@ impl Machine {
         self.processors.expect_kexec(&self.platform.ram, machine_kexec);
     }
 
-    /// Keeps page writes until now apart from later ones within the same phase. `soft` has the time of each write
-    /// anyway; on `kvm` this records the pages written so far.
+    /// Keeps page writes until now apart from later ones within the same phase: the next write to each page is recorded
+    /// although the page has been written to before.
     pub fn split_page_writes(&mut self) -> Result<(), MachineError> {
-        if self.processors.writes_are_exact() {
-            return Ok(());
-        }
         self.collect_page_writes()
     }
 

@@ -93,8 +93,6 @@ pub trait Processors {
     fn emulated(&self) -> Vec<(String, u64)> {
         Vec::new()
     }
-    /// Whether [`Processors::epoch_writes`] gives instruction and time of each write.
-    fn writes_are_exact(&self) -> bool;
     /// Forgets first writes, so that each page's next write is a first one again.
     fn begin_write_epoch(&mut self) -> Result<(), BackendError>;
     /// When user code last entered the kernel.

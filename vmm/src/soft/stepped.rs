@@ -379,10 +379,6 @@ impl Processors for Stepped {
         Ok(())
     }
 
-    fn writes_are_exact(&self) -> bool {
-        true
-    }
-
     fn begin_write_epoch(&mut self) -> Result<(), BackendError> {
         for vcpu in &mut self.vcpus {
             vcpu.begin_write_epoch();

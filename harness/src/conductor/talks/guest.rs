@@ -2,7 +2,7 @@
 
 use crate::conductor::cursor::{Move, Point, What};
 use crate::evidence::{Moment, Phase};
-use guest_agent::protocol::{Features, PageRun, Reply, Request, VERSION};
+use guest_agent::protocol::{Features, FlagRun, PageRun, Reply, Request, VERSION};
 use vmm::machine::Event;
 use vmm::phase::Stamp;
 
@@ -13,6 +13,8 @@ pub(super) struct Guest<'a> {
     pub asked: Option<Request>,
     /// The request that it was released after.
     pub released: Option<Request>,
+    /// Memory that it was asked to take, in pages.
+    taken: u64,
     /// What it says instead of what a good guest would.
     twist: &'a dyn Fn(&Guest<'_>, &Move) -> Option<What>,
 }
@@ -33,6 +35,7 @@ impl<'a> Guest<'a> {
             },
             asked: None,
             released: None,
+            taken: 0,
             twist,
         }
     }
@@ -114,6 +117,27 @@ impl<'a> Guest<'a> {
                 consumed: 1,
                 status: 0,
             },
+            Request::PageFlags { runs } => {
+                let pages = runs.iter().map(|run| run.count).sum();
+                Reply::PageFlags(vec![FlagRun {
+                    flags: 0,
+                    count: pages,
+                }])
+            }
+            Request::TakeMemory { pages } => {
+                self.taken += pages;
+                let now_pages = if self.taken > 2 * pages { 0 } else { pages };
+                Reply::Taken {
+                    now_pages,
+                    all_pages: self.taken.min(2 * pages),
+                    free_pages: 3,
+                    per_cpu_pages: 2,
+                }
+            }
+            Request::ReleaseMemory => {
+                self.taken = 0;
+                Reply::Done
+            }
             Request::MemoryInfo => Reply::Memory {
                 total_pages: 1000,
                 free_pages: 500,

@@ -5,11 +5,11 @@ mod guest;
 
 use super::cursor::{Cursor, Ending, Move, Point, Said, What, next};
 use super::setup::blank;
-use crate::evidence::{Evidence, Moment, OutcomeKind, Phase, from_bytes, to_bytes};
+use crate::evidence::{Evidence, MemoryPoint, Moment, OutcomeKind, Phase, from_bytes, to_bytes};
 use crate::plan::{Plan, Step};
 use crate::testing;
 use guest::{Guest, entry, event, failed, hello, here};
-use guest_agent::protocol::{PageRun, Reply, Request, VERSION};
+use guest_agent::protocol::{FlagRun, PageRun, Reply, Request, VERSION};
 use proptest::prelude::*;
 use vmm::machine::Event;
 
@@ -155,13 +155,70 @@ fn a_good_guest_is_taken_through_every_step() {
     );
     assert_eq!(stopped.map(|at| at.generation), Some(2));
     let held: Vec<u64> = evidence.memory.iter().map(|record| record.held_pages).collect();
-    assert_eq!(held, [10_240 + 18, 10_240, 0]);
+    assert_eq!(held, [10_240 + 18, 10_240, 10_240, 0]);
     // A consumer that the engine waits for has eight turns in each wait: armed twice, restore twice.
     let consumed = told.requests().filter(|request| **request == Request::ConsumeDma);
     assert_eq!(consumed.count(), 32);
     let splits = told.moves.iter().filter(|one| **one == Move::SplitPageWrites);
-    assert_eq!(splits.count(), evidence.retrievals.len());
+    // Before each of two closes by name and two of the workload's file, too.
+    assert_eq!(splits.count(), evidence.retrievals.len() + 3);
     assert!(told.cursor.held.is_empty() && told.cursor.sessions.is_empty());
+}
+
+#[test]
+fn all_memory_is_taken_before_the_retrieval_while_objects_are_held_and_once_they_are_closed() {
+    let plan = testing::plan(&SCENARIO.replace("1 MiB", "all"));
+    let told = talk(&plan, &|_, _| None);
+    assert_eq!(told.ending().0, OutcomeKind::Completed);
+    let (before, held, closed) = (
+        MemoryPoint::BeforeRetrieval,
+        MemoryPoint::Held,
+        MemoryPoint::AfterClose,
+    );
+    let pressure = &told.evidence.pressure;
+    let points: Vec<_> = pressure.iter().map(|one| (one.generation, one.at)).collect();
+    let expected = [1, 2].map(|generation| [before, held, closed].map(|at| (generation, at)));
+    assert_eq!(points, expected.concat());
+    assert!(pressure.iter().all(|one| one.taken_pages == 2 * 8192));
+    assert!(pressure.iter().all(|one| one.end_ns > Some(one.begin_ns)));
+    let release = |one: &&Request| **one == Request::ReleaseMemory;
+    assert_eq!(told.requests().filter(release).count(), pressure.len());
+    // Of both memfds at three points in the first new kernel and of one in the second, and after each close.
+    let flags = &told.evidence.page_flags;
+    let of = |object| flags.iter().filter(move |record| record.object == object);
+    assert_eq!([of(1).count(), of(2).count()], [3 + 3 + 1, 3 + 1]);
+    assert!(of(1).all(|record| record.each().count() == 10_240));
+    let closed: Vec<_> = flags.iter().filter(|record| record.at == closed).collect();
+    assert_eq!(
+        closed
+            .iter()
+            .map(|one| (one.generation, one.object))
+            .collect::<Vec<_>>(),
+        [(1, 2), (2, 1)]
+    );
+    // Flags of closed pages are asked for while memory is taken.
+    assert!(closed[1].time_ns > pressure[5].end_ns.unwrap());
+}
+
+#[test]
+fn a_memfd_that_is_to_leak_is_kept_open() {
+    let plan = testing::plan(&format!("{SCENARIO}[fault]\nkeep = \"small\"\n"));
+    let told = talk(&plan, &|_, _| None);
+    assert_eq!(told.ending().0, OutcomeKind::Completed);
+    let kept = |one: &&Request| matches!(one, Request::KeepOpen { object: 2 });
+    assert_eq!(told.requests().filter(kept).count(), 1);
+    assert!(!told.requests().any(|one| *one == Request::Close { object: 2 }));
+    assert_eq!(told.evidence.objects[1].closed.map(|at| at.generation), Some(1));
+}
+
+#[test]
+fn a_kernel_may_say_nothing_of_its_pages() {
+    let flags = |one: &Request| matches!(one, Request::PageFlags { .. });
+    let says = |runs| What::Message(Ok(Reply::PageFlags(runs)));
+    let told = talk(&testing::plan(SCENARIO), &saying(1, flags, says(Vec::new())));
+    assert_eq!(told.ending().0, OutcomeKind::Completed);
+    let one = vec![FlagRun { flags: 0, count: 1 }];
+    ends(1, flags, says(one), OutcomeKind::AgentDied, "flags of 1 pages");
 }
 
 #[test]

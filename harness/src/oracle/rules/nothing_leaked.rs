@@ -1,66 +1,178 @@
-//! `nothing-leaked`: once sessions are finished and objects closed, their memory is free again, and later handover
-//! blobs do not preserve it.
+//! `nothing-leaked`: once objects are closed, their pages are given back, and later handover blobs do not preserve them.
+//!
+//! A page of a closed object was given back if a CPU has written to it since, or if the kernel says that it is free. It
+//! was not if nobody has written to it and it is still on the kernel's lists of pages in use. Of any other page nobody
+//! knows: it may lie in a per-CPU list. If all free memory was taken after the close, it was not given back either,
+//! unless it is one of the few that then remained in those lists.
 
-use crate::evidence::{MemoryPoint, MemoryRecord, PAGE};
+use crate::evidence::{MemoryPoint, ObjectEvidence, PAGE, PageFlagsRecord, PressureRecord, Reused};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
+use guest_agent::kpageflags::{BUDDY, LRU};
+use std::collections::BTreeMap;
 
 const RULE: RuleName = RuleName::NothingLeaked;
 
-/// Pages that kernel and agent may allocate for themselves between the two measurements of free memory.
-const SLACK_PAGES: u64 = 256;
+/// What has become of the pages of objects that a generation closed.
+#[derive(Default)]
+struct Fate<'a> {
+    reused: u64,
+    free: u64,
+    /// Flags of each page that nobody has written to and that is in use.
+    in_use: Vec<Lost<'a>>,
+    /// Pages of which nobody knows.
+    unseen: Vec<Lost<'a>>,
+    /// The kernel says nothing of some pages.
+    unsaid: bool,
+}
+
+/// A page that may not have been given back.
+struct Lost<'a> {
+    object: &'a ObjectEvidence,
+    index: u64,
+    frame: u64,
+    /// What the kernel says of it, if it does.
+    flags: Option<u64>,
+}
 
 /// Checks the rule.
 pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
-    let (mut findings, mut pages) = (Findings::default(), 0);
-    let records = &context.evidence.memory;
-    for before in records
-        .iter()
-        .filter(|record| record.at == MemoryPoint::BeforeRetrieval)
-    {
-        let same = |record: &&MemoryRecord| {
-            record.generation == before.generation && record.at == MemoryPoint::AfterClose
-        };
-        let Some(after) = records.iter().find(same) else {
-            continue;
-        };
-        let due = before.held_pages.saturating_sub(after.held_pages);
-        pages += due;
-        let back = after.free_pages.saturating_sub(before.free_pages);
-        if due > 0 && back + SLACK_PAGES < due {
-            findings.add(|| leak(before.generation, due, back));
-        }
+    let (evidence, mut findings, mut notes, mut pages) =
+        (context.evidence, Findings::default(), Vec::new(), 0);
+    for (generation, fate) in fates(context) {
+        pages += judge(context, generation, &fate, &mut findings, &mut notes);
     }
-    pages += closed_but_in_map(context, &mut findings);
-    let note = "pages that were due to be given back".into();
+    let incomplete = evidence.reused.iter().any(|reused| !reused.complete);
+    let blind = incomplete.then(|| "which closed pages are in use again: not every CPU write is on record".into());
+    let looked = closed_but_in_map(context, &mut findings);
+    if looked > 0 {
+        notes.push(format!("{looked} pages looked up in later maps"));
+    }
+    if notes.is_empty() {
+        notes.push("no object was closed".into());
+    }
     RuleResult {
         rule: RULE,
         looked_at: LookedAt {
-            count: pages,
+            count: pages + looked,
             unit: "pages",
-            note,
+            note: notes.join("; "),
         },
         findings,
-        blind: Vec::new(),
+        blind: blind.into_iter().collect(),
     }
 }
 
-fn leak(generation: u32, due: u64, back: u64) -> Finding {
-    Finding {
-        rule: RULE,
-        page: None,
-        address: None,
-        owner: format!("the kernel of generation {generation}"),
-        expected: format!("{due} pages more of free memory (less {SLACK_PAGES} for other needs)"),
-        actual: format!("{back} pages more"),
-        last_writer: Writer::Nobody,
-        text: format!(
-            "generation {generation} has {back} pages more of free memory after closing what was preserved, \
-             {due} were due: {} pages leaked",
-            due - back
-        ),
-        question: None,
+/// The fate of closed pages, by the generation that closed them.
+fn fates<'a>(context: &Context<'a>) -> BTreeMap<u32, Fate<'a>> {
+    let (evidence, mut fates) = (context.evidence, BTreeMap::<u32, Fate<'a>>::new());
+    for reused in evidence.reused.iter().filter(|reused| reused.complete) {
+        let Some(object) = evidence.object(reused.object) else {
+            continue;
+        };
+        let frames = object.frames(reused.generation);
+        let said = evidence.page_flags.iter().find(|record| {
+            (record.generation, record.object) == (reused.generation, reused.object)
+                && record.at == MemoryPoint::AfterClose
+                && record.covers(frames.len())
+        });
+        let fate = fates.entry(reused.generation).or_default();
+        fate.add(object, &frames, reused, said);
+    }
+    fates
+}
+
+impl<'a> Fate<'a> {
+    fn add(
+        &mut self,
+        object: &'a ObjectEvidence,
+        frames: &[u64],
+        reused: &Reused,
+        said: Option<&PageFlagsRecord>,
+    ) {
+        self.unsaid |= said.is_none();
+        let mut flags = said.into_iter().flat_map(PageFlagsRecord::each);
+        for (index, frame) in (0u64..).zip(frames) {
+            let flags = flags.next();
+            let lost = Lost {
+                object,
+                index,
+                frame: *frame,
+                flags,
+            };
+            match flags {
+                _ if reused.contains(*frame) => self.reused += 1,
+                Some(flags) if flags & BUDDY != 0 => self.free += 1,
+                Some(flags) if flags & LRU != 0 => self.in_use.push(lost),
+                _ => self.unseen.push(lost),
+            }
+        }
+    }
+}
+
+/// Judges what one generation closed. Returns how many pages were looked at.
+fn judge(
+    context: &Context<'_>,
+    generation: u32,
+    fate: &Fate<'_>,
+    findings: &mut Findings,
+    notes: &mut Vec<String>,
+) -> u64 {
+    let (reused, free, unseen) = (fate.reused, fate.free, fate.unseen.len() as u64);
+    for lost in &fate.in_use {
+        findings.add(|| lost.finding(generation, "the kernel still has it in use".into()));
+    }
+    let mut note =
+        format!("generation {generation}: {reused} pages in use again, {free} free by the kernel's word");
+    let pressure = context.evidence.pressure.iter().find(|record| {
+        (record.generation, record.at) == (generation, MemoryPoint::AfterClose) && record.end_ns.is_some()
+    });
+    let mut looked = reused + free + fate.in_use.len() as u64;
+    if let Some(pressure) = pressure {
+        looked += unseen;
+        let left = left_over(pressure, fate);
+        if unseen > left {
+            let why = format!(
+                "it did not come back when {} pages, all free memory, were taken, and {left} pages were left over",
+                pressure.taken_pages
+            );
+            for lost in &fate.unseen {
+                findings.add(|| lost.finding(generation, why.clone()));
+            }
+        } else if unseen > 0 {
+            note = format!("{note}, {unseen} among the {left} left over when all memory was taken");
+        }
+    } else if unseen > 0 {
+        note = format!("{note}, {unseen} not seen given back: workload = \"all\" would tell");
+    }
+    notes.push(note);
+    looked
+}
+
+/// Free pages that were not taken, as far as they are not known one by one.
+fn left_over(pressure: &PressureRecord, fate: &Fate<'_>) -> u64 {
+    let unknown = if fate.unsaid { pressure.free_pages } else { 0 };
+    pressure.per_cpu_pages.saturating_add(unknown)
+}
+
+impl Lost<'_> {
+    fn finding(&self, generation: u32, why: String) -> Finding {
+        let (index, owner) = (self.index, self.object.owner());
+        let said = self.flags.map_or("nothing known of it".into(), |flags| {
+            format!("flags {flags:#x} in /proc/kpageflags")
+        });
+        Finding {
+            rule: RULE,
+            page: Some(self.frame),
+            address: Some(self.frame.saturating_mul(PAGE)),
+            owner: owner.clone(),
+            expected: "given back after the close".into(),
+            actual: format!("no CPU write since, {said}"),
+            last_writer: Writer::Nobody,
+            text: format!("page {index} of {owner} was closed in generation {generation} and leaked: {why}"),
+            question: None,
+        }
     }
 }
 

@@ -154,7 +154,10 @@ fn a_memfd_that_is_kept_open_is_a_leak() {
     let pages: Vec<u64> = leaked.iter().map(|finding| number(&finding["page"])).collect();
     assert_eq!(pages.len(), 16, "{leaked:?}");
     for finding in &leaked {
-        assert!(finding["owner"].as_str().unwrap().contains("\"kept\""), "{finding}");
+        assert!(
+            finding["owner"].as_str().unwrap().contains("\"kept\""),
+            "{finding}"
+        );
     }
 }
 

@@ -14,10 +14,21 @@ use rustix::io::Errno;
 /// Bytes in a page, as a `u64`.
 const PAGE: u64 = PAGE_BYTES as u64;
 /// Pages left free for the kernel and this program beside the zones' watermarks: so many, and so many per processor,
-/// because each processor's count of free pages may be that stale.
-const RESERVE: (u64, u64) = (256, 64);
+/// because a processor moves up to 189 pages to its list when it needs one ([`SHORT_LISTS`] has taken effect).
+const RESERVE: (u64, u64) = (768, 256);
+/// With fewer pages free beside the watermarks nothing more is taken, not even from a processor's list: it may have
+/// pages of a kind that a process is not given, and then others are moved to it.
+const LEAST: u64 = 512;
 /// Most passes over one processor's list.
 const PASSES: usize = 16;
+/// vm.percpu_pagelist_high_fraction: the share of a zone that its per-CPU lists may have. By default the kernel lets them
+/// grow to an eighth of the zone, which would then be out of reach for every other processor.
+const SHARE: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
+/// So small a share that the lists are as short as the kernel allows: four times their batch of at most 63 pages
+/// (zone_highsize in mm/page_alloc.c).
+const SHORT_LISTS: &[u8] = b"1000000";
+/// The default.
+const GROWING_LISTS: &[u8] = b"0";
 
 /// Memory that was taken.
 pub struct Pressure {
@@ -37,6 +48,9 @@ impl Pressure {
             .ok_or_else(|| Failure::refused("/proc/meminfo", "no MemTotal and MemFree in kB"))?;
         let bytes = info.total_pages.saturating_mul(PAGE);
         let mapping = Mapping::empty(bytes).named(|| format!("mmap({bytes} bytes)"))?;
+        if files::exists(SHARE) {
+            files::write(SHARE, SHORT_LISTS)?;
+        }
         Ok(Self {
             mapping,
             taken: 0,
@@ -88,9 +102,8 @@ impl Pressure {
                 break;
             }
             before = listed;
-            // The list may have pages of a kind that a process is not given, and then these come from the reserve.
-            let end = (self.taken + listed.min(spare_for_lists(&zones)?)).min(self.mapping.bytes() / PAGE);
-            if end == self.taken {
+            let end = (self.taken + listed).min(self.mapping.bytes() / PAGE);
+            if end == self.taken || meminfo::spare_pages(&zones) < LEAST {
                 break;
             }
             let (at, bytes) = (self.taken * PAGE, (end - self.taken) * PAGE);
@@ -102,6 +115,15 @@ impl Pressure {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Pressure {
+    fn drop(&mut self) {
+        // What cannot be put back only makes the kernel slower.
+        if files::exists(SHARE) {
+            let _ = files::write(SHARE, GROWING_LISTS);
+        }
     }
 }
 
@@ -121,11 +143,6 @@ fn zones() -> Result<Vec<Zone>, Failure> {
 /// Pages that can be taken with the whole reserve left.
 fn spare(zones: &[Zone]) -> Result<u64, Failure> {
     Ok(meminfo::spare_pages(zones).saturating_sub(reserve()?))
-}
-
-/// Pages that can be taken with half the reserve left.
-fn spare_for_lists(zones: &[Zone]) -> Result<u64, Failure> {
-    Ok(meminfo::spare_pages(zones).saturating_sub(reserve()? / 2))
 }
 
 fn reserve() -> Result<u64, Failure> {

@@ -51,7 +51,10 @@ pub struct PageFlagsRecord {
 impl PageFlagsRecord {
     /// Whether it has the flags of exactly that many pages.
     pub fn covers(&self, pages: usize) -> bool {
-        let known = self.flags.iter().fold(0u64, |sum, run| sum.saturating_add(run.count));
+        let known = self
+            .flags
+            .iter()
+            .fold(0u64, |sum, run| sum.saturating_add(run.count));
         known == pages as u64
     }
 
@@ -130,7 +133,13 @@ mod tests {
             at: MemoryPoint::Held,
             object: 1,
             time_ns: 0,
-            flags: counts.iter().map(|count| FlagRun { flags: 0, count: *count }).collect(),
+            flags: counts
+                .iter()
+                .map(|count| FlagRun {
+                    flags: 0,
+                    count: *count,
+                })
+                .collect(),
         };
         assert!(record(&[]).covers(0) && record(&[2, 3]).covers(5));
         assert!(!record(&[]).covers(1) && !record(&[u64::MAX, u64::MAX]).covers(3));

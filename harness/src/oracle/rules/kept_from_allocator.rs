@@ -60,7 +60,11 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         looks.said, looks.taken
     );
     // Either witness is enough.
-    let blind = if looks.pages == 0 { looks.unseen } else { BTreeSet::new() };
+    let blind = if looks.pages == 0 {
+        looks.unseen
+    } else {
+        BTreeSet::new()
+    };
     RuleResult {
         rule: RULE,
         looked_at: LookedAt {

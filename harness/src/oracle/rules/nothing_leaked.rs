@@ -44,7 +44,8 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         pages += judge(context, generation, &fate, &mut findings, &mut notes);
     }
     let incomplete = evidence.reused.iter().any(|reused| !reused.complete);
-    let blind = incomplete.then(|| "which closed pages are in use again: not every CPU write is on record".into());
+    let blind =
+        incomplete.then(|| "which closed pages are in use again: not every CPU write is on record".into());
     let looked = closed_but_in_map(context, &mut findings);
     if looked > 0 {
         notes.push(format!("{looked} pages looked up in later maps"));
@@ -128,13 +129,11 @@ fn judge(
     let pressure = context.evidence.pressure.iter().find(|record| {
         (record.generation, record.at) == (generation, MemoryPoint::AfterClose) && record.end_ns.is_some()
     });
-    let mut looked = reused + free + fate.in_use.len() as u64;
     if let Some(pressure) = pressure {
-        looked += unseen;
         let left = left_over(pressure, fate);
         if unseen > left {
             let why = format!(
-                "it did not come back when {} pages, all free memory, were taken, and {left} pages were left over",
+                "{unseen} pages did not come back when all free memory, {} pages, was taken, and only {left} were left over",
                 pressure.taken_pages
             );
             for lost in &fate.unseen {
@@ -147,7 +146,13 @@ fn judge(
         note = format!("{note}, {unseen} not seen given back: workload = \"all\" would tell");
     }
     notes.push(note);
-    looked
+    // Of the pages that were not seen given back, the kernel's word is that none is on its list of pages in use.
+    let looked = if fate.unsaid && pressure.is_none() {
+        0
+    } else {
+        unseen
+    };
+    reused + free + fate.in_use.len() as u64 + looked
 }
 
 /// Free pages that were not taken, as far as they are not known one by one.

@@ -79,6 +79,9 @@ impl Agent {
             Request::StartDma(ring) => self.engine.start(&self.objects, &ring)?,
             Request::ConsumeDma => return self.engine.consume(&self.objects),
             Request::StopDma => self.engine.stop()?,
+            Request::ArmInterrupts => self.engine.arm_interrupts()?,
+            Request::AwaitInterrupts { ns } => self.engine.await_interrupts(ns)?,
+            Request::DisarmInterrupts => return self.engine.disarm_interrupts(),
             Request::LoadKexec { command_line } => kexec::load(&command_line)?,
             Request::RetrieveSession { name } => self.luo.retrieve_session(&name)?,
             Request::RetrieveMemfd {

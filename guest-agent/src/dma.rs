@@ -1,6 +1,7 @@
 //! The driver of the DMA engine.
 
 use crate::failure::Failure;
+use crate::interrupts::Interrupts;
 use crate::memory::Objects;
 use crate::pci::Function;
 use crate::sys::Mapping;
@@ -10,8 +11,8 @@ use alloc::vec::Vec;
 use guest_agent::device::DMA_DEVICE_ID;
 use guest_agent::device::dma::{
     BAR0_SIZE, COMPLETED, COMPLETION_ADDRESS, CONSUMED, CONTROL, CONTROL_ENABLE, CONTROL_FREE_RUN,
-    CONTROL_RESET, DESCRIPTOR_BYTES, LIST_WORD_BYTES, MAGIC, MAGIC_VALUE, MAX_RING_ENTRIES, RING_ENTRIES,
-    RING_PAGES, STATUS,
+    CONTROL_INTERRUPT, CONTROL_RESET, DESCRIPTOR_BYTES, LIST_WORD_BYTES, MAGIC, MAGIC_VALUE, MAX_RING_ENTRIES,
+    RING_ENTRIES, RING_PAGES, STATUS,
 };
 use guest_agent::pagemap;
 use guest_agent::pattern::PAGE_BYTES;
@@ -29,6 +30,8 @@ pub struct Engine {
     opened: Option<Opened>,
     /// Where the engine writes its completion count; `None` if that is in no known object.
     completion: Option<Place>,
+    /// Its interrupts, while they are armed.
+    interrupts: Option<Interrupts>,
 }
 
 struct Opened {
@@ -74,6 +77,12 @@ impl Engine {
         }
         objects.write_u64(ring.completion, 0)?;
 
+        let free_run = if ring.free_run { CONTROL_FREE_RUN } else { 0 };
+        let interrupt = if self.interrupts.is_some() {
+            CONTROL_INTERRUPT
+        } else {
+            0
+        };
         let Opened { function, bar } = self.opened()?;
         bar.write_u32(CONTROL, CONTROL_RESET);
         bar.write_u64(RING_PAGES, list);
@@ -81,10 +90,7 @@ impl Engine {
         bar.write_u64(COMPLETION_ADDRESS, completion);
         bar.write_u64(CONSUMED, 0);
         function.set_bus_master()?;
-        bar.write_u32(
-            CONTROL,
-            CONTROL_ENABLE | if ring.free_run { CONTROL_FREE_RUN } else { 0 },
-        );
+        bar.write_u32(CONTROL, CONTROL_ENABLE | free_run | interrupt);
         self.completion = Some(ring.completion);
         Ok(())
     }
@@ -107,6 +113,33 @@ impl Engine {
             consumed: completed,
             status: bar.read_u32(STATUS),
         })
+    }
+
+    /// Lets the engine interrupt. VFIO clears the bus-master bit when it opens a function, so that a running engine
+    /// gets it back.
+    pub fn arm_interrupts(&mut self) -> Result<(), Failure> {
+        let armed = Interrupts::arm(&self.opened()?.function)?;
+        self.interrupts = Some(armed);
+        let Opened { function, bar } = self.opened()?;
+        if bar.read_u32(CONTROL) & CONTROL_ENABLE != 0 {
+            function.set_bus_master()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for `ns` nanoseconds, and wakes for each interrupt.
+    pub fn await_interrupts(&mut self, ns: u64) -> Result<(), Failure> {
+        let armed = self.interrupts.as_mut();
+        armed.ok_or_else(|| refused("no interrupts are armed"))?.wait(ns)
+    }
+
+    /// Ends the interrupts, and returns how many came.
+    pub fn disarm_interrupts(&mut self) -> Result<Reply, Failure> {
+        let armed = self.interrupts.take();
+        let count = armed
+            .ok_or_else(|| refused("no interrupts are armed"))?
+            .disarm()?;
+        Ok(Reply::Interrupts { count })
     }
 
     /// Disables the engine.
@@ -329,6 +362,7 @@ mod tests {
         let mut engine = Engine {
             opened: Some(Opened::open(function).unwrap()),
             completion: Some(completion),
+            interrupts: None,
         };
 
         let reply = engine.consume(&objects).unwrap();
@@ -360,6 +394,7 @@ mod tests {
         let mut engine = Engine {
             opened: Some(Opened::open(function).unwrap()),
             completion: None,
+            interrupts: None,
         };
         engine.stop().unwrap();
         assert_eq!(bar.read_u32(CONTROL), CONTROL_FREE_RUN);

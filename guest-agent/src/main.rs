@@ -34,6 +34,7 @@ mod crew;
 mod dma;
 mod failure;
 mod files;
+mod interrupts;
 mod kexec;
 mod luo;
 mod mailbox;

@@ -5,6 +5,7 @@ use crate::files;
 use crate::sys::Mapping;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::mem::MaybeUninit;
 use guest_agent::device::VENDOR_ID;
 use rustix::fs::{OFlags, RawDir};
@@ -70,6 +71,31 @@ impl Function {
         rustix::io::pwrite(&config, &[command[0] | BUS_MASTER], COMMAND)
             .named(|| format!("pwrite({path})"))?;
         Ok(())
+    }
+
+    /// Its address, as `0000:00:02.0`.
+    pub fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Binds `driver` to the function, unless it is bound already.
+    pub fn bind(&self, driver: &str) -> Result<(), Failure> {
+        if files::exists(&format!("{}/driver", self.path)) {
+            return Ok(());
+        }
+        files::write(&format!("{}/driver_override", self.path), driver.as_bytes())?;
+        files::write("/sys/bus/pci/drivers_probe", self.name().as_bytes())
+    }
+
+    /// Number of the IOMMU group that the function is in.
+    pub fn iommu_group(&self) -> Result<u32, Failure> {
+        let path = format!("{}/iommu_group", self.path);
+        let target = rustix::fs::readlink(&*path, Vec::new()).named(|| format!("readlink({path})"))?;
+        let number = target
+            .to_str()
+            .ok()
+            .and_then(|target| target.rsplit('/').next()?.parse().ok());
+        number.ok_or_else(|| Failure::refused(path, "is no link to a group's number"))
     }
 
     /// Vendor and device id, from the first two words of configuration space.

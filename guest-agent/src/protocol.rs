@@ -4,7 +4,8 @@
 //! message is its postcard encoding, at most [`crate::device::mailbox::WINDOW_SIZE`] bytes long.
 //!
 //! `ResolvePages` and `ResolveRange` are answered with `Pages`, `Digest` with `Digests`, `ConsumeDma` with `Dma`,
-//! `MemoryInfo` with `Memory`, `PageFlags` with `PageFlags`, `TakeMemory` with `Taken`, all others with `Done`. Any request may be answered with `Failed` instead; the agent
+//! `MemoryInfo` with `Memory`, `PageFlags` with `PageFlags`, `TakeMemory` with `Taken`, `DisarmInterrupts` with
+//! `Interrupts`, all others with `Done`. Any request may be answered with `Failed` instead; the agent
 //! is then ready for the next one. After the reply to `Kexec`, `PowerOff` and `Misbehave` the agent expects no
 //! further request. If the jump of `Kexec` fails, it sends `Failed` and continues to serve requests.
 
@@ -117,6 +118,16 @@ pub enum Request {
     ConsumeDma,
     /// Disable the DMA engine.
     StopDma,
+    /// Receive the DMA engine's interrupts in user space, through VFIO. `StartDma` lets the engine raise one for each
+    /// block.
+    ArmInterrupts,
+    /// Sleep for this many nanoseconds, and wake for each interrupt.
+    AwaitInterrupts {
+        /// How long.
+        ns: u64,
+    },
+    /// Disable the engine's MSI-X, and report how many interrupts came since it was armed.
+    DisarmInterrupts,
     /// Load the next kernel with kexec_file_load: the kernel from /next/kernel, the initrd that this kernel was
     /// given.
     LoadKexec {
@@ -242,6 +253,11 @@ pub enum Reply {
         consumed: u64,
         /// STATUS register.
         status: u32,
+    },
+    /// Interrupts of the DMA engine since they were armed.
+    Interrupts {
+        /// How many.
+        count: u64,
     },
     /// Memory of the guest in pages of 4096 bytes.
     Memory {

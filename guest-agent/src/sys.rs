@@ -2,6 +2,7 @@
 //! entry point of a program without a C library. Its public functions are safe to call.
 
 mod call;
+mod ioctl;
 pub mod liveupdate;
 mod mapping;
 #[cfg(panic = "abort")]
@@ -10,6 +11,7 @@ mod start;
 mod symbols;
 #[cfg(any(panic = "abort", test))]
 pub mod team;
+pub mod vfio;
 
 pub use call::{exit, kexec_file_load, ticks};
 pub use mapping::{Mapping, bytes_of};

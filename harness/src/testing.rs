@@ -35,6 +35,9 @@ pub const RETRIEVED: u64 = 2_000_000;
 pub const STOPPED: u64 = 2_400_000;
 /// Device blocks in all, and those before the retrieval.
 pub const BLOCKS: (u64, u64) = (20, 16);
+/// Time of the first interrupt message, time between two, and their number.
+pub const MESSAGES: (u64, u64, u64) = (2_410_000, 10_000, 3);
+const MESSAGE_VECTOR: u8 = 0x41;
 const PERIOD: u64 = 100_000;
 const STARTED: u64 = 450_000;
 const SYMBOLS: &str = "ffffffff81000100 T clear_page\n";
@@ -128,12 +131,38 @@ fn ledger() -> LedgerRecord {
             device_write(2 * sequence + 1, time, (MEMFD + 1) * PAGE, 8, count),
         ]
     };
+    let message = |number: u64| {
+        let time = MESSAGES.0 + number * MESSAGES.1;
+        let data = MESSAGE_VECTOR.into();
+        device_write(2 * BLOCKS.0 + number, time, 0xfee0_0000, 4, Kind::Msi { data })
+    };
     LedgerRecord {
-        entries: (0..BLOCKS.0).flat_map(block).collect(),
-        made: 2 * BLOCKS.0,
+        entries: (0..BLOCKS.0)
+            .flat_map(block)
+            .chain((0..MESSAGES.2).map(message))
+            .collect(),
+        made: 2 * BLOCKS.0 + MESSAGES.2,
         events: Vec::new(),
         counters: Vec::new(),
         digest: 7,
+    }
+}
+
+/// A driver that had the vector armed while three messages came, of which the second merged with the first.
+fn armed() -> ArmedRecord {
+    let moment = |time_ns, ledger_length| Moment {
+        generation: 1,
+        time_ns,
+        ledger_length,
+    };
+    let end = 2 * BLOCKS.0 + MESSAGES.2;
+    ArmedRecord {
+        armed: moment(MESSAGES.0 - 1_000, 2 * BLOCKS.0),
+        disarmed: Some(DisarmedRecord {
+            asked: moment(MESSAGES.0 + 50_000, end),
+            answered: moment(MESSAGES.0 + 60_000, end),
+            count: 2,
+        }),
     }
 }
 
@@ -155,8 +184,16 @@ fn trace() -> TraceRecord {
         size,
         processor: 0,
     });
+    let taken = [MESSAGES.0 + 12_000, MESSAGES.0 + 21_000].map(|time| Record {
+        time,
+        address: 0,
+        value: MESSAGE_VECTOR.into(),
+        kind: TraceKind::Interrupt,
+        size: 0,
+        processor: 0,
+    });
     TraceRecord {
-        records: records.collect(),
+        records: records.chain(taken).collect(),
         idle: vec![(0, 0), (30, 20_000)],
         ..TraceRecord::default()
     }
@@ -451,6 +488,7 @@ pub fn good() -> Evidence {
         }],
         retrievals: vec![retrieval(None), retrieval(Some(1))],
         failures: Vec::new(),
+        interrupts: vec![armed()],
         blobs: vec![blob((MEMFD..MEMFD + PAGES).chain([OWN]))],
         blackouts_ns: vec![900_000],
         jumps_not_before: vec![None],

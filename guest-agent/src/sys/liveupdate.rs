@@ -5,10 +5,10 @@
 //! One behaviour differs: newer kernels refuse, with EINVAL, to preserve into a retrieved session and to retrieve
 //! from or finish a created one.
 
-use core::ffi::c_void;
-use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use rustix::io::{Errno, Result};
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
+use super::ioctl::{self, own};
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use rustix::io::Result;
+use rustix::ioctl::{Opcode, opcode};
 
 /// Length of a session name with its NUL (LIVEUPDATE_SESSION_NAME_LENGTH).
 pub const NAME_BYTES: usize = 64;
@@ -99,40 +99,10 @@ pub fn finish(session: BorrowedFd<'_>) -> Result<()> {
     )
 }
 
-/// One of the structures above, for the kernel to read and write.
-struct Argument<'a, const OPCODE: Opcode, T>(&'a mut T);
-
-// SAFETY: only `call` makes an `Argument`, and this module's functions pair each number with the header's structure for it,
-// which is plain data of fixed size that the kernel may read and write in place.
-unsafe impl<const OPCODE: Opcode, T> Ioctl for Argument<'_, OPCODE, T> {
-    type Output = ();
-    const IS_MUTATING: bool = true;
-
-    fn opcode(&self) -> Opcode {
-        OPCODE
-    }
-
-    fn as_ptr(&mut self) -> *mut c_void {
-        (&raw mut *self.0).cast()
-    }
-
-    unsafe fn output_from_ptr(_: IoctlOutput, _: *mut c_void) -> Result<()> {
-        Ok(())
-    }
-}
-
+/// Calls a session ioctl with one of the structures above.
 fn call<const OPCODE: Opcode, T>(fd: BorrowedFd<'_>, argument: &mut T) -> Result<()> {
-    // SAFETY: see the implementation of `Ioctl`.
-    unsafe { ioctl(fd, Argument::<OPCODE, T>(argument)) }
-}
-
-/// Takes ownership of the descriptor that a successful ioctl returned.
-fn own(fd: i32) -> Result<OwnedFd> {
-    if fd < 0 {
-        return Err(Errno::BADF);
-    }
-    // SAFETY: the kernel has just opened it for us, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    // SAFETY: this module's functions pair each number with the header's structure for it, which is plain data.
+    unsafe { ioctl::call::<OPCODE, T>(fd, argument) }.map(drop)
 }
 
 #[allow(clippy::cast_possible_truncation)] // the structures above

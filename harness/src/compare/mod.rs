@@ -96,6 +96,8 @@ pub enum Part {
     Object,
     /// The set-up of the DMA engine.
     Dma,
+    /// A time during which the agent received the engine's interrupts.
+    Interrupts,
     /// Free memory as the agent saw it.
     Memory,
     /// A blackout.

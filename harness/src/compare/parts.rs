@@ -3,7 +3,7 @@
 use super::item::diverge;
 use super::records::{Bytes, Caused, Fact, Page, Passed, Traced};
 use super::{At, Part, RecordDifference};
-use crate::evidence::{Checkpoint, Evidence, Moment, Phase, Retrieval, frames_of};
+use crate::evidence::{ArmedRecord, Checkpoint, Evidence, Moment, Phase, Retrieval, frames_of};
 use std::collections::HashSet;
 use vmm::trace::TraceRecord;
 
@@ -51,6 +51,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         event_causes: _,
         cpu_writes: _,
         cpu_writes_until_ns: _,
+        interrupts: _,
         memory: _,
         page_flags: _,
         pressure: _,
@@ -96,6 +97,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         diverge(Part::Object, objects(first), objects(second)),
         facts(Part::Dma, dma_moments),
         facts(Part::Dma, dma),
+        facts(Part::Interrupts, interrupts),
         facts(Part::Memory, memory),
         facts(Part::Memory, pressure),
         facts(Part::Memory, page_flags),
@@ -497,6 +499,27 @@ fn blackouts(evidence: &Evidence) -> Vec<Fact> {
     blackouts
         .chain(jumps.map(|value| Fact::timeless("jump", value)))
         .collect()
+}
+
+fn interrupts(evidence: &Evidence) -> Vec<Fact> {
+    let fact = |record: &ArmedRecord| {
+        let (what, at) = match &record.disarmed {
+            None => ("interrupts armed".to_owned(), record.armed),
+            Some(disarmed) => (
+                format!("{} interrupts counted", disarmed.count),
+                disarmed.answered,
+            ),
+        };
+        Fact {
+            at: At {
+                generation: Some(at.generation),
+                time_ns: Some(at.time_ns),
+                ..At::default()
+            },
+            ..Fact::timeless("interrupts of the DMA engine", format!("{what} ({record:?})"))
+        }
+    };
+    evidence.interrupts.iter().map(fact).collect()
 }
 
 fn counters(evidence: &Evidence) -> Vec<Fact> {

@@ -76,7 +76,7 @@ fn equal_runs_are_equal_and_it_is_said_what_was_compared() {
     assert_eq!(first_difference(&one, &other), None);
     let text = compare(&one, &other).to_string();
     assert!(
-        text.starts_with("equal: 40 trace records (8 of them messages), 40 ledger entries"),
+        text.starts_with("equal: 42 trace records (8 of them messages), 43 ledger entries"),
         "{text}"
     );
     assert!(text.ends_with("state hash 11"), "{text}");
@@ -221,6 +221,11 @@ fn every_kind_differing_alone_is_named() {
             "set-up of the DMA engine",
         ),
         (
+            Part::Interrupts,
+            |e| e.interrupts[0].armed.ledger_length += 1,
+            "interrupts of the DMA engine",
+        ),
+        (
             Part::Memory,
             |e| memory(e).free_pages += 1,
             "memory as the agent saw it",
@@ -343,7 +348,7 @@ fn a_page_that_mattered_in_one_run_only_says_nothing_of_its_writes() {
         (last.address, last.kind) = (0x7000, Written::Completion { count: 1 });
     });
     let found = found.unwrap();
-    assert_eq!((found.part, found.index), (Part::Ledger, 39), "{found}");
+    assert_eq!((found.part, found.index), (Part::Ledger, 42), "{found}");
 }
 
 #[test]

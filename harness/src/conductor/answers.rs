@@ -4,7 +4,8 @@ use super::asks::{is_last_portion, pages_of};
 use super::cursor::{Awaiting, Cursor, Ending, Point};
 use super::memory_answers as memory;
 use crate::evidence::{
-    AgentFailure, DigestRecord, Evidence, Hello, ObjectEvidence, OutcomeKind, Retrieval, Reused,
+    AgentFailure, ArmedRecord, DigestRecord, DisarmedRecord, Evidence, Hello, ObjectEvidence, OutcomeKind,
+    Retrieval, Reused,
 };
 use crate::plan::Plan;
 use guest_agent::protocol::{Reply, Request, VERSION};
@@ -136,6 +137,15 @@ fn answer(
             memory::taken(plan, cursor, evidence, &reply, (asked, at));
         }
         (Request::ConsumeDma, Reply::Dma { .. }) => {}
+        (Request::DisarmInterrupts, Reply::Interrupts { count }) => {
+            if let Some(record) = evidence.interrupts.last_mut() {
+                record.disarmed = Some(DisarmedRecord {
+                    asked: asked.moment,
+                    answered: at.moment,
+                    count,
+                });
+            }
+        }
         (request, Reply::Done) if expected(request) == "done" => {
             done(cursor, evidence, request, asked, at);
             evidence.retrievals.extend(retrieval(plan, request, None, at));
@@ -157,6 +167,7 @@ fn expected(request: &Request) -> &'static str {
         Request::MemoryInfo => "memory",
         Request::PageFlags { .. } => "flags of pages",
         Request::TakeMemory { .. } => "memory taken",
+        Request::DisarmInterrupts => "a number of interrupts",
         _ => "done",
     }
 }
@@ -202,6 +213,10 @@ fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: 
                 .iter_mut()
                 .for_each(|dma| dma.started = Some(started));
         }
+        Request::ArmInterrupts => evidence.interrupts.push(ArmedRecord {
+            armed: asked.moment,
+            disarmed: None,
+        }),
         Request::StopDma => evidence
             .dma
             .iter_mut()
@@ -305,6 +320,7 @@ fn words(request: &Request) -> String {
         Request::FinishSession { name } => format!("finish session \"{name}\""),
         Request::LoadKexec { .. } => "load the next kernel".into(),
         Request::PageFlags { .. } => "flags of page frames".into(),
+        Request::ArmInterrupts => "receive the DMA engine's interrupts".into(),
         other => format!("{other:?}"),
     }
 }

@@ -30,6 +30,11 @@ pub(super) fn part(
             Some(Turn::Consume) => Some(Request::ConsumeDma),
             None => None,
         },
+        Step::AwaitInterrupts(ns) => match pass(evidence, *ns, part) {
+            Some(Turn::Pass(ns)) => Some(Request::AwaitInterrupts { ns }),
+            Some(Turn::Consume) => Some(Request::ConsumeDma),
+            None => None,
+        },
         Step::RetrieveSession(_) | Step::Retrieve(_) if part == 1 => {
             // The agent answers for what is written from now on.
             return Ok(Some(Move::SplitPageWrites));
@@ -90,6 +95,8 @@ fn whole(plan: &Plan, cursor: &Cursor, step: &Step) -> Result<Option<Request>, E
             seed: WORKLOAD_OBJECT.into(),
         },
         Step::StopDma => Request::StopDma,
+        Step::ArmInterrupts => Request::ArmInterrupts,
+        Step::DisarmInterrupts => Request::DisarmInterrupts,
         Step::Close(object) if cursor.held.contains(object) => Request::Close { object: *object },
         Step::KeepOpen(object) if cursor.held.contains(object) => Request::KeepOpen { object: *object },
         Step::ReleaseMemory => Request::ReleaseMemory,

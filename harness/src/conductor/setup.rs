@@ -82,6 +82,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         reused: Vec::new(),
         retrievals: Vec::new(),
         failures: Vec::new(),
+        interrupts: Vec::new(),
         blobs: Vec::new(),
         blackouts_ns: Vec::new(),
         jumps_not_before: Vec::new(),

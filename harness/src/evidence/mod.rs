@@ -5,6 +5,7 @@
 
 mod captures;
 mod device;
+mod interrupts;
 mod memory;
 mod outcome;
 mod pool;
@@ -16,6 +17,7 @@ pub use captures::{Captures, Checkpoint, CheckpointKind, DigestRecord, ObjectCap
 pub use device::{
     DmaEvidence, DmaSetup, EventCause, Placed, describe, empty_ledger, end_of, frames_of, written_bytes,
 };
+pub use interrupts::{ArmedRecord, DisarmedRecord};
 pub use memory::{MemoryPoint, MemoryRecord, PageFlagsRecord, PressureRecord, Reused};
 pub use outcome::{Outcome, OutcomeKind};
 pub use pool::PoolFull;
@@ -91,6 +93,8 @@ pub struct Evidence {
     pub retrievals: Vec<Retrieval>,
     /// Requests that the agent could not fulfil.
     pub failures: Vec<AgentFailure>,
+    /// When the agent received the engine's interrupts, and how many.
+    pub interrupts: Vec<ArmedRecord>,
     /// The handover blobs, one for each jump.
     pub blobs: Vec<BlobEvidence>,
     /// Blackout of each jump, in order.

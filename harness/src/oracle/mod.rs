@@ -42,11 +42,13 @@ pub enum RuleName {
     NothingLeaked,
     /// See [`rules::kept_from_allocator`].
     KeptFromAllocator,
+    /// See [`rules::interrupts_neither_lost_nor_invented`].
+    InterruptsNeitherLostNorInvented,
 }
 
 impl RuleName {
     /// All rules, in the order of reports.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::PreservedContent,
         Self::DeviceWritesLanded,
         Self::NoCpuWriteBeforeRetrieval,
@@ -57,6 +59,7 @@ impl RuleName {
         Self::SessionRetrieved,
         Self::NothingLeaked,
         Self::KeptFromAllocator,
+        Self::InterruptsNeitherLostNorInvented,
     ];
 
     /// The name in scenario files and reports.
@@ -72,6 +75,7 @@ impl RuleName {
             Self::SessionRetrieved => "session-retrieved",
             Self::NothingLeaked => "nothing-leaked",
             Self::KeptFromAllocator => "kept-from-allocator",
+            Self::InterruptsNeitherLostNorInvented => "interrupts-neither-lost-nor-invented",
         }
     }
 
@@ -94,6 +98,9 @@ impl RuleName {
             Self::SessionRetrieved => "every session and all that it preserved is retrieved",
             Self::NothingLeaked => "memory that was preserved is given back once it is closed",
             Self::KeptFromAllocator => "no preserved page is free in a new kernel until it is closed",
+            Self::InterruptsNeitherLostNorInvented => {
+                "each interrupt message of the device reaches the driver, and no interrupt comes without one"
+            }
         }
     }
 
@@ -109,6 +116,9 @@ impl RuleName {
             Self::SessionRetrieved => rules::session_retrieved::check(context),
             Self::NothingLeaked => rules::nothing_leaked::check(context),
             Self::KeptFromAllocator => rules::kept_from_allocator::check(context),
+            Self::InterruptsNeitherLostNorInvented => {
+                rules::interrupts_neither_lost_nor_invented::check(context)
+            }
         }
     }
 }

@@ -26,6 +26,13 @@ pub enum Step {
     LoadKexec,
     /// Let guest time pass, in nanoseconds. If the engine waits for its consumer, blocks are released meanwhile.
     Pass(u64),
+    /// Receive the engine's interrupts.
+    ArmInterrupts,
+    /// Let the agent sleep for this many nanoseconds while interrupts come. If the engine waits for its consumer, blocks
+    /// are released meanwhile.
+    AwaitInterrupts(u64),
+    /// End the interrupts, and count them.
+    DisarmInterrupts,
     /// Reboot into the next kernel.
     Kexec,
     /// Retrieve a session.
@@ -63,12 +70,16 @@ pub enum Step {
 /// Steps of `generation`, after its agent's greeting.
 pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step> {
     let last = generation == plan.kexecs;
+    let interrupts = has_interrupts(scenario);
     let mut steps = Vec::new();
     if generation == 0 {
         steps.push(Step::Phase(Phase::Prepare));
         steps.extend(plan.objects.iter().map(|object| Step::Create(object.id)));
         preserve(plan, generation, &mut steps);
         steps.extend(plan.objects.iter().map(|object| Step::ResolvePages(object.id)));
+        if interrupts {
+            steps.push(Step::ArmInterrupts);
+        }
         if plan.dma.is_some() {
             steps.push(Step::StartDma);
         }
@@ -87,10 +98,26 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
         }
         steps.push(Step::LoadKexec);
         steps.push(Step::Phase(Phase::Armed));
-        steps.push(Step::Pass(scenario.run.armed.0));
+        steps.push(wait(scenario, scenario.run.armed.0));
+        if interrupts {
+            steps.push(Step::DisarmInterrupts);
+        }
         steps.push(Step::Kexec);
     }
     steps
+}
+
+fn has_interrupts(scenario: &Scenario) -> bool {
+    scenario.dma.as_ref().is_some_and(|dma| dma.get_ref().interrupts)
+}
+
+/// A wait of `ns` nanoseconds. Interrupts need a running guest, which otherwise stands while the host waits.
+fn wait(scenario: &Scenario, ns: u64) -> Step {
+    if has_interrupts(scenario) {
+        Step::AwaitInterrupts(ns)
+    } else {
+        Step::Pass(ns)
+    }
 }
 
 /// Objects that are preserved over the kexec out of `generation`.
@@ -132,7 +159,10 @@ fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<St
     steps.push(Step::Capture(CheckpointKind::Retrieved));
     steps.extend(carried(plan, left).map(|object| Step::Digest(object.id)));
     flags(plan, generation, MemoryPoint::Retrieved, steps);
-    steps.push(Step::Pass(scenario.run.restore.0));
+    if has_interrupts(scenario) {
+        steps.push(Step::ArmInterrupts);
+    }
+    steps.push(wait(scenario, scenario.run.restore.0));
     steps.extend(sessions(plan, left).into_iter().cloned().map(Step::FinishSession));
     if let Some(Workload::Size(bytes)) = scenario.run.workload {
         steps.push(Step::UseMemory(bytes.0));
@@ -181,6 +211,9 @@ fn end(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<Step>)
     steps.push(Step::Phase(Phase::Done));
     if plan.dma.is_some() {
         steps.push(Step::StopDma);
+    }
+    if has_interrupts(scenario) {
+        steps.push(Step::DisarmInterrupts);
     }
     steps.push(Step::Capture(CheckpointKind::End));
     if let Some(Workload::Size(_)) = scenario.run.workload {

@@ -27,6 +27,8 @@ const MAX_VCPUS: u32 = vmm::machine::MAX_VCPUS as u32;
 const MAX_MEMFDS: usize = 64;
 /// Maximum number of ledger entries, at 64 bytes of memory each.
 const MAX_LEDGER: u64 = 1_000_000;
+/// Minimum time of a block with interrupts, in nanoseconds: each interrupt costs the guest about 5 us.
+const MIN_INTERRUPT_PERIOD: u64 = 20_000;
 /// LUO's session name is an array of 64 bytes with a terminating NUL.
 const MAX_SESSION_NAME: usize = 63;
 
@@ -156,6 +158,17 @@ fn check_dma(scenario: &Scenario, spanned: &Spanned<Dma>) -> Result<(), Problem>
             format!(
                 "found a buffer of {}, expected a power of two from 64 B to 4 KiB",
                 Bytes(buffer)
+            )
+        },
+    )?;
+    let period = buffer.saturating_mul(1_000_000_000) / rate;
+    require(
+        !dma.interrupts || period >= MIN_INTERRUPT_PERIOD,
+        &dma.rate,
+        || {
+            format!(
+                "a block every {period} ns, expected at least {MIN_INTERRUPT_PERIOD} ns with interrupts: \
+             otherwise the guest has no time for anything else"
             )
         },
     )?;

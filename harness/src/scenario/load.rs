@@ -1,6 +1,7 @@
 //! Reads scenario files, and reports where one is wrong.
 
-use super::{Scenario, check};
+use super::{Expected, Scenario, check};
+use crate::oracle::RuleName;
 use std::ops::Range;
 use std::path::Path;
 
@@ -55,9 +56,17 @@ pub fn load(path: &Path) -> Result<(Scenario, String), ScenarioError> {
 /// Parses and checks scenario `text`; `file` is for messages.
 pub fn parse(file: &str, text: &str) -> Result<Scenario, ScenarioError> {
     let wrong = |span: Range<usize>, message: String| wrong_at(file, text, span, message);
-    let scenario: Scenario = toml::from_str(text)
+    let mut scenario: Scenario = toml::from_str(text)
         .map_err(|error| wrong(error.span().unwrap_or(0..0), one_line(error.message())))?;
     check::check(&scenario).map_err(|problem| wrong(problem.span, problem.message))?;
+    // Few scenarios have interrupts. The others need not say that they have none.
+    let has_interrupts = scenario.dma.as_ref().is_some_and(|dma| dma.get_ref().interrupts);
+    if !has_interrupts {
+        let rules = &mut scenario.expect.rules;
+        rules
+            .entry(RuleName::InterruptsNeitherLostNorInvented)
+            .or_insert(Expected::Any);
+    }
     Ok(scenario)
 }
 
@@ -89,8 +98,8 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::{Bytes, Expected};
-    use crate::{evidence::OutcomeKind, oracle::RuleName};
+    use crate::evidence::OutcomeKind;
+    use crate::scenario::Bytes;
     use proptest::prelude::*;
 
     const GOOD: &str = "name = \"a\"\n[[memfd]]\nname = \"m\"\nsize = \"64 MiB\"\ntoken = 1\n";

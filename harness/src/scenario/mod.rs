@@ -122,6 +122,9 @@ pub struct Dma {
     /// What clearing the bus-master bit does.
     #[serde(default)]
     pub bus_master: BusMaster,
+    /// Whether the engine raises an interrupt for each block, which the agent receives through VFIO.
+    #[serde(default)]
+    pub interrupts: bool,
     /// Descriptor addresses to use instead of the buffers' own, repeated over the ring (fault injection).
     #[serde(default)]
     pub wild_addresses: Vec<u64>,

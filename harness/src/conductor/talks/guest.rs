@@ -142,6 +142,7 @@ impl<'a> Guest<'a> {
                 total_pages: 1000,
                 free_pages: 500,
             },
+            Request::DisarmInterrupts => Reply::Interrupts { count: 3 },
             _ => Reply::Done,
         }))
     }

@@ -4,7 +4,9 @@
 use super::*;
 use crate::evidence::*;
 use crate::testing::{JUMP, MEMFD, OWN, PAGES, RAM, blob, change_page, cpu_write, device_write, good};
+use guest_agent::kpageflags::BUDDY;
 use guest_agent::pattern::PAGE_BYTES;
+use guest_agent::protocol::FlagRun;
 use kho_core::Region;
 use vmm::ledger::Kind;
 
@@ -67,7 +69,17 @@ fn damaged(rule: RuleName) -> Evidence {
         }
         // The last interrupt is not taken.
         RuleName::InterruptsNeitherLostNorInvented => drop(evidence.trace.records.pop()),
-        RuleName::NothingLeaked => evidence.memory[1].free_pages = 20_500,
+        // A closed page that the kernel still has in use, and that nobody wrote to.
+        RuleName::NothingLeaked => evidence.reused[0].pages[0].count -= 1,
+        // A page that the kernel has in its free lists while the agent holds it.
+        RuleName::KeptFromAllocator => {
+            let flags = &mut evidence.page_flags[1].flags;
+            flags[0].count -= 1;
+            flags.push(FlagRun {
+                flags: BUDDY,
+                count: 1,
+            });
+        }
     }
     evidence
 }

@@ -532,6 +532,7 @@ pub fn cut(writes: u64) -> Evidence {
     evidence.objects[0].closed = None;
     let begun = |record: &MemoryRecord| record.at == MemoryPoint::BeforeRetrieval && phase >= Phase::Restore;
     evidence.memory.retain(begun);
+    evidence.interrupts.retain(|record| record.armed.time_ns <= end);
     evidence
         .retrievals
         .retain(|retrieval| retrieval.ledger_length <= writes);

@@ -26,6 +26,11 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     for record in &evidence.interrupts {
         let generation = record.armed.generation;
         match record.disarmed {
+            Some(disarmed) if disarmed.answered.ledger_length > end_of_ledger(context) => {
+                blind.push(format!(
+                    "the ledger ends before generation {generation} reported how many interrupts came"
+                ));
+            }
             Some(disarmed) => armed(context, record, disarmed, &mut looked, &mut findings),
             None => blind.push(format!(
                 "generation {generation} never reported how many interrupts came"
@@ -65,6 +70,12 @@ struct Looked {
     counted: u64,
 }
 
+/// Index after that of the last entry.
+fn end_of_ledger(context: &Context<'_>) -> u64 {
+    let last = context.evidence.ledger.entries.last();
+    last.map_or(0, |entry| entry.index + 1)
+}
+
 /// Whether the backend records interrupts.
 fn traced(context: &Context<'_>) -> bool {
     !context.evidence.trace.records.is_empty()
@@ -86,7 +97,7 @@ fn armed(
     let during = record.armed.ledger_length..answered.ledger_length;
     let entries = context.evidence.ledger.entries.iter();
     let messages: Vec<&Entry> = entries
-        .filter(|entry| matches!(entry.kind, Kind::Msi { .. }) && during.contains(&entry.index))
+        .filter(|entry| !entry.goes_to_memory() && during.contains(&entry.index))
         .collect();
     looked.messages += messages.len() as u64;
     looked.counted += count;

@@ -214,4 +214,5 @@ fn take_back(case: &Case, address: u64, written: [u8; 8], native: &mut Outcome, 
 }
 
 #[cfg(test)]
+#[path = "choices/tests.rs"]
 mod tests;

@@ -28,13 +28,13 @@ mod native;
 mod rng;
 mod soft;
 mod state;
+mod tell;
 mod unoffered;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 use std::io::Write as _;
 
-use iced_x86::{Code, Formatter, IntelFormatter};
+use iced_x86::Code;
 
 use generate::Case;
 use rng::Rng;
@@ -196,47 +196,6 @@ fn report_coverage(codes: &[Code], runs: &HashMap<Code, u64>) {
 
 /// All that is needed to look at a case, and to run it again.
 fn describe(seed: u64, number: u64, case: &Case, found: &str) -> String {
-    let mut disassembly = String::new();
-    IntelFormatter::new().format(&case.insn, &mut disassembly);
-    let mut text = format!("case {number} (BATON_DIFF_SEED={seed:#x} BATON_DIFF_CASE={number})\n");
-    let hex: Vec<String> = case.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let _ = writeln!(
-        text,
-        "  {:#x}: {} | {disassembly} ({:?})",
-        case.state.rip,
-        hex.join(" "),
-        case.insn.code()
-    );
-    for (n, name) in compare::NAMES.iter().enumerate() {
-        let _ = write!(
-            text,
-            "{}{name}={:#x}",
-            if n % 8 == 0 { "\n  " } else { " " },
-            case.state.gpr[n]
-        );
-    }
-    let _ = writeln!(
-        text,
-        "\n  rflags={:#x} mxcsr={:#x} taken={:#x}",
-        case.state.rflags,
-        case.state.mxcsr(),
-        case.taken
-    );
-    for n in 0..16 {
-        if case.insn.op0_register() == iced_x86::Register::XMM0 + n
-            || case.insn.op1_register() == iced_x86::Register::XMM0 + n
-        {
-            let _ = writeln!(text, "  xmm{n}={:#034x}", case.state.xmm(n as usize));
-        }
-    }
-    let memory = (0..case.insn.op_count()).any(|i| case.insn.op_kind(i) == iced_x86::OpKind::Memory);
-    if memory {
-        let at = fixup::linear(case, &case.insn);
-        let offset = usize::try_from(at.wrapping_sub(state::DATA)).unwrap_or(usize::MAX);
-        if let Some(bytes) = offset.checked_add(16).and_then(|end| case.data.get(offset..end)) {
-            let _ = writeln!(text, "  memory at {at:#x}: {bytes:02x?}");
-        }
-    }
-    text.push_str(found);
-    text
+    let told = tell::case(case);
+    format!("case {number} (BATON_DIFF_SEED={seed:#x} BATON_DIFF_CASE={number})\n{told}{found}")
 }

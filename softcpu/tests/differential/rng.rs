@@ -1,20 +1,44 @@
 //! The test's own random numbers: one seed, one stream per case, the same on every machine.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): tiny, and good enough to pick test inputs.
-pub struct Rng(u64);
+pub struct Rng {
+    state: u64,
+    /// Numbers that come first, the last one before the others.
+    given: Vec<u64>,
+}
 
 impl Rng {
     /// The stream of case number `case` of a run with `seed`.
     pub fn for_case(seed: u64, case: u64) -> Self {
-        let mut rng = Self(seed ^ case.wrapping_mul(0xd134_2543_de82_ef95));
+        let mut rng = Self {
+            state: seed ^ case.wrapping_mul(0xd134_2543_de82_ef95),
+            given: Vec::new(),
+        };
         rng.next();
         rng
     }
 
+    /// The bytes of a fuzzer's input, eight for each number, and then the stream that they begin.
+    pub fn from_input(input: &[u8]) -> Self {
+        let word = |bytes: &[u8]| {
+            let mut whole = [0; 8];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(whole)
+        };
+        let given: Vec<u64> = input.chunks(8).rev().map(word).collect();
+        let state = given
+            .iter()
+            .fold(0, |state: u64, word| state.rotate_left(7) ^ word);
+        Self { state, given }
+    }
+
     /// 64 random bits.
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        if let Some(number) = self.given.pop() {
+            return number;
+        }
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)

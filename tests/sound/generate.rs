@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use fastrand::Rng;
+use vmm::machine::MAX_RATE;
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -101,12 +102,12 @@ impl Sound {
         let most = self.ledger / 10 * 7;
         let wait = rng.bool() && 2 * ring * self.turns() <= most;
         let highest = if wait {
-            100_000_000_000
+            MAX_RATE
         } else {
             most / 2 * buffer * 1_000_000_000 / self.guest_ns()
         };
         let lowest = (buffer * 1_000_000_000).div_ceil(MAX_PERIOD_NS).max(1_000);
-        let rate = log_uniform(rng, lowest, highest.clamp(lowest, 100_000_000_000));
+        let rate = log_uniform(rng, lowest, highest.clamp(lowest, MAX_RATE));
         let memfd = self.memfds.first()?.name.clone();
         Some(Dma {
             rate,

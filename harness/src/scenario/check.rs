@@ -23,6 +23,10 @@ const MAX_RAM: u64 = 64 << 30;
 const MAX_KEXECS: u32 = 64;
 /// Maximum number of virtual processors: the machine's own limit.
 const MAX_VCPUS: u32 = vmm::machine::MAX_VCPUS as u32;
+/// Slowest rate of the DMA engine, in bytes per second of guest time.
+const MIN_RATE: u64 = 1_000;
+/// Fastest rate of the DMA engine: the machine's own limit.
+const MAX_RATE: u64 = vmm::machine::MAX_RATE;
 /// Maximum number of memfds, to keep the report readable.
 const MAX_MEMFDS: usize = 64;
 /// Maximum number of ledger entries, at 64 bytes of memory each.
@@ -146,8 +150,8 @@ fn check_fault(scenario: &Scenario, spanned: &Spanned<Fault>) -> Result<(), Prob
 fn check_dma(scenario: &Scenario, spanned: &Spanned<Dma>) -> Result<(), Problem> {
     let dma = spanned.get_ref();
     let rate = dma.rate.get_ref().0;
-    require((1_000..=100_000_000_000).contains(&rate), &dma.rate, || {
-        format!("found a rate of {rate} B/s, expected 1 kB/s to 100 GB/s")
+    require((MIN_RATE..=MAX_RATE).contains(&rate), &dma.rate, || {
+        format!("found a rate of {rate} B/s, expected {MIN_RATE} to {MAX_RATE} B/s")
     })?;
     let Bytes(buffer) = *dma.buffer.get_ref();
     let page = PAGE_BYTES as u64;

@@ -117,6 +117,35 @@ mod tests {
     }
 
     #[test]
+    fn every_rate_that_is_allowed_is_one_that_the_machine_has() {
+        let text = |rate: u64| format!("{GOOD}[dma]\nrate = \"{rate} B/s\"\n");
+        let (least, most) = (1_000, vmm::machine::MAX_RATE);
+        for rate in [least, most] {
+            let scenario = parse("s.toml", &text(rate)).unwrap();
+            assert_eq!(scenario.dma.unwrap().get_ref().rate.get_ref().0, rate);
+        }
+        for rate in [least - 1, most + 1] {
+            let message = error(&text(rate));
+            assert!(message.contains("expected 1000 to 20000000000 B/s"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_ring_and_its_buffers_must_fit_their_memfd() {
+        // A page each for list, descriptors and count, and then 256 buffers of a page.
+        let text = |pages: u64| {
+            let memfd = GOOD.replace("64 MiB", &format!("{} KiB", pages * 4));
+            format!("{memfd}[dma]\nrate = \"1 MB/s\"\n")
+        };
+        parse("s.toml", &text(259)).unwrap();
+        let message = error(&text(258));
+        assert!(
+            message.contains("the ring of 256 entries with its buffers needs 1060864 bytes"),
+            "{message}"
+        );
+    }
+
+    #[test]
     fn expectations() {
         let text = format!("{GOOD}[expect]\noutcome = \"session-lost\"\nsession-retrieved = \"violated\"\n");
         let expect = parse("s.toml", &text).unwrap().expect;

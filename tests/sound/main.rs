@@ -86,7 +86,7 @@ fn what_is_generated_is_allowed() {
         let text = sound.text();
         harness::scenario::parse("sound.toml", &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let bytes: u64 = sound.memfds.iter().map(|memfd| memfd.pages * 4096).sum();
-        assert!(bytes + sound.workload.unwrap_or(0) < sound.ram / 4 * 3, "{text}");
+        assert!(bytes + sound.workload.unwrap_or(0) < sound.ram / 2, "{text}");
         let Some(dma) = &sound.dma else { continue };
         assert!(
             Dma::bytes(dma.buffer, dma.ring) <= sound.memfds[0].pages * 4096,

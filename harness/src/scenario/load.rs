@@ -99,7 +99,7 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 mod tests {
     use super::*;
     use crate::evidence::OutcomeKind;
-    use crate::scenario::Bytes;
+    use crate::scenario::{Bytes, Workload};
     use proptest::prelude::*;
 
     const GOOD: &str = "name = \"a\"\n[[memfd]]\nname = \"m\"\nsize = \"64 MiB\"\ntoken = 1\n";
@@ -191,6 +191,35 @@ mod tests {
             message.starts_with("s.toml:2:7: ") && message.contains("MiB"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_workload_is_a_size_or_all_memory() {
+        let workload = |value: &str| parse("s.toml", &format!("{GOOD}[run]\nworkload = \"{value}\"\n"));
+        let size = Workload::Size(Bytes(3 << 20));
+        assert_eq!(workload("3 MiB").unwrap().run.workload, Some(size));
+        assert_eq!(workload("all").unwrap().run.workload, Some(Workload::All));
+        let message = workload("everything").unwrap_err().to_string();
+        assert!(
+            message.contains("MiB") && message.contains("or \"all\""),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_fault_is_a_death_or_a_leak_of_a_memfd() {
+        let fault = |text: &str| format!("{GOOD}[fault]\n{text}\n");
+        for good in [
+            "misbehave = \"exit\"",
+            "keep = \"m\"",
+            "misbehave = \"exit\"\nkeep = \"m\"",
+        ] {
+            assert!(parse("s.toml", &fault(good)).is_ok(), "{good}");
+        }
+        let message = error(&fault("generation = 1"));
+        assert!(message.contains("neither misbehave nor keep"), "{message}");
+        let message = error(&fault("keep = \"other\""));
+        assert!(message.contains("no [[memfd]] is named \"other\""), "{message}");
     }
 
     #[test]

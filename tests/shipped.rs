@@ -145,22 +145,6 @@ fn all_memory_is_used_and_what_was_preserved_is_not_touched() {
     assert!(again > 4096 / 2, "{note}");
 }
 
-#[test]
-fn a_memfd_that_is_kept_open_is_a_leak() {
-    let Some(run) = passed("faults/memfd-kept-open") else {
-        return;
-    };
-    let leaked = run.findings("nothing-leaked");
-    let pages: Vec<u64> = leaked.iter().map(|finding| number(&finding["page"])).collect();
-    assert_eq!(pages.len(), 16, "{leaked:?}");
-    for finding in &leaked {
-        assert!(
-            finding["owner"].as_str().unwrap().contains("\"kept\""),
-            "{finding}"
-        );
-    }
-}
-
 /// The report without the fields that depend on the host.
 fn timeless(report: &Value) -> Value {
     let mut report = without_host_time(report);

@@ -58,6 +58,7 @@ scenario_tests! {
     guest_spins: "guest-spins",
     kernel_panics: "kernel-panics",
     ledger_full: "ledger-full",
+    memfd_kept_open: "memfd-kept-open",
     no_liveupdate: "no-liveupdate",
     small_buffers: "small-buffers",
     waiting_consumer: "waiting-consumer",

@@ -44,6 +44,11 @@ pub(super) fn part(
             return Ok(Some(Move::SplitPageWrites));
         }
         Step::Close(_) | Step::KeepOpen(_) if part == 1 => whole(plan, cursor, step)?,
+        Step::ReleaseMemory if part == 0 => {
+            // On KVM a page write has no time of its own, and later ones must not count as made meanwhile.
+            return Ok(Some(Move::SplitPageWrites));
+        }
+        Step::ReleaseMemory if part == 1 => whole(plan, cursor, step)?,
         Step::TakeMemory(point) => return Ok(take_memory(cursor, evidence, *point, at)),
         Step::PageFlags(point, object) => page_flags(cursor, evidence, *point, *object),
         Step::Kexec | Step::PowerOff | Step::Misbehave(_) if part > 0 => {
@@ -174,7 +179,7 @@ fn portion(plan: &Plan, cursor: &Cursor, step: &Step, object: u32) -> Option<Req
     })
 }
 
-/// Splits page writes, then asks for more memory until there is none, and splits them again.
+/// Splits page writes, then asks for more memory until there is none.
 fn take_memory(cursor: &mut Cursor, evidence: &Evidence, point: MemoryPoint, at: Point) -> Option<Move> {
     if cursor.part == 0 {
         return Some(Move::SplitPageWrites);

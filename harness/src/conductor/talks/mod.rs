@@ -181,8 +181,26 @@ fn all_memory_is_taken_before_the_retrieval_while_objects_are_held_and_once_they
     assert_eq!(points, expected.concat());
     assert!(pressure.iter().all(|one| one.taken_pages == 2 * 8192));
     assert!(pressure.iter().all(|one| one.end_ns > Some(one.begin_ns)));
-    let release = |one: &&Request| **one == Request::ReleaseMemory;
-    assert_eq!(told.requests().filter(release).count(), pressure.len());
+    // Page writes are split before memory is taken and before it is given back.
+    let at = |wanted: Request| {
+        let moves = told.moves.iter().enumerate();
+        moves.filter_map(move |(at, one)| (*one == Move::Say(wanted.clone())).then_some(at))
+    };
+    let releases: Vec<usize> = at(Request::ReleaseMemory).collect();
+    assert_eq!(releases.len(), pressure.len());
+    assert!(
+        releases
+            .iter()
+            .all(|at| told.moves[at - 1] == Move::SplitPageWrites)
+    );
+    let takes: Vec<usize> = at(Request::TakeMemory { pages: 8192 }).collect();
+    assert_eq!(takes.len(), 3 * pressure.len());
+    let firsts = takes.iter().step_by(3);
+    assert!(
+        firsts
+            .clone()
+            .all(|at| told.moves[at - 1] == Move::SplitPageWrites)
+    );
     // Of both memfds at three points in the first new kernel and of one in the second, and after each close.
     let flags = &told.evidence.page_flags;
     let of = |object| flags.iter().filter(move |record| record.object == object);

@@ -26,7 +26,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     for record in &evidence.interrupts {
         let generation = record.armed.generation;
         match record.disarmed {
-            Some(disarmed) if disarmed.answered.ledger_length > end_of_ledger(context) => {
+            Some(disarmed) if disarmed.answered.ledger_length > evidence.ledger.made => {
                 blind.push(format!(
                     "the ledger ends before generation {generation} reported how many interrupts came"
                 ));
@@ -68,12 +68,6 @@ struct Looked {
     messages: u64,
     taken: u64,
     counted: u64,
-}
-
-/// Index after that of the last entry.
-fn end_of_ledger(context: &Context<'_>) -> u64 {
-    let last = context.evidence.ledger.entries.last();
-    last.map_or(0, |entry| entry.index + 1)
 }
 
 /// Whether the backend records interrupts.

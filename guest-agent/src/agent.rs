@@ -2,11 +2,12 @@
 
 use crate::dma::Engine;
 use crate::failure::Failure;
+use crate::kernel_log::KernelLog;
 use crate::luo::Luo;
 use crate::mailbox::Mailbox;
 use crate::memory::Objects;
 use crate::pressure::Pressure;
-use crate::{boot, crew, files, kexec, page_flags, sys};
+use crate::{boot, crew, files, kexec, page_flags, provoke, sys};
 use alloc::format;
 use alloc::string::String;
 use guest_agent::meminfo;
@@ -47,6 +48,7 @@ struct Agent {
     objects: Objects,
     engine: Engine,
     pressure: Option<Pressure>,
+    kernel_log: KernelLog,
 }
 
 impl Agent {
@@ -125,6 +127,8 @@ impl Agent {
                 return pressure.take(pages);
             }
             Request::ReleaseMemory => self.pressure = None,
+            Request::KernelLog => return self.kernel_log.read(),
+            Request::Provoke(what) => provoke::provoke(what)?,
             // Answered before they are done, by the loop.
             Request::Kexec | Request::PowerOff | Request::Misbehave(_) => {}
         }

@@ -11,6 +11,7 @@
 //!
 //! * [`command_line`]: the `baton.*` parameters of the kernel command line,
 //! * [`kpageflags`]: the state of page frames in /proc/kpageflags,
+//! * [`kmsg`]: records of /dev/kmsg,
 //! * [`meminfo`]: memory sizes in /proc/meminfo, zones in /proc/zoneinfo,
 //! * [`notes`]: the build id in /sys/kernel/notes,
 //! * [`pagemap`]: page frames in /proc/self/pagemap, and page frames merged into runs.
@@ -24,6 +25,7 @@ extern crate std;
 
 pub mod command_line;
 pub mod device;
+pub mod kmsg;
 pub mod kpageflags;
 pub mod meminfo;
 pub mod notes;

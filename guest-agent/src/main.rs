@@ -35,6 +35,7 @@ mod dma;
 mod failure;
 mod files;
 mod interrupts;
+mod kernel_log;
 mod kexec;
 mod luo;
 mod mailbox;
@@ -42,6 +43,7 @@ mod memory;
 mod page_flags;
 mod pci;
 mod pressure;
+mod provoke;
 mod standalone;
 mod sys;
 

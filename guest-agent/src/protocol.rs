@@ -5,7 +5,7 @@
 //!
 //! `ResolvePages` and `ResolveRange` are answered with `Pages`, `Digest` with `Digests`, `ConsumeDma` with `Dma`,
 //! `MemoryInfo` with `Memory`, `PageFlags` with `PageFlags`, `TakeMemory` with `Taken`, `DisarmInterrupts` with
-//! `Interrupts`, all others with `Done`. Any request may be answered with `Failed` instead; the agent
+//! `Interrupts`, `KernelLog` with `KernelLog`, all others with `Done`. Any request may be answered with `Failed` instead; the agent
 //! is then ready for the next one. After the reply to `Kexec`, `PowerOff` and `Misbehave` the agent expects no
 //! further request. If the jump of `Kexec` fails, it sends `Failed` and continues to serve requests.
 
@@ -203,6 +203,86 @@ pub enum Request {
         /// A memfd.
         object: ObjectId,
     },
+    /// Report what the kernel has logged since the last such request, or since its start, as much as fits.
+    KernelLog,
+    /// Provoke a complaint of the kernel, for the tests of the harness itself. A process that shares the agent's memory
+    /// and files does it, because the kernel may kill who does. The reply comes when that process has ended, or after a
+    /// second of guest time (a hung task: four).
+    Provoke(Provocation),
+}
+
+/// Crash types of LKDTM (drivers/misc/lkdtm, CONFIG_LKDTM) that leave the kernel running, with the names that its file
+/// `provoke-crash/DIRECT` takes. Which of them make the kernel complain depends on its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Provocation {
+    /// WARN_ON.
+    Warning,
+    /// WARN with a message.
+    WarningMessage,
+    /// BUG.
+    Bug,
+    /// A write to address 0.
+    Exception,
+    /// An index beyond an array (CONFIG_UBSAN_BOUNDS).
+    ArrayBounds,
+    /// Adds to a damaged list (CONFIG_LIST_HARDENED).
+    CorruptListAdd,
+    /// Deletes from a damaged list (CONFIG_LIST_HARDENED).
+    CorruptListDel,
+    /// Decrements a reference counter below 0.
+    RefcountDecNegative,
+    /// Increments a reference counter of 0.
+    RefcountIncZero,
+    /// Reads a freed object of a slab cache (CONFIG_KASAN).
+    ReadAfterFree,
+    /// Writes to a freed object of a slab cache (CONFIG_KASAN, or CONFIG_SLUB_DEBUG_ON).
+    WriteAfterFree,
+    /// Reads a freed object that KFENCE guards (CONFIG_KFENCE).
+    KfenceReadAfterFree,
+    /// Frees an object twice.
+    SlabFreeDouble,
+    /// Returns with a spin lock held (CONFIG_PROVE_LOCKING).
+    Spinlockup,
+    /// Loops for ever with preemption off (CONFIG_SOFTLOCKUP_DETECTOR).
+    Softlockup,
+    /// Sleeps for ever and cannot be interrupted (CONFIG_DETECT_HUNG_TASK).
+    HungTask,
+}
+
+impl Provocation {
+    /// The name in LKDTM's file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Warning => "WARNING",
+            Self::WarningMessage => "WARNING_MESSAGE",
+            Self::Bug => "BUG",
+            Self::Exception => "EXCEPTION",
+            Self::ArrayBounds => "ARRAY_BOUNDS",
+            Self::CorruptListAdd => "CORRUPT_LIST_ADD",
+            Self::CorruptListDel => "CORRUPT_LIST_DEL",
+            Self::RefcountDecNegative => "REFCOUNT_DEC_NEGATIVE",
+            Self::RefcountIncZero => "REFCOUNT_INC_ZERO",
+            Self::ReadAfterFree => "READ_AFTER_FREE",
+            Self::WriteAfterFree => "WRITE_AFTER_FREE",
+            Self::KfenceReadAfterFree => "KFENCE_READ_AFTER_FREE",
+            Self::SlabFreeDouble => "SLAB_FREE_DOUBLE",
+            Self::Spinlockup => "SPINLOCKUP",
+            Self::Softlockup => "SOFTLOCKUP",
+            Self::HungTask => "HUNG_TASK",
+        }
+    }
+}
+
+/// A record of the kernel's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// Its time in microseconds, by the kernel's log.
+    pub time_us: u64,
+    /// Its level, 0 (emergency) to 7 (debug).
+    pub level: u8,
+    /// Its text, which may have several lines.
+    pub text: String,
 }
 
 /// Ways in which a guest can die.
@@ -278,6 +358,15 @@ pub enum Reply {
         free_pages: u64,
         /// Pages in per-CPU lists after it.
         per_cpu_pages: u64,
+    },
+    /// What the kernel itself has logged, in order; records of user space are left out.
+    KernelLog {
+        /// The records.
+        records: Vec<LogRecord>,
+        /// How many records the kernel had overwritten before they were read.
+        lost: u64,
+        /// Whether there are more, for the next request.
+        more: bool,
     },
     /// A call failed.
     Failed {

@@ -2,6 +2,8 @@
 //! entry point of a program without a C library. Its public functions are safe to call.
 
 mod call;
+pub mod child;
+mod clone;
 mod ioctl;
 pub mod liveupdate;
 mod mapping;

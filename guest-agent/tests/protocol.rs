@@ -1,7 +1,8 @@
 //! Every message survives encoding and decoding, and no input makes the decoder panic.
 
 use guest_agent::protocol::{
-    DmaRing, Features, FlagRun, Misbehaviour, PageRun, Place, Reply, Request, decode, encode,
+    DmaRing, Features, FlagRun, LogRecord, Misbehaviour, PageRun, Place, Provocation, Reply, Request, decode,
+    encode,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -102,6 +103,8 @@ fn request() -> impl Strategy<Value = Request> {
         any::<u64>().prop_map(|pages| Request::TakeMemory { pages }),
         Just(Request::ReleaseMemory),
         any::<u32>().prop_map(|object| Request::KeepOpen { object }),
+        Just(Request::KernelLog),
+        prop_oneof![Just(Provocation::Warning), Just(Provocation::HungTask)].prop_map(Request::Provoke),
     ]
 }
 
@@ -126,8 +129,15 @@ fn hello() -> impl Strategy<Value = Reply> {
 
 fn reply() -> impl Strategy<Value = Reply> {
     let run = any::<(u64, u64)>().prop_map(|(first, count)| PageRun { first, count });
+    let record =
+        any::<(u64, u8, String)>().prop_map(|(time_us, level, text)| LogRecord { time_us, level, text });
     prop_oneof![
         hello(),
+        (vec(record, 0..16), any::<(u64, bool)>()).prop_map(|(records, (lost, more))| Reply::KernelLog {
+            records,
+            lost,
+            more
+        }),
         Just(Reply::Done),
         vec(run, 0..64).prop_map(Reply::Pages),
         vec(any::<u64>(), 0..64).prop_map(Reply::Digests),

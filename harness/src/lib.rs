@@ -26,6 +26,7 @@ pub mod conductor;
 pub mod evidence;
 pub mod initramfs;
 pub mod kernel;
+pub mod kernel_log;
 pub mod oracle;
 pub mod plan;
 pub mod run;

@@ -7,7 +7,7 @@ use crate::kernel::{Fit, KernelImage, Symbols};
 use crate::plan::{Overrides, Plan, with_kernels};
 use guest_agent::kpageflags::{BUDDY, LRU};
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, Pattern, page_digest};
-use guest_agent::protocol::{DmaRing, FlagRun, PageRun, Place};
+use guest_agent::protocol::{DmaRing, FlagRun, LogRecord, PageRun, Place};
 use kho_core::{KhoData, Region};
 use std::collections::BTreeMap;
 use vmm::devices::dma::{BusMaster, DmaConfig};
@@ -374,6 +374,30 @@ fn pressure() -> Vec<PressureRecord> {
     ]
 }
 
+const OLD: &str = "[    0.000000] Linux version 7.3.4\n[    0.500000] old\n";
+const NEW: &str = "[    0.000000] Linux version 7.3.4\n";
+
+fn console_part(generation: u32, phase: Phase, begin: usize) -> ConsolePart {
+    ConsolePart {
+        generation,
+        phase,
+        begin: begin as u64,
+        lost: 0,
+    }
+}
+
+fn kernel_log(generation: u32) -> KernelLog {
+    KernelLog {
+        generation,
+        records: vec![LogRecord {
+            time_us: 0,
+            level: 5,
+            text: "Linux version 7.3.4".into(),
+        }],
+        lost: 0,
+    }
+}
+
 /// Evidence of a run in which everything went well.
 pub fn good() -> Evidence {
     let record = |generation, phase, begin_ns, end_ns: u64| PhaseRecord {
@@ -495,6 +519,12 @@ pub fn good() -> Evidence {
         device_lateness_ns: 0,
         slowdown: 1,
         emulated: Vec::new(),
+        console_parts: vec![
+            console_part(0, Phase::BootOld, 0),
+            console_part(1, Phase::BootNew, OLD.len()),
+        ],
+        kernel_logs: (0..2).map(kernel_log).collect(),
+        log_symbols: Vec::new(),
         outcome: Outcome {
             kind: OutcomeKind::Completed,
             generation: 1,
@@ -505,7 +535,7 @@ pub fn good() -> Evidence {
         ledger: ledger(),
         trace: trace(),
         captures: Captures::default(),
-        console: "Linux version 7.3.4\n".into(),
+        console: format!("{OLD}{NEW}"),
     };
     checkpoint(&mut evidence, CheckpointKind::Retrieved, RETRIEVED, 2 * BLOCKS.1);
     digests(&mut evidence);

@@ -54,7 +54,7 @@ impl Judged {
     /// Applies the rules to evidence, and judges the results by the expectations of the scenario in it.
     pub fn new(evidence: Evidence) -> Result<Self, ScenarioError> {
         let scenario = parse(&evidence.scenario_file, &evidence.scenario_text)?;
-        let results = oracle::judge(&evidence);
+        let results = oracle::judge(&evidence, &scenario.expect.allowed_complaints);
         let judgement = judge(&evidence, &scenario.expect, &results);
         Ok(Self {
             evidence,

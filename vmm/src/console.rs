@@ -95,12 +95,26 @@ impl Console {
         start.map_or_else(Vec::new, |start| self.slice(start, end))
     }
 
+    /// What was printed from byte `start` to byte `end` of everything, as far as it was kept, and how many of these bytes
+    /// were not.
+    #[must_use]
+    pub fn between(&self, start: u64, end: u64) -> (Vec<u8>, u64) {
+        let (start, end) = (start.min(self.total), end.min(self.total));
+        (self.slice(start, end.max(start)), self.lost(start, end))
+    }
+
+    /// How many of the bytes from `start` to `end` were not kept.
+    fn lost(&self, start: u64, end: u64) -> u64 {
+        let (head_end, tail_start) = (self.head.len() as u64, self.total - self.tail.len() as u64);
+        end.min(tail_start).saturating_sub(start.max(head_end))
+    }
+
     fn slice(&self, start: u64, end: u64) -> Vec<u8> {
         let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
         let head_end = self.head.len() as u64;
         let tail_start = self.total - self.tail.len() as u64;
         let mut text = self.head[at(start.min(head_end))..at(end.min(head_end))].to_vec();
-        let lost = end.min(tail_start).saturating_sub(start.max(head_end));
+        let lost = self.lost(start, end);
         if lost > 0 {
             text.extend_from_slice(format!("\n[{lost} bytes not kept]\n").as_bytes());
         }
@@ -139,6 +153,9 @@ mod tests {
         assert_eq!(console.text_of(3), b"");
         assert_eq!(console.text_since(5), b"ew\n");
         assert_eq!(console.text_since(99), b"");
+        assert_eq!(console.between(2, 6), (b"d\nne".to_vec(), 0));
+        assert_eq!(console.between(6, 99), (b"w\n".to_vec(), 0));
+        assert_eq!(console.between(9, 2), (Vec::new(), 0));
     }
 
     #[test]
@@ -156,6 +173,10 @@ mod tests {
         assert!(text.ends_with("line 00000000000000000000039999\nend"));
         assert!(text.contains(&format!("[{} bytes not kept]", console.dropped())));
         assert!(text.len() < 2 * HALF_BYTES + 100);
+        let (half, flood) = (HALF_BYTES as u64, console.total());
+        assert_eq!(console.between(half - 1, half + 2).1, 2);
+        assert_eq!(console.between(0, half).1, 0);
+        assert_eq!(console.between(half, flood).1, console.dropped());
         assert_eq!(console.text_of(1), b"end");
     }
 }

@@ -237,7 +237,14 @@ fn finding(group: &[Finding], out: &mut String) -> std::fmt::Result {
         }
         (None, _) => writeln!(out, "      owner {}", first.owner)?,
     }
-    writeln!(out, "      expected {}, actual {}", first.expected, first.actual)?;
+    if first.actual.contains('\n') {
+        writeln!(out, "      expected {}, actual", first.expected)?;
+        for line in first.actual.lines() {
+            writeln!(out, "        {line}")?;
+        }
+    } else {
+        writeln!(out, "      expected {}, actual {}", first.expected, first.actual)?;
+    }
     if first.last_writer != harness::oracle::Writer::Nobody {
         writeln!(out, "      last writer: {}", first.last_writer)?;
     }
@@ -263,6 +270,21 @@ mod tests {
             "blackout 0.900 ms",
             "reproduce: baton run small.toml --seed 1 --backend soft\n",
             "Linux 7.3.4 -> 7.3.4",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_lines_of_a_kernel_s_report_are_told() {
+        let mut evidence = testing::good();
+        evidence.console += "[    0.250000] BUG: Bad page state in process init  pfn:01234\n";
+        evidence.console += "[    0.250010] page: refcount:0 mapcount:1\n";
+        let text = text(&Judged::new(evidence).unwrap());
+        for part in [
+            "small: FAIL\n",
+            "    * bad page, from the kernel of generation 1 in boot-new, at 0.250000 s of its log: BUG: Bad page state",
+            "        page: refcount:0 mapcount:1\n",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -1,12 +1,10 @@
 //! Threads, one per processor, for work that can be divided.
 
-use core::sync::atomic::AtomicU32;
-
+use super::clone::clone;
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::arch::naked_asm;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::thread::futex;
 
 /// Bytes of a thread's stack.
@@ -95,38 +93,6 @@ extern "C" fn enter<T>(job: *mut u8) {
     // SAFETY: `Thread::start` hands over a Job<T> that nobody else touches while the thread runs.
     let Job { index, share, work } = unsafe { &mut *job.cast::<Job<'_, T>>() };
     work(*index, share);
-}
-
-/// clone(2) of a thread that calls `entry` with `argument` on the stack that ends at `stack`, and exits.
-///
-/// # Safety
-/// The stack is aligned to 16 bytes, and it and the word exist until the thread has ended; `entry` may be called so.
-#[unsafe(naked)]
-unsafe extern "C" fn clone(
-    flags: usize,
-    stack: *mut u8,
-    word: *mut u32,
-    entry: extern "C" fn(*mut u8),
-    argument: *mut u8,
-) -> isize {
-    // Registers are the same on both sides of the call but for RAX, RCX and R11.
-    naked_asm!(
-        "mov r9, rcx",  // entry
-        "mov r10, rdx", // the word, for CHILD_CLEARTID; RDX has it for PARENT_SETTID
-        "mov eax, 56",  // clone
-        "syscall",
-        "test rax, rax",
-        "jz 2f",
-        "ret",
-        "2:",
-        "xor ebp, ebp",
-        "mov rdi, r8",
-        "call r9",
-        "mov eax, 60", // exit, of this thread alone
-        "xor edi, edi",
-        "syscall",
-        "ud2"
-    )
 }
 
 #[cfg(test)]

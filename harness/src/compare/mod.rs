@@ -106,6 +106,8 @@ pub enum Part {
     Counters,
     /// A line that the guest printed.
     Console,
+    /// A record of a kernel's log.
+    KernelLog,
     /// How the run ended.
     Outcome,
     /// The hash of the machine's final state.

@@ -43,6 +43,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         device_lateness_ns: _,
         slowdown: _,
         emulated: _,
+        log_symbols: _,
         // Compared here.
         kernels: _,
         phases: _,
@@ -67,6 +68,8 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         trace: _,
         captures: _,
         console: _,
+        console_parts: _,
+        kernel_logs: _,
     } = first;
     let both = [first, second];
     let frames = both.map(frames_that_matter);
@@ -105,6 +108,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         facts(Part::Blackout, blackouts),
         facts(Part::Counters, counters),
         diverge(Part::Console, console(first), console(second)),
+        diverge(Part::KernelLog, kernel_logs(first), kernel_logs(second)),
         facts(Part::Outcome, outcome),
         facts(Part::StateHash, |evidence| {
             vec![Fact::timeless("hash of the final state", &evidence.state_hash)]
@@ -545,8 +549,47 @@ fn counters(evidence: &Evidence) -> Vec<Fact> {
 
 fn console(evidence: &Evidence) -> impl Iterator<Item = Fact> {
     let lines = (1..).zip(evidence.console.split('\n'));
-    lines.map(|(number, line): (u64, _)| {
+    let lines = lines.map(|(number, line): (u64, _)| {
         Fact::timeless(format!("line {number} of the console"), format!("{line:?}"))
+    });
+    lines.chain(evidence.console_parts.iter().map(|part| Fact {
+        at: At {
+            generation: Some(part.generation),
+            phase: Some(part.phase),
+            ..At::default()
+        },
+        ..Fact::timeless(
+            format!(
+                "console output in {} of generation {}",
+                part.phase, part.generation
+            ),
+            format!("from byte {}, {} bytes not kept", part.begin, part.lost),
+        )
+    }))
+}
+
+fn kernel_logs(evidence: &Evidence) -> impl Iterator<Item = Fact> {
+    evidence.kernel_logs.iter().flat_map(|log| {
+        let generation = log.generation;
+        let fact = move |what, value| Fact {
+            at: At {
+                generation: Some(generation),
+                ..At::default()
+            },
+            ..Fact::timeless(what, value)
+        };
+        let records = (1..).zip(&log.records).map(move |(number, record): (u64, _)| {
+            let value = format!("{} us, level {}: {:?}", record.time_us, record.level, record.text);
+            fact(
+                format!("record {number} of the log of generation {generation}"),
+                value,
+            )
+        });
+        let lost = fact(
+            format!("records missing in the log of generation {generation}"),
+            log.lost.to_string(),
+        );
+        records.chain([lost])
     })
 }
 

@@ -274,7 +274,22 @@ fn every_kind_differing_alone_is_named() {
         (
             Part::Console,
             |e| e.console.push_str("Oops"),
-            "line 2 of the console was \"\" in the first and \"Oops\"",
+            "line 4 of the console was \"\" in the first and \"Oops\"",
+        ),
+        (
+            Part::Console,
+            |e| e.console_parts[1].lost = 3,
+            "console output in boot-new of generation 1",
+        ),
+        (
+            Part::KernelLog,
+            |e| e.kernel_logs[1].records[0].level = 3,
+            "record 1 of the log of generation 1",
+        ),
+        (
+            Part::KernelLog,
+            |e| e.kernel_logs[0].lost = 3,
+            "records missing in the log of generation 0",
         ),
         (
             Part::Outcome,

@@ -55,6 +55,7 @@ pub(super) fn part(
             return Ok(announced(cursor, step, part));
         }
         Step::ResolvePages(object) | Step::Digest(object) => portion(plan, cursor, step, *object),
+        Step::KernelLog => (!cursor.log_read).then_some(Request::KernelLog),
         Step::StartDma if part == 0 => evidence
             .dma
             .as_ref()
@@ -107,6 +108,7 @@ fn whole(plan: &Plan, cursor: &Cursor, step: &Step) -> Result<Option<Request>, E
         Step::ReleaseMemory => Request::ReleaseMemory,
         Step::Memory(_) => Request::MemoryInfo,
         Step::Misbehave(how) => Request::Misbehave(*how),
+        Step::Provoke(what) => Request::Provoke(*what),
         Step::Kexec => Request::Kexec,
         Step::PowerOff => Request::PowerOff,
         _ => return Ok(None),

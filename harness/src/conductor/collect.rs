@@ -115,7 +115,7 @@ impl Run {
     }
 
     /// Symbol of an address in a kernel.
-    fn symbol(&self, generation: u32, rip: u64, cpl: u8) -> Option<String> {
+    pub(super) fn symbol(&self, generation: u32, rip: u64, cpl: u8) -> Option<String> {
         let fit = &self.evidence.kernels.get(generation as usize)?.symbols;
         let kernel = self.plan.kernel(generation);
         (cpl == 0).then(|| kernel.symbol(fit, rip))?
@@ -278,7 +278,7 @@ impl Run {
         evidence.emulated = machine.emulated();
         evidence.ledger = machine.ledger().to_record();
         evidence.trace = machine.trace();
-        evidence.console = String::from_utf8_lossy(&machine.console().text()).into_owned();
+        self.take_console(&mut evidence);
         evidence
     }
 

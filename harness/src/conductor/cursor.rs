@@ -37,6 +37,8 @@ pub struct Cursor {
     pub sessions: BTreeSet<String>,
     /// Pages that the running [`Step::ResolvePages`] has found so far.
     pub resolved: Vec<PageRun>,
+    /// Whether the running [`Step::KernelLog`] has come to the end of the log.
+    pub log_read: bool,
     /// Whether a session or a memfd could not be retrieved.
     pub lost: bool,
     /// Whether the run has left its plan and takes the steps of [`Plan::wind_down`].
@@ -161,6 +163,7 @@ impl Cursor {
             held: BTreeSet::new(),
             sessions: BTreeSet::new(),
             resolved: Vec::new(),
+            log_read: false,
             lost: false,
             winding_down: false,
             due: Move::Run,
@@ -235,6 +238,7 @@ fn advance(plan: &Plan, cursor: &mut Cursor, evidence: &mut Evidence, at: Point)
         }
         cursor.part = 0;
         cursor.resolved.clear();
+        cursor.log_read = false;
         // Objects that were lost cannot be preserved again, so this generation is the last.
         let retrieved = step == Step::Capture(CheckpointKind::Retrieved);
         if cursor.lost && retrieved && !cursor.winding_down && cursor.generation < plan.kexecs {

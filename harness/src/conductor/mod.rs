@@ -23,6 +23,7 @@ mod asks;
 mod collect;
 mod cursor;
 mod events;
+mod logs;
 mod memory;
 mod memory_answers;
 mod page_writes;

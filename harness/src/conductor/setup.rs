@@ -89,6 +89,9 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         device_lateness_ns: 0,
         slowdown: 1,
         emulated: Vec::new(),
+        console_parts: Vec::new(),
+        kernel_logs: Vec::new(),
+        log_symbols: Vec::new(),
         outcome: Outcome {
             kind: OutcomeKind::Unfinished,
             generation: 0,

@@ -6,6 +6,7 @@
 mod captures;
 mod device;
 mod interrupts;
+mod log;
 mod memory;
 mod outcome;
 mod pool;
@@ -18,6 +19,7 @@ pub use device::{
     DmaEvidence, DmaSetup, EventCause, Placed, describe, empty_ledger, end_of, frames_of, written_bytes,
 };
 pub use interrupts::{ArmedRecord, DisarmedRecord};
+pub use log::{ConsolePart, KernelLog, LogSymbol};
 pub use memory::{MemoryPoint, MemoryRecord, PageFlagsRecord, PressureRecord, Reused};
 pub use outcome::{Outcome, OutcomeKind};
 pub use pool::PoolFull;
@@ -108,6 +110,12 @@ pub struct Evidence {
     pub slowdown: u32,
     /// Instructions that softcpu executed because KVM could not, by mnemonic.
     pub emulated: Vec<(String, u64)>,
+    /// The console output by phase.
+    pub console_parts: Vec<ConsolePart>,
+    /// What the agents read of the kernels' logs, one entry for each generation that was asked.
+    pub kernel_logs: Vec<KernelLog>,
+    /// Names of the addresses in reports on the console and in these logs, as far as they are known.
+    pub log_symbols: Vec<LogSymbol>,
     /// How the run ended.
     pub outcome: Outcome,
     /// Hash of the machine's final state, in hexadecimal.

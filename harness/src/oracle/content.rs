@@ -14,6 +14,8 @@ use vmm::ledger::Entry;
 /// Evidence, and the indexes over it that several rules need.
 pub(super) struct Context<'a> {
     pub evidence: &'a Evidence,
+    /// Parts of lines of kernels' complaints that the scenario allows.
+    pub allowed: &'a [String],
     patterns: HashMap<u32, Pattern>,
     /// Positions in the ledger's list of entries by page frame, ascending.
     writes: HashMap<u64, Vec<u32>>,
@@ -49,7 +51,7 @@ pub(super) fn part_in_page(write: &Entry, frame: u64) -> Range<usize> {
 }
 
 impl<'a> Context<'a> {
-    pub fn new(evidence: &'a Evidence) -> Self {
+    pub fn new(evidence: &'a Evidence, allowed: &'a [String]) -> Self {
         let mut writes: HashMap<u64, Vec<u32>> = HashMap::new();
         for (index, write) in (0u32..).zip(&evidence.ledger.entries) {
             for frame in frames_of(write) {
@@ -80,6 +82,7 @@ impl<'a> Context<'a> {
             });
         Self {
             evidence,
+            allowed,
             patterns,
             writes,
             cpu_writes,

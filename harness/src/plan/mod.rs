@@ -299,7 +299,11 @@ impl Plan {
         [Step::Phase(Phase::Done)]
             .into_iter()
             .chain(stop)
-            .chain([Step::Capture(CheckpointKind::End), Step::PowerOff])
+            .chain([
+                Step::Capture(CheckpointKind::End),
+                Step::KernelLog,
+                Step::PowerOff,
+            ])
             .collect()
     }
 

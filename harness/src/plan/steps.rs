@@ -3,7 +3,7 @@
 use super::{Plan, WORKLOAD_OBJECT};
 use crate::evidence::{CheckpointKind, MemoryPoint, Phase};
 use crate::scenario::{Scenario, Workload};
-use guest_agent::protocol::Misbehaviour;
+use guest_agent::protocol::{Misbehaviour, Provocation};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -63,6 +63,10 @@ pub enum Step {
     ReleaseMemory,
     /// Let the guest die.
     Misbehave(Misbehaviour),
+    /// Let the kernel complain.
+    Provoke(Provocation),
+    /// Ask for what the kernel has logged.
+    KernelLog,
     /// Power off.
     PowerOff,
 }
@@ -89,6 +93,7 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
     let fault = scenario.fault.as_ref().map(toml::Spanned::get_ref);
     let fault = fault.filter(|fault| fault.generation == generation);
     steps.extend(fault.and_then(|fault| fault.misbehave).map(Step::Misbehave));
+    steps.extend(fault.and_then(|fault| fault.provoke).map(Step::Provoke));
     if last {
         end(plan, scenario, generation, &mut steps);
     } else {
@@ -102,6 +107,8 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
         if interrupts {
             steps.push(Step::DisarmInterrupts);
         }
+        // What it logs from here on is on the console alone.
+        steps.push(Step::KernelLog);
         steps.push(Step::Kexec);
     }
     steps
@@ -220,5 +227,6 @@ fn end(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<Step>)
         steps.push(Step::Close(WORKLOAD_OBJECT));
     }
     close(scenario, carried(plan, generation - 1).collect(), steps);
+    steps.push(Step::KernelLog);
     steps.push(Step::PowerOff);
 }

@@ -137,8 +137,19 @@ fn check_memfds(scenario: &Scenario, ram: u64) -> Result<(), Problem> {
 
 fn check_fault(scenario: &Scenario, spanned: &Spanned<Fault>) -> Result<(), Problem> {
     let fault = spanned.get_ref();
-    require(fault.misbehave.is_some() || fault.keep.is_some(), spanned, || {
-        "found neither misbehave nor keep, expected one of them".into()
+    let (dies, complains) = (fault.misbehave.is_some(), fault.provoke.is_some());
+    require(dies || complains || fault.keep.is_some(), spanned, || {
+        "found none of misbehave, provoke and keep, expected one of them".into()
+    })?;
+    require(!(dies && complains), spanned, || {
+        "found misbehave and provoke, expected one of them: the guest ends at the first".into()
+    })?;
+    let kexecs = *scenario.kexecs.get_ref();
+    require(fault.generation <= kexecs, spanned, || {
+        format!(
+            "found a fault in generation {}, expected 0 to {kexecs} (kexecs)",
+            fault.generation
+        )
     })?;
     let Some(name) = &fault.keep else { return Ok(()) };
     let known = |memfd: &Memfd| memfd.name.get_ref() == name.get_ref();

@@ -18,6 +18,8 @@ pub struct Expect {
     pub rules: BTreeMap<RuleName, Expected>,
     /// What the findings of rules that must be violated are like, where the file says so.
     pub findings: BTreeMap<RuleName, Criteria>,
+    /// Complaints of kernels that `kernel-quiet` lets pass: those with a line that contains one of these texts.
+    pub allowed_complaints: Vec<String>,
 }
 
 impl Default for Expect {
@@ -26,6 +28,7 @@ impl Default for Expect {
             outcome: Some(OutcomeKind::Completed),
             rules: BTreeMap::new(),
             findings: BTreeMap::new(),
+            allowed_complaints: Vec::new(),
         }
     }
 }
@@ -129,6 +132,30 @@ impl<'de> Deserialize<'de> for Value {
     }
 }
 
+/// A key of the table.
+#[derive(Clone, Copy)]
+enum Key {
+    Outcome,
+    AllowedComplaints,
+    Rule(RuleName),
+}
+
+/// Fewest characters of an allowed complaint. A shorter text would allow nearly everything.
+const MIN_ALLOWED: usize = 4;
+
+/// The texts, unless one is so short that it would allow nearly everything.
+fn specific<E: de::Error>(texts: Vec<String>) -> Result<Vec<String>, E> {
+    match texts
+        .iter()
+        .find(|text| text.trim().chars().count() < MIN_ALLOWED)
+    {
+        None => Ok(texts),
+        Some(short) => Err(E::custom(format!(
+            "found the allowed complaint \"{short}\", expected {MIN_ALLOWED} characters or more of a line"
+        ))),
+    }
+}
+
 impl<'de> Deserialize<'de> for Expect {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Table;
@@ -140,13 +167,19 @@ impl<'de> Deserialize<'de> for Expect {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Expect, A::Error> {
                 let mut outcomes = vec![("any", None)];
                 outcomes.extend(OutcomeKind::ALL.iter().map(|kind| (kind.name(), Some(*kind))));
-                let mut keys = vec![("outcome", None)];
-                keys.extend(RuleName::ALL.iter().map(|rule| (rule.name(), Some(*rule))));
+                let mut keys = vec![
+                    ("outcome", Key::Outcome),
+                    ("allowed-complaints", Key::AllowedComplaints),
+                ];
+                keys.extend(RuleName::ALL.iter().map(|rule| (rule.name(), Key::Rule(*rule))));
                 let mut expect = Expect::default();
                 while let Some(key) = map.next_key_seed(Word(&keys))? {
                     match key {
-                        None => expect.outcome = map.next_value_seed(Word(&outcomes))?,
-                        Some(rule) => {
+                        Key::Outcome => expect.outcome = map.next_value_seed(Word(&outcomes))?,
+                        Key::AllowedComplaints => {
+                            expect.allowed_complaints = map.next_value().and_then(specific)?;
+                        }
+                        Key::Rule(rule) => {
                             match map.next_value()? {
                                 Value::Word(expected) => expect.rules.insert(rule, expected),
                                 Value::Findings(criteria) => {

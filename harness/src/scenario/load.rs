@@ -175,6 +175,38 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_is_one_thing_in_a_generation_that_runs() {
+        for fault in ["misbehave = \"spin\"", "provoke = \"BUG\"\ngeneration = 1"] {
+            assert!(
+                parse("s.toml", &format!("{GOOD}[fault]\n{fault}\n")).is_ok(),
+                "{fault}"
+            );
+        }
+        for (fault, words) in [
+            ("generation = 1", "either misbehave or provoke"),
+            (
+                "misbehave = \"spin\"\nprovoke = \"BUG\"",
+                "either misbehave or provoke",
+            ),
+            ("provoke = \"PANIC\"", "unknown variant"),
+            ("provoke = \"BUG\"\ngeneration = 2", "expected 0 to 1"),
+        ] {
+            let message = error(&format!("{GOOD}[fault]\n{fault}\n"));
+            assert!(message.contains(words), "{fault}: {message}");
+        }
+    }
+
+    #[test]
+    fn an_allowed_complaint_has_to_be_specific() {
+        let text = |list: &str| format!("{GOOD}[expect]\nallowed-complaints = {list}\n");
+        let expect = parse("s.toml", &text("[\"at mm/\"]")).unwrap().expect;
+        assert_eq!(expect.allowed_complaints, ["at mm/"]);
+        let message = error(&text("[\"at mm/\", \" W  \"]"));
+        assert!(message.contains("4 characters"), "{message}");
+        assert!(error(&text("\"at mm/\"")).contains("sequence"));
+    }
+
+    #[test]
     fn an_unknown_key_is_named_with_its_place() {
         let message = error("name = \"a\"\nramm = \"1 GiB\"\n");
         assert!(

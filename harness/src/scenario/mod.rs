@@ -15,7 +15,7 @@ pub use expect::{Expect, Expected};
 pub use load::{ScenarioError, load, parse, wrong_at};
 pub use units::{Bytes, Rate, Span, Workload};
 
-use guest_agent::protocol::Misbehaviour;
+use guest_agent::protocol::{Misbehaviour, Provocation};
 use serde::Deserialize;
 use toml::Spanned;
 use vmm::devices::dma::BusMaster;
@@ -181,9 +181,11 @@ impl Default for RunTimes {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// What happens, if the guest is to die.
+    /// How the guest dies.
     pub misbehave: Option<Misbehaviour>,
-    /// In which generation (0 is the first kernel) it dies.
+    /// What the kernel is made to complain of; it runs on.
+    pub provoke: Option<Provocation>,
+    /// In which generation (0 is the first kernel).
     #[serde(default)]
     pub generation: u32,
     /// Name of a memfd that the agent keeps open when it should close it.

@@ -181,7 +181,9 @@ impl Machine {
         );
         self.collect_page_writes()?;
         self.records.stamp = stamp;
-        self.records.phases.change(stamp, now, self.processors.retired());
+        let printed = self.platform.bus.uart.console.total();
+        let retired = self.processors.retired();
+        self.records.phases.change(stamp, now, retired, printed);
         self.records.provenance.begin(stamp);
         self.platform.progress.mark(now);
         Ok(())

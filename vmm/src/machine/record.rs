@@ -15,6 +15,8 @@ pub struct PhaseRecord {
     pub end_ns: u64,
     /// Instructions retired in it, where the backend counts them.
     pub instructions: Option<u64>,
+    /// Bytes that the guest had printed on its console when it began.
+    pub printed: u64,
 }
 
 /// The phases so far, and the beginning of the current one.
@@ -24,6 +26,7 @@ pub(super) struct Phases {
     stamp: Stamp,
     start_ns: u64,
     retired: Option<u64>,
+    printed: u64,
 }
 
 impl Phases {
@@ -33,6 +36,7 @@ impl Phases {
             stamp,
             start_ns: 0,
             retired: Some(0),
+            printed: 0,
         }
     }
 
@@ -43,16 +47,19 @@ impl Phases {
             start_ns: self.start_ns,
             end_ns: now,
             instructions: retired.zip(self.retired).map(|(now, before)| now - before),
+            printed: self.printed,
         }
     }
 
-    pub fn change(&mut self, stamp: Stamp, now: u64, retired: Option<u64>) {
+    /// Begins a phase, when the guest has printed `printed` bytes.
+    pub fn change(&mut self, stamp: Stamp, now: u64, retired: Option<u64>, printed: u64) {
         self.closed.push(self.current(now, retired));
         *self = Self {
             closed: std::mem::take(&mut self.closed),
             stamp,
             start_ns: now,
             retired,
+            printed,
         };
     }
 
@@ -99,9 +106,9 @@ mod tests {
     fn a_time_belongs_to_the_phase_that_had_begun() {
         let stamp = |phase| Stamp { generation: 0, phase };
         let mut phases = Phases::new(stamp(Phase::BootOld));
-        phases.change(stamp(Phase::Prepare), 100, Some(90));
-        phases.change(stamp(Phase::Armed), 100, Some(90));
-        phases.change(stamp(Phase::Handover), 150, Some(120));
+        phases.change(stamp(Phase::Prepare), 100, Some(90), 5);
+        phases.change(stamp(Phase::Armed), 100, Some(90), 5);
+        phases.change(stamp(Phase::Handover), 150, Some(120), 7);
         let at = |time| phases.stamp_at(time).phase;
         assert_eq!(
             (at(0), at(99), at(100), at(149)),
@@ -111,6 +118,8 @@ mod tests {
         let all = phases.all(200, Some(160));
         let instructions: Vec<u64> = all.iter().filter_map(|phase| phase.instructions).collect();
         assert_eq!(instructions, [90, 0, 30, 40]);
+        let printed: Vec<u64> = all.iter().map(|phase| phase.printed).collect();
+        assert_eq!(printed, [0, 5, 5, 7]);
         assert_eq!((all[3].start_ns, all[3].end_ns), (150, 200));
     }
 

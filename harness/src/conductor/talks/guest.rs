@@ -2,7 +2,7 @@
 
 use crate::conductor::cursor::{Move, Point, What};
 use crate::evidence::{Moment, Phase};
-use guest_agent::protocol::{Features, FlagRun, PageRun, Reply, Request, VERSION};
+use guest_agent::protocol::{Features, FlagRun, LogRecord, PageRun, Reply, Request, VERSION};
 use vmm::machine::Event;
 use vmm::phase::Stamp;
 
@@ -15,6 +15,8 @@ pub(super) struct Guest<'a> {
     pub released: Option<Request>,
     /// Memory that it was asked to take, in pages.
     taken: u64,
+    /// How often it was asked for the kernel's log.
+    logs: u64,
     /// What it says instead of what a good guest would.
     twist: &'a dyn Fn(&Guest<'_>, &Move) -> Option<What>,
 }
@@ -36,6 +38,7 @@ impl<'a> Guest<'a> {
             asked: None,
             released: None,
             taken: 0,
+            logs: 0,
             twist,
         }
     }
@@ -137,6 +140,18 @@ impl<'a> Guest<'a> {
             Request::ReleaseMemory => {
                 self.taken = 0;
                 Reply::Done
+            }
+            Request::KernelLog => {
+                self.logs += 1;
+                Reply::KernelLog {
+                    records: vec![LogRecord {
+                        time_us: self.logs,
+                        level: 4,
+                        text: format!("line {}", self.logs),
+                    }],
+                    lost: 1,
+                    more: self.logs % 2 == 1,
+                }
             }
             Request::MemoryInfo => Reply::Memory {
                 total_pages: 1000,

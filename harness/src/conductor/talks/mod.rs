@@ -262,6 +262,26 @@ fn a_kexec_is_announced_before_the_agent_is_released() {
 }
 
 #[test]
+fn the_kernel_s_log_is_read_to_its_end_before_each_kernel_ends() {
+    let told = talk(&testing::plan(SCENARIO), &|_, _| None);
+    let logs = &told.evidence.kernel_logs;
+    let read: Vec<_> = logs.iter().map(|log| (log.generation, log.lost)).collect();
+    assert_eq!(read, [(0, 2), (1, 2), (2, 2)]);
+    // Two portions of one record each.
+    assert!(logs.iter().all(|log| log.records.len() == 2), "{logs:?}");
+    let mut said = told
+        .requests()
+        .skip_while(|request| **request != Request::KernelLog);
+    assert_eq!(said.nth(1), Some(&Request::KernelLog));
+    assert_eq!(said.next(), Some(&Request::Kexec));
+    // A log that cannot be read does not end the run.
+    let asked = |request: &Request| *request == Request::KernelLog;
+    let told = talk(&testing::plan(SCENARIO), &saying(1, asked, failed(2)));
+    assert_eq!(told.ending().0, OutcomeKind::Completed);
+    assert_eq!(told.evidence.kernel_logs.len(), 2);
+}
+
+#[test]
 fn what_was_lost_ends_the_run_after_that_generation() {
     let lost = |request: &Request| matches!(request, Request::RetrieveMemfd { object: 1, .. });
     let told = talk(&testing::plan(SCENARIO), &saying(1, lost, failed(2)));

@@ -27,7 +27,7 @@ AGENT_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static -C l
     --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo
 BATON := $(CARGO_TARGET_DIR)/release/baton
 
-.PHONY: help demo test test-kvm test-kvm-svm bench check build agent images setup toolchain clean
+.PHONY: help demo test test-kvm test-kvm-svm nightly bench check build agent images setup toolchain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,10 @@ test-kvm-svm: build images ## compare KVM on a host with emulated SVM with softc
 	killed=$$(program -p tests --test killed); \
 	cargo run --release -p tests --bin svm $(CARGO_FLAGS) -- "$${host[@]}" --baton $(BATON) \
 	    --guests "$$guests" --killed "$$killed" $(SVM_FLAGS)
+
+nightly: build images ## run live updates between kernels that check themselves, and provoke what those checks find
+	images/build 7.3.4+checks >/dev/null
+	$(BATON) run tests/scenarios/nightly/*.toml
 
 bench: build images ## compare a live update with QEMU's TCG; costs of backends and branches; preservation schemes
 	images/setup bench

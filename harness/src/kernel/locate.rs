@@ -20,7 +20,7 @@ pub(super) fn locate(name: &str) -> Result<PathBuf, KernelError> {
         let known = known_versions();
         return match image.filter(|image| image.is_file()) {
             Some(image) => Ok(image),
-            None if known.is_empty() || known.iter().any(|version| version == name) => Err(missing()),
+            None if known.is_empty() || known.iter().any(|version| version == base(name)) => Err(missing()),
             None => Err(KernelError::Unknown {
                 name: name.into(),
                 known: known.join(", "),
@@ -45,10 +45,17 @@ pub(super) fn locate(name: &str) -> Result<PathBuf, KernelError> {
     }
 }
 
-/// Whether `name` has the form of a kernel version: numbers with dots between them.
+/// The version in a kernel's name, which is that alone or `VERSION+VARIANT`.
+fn base(name: &str) -> &str {
+    name.split_once('+').map_or(name, |(version, _)| version)
+}
+
+/// Whether `name` has the form of a kernel version: numbers with dots between them, perhaps with a variant.
 fn is_version(name: &str) -> bool {
     let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    name.contains('.') && name.split('.').all(number)
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
+    let variant = name.split_once('+').is_none_or(|(_, variant)| word(variant));
+    variant && name.contains('.') && base(name).split('.').all(number)
 }
 
 /// The directory of everything that is kept between runs.
@@ -90,7 +97,7 @@ fn built_versions(kernels: &Path) -> Vec<String> {
     };
     let mut versions: Vec<String> = entries.filter_map(version).collect();
     let numbers = |version: &str| {
-        version
+        base(version)
             .split('.')
             .map(|part| part.parse().unwrap_or(u64::MAX))
             .collect::<Vec<u64>>()
@@ -203,8 +210,19 @@ mod tests {
 
     #[test]
     fn versions_and_paths_are_told_apart() {
-        assert!(is_version("7.3.4") && is_version("6.19.11"));
-        for path in ["bzImage", "7", "7.3.4/bzImage", "./7.3.4", "7..4", "7.3.x", ""] {
+        assert!(is_version("7.3.4") && is_version("6.19.11") && is_version("7.3.4+checks"));
+        for path in [
+            "bzImage",
+            "7",
+            "7.3.4/bzImage",
+            "./7.3.4",
+            "7..4",
+            "7.3.x",
+            "7.3.4+",
+            "7.3.4+a/b",
+            "+checks",
+            "",
+        ] {
             assert!(!is_version(path), "{path}");
         }
     }

@@ -56,6 +56,71 @@ fn a_bad_scenario_is_one_line_with_its_place() {
 }
 
 #[test]
+fn a_kernel_that_the_command_line_names_is_no_fault_of_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = scenario(directory.path(), "name = \"s\"\n");
+    for kernel in ["9.9.9", "9.no.such", "no/such/bzImage"] {
+        let said = complaint(&baton(&["run", &file, "--kernel", kernel]), 2);
+        assert!(said.contains(kernel) && !said.contains(&file), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_refused_before_anything_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    // The kernel is never started.
+    let kernel = directory.path().join("bzImage");
+    std::fs::write(&kernel, tiny_kernel()).unwrap();
+    let file = scenario(
+        directory.path(),
+        &format!("name = \"s\"\n[kernel]\nold = \"{}\"\n", kernel.display()),
+    );
+    let below = kernel.join("x").display().to_string();
+    let snapshot = format!("armed={below}");
+    for option in [["--json", &below], ["--out", &below], ["--snapshot", &snapshot]] {
+        let output = baton(&["run", &file, "--backend", "soft", option[0], option[1]]);
+        let said = complaint(&output, 2);
+        assert!(said.contains(&format!("{below}: cannot be written")), "{said}");
+        assert_eq!((said.lines().count(), output.stdout.len()), (1, 0), "{said}");
+    }
+}
+
+#[test]
+fn json_on_standard_output_is_alone_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let evidence = directory.path().join("evidence");
+    harness::evidence::save(&harness::testing::good(), &evidence).unwrap();
+    let output = baton(&["judge", &evidence.display().to_string(), "--json", "-"]);
+    let said = complaint(&output, 0);
+    assert!(said.contains("small: PASS"), "{said}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let report: serde_json::Value =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}:\n{text}"));
+    assert_eq!(report["scenarios"][0]["verdict"], "pass");
+}
+
+/// A bzImage without code (boot protocol 2.15), which is read but not booted.
+fn tiny_kernel() -> Vec<u8> {
+    let mut image = vec![0; 1024 + 4096];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[1]); // setup_sects
+    put(0x1f4, &(4096u32 / 16).to_le_bytes()); // syssize, in paragraphs
+    put(0x1fe, &0xaa55u16.to_le_bytes());
+    put(0x200, &[0xeb, 0x6a]);
+    put(0x202, b"HdrS");
+    put(0x206, &0x020fu16.to_le_bytes());
+    put(0x211, &[1]); // loadflags: LOADED_HIGH
+    put(0x230, &0x20_0000u32.to_le_bytes()); // kernel_alignment
+    put(0x234, &[1, 21]); // relocatable_kernel, min_alignment
+    put(0x236, &3u16.to_le_bytes()); // xloadflags: 64-bit entry, loadable above 4 GiB
+    put(0x238, &2047u32.to_le_bytes()); // cmdline_size
+    put(0x258, &0x100_0000u64.to_le_bytes()); // pref_address
+    put(0x260, &0x20_0000u32.to_le_bytes()); // init_size
+    image
+}
+
+#[test]
 fn one_bad_scenario_keeps_the_others_from_starting() {
     let directory = tempfile::tempdir().unwrap();
     let bad = scenario(directory.path(), "name = 1\n");

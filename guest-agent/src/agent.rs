@@ -56,10 +56,14 @@ impl Agent {
     fn handle(&mut self, request: Request) -> Result<Reply, Failure> {
         match request {
             Request::CreateSession { name } => self.luo.create_session(&name)?,
-            Request::CreateMemfd { object, bytes, seed } => self.objects.create_memfd(object, bytes, seed)?,
-            Request::CreateBuffer { object, bytes, seed } => {
-                self.objects.create_buffer(object, bytes, seed)?
-            }
+            Request::CreateMemfd { object, bytes } => self.objects.create_memfd(object, bytes)?,
+            Request::CreateBuffer { object, bytes } => self.objects.create_buffer(object, bytes)?,
+            Request::Fill {
+                object,
+                first_page,
+                pages,
+                seed,
+            } => self.objects.fill(object, first_page, pages, seed)?,
             Request::Preserve {
                 session,
                 object,
@@ -189,21 +193,26 @@ mod tests {
         // More pages than one write carries, and not a multiple of that.
         let (bytes, pages) = (37 * 4096, 37);
         assert_eq!(
-            agent.handle(Request::CreateMemfd {
-                object: 1,
-                bytes,
-                seed: 5
-            }),
+            agent.handle(Request::CreateMemfd { object: 1, bytes }),
             Ok(Reply::Done)
         );
         assert_eq!(
             agent.handle(Request::CreateBuffer {
                 object: 2,
-                bytes: 4096 * 3,
-                seed: 6
+                bytes: 4096 * 3
             }),
             Ok(Reply::Done)
         );
+        // In portions, as the host asks for them.
+        for (object, seed, first_page, pages) in [(1, 5, 0, 20), (1, 5, 20, 17), (2, 6, 0, 1), (2, 6, 1, 2)] {
+            let filled = agent.handle(Request::Fill {
+                object,
+                first_page,
+                pages,
+                seed,
+            });
+            assert_eq!(filled, Ok(Reply::Done));
+        }
         for (object, seed, first_page, pages) in [(1, 5, 0, pages), (1, 5, 36, 1), (2, 6, 0, 3)] {
             let pattern = Pattern::new(seed);
             let expected = (first_page..first_page + pages).map(|page| {
@@ -232,28 +241,26 @@ mod tests {
             .handle(Request::CreateBuffer {
                 object: 1,
                 bytes: 4096,
-                seed: 1,
             })
             .unwrap();
         for request in [
             Request::CreateBuffer {
                 object: 1,
                 bytes: 4096,
-                seed: 1,
             },
-            Request::CreateMemfd {
-                object: 2,
-                bytes: 0,
-                seed: 1,
-            },
+            Request::CreateMemfd { object: 2, bytes: 0 },
             Request::CreateMemfd {
                 object: 2,
                 bytes: 4095,
-                seed: 1,
             },
             Request::CreateMemfd {
                 object: 2,
                 bytes: !4095,
+            },
+            Request::Fill {
+                object: 1,
+                first_page: 1,
+                pages: u64::MAX,
                 seed: 1,
             },
             Request::Digest {
@@ -299,16 +306,8 @@ mod tests {
     fn more_memory_than_there_is_fails_by_name() {
         let bytes = 1 << 62;
         for request in [
-            Request::CreateBuffer {
-                object: 1,
-                bytes,
-                seed: 1,
-            },
-            Request::CreateMemfd {
-                object: 1,
-                bytes,
-                seed: 1,
-            },
+            Request::CreateBuffer { object: 1, bytes },
+            Request::CreateMemfd { object: 1, bytes },
         ] {
             let failure = failure(&mut Agent::default(), request);
             assert_eq!(failure.call, format!("allocate {bytes} bytes"));

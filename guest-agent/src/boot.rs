@@ -3,6 +3,7 @@
 use crate::{console, crew, files, luo, sys};
 use alloc::format;
 use alloc::string::String;
+use guest_agent::command_line;
 use guest_agent::notes;
 use guest_agent::protocol::{Features, Reply, VERSION};
 use rustix::fs::Mode;
@@ -72,7 +73,10 @@ pub fn command_line() -> String {
 
 /// What the agent says first.
 pub fn hello(command_line: String) -> Reply {
+    // Without /proc nothing is known to be unknown.
+    let environment = files::read_text("/proc/self/environ").unwrap_or_default();
     Reply::Hello {
+        unknown_parameters: command_line::unknown(&command_line, &environment),
         protocol: VERSION,
         release: String::from_utf8_lossy(rustix::system::uname().release().to_bytes()).into_owned(),
         build_id: files::read("/sys/kernel/notes")

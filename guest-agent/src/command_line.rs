@@ -1,6 +1,9 @@
-//! The `baton.*` parameters of the kernel command line.
+//! The kernel command line: the `baton.*` parameters, and the parameters that the kernel does not know.
 //!
 //! The kernel takes a name with a dot for a module parameter, so it neither warns about it nor passes it to init.
+
+use alloc::string::String;
+use alloc::vec::Vec;
 
 /// Makes the agent do one live update on its own, without a mailbox.
 pub const STANDALONE: &str = "baton.standalone";
@@ -36,6 +39,22 @@ impl Parameters {
     }
 }
 
+/// Names of the parameters `NAME=VALUE` that the kernel passed on to init: those that stand in `environment`, the text
+/// of /proc/self/environ, as they stand on the command line. The kernel does that with each parameter that it does not
+/// know (init/main.c, `unknown_bootoption`).
+pub fn unknown(command_line: &str, environment: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for word in command_line.split_ascii_whitespace() {
+        if let Some((name, _)) = word.split_once('=')
+            && environment.split('\0').any(|passed| passed == word)
+            && !names.iter().any(|known| known == name)
+        {
+            names.push(String::from(name));
+        }
+    }
+    names
+}
+
 /// A decimal number of bytes, optionally followed by K, M or G.
 fn parse_size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()? {
@@ -51,6 +70,18 @@ fn parse_size(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn parameters_that_init_was_given_are_unknown_to_the_kernel() {
+        let line = "console=ttyS0 kho=on liveupdate=off quiet liveupdate=on";
+        let passed = |environment: &str| unknown(line, environment);
+        assert_eq!(
+            passed("HOME=/\0TERM=linux\0kho=on\0liveupdate=on\0"),
+            ["kho", "liveupdate"]
+        );
+        assert_eq!(passed("HOME=/\0kho=off\0console=tty0\0"), [""; 0]);
+        assert_eq!(passed(""), [""; 0]);
+    }
 
     #[test]
     fn finds_its_own_among_the_kernels() {
@@ -91,7 +122,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_survived_and_any_size_is_read(text: std::string::String, bytes: u64) {
+        fn any_text_is_survived_and_any_size_is_read(text: String, bytes: u64) {
             Parameters::parse(&text);
             let line = std::format!("{text} baton.memfd={bytes}");
             prop_assert_eq!(Parameters::parse(&line).memfd_bytes, Some(bytes));

@@ -352,7 +352,7 @@ mod tests {
         let bar = fake::bar(&sysfs, BAR0_SIZE);
         bar.write_u64(COMPLETED, 41);
         let mut objects = Objects::default();
-        objects.create_buffer(3, PAGE, 1).unwrap();
+        objects.create_buffer(3, PAGE).unwrap();
         let completion = Place {
             object: 3,
             offset: 16,

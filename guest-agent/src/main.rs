@@ -48,6 +48,7 @@ mod standalone;
 mod sys;
 
 use guest_agent::command_line::Parameters;
+use guest_agent::protocol::NO_MAILBOX;
 
 /// The program, called from either entry point.
 fn run() -> ! {
@@ -69,7 +70,7 @@ fn run() -> ! {
     match mailbox::Mailbox::find() {
         Ok(mailbox) => agent::serve(&mailbox, command_line),
         Err(failure) => {
-            console::line(&alloc::format!("baton agent: no mailbox: {failure}"));
+            console::line(&alloc::format!("{NO_MAILBOX}{failure}"));
             boot::power_off();
         }
     }

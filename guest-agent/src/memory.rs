@@ -75,30 +75,39 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Creates a memfd with the pattern of `seed` in it.
-    pub fn create_memfd(&mut self, id: ObjectId, bytes: u64, seed: u64) -> Result<(), Failure> {
+    /// Creates a memfd of this size, without pages.
+    pub fn create_memfd(&mut self, id: ObjectId, bytes: u64) -> Result<(), Failure> {
         self.check_new(id, bytes)?;
         let memfd = rustix::fs::memfd_create("baton", MemfdFlags::CLOEXEC).named(|| "memfd_create")?;
         rustix::fs::ftruncate(&memfd, bytes).named(|| format!("ftruncate({bytes})"))?;
         check_free_memory(bytes)?;
-        fill_file(&memfd, bytes, seed)?;
         self.insert_memfd(id, memfd, bytes)
     }
 
-    /// Maps and locks anonymous memory with the pattern of `seed` in it.
-    pub fn create_buffer(&mut self, id: ObjectId, bytes: u64, seed: u64) -> Result<(), Failure> {
+    /// Maps and locks anonymous memory.
+    pub fn create_buffer(&mut self, id: ObjectId, bytes: u64) -> Result<(), Failure> {
         self.check_new(id, bytes)?;
         check_free_memory(bytes)?;
         let mapping = Mapping::locked(bytes).named(|| format!("mmap and mlock({bytes} bytes)"))?;
-        let pattern = Pattern::new(seed);
-        crew::share(0..bytes / PAGE, |pages| {
-            for page in pages {
-                mapping.fill_page(page, pattern.window(page), pattern.mark(page));
-            }
-            Ok(())
-        })?;
         self.objects.insert(id, Object { mapping, memfd: None });
         Ok(())
+    }
+
+    /// Fills `pages` pages of an object from `first_page` on with the pattern of `seed`.
+    pub fn fill(&self, id: ObjectId, first_page: u64, pages: u64, seed: u64) -> Result<(), Failure> {
+        let Object { mapping, memfd } = self.get(id)?;
+        check_pages(mapping, id, first_page, pages)?;
+        let pattern = Pattern::new(seed);
+        crew::share(first_page..first_page + pages, |pages| match memfd {
+            Some(file) => fill_part(file, &pattern, pages),
+            None => {
+                for page in pages {
+                    mapping.fill_page(page, pattern.window(page), pattern.mark(page));
+                }
+                Ok(())
+            }
+        })
+        .map(drop)
     }
 
     /// Maps a retrieved memfd, whose length is that of the file.
@@ -290,15 +299,9 @@ fn check_free_memory(bytes: u64) -> Result<(), Failure> {
     ))
 }
 
-/// Writes the pattern of `seed` to a file of that size. Writing whole pages is cheaper than storing through a
-/// mapping, because the kernel need not clear pages first and there are no page faults (2,100 instructions per page
-/// instead of 4,900 on 7.3).
-fn fill_file(file: &OwnedFd, bytes: u64, seed: u64) -> Result<(), Failure> {
-    let pattern = Pattern::new(seed);
-    crew::share(0..bytes / PAGE, |pages| fill_part(file, &pattern, pages)).map(drop)
-}
-
-/// Writes the pattern to some pages of a file.
+/// Writes the pattern to some pages of a file. Writing whole pages is cheaper than storing through a mapping, because
+/// the kernel need not clear pages first and there are no page faults (2,100 instructions per page instead of 4,900 on
+/// 7.3).
 fn fill_part(file: &OwnedFd, pattern: &Pattern, part: Range<u64>) -> Result<(), Failure> {
     let mut stage = vec![[0; PAGE_WORDS]; STAGE_PAGES];
     for first in part.clone().step_by(STAGE_PAGES) {

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 /// Version of this protocol. [`Reply::Hello`] carries it, and the host refuses any other.
 pub const VERSION: u32 = 3;
 
+/// What the agent prints on the console, before the reason, if it cannot reach the host.
+pub const NO_MAILBOX: &str = "baton agent: no mailbox: ";
+
 /// Names a memory object of the agent (a memfd or an anonymous buffer); chosen by the host.
 pub type ObjectId = u32;
 
@@ -76,21 +79,29 @@ pub enum Request {
         /// Session name.
         name: String,
     },
-    /// Create a memfd, map it and fill it with [`crate::pattern`].
+    /// Create a memfd of this size and map it. It has no pages until they are filled.
     CreateMemfd {
         /// The object to be.
         object: ObjectId,
         /// Size in bytes, a multiple of 4096.
         bytes: u64,
-        /// Seed of the pattern.
-        seed: u64,
     },
-    /// Map anonymous memory, touch and lock it, and fill it with [`crate::pattern`].
+    /// Map anonymous memory, touch and lock it.
     CreateBuffer {
         /// The object to be.
         object: ObjectId,
         /// Size in bytes, a multiple of 4096.
         bytes: u64,
+    },
+    /// Fill pages of an object with [`crate::pattern`]. The host asks for some thousand pages at a time, because each
+    /// answer is a sign that the guest makes progress.
+    Fill {
+        /// Which object.
+        object: ObjectId,
+        /// First page of the object.
+        first_page: u64,
+        /// How many pages.
+        pages: u64,
         /// Seed of the pattern.
         seed: u64,
     },
@@ -314,6 +325,9 @@ pub enum Reply {
         command_line: String,
         /// What this kernel offers.
         features: Features,
+        /// Names of the kernel's own parameters on the command line that this kernel does not know: it passes them to
+        /// init as environment variables (init/main.c, `unknown_bootoption`).
+        unknown_parameters: Vec<String>,
         /// Number of processors that the kernel has brought up. The agent uses all of them for its work on pages.
         processors: u32,
     },

@@ -62,7 +62,10 @@ fn first(steps: &mut Steps, bytes: u64, command_line: &str) -> Failure {
     let mut objects = Objects::default();
     let prepared = (|| {
         steps.time("create-session", || luo.create_session(SESSION))?;
-        steps.time("create-memfd", || objects.create_memfd(MEMFD, bytes, SEED))?;
+        steps.time("create-memfd", || {
+            objects.create_memfd(MEMFD, bytes)?;
+            objects.fill(MEMFD, 0, objects.page_count(MEMFD)?, SEED)
+        })?;
         steps.time("preserve", || luo.preserve(SESSION, objects.memfd(MEMFD)?, TOKEN))?;
         steps.time("load-kexec", || kexec::load(&format!("{command_line} {SECOND}")))
     })();

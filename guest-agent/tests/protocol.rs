@@ -50,14 +50,12 @@ fn start_dma() -> impl Strategy<Value = Request> {
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         any::<String>().prop_map(|name| Request::CreateSession { name }),
-        any::<(u32, u64, u64)>().prop_map(|(object, bytes, seed)| Request::CreateMemfd {
+        any::<(u32, u64)>().prop_map(|(object, bytes)| Request::CreateMemfd { object, bytes }),
+        any::<(u32, u64)>().prop_map(|(object, bytes)| Request::CreateBuffer { object, bytes }),
+        any::<(u32, u64, u64, u64)>().prop_map(|(object, first_page, pages, seed)| Request::Fill {
             object,
-            bytes,
-            seed
-        }),
-        any::<(u32, u64, u64)>().prop_map(|(object, bytes, seed)| Request::CreateBuffer {
-            object,
-            bytes,
+            first_page,
+            pages,
             seed
         }),
         any::<(String, u32, u64)>().prop_map(|(session, object, token)| Request::Preserve {
@@ -109,9 +107,14 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 fn hello() -> impl Strategy<Value = Reply> {
-    any::<(u32, String, String, String, bool, bool, bool, u32)>().prop_map(
-        |(protocol, release, build_id, command_line, liveupdate, kho_debugfs, kho_incoming, processors)| {
+    let words = any::<(String, String, String, Vec<String>)>();
+    (words, any::<(u32, bool, bool, bool, u32)>()).prop_map(
+        |(
+            (release, build_id, command_line, unknown_parameters),
+            (protocol, liveupdate, kho_debugfs, kho_incoming, processors),
+        )| {
             Reply::Hello {
+                unknown_parameters,
                 protocol,
                 release,
                 build_id,

@@ -11,6 +11,7 @@
 //! | run | [`conductor`] | plan | [`evidence::Evidence`] |
 //! | look | [`oracle`] | evidence | findings per rule |
 //! | judge | [`verdict`] | rule results and expectations | [`verdict::Judged`] |
+//! | explain | [`mod@cause`] | evidence | why the run ended as it did, in words |
 //!
 //! [`run::run`] goes from a plan to the judgement; [`backend`], [`kernel`], [`agent`] and [`initramfs`] are what it is
 //! given. Only the conductor touches a machine. Evidence can be saved, and judged again from the directory without
@@ -21,6 +22,7 @@
 pub mod agent;
 pub mod backend;
 pub mod blob;
+pub mod cause;
 pub mod compare;
 pub mod conductor;
 pub mod evidence;

@@ -432,7 +432,9 @@ pub fn good() -> Evidence {
         build_id: "abcd".into(),
         command_line: "console=ttyS0".into(),
         liveupdate: true,
+        kho_debugfs: false,
         kho_incoming: false,
+        unknown_parameters: Vec::new(),
         processors: 1,
     };
     let kernel = KernelEvidence {

@@ -35,6 +35,8 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// Why it is not a pass, one sentence each.
     pub reasons: Vec<String>,
+    /// Whether the run ended in the way that was expected.
+    pub as_expected: bool,
     /// The expected result of each rule, and whether it was met.
     pub rules: Vec<(RuleName, Expected, bool)>,
 }
@@ -73,12 +75,36 @@ impl Judged {
 }
 
 /// Compares results with expectations.
+///
+/// A run that ended in another way than it should is the first reason. Rules that had to say something and had nothing to
+/// look at follow from that, and are one reason together.
 pub fn judge(evidence: &Evidence, expect: &Expect, results: &[RuleResult]) -> Judgement {
+    let Outcome {
+        kind,
+        text,
+        generation,
+        phase,
+    } = &evidence.outcome;
     let mut judgement = Judgement {
         verdict: Verdict::Pass,
         reasons: Vec::new(),
+        as_expected: expect.is_met_by(*kind),
         rules: Vec::new(),
     };
+    let unexpected = !judgement.as_expected;
+    if unexpected {
+        let wanted = expect
+            .outcome
+            .map_or("any that can be judged", |expected| expected.name());
+        judgement.fail(format!(
+            "the run ended as {}, expected {wanted}: {text}",
+            kind.name()
+        ));
+        if kind.is_unjudgeable() {
+            judgement.verdict = Verdict::Error;
+        }
+    }
+    let mut nothing_seen = 0;
     for result in results {
         let expected = expect.of(result.rule);
         let met = match expected {
@@ -88,35 +114,39 @@ pub fn judge(evidence: &Evidence, expect: &Expect, results: &[RuleResult]) -> Ju
             Expected::Any => true,
         };
         judgement.rules.push((result.rule, expected, met));
-        if !met {
+        if met {
+            continue;
+        }
+        if unexpected && !result.judged() && result.blind.is_empty() {
+            nothing_seen += 1;
+        } else {
             judgement.fail(unmet(expect, result, expected));
         }
     }
-    let Outcome {
-        kind,
-        text,
-        generation,
-        phase,
-    } = &evidence.outcome;
+    if nothing_seen > 0 {
+        judgement.fail(ended_before(nothing_seen, evidence));
+    }
     // Ignore the results of the rules, because they saw only a part of the run.
     if *kind == OutcomeKind::Unfinished {
         judgement.verdict = Verdict::Error;
         judgement.reasons = vec![format!(
             "{text}: its evidence reaches into {phase} of generation {generation}"
         )];
-        return judgement;
-    }
-    if expect.outcome.is_some_and(|expected| expected != *kind) {
-        let wanted = expect.outcome.map_or("any", |expected| expected.name());
-        judgement.fail(format!(
-            "the run ended as {}, expected {wanted}: {text}",
-            kind.name()
-        ));
-        if kind.is_unjudgeable() {
-            judgement.verdict = Verdict::Error;
-        }
     }
     judgement
+}
+
+/// Says that some rules had nothing to look at because the run ended too early.
+pub fn ended_before(rules: usize, evidence: &Evidence) -> String {
+    let Outcome {
+        generation, phase, ..
+    } = &evidence.outcome;
+    let rules = if rules == 1 {
+        "1 rule".into()
+    } else {
+        format!("{rules} rules")
+    };
+    format!("{rules} had nothing to look at, because the run ended in {phase} of generation {generation}")
 }
 
 impl Judgement {
@@ -147,5 +177,67 @@ fn unmet(expect: &Expect, result: &RuleResult, expected: Expected) -> String {
         }
         Expected::Violated => format!("{rule} {found}, and had to be violated"),
         Expected::Unjudged | Expected::Any => format!("{rule} {found}, and was to have nothing to look at"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::Phase;
+    use crate::testing;
+
+    /// The judgement of a run that ended in this way before anything was preserved.
+    fn early(kind: OutcomeKind, expect: &str) -> Judgement {
+        let mut evidence = testing::good();
+        evidence.scenario_text = format!("{}[expect]\n{expect}", testing::SCENARIO);
+        evidence.outcome = Outcome {
+            kind,
+            generation: 0,
+            phase: Phase::Prepare,
+            text: "open(/dev/liveupdate) failed".into(),
+        };
+        (evidence.blobs, evidence.retrievals, evidence.memory) = Default::default();
+        evidence.objects[0].preserved_by.clear();
+        evidence.captures = Default::default();
+        evidence.dma = None;
+        evidence.ledger.entries.clear();
+        Judged::new(evidence).unwrap().judgement
+    }
+
+    #[test]
+    fn what_follows_from_an_unexpected_end_is_one_reason_after_it() {
+        let judgement = early(OutcomeKind::GuestPanic, "");
+        assert_eq!(judgement.verdict, Verdict::Fail);
+        assert_eq!(
+            judgement.reasons,
+            [
+                "the run ended as guest-panic, expected completed: open(/dev/liveupdate) failed",
+                "9 rules had nothing to look at, because the run ended in prepare of generation 0"
+            ]
+        );
+        // A rule that had nothing to look at in a run that ended as it should is a reason by itself.
+        let judgement = early(OutcomeKind::Completed, "");
+        assert_eq!(judgement.reasons.len(), 9, "{judgement:?}");
+        assert_eq!(
+            judgement.reasons[0],
+            "preserved-content had nothing to look at, and had to hold"
+        );
+    }
+
+    #[test]
+    fn any_outcome_is_none_that_says_nothing_about_the_guest() {
+        for kind in OutcomeKind::ALL {
+            let any = early(kind, "outcome = \"any\"\n").verdict;
+            let named = early(kind, &format!("outcome = \"{}\"\n", kind.name()));
+            let expected = if kind.is_unjudgeable() {
+                Verdict::Error
+            } else {
+                Verdict::Pass
+            };
+            assert_eq!(any, expected, "{}", kind.name());
+            if !matches!(kind, OutcomeKind::Completed | OutcomeKind::SessionLost) {
+                assert_eq!(named.verdict, Verdict::Pass, "{}", kind.name());
+            }
+        }
     }
 }

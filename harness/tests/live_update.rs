@@ -59,6 +59,7 @@ scenario_tests! {
     kernel_panics: "kernel-panics",
     ledger_full: "ledger-full",
     memfd_kept_open: "memfd-kept-open",
+    memory_limit: "memory-limit",
     no_liveupdate: "no-liveupdate",
     small_buffers: "small-buffers",
     waiting_consumer: "waiting-consumer",

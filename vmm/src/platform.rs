@@ -131,6 +131,11 @@ impl Progress {
         }
     }
 
+    /// Sets the guest time without progress after which the run ends, in nanoseconds.
+    pub fn allow(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
     /// Guest time at which the run ends if there is no progress before.
     #[must_use]
     pub fn deadline(&self) -> u64 {

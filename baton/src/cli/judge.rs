@@ -1,5 +1,6 @@
 //! `baton judge`: judges saved evidence again.
 
+use super::outputs::Outputs;
 use super::{Exit, JudgeArgs, complain, exit_of, write_report};
 use crate::report::{ScenarioReport, text};
 use harness::evidence::is_kept_in;
@@ -8,6 +9,14 @@ use std::path::{Path, PathBuf};
 
 /// Judges the evidence in the directory itself, or else in each of its subdirectories.
 pub(super) fn judge(args: &JudgeArgs) -> Exit {
+    let outputs = Outputs {
+        json: args.json.as_deref(),
+        ..Outputs::default()
+    };
+    if let Err(error) = outputs.check() {
+        complain(error);
+        return Exit::Usage;
+    }
     let directories = kept(&args.directory);
     if directories.is_empty() {
         complain(format!("{}: no evidence in it", args.directory.display()));
@@ -17,7 +26,7 @@ pub(super) fn judge(args: &JudgeArgs) -> Exit {
     for directory in directories {
         match judge_one(&directory) {
             Ok(judged) => {
-                println!("{}", text(&judged));
+                outputs.said().line(&text(&judged));
                 exit = exit.max(exit_of(judged.judgement.verdict));
                 reports.push(ScenarioReport::new(&judged));
             }

@@ -5,6 +5,7 @@ mod boot;
 mod compare;
 mod doctor;
 mod judge;
+mod outputs;
 mod place;
 mod resume;
 mod run;
@@ -108,7 +109,11 @@ struct RunArgs {
     /// Seed of every random choice.
     #[arg(long)]
     seed: Option<u64>,
-    /// Write a JSON report; - is standard output.
+    /// Guest time without progress after which the guest counts as hung, such as 5s; five times as much while a kernel
+    /// boots.
+    #[arg(long, value_name = "TIME")]
+    progress: Option<harness::scenario::Span>,
+    /// Write a JSON report; - is standard output, and all else goes to standard error then.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Keep the evidence: in DIR for one scenario, in DIR/NAME for several.
@@ -125,7 +130,7 @@ struct RunArgs {
 struct ResumeArgs {
     /// File that `run --snapshot` wrote.
     file: PathBuf,
-    /// Write a JSON report; - is standard output.
+    /// Write a JSON report; - is standard output, and all else goes to standard error then.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Keep the evidence in DIR.
@@ -140,7 +145,7 @@ struct ResumeArgs {
 struct JudgeArgs {
     /// Directory that `run --out` made.
     directory: PathBuf,
-    /// Write a JSON report; - is standard output.
+    /// Write a JSON report; - is standard output, and all else goes to standard error then.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -252,5 +257,7 @@ mod tests {
         assert!(Cli::try_parse_from(["baton", "run"]).is_err());
         assert!(Cli::try_parse_from(["baton", "boot", "--ram", "64 MEGS"]).is_err());
         assert!(Cli::try_parse_from(["baton", "run", "a.toml", "--seed", "7", "--backend", "soft"]).is_ok());
+        assert!(Cli::try_parse_from(["baton", "run", "a.toml", "--progress", "5s"]).is_ok());
+        assert!(Cli::try_parse_from(["baton", "run", "a.toml", "--progress", "5"]).is_err());
     }
 }

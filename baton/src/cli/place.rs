@@ -1,6 +1,6 @@
 //! Places in a run, as the command line names them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use harness::conductor::Until;
@@ -25,6 +25,11 @@ enum Place {
 }
 
 impl SnapshotArg {
+    /// The file that the snapshot is written to.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// What it means for a run of `plan`.
     pub fn hold(&self, plan: &Plan) -> Hold {
         Hold {

@@ -1,5 +1,7 @@
 //! `baton resume`: ends a run that was held in a snapshot.
 
+use super::outputs::Outputs;
+use super::place::SnapshotArg;
 use super::run::{Task, report_on};
 use super::{Exit, ResumeArgs, complain, write_report};
 use harness::conductor::chain;
@@ -20,7 +22,17 @@ pub(super) fn resume(args: &ResumeArgs) -> Exit {
         .iter()
         .map(|held| held.hold(&snapshot.plan))
         .collect();
+    let outputs = Outputs {
+        json: args.json.as_deref(),
+        out: args.out.as_deref(),
+        snapshots: args.snapshot.iter().map(SnapshotArg::file).collect(),
+    };
+    if let Err(error) = outputs.check() {
+        complain(error);
+        return Exit::Usage;
+    }
     let task = Task {
+        said: outputs.said(),
         plan: &snapshot.plan,
         out: args.out.clone(),
         work: &|listeners| harness::run::resume(&snapshot, &holds, listeners),

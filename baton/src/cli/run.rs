@@ -1,12 +1,14 @@
 //! `baton run`: runs scenarios one after another and reports on each.
 
+use super::outputs::{Outputs, Said};
+use super::place::SnapshotArg;
 use super::{BackendChoice, Exit, RunArgs, backend_of, complain, exit_of, write_report};
 use crate::report::{Progress, ScenarioReport, text};
 use harness::conductor::{Observer, chain};
 use harness::evidence::{Evidence, Keeper, Phase, PhaseRecord};
 use harness::plan::{Overrides, Plan, PlanError, plan};
 use harness::run::{Again, Hold, Listeners, RunError};
-use harness::scenario::{ScenarioError, load, wrong_at};
+use harness::scenario::{load, wrong_at};
 use harness::verdict::Judged;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         kernel: args.kernel.clone(),
         next_kernel: args.next_kernel.clone(),
         seed: args.seed,
+        progress: args.progress,
     };
     let mut plans = Vec::new();
     for file in &args.scenarios {
@@ -48,6 +51,15 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         (_, false) => BackendChoice::Soft,
         (choice, true) => choice,
     };
+    let outputs = Outputs {
+        json: args.json.as_deref(),
+        out: args.out.as_deref(),
+        snapshots: args.snapshot.iter().map(SnapshotArg::file).collect(),
+    };
+    if let Err(error) = outputs.check() {
+        complain(error);
+        return Exit::Usage;
+    }
     let backend = match backend_of(choice, args.slowdown) {
         Ok(backend) => backend,
         Err(failed) => return failed,
@@ -72,13 +84,14 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         let (report, this) = report_on(&Task {
             plan,
             out,
+            said: outputs.said(),
             work: &|listeners| harness::run::run(plan, &agent, backend.as_ref(), &holds, listeners),
         });
         reports.push(report);
         exit = exit.max(this);
     }
     if plans.len() > 1 {
-        summary(&reports);
+        summary(&reports, outputs.said());
     }
     match write_report(args.json.as_ref(), reports) {
         Ok(()) => exit,
@@ -87,15 +100,14 @@ pub(super) fn run(args: &RunArgs) -> Exit {
 }
 
 /// Reads a scenario file and resolves it to a plan. Errors name file, line and column if the plan knows the place.
-fn prepare(file: &Path, overrides: &Overrides) -> Result<Plan, ScenarioError> {
-    let (scenario, text) = load(file)?;
+fn prepare(file: &Path, overrides: &Overrides) -> Result<Plan, String> {
+    let (scenario, text) = load(file).map_err(|error| error.to_string())?;
     let name = file.display().to_string();
-    plan(&scenario, &name, &text, overrides).map_err(|PlanError { span, source }| match span {
-        Some(span) => wrong_at(&name, &text, span, source.to_string()),
-        None => ScenarioError::Unreadable {
-            file: name,
-            reason: source.to_string(),
-        },
+    let plan = plan(&scenario, &name, &text, overrides);
+    plan.map_err(|PlanError { span, source }| match span {
+        Some(span) => wrong_at(&name, &text, span, source.to_string()).to_string(),
+        // The file does not name this kernel.
+        None => source.to_string(),
     })
 }
 
@@ -115,6 +127,8 @@ pub(super) struct Task<'a> {
     pub plan: &'a Plan,
     /// Where its evidence is kept.
     pub out: Option<PathBuf>,
+    /// Where its report as text goes.
+    pub said: Said,
     /// Runs it.
     pub work: &'a dyn Fn(&Listeners<'_>) -> Result<Judged, RunError>,
 }
@@ -157,7 +171,7 @@ pub(super) fn report_on(task: &Task<'_>) -> (ScenarioReport, Exit) {
     };
     // Evidence is saved before anything is printed, because a closed standard output ends the program.
     let kept = keep(&judged, task.out.clone());
-    println!("{}", text(&judged));
+    task.said.line(&text(&judged));
     let exit = exit_of(judged.judgement.verdict);
     (
         ScenarioReport::new(&judged),
@@ -182,6 +196,10 @@ impl Observer for Keeping<'_> {
         self.progress.passed(record);
     }
 
+    fn goes_on(&self, guest_ns: u64) {
+        self.progress.goes_on(guest_ns);
+    }
+
     fn keeps(&self) -> bool {
         self.keeper.is_some() && !self.failed.get()
     }
@@ -203,8 +221,8 @@ fn keep(judged: &Judged, out: Option<PathBuf>) -> Result<(), Exit> {
     })
 }
 
-fn summary(reports: &[ScenarioReport]) {
+fn summary(reports: &[ScenarioReport], said: Said) {
     for report in reports {
-        println!("{:<5} {}", report.verdict().name(), report.name());
+        said.line(&format!("{:<5} {}", report.verdict().name(), report.name()));
     }
 }

@@ -1,7 +1,8 @@
 //! The JSON report. `docs/report.md` documents every field. [`VERSION`] goes up when a field is removed or changes its
 //! meaning.
 
-use super::{phase_lines, reproduce};
+use super::{last_lines, phase_lines, reproduce};
+use harness::cause::{cause, kernel_lines};
 use harness::evidence::{Evidence, Outcome};
 use harness::oracle::{Finding, RuleResult};
 use harness::verdict::{Judged, Verdict};
@@ -11,6 +12,9 @@ use std::path::Path;
 
 /// Version of the report's schema.
 pub const VERSION: u32 = 1;
+
+/// Most console lines about the handover in a report.
+const MAX_LINES: usize = 100;
 
 /// The whole report.
 #[derive(Debug, Serialize)]
@@ -37,6 +41,12 @@ pub struct ScenarioReport {
     backend: String,
     seed: u64,
     outcome: Option<OutcomeReport>,
+    /// Why it ended so, where the evidence shows it.
+    cause: Option<String>,
+    /// Lines of KHO, LUO and kexec on the console.
+    kernel_lines: Vec<String>,
+    /// The console's last lines, if the run ended otherwise than it should.
+    last_lines: Vec<String>,
     kernels: Vec<Kernel>,
     phases: Vec<Phase>,
     device_writes: BTreeMap<String, u64>,
@@ -151,6 +161,12 @@ impl ScenarioReport {
             backend: evidence.backend.clone(),
             seed: evidence.seed,
             outcome: Some(outcome(&evidence.outcome)),
+            cause: cause(evidence),
+            kernel_lines: kernel_lines(&evidence.console)
+                .take(MAX_LINES)
+                .map(str::to_owned)
+                .collect(),
+            last_lines: last_lines(judged).into_iter().map(str::to_owned).collect(),
             kernels: kernels(evidence),
             phases,
             device_writes,
@@ -197,6 +213,9 @@ impl ScenarioReport {
             backend: String::new(),
             seed,
             outcome: None,
+            cause: None,
+            kernel_lines: Vec::new(),
+            last_lines: Vec::new(),
             kernels: Vec::new(),
             phases: Vec::new(),
             device_writes: BTreeMap::new(),

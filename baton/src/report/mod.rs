@@ -12,8 +12,25 @@ pub use json::{Report, ScenarioReport, VERSION, write_json};
 pub use progress::Progress;
 pub use text::text;
 
-use harness::evidence::Evidence;
+use harness::evidence::{Evidence, OutcomeKind};
+use harness::verdict::Judged;
 use vmm::ledger::Entry;
+
+/// Most lines of the console's end that a report shows.
+const LAST_LINES: usize = 12;
+
+/// The last lines of the console that are not empty, if the run ended otherwise than it should; none if it was completed.
+fn last_lines(judged: &Judged) -> Vec<&str> {
+    let evidence = &judged.evidence;
+    if judged.judgement.as_expected || evidence.outcome.kind == OutcomeKind::Completed {
+        return Vec::new();
+    }
+    let lines = evidence.console.lines().map(str::trim_end);
+    let lines = lines.filter(|line| !line.is_empty()).rev().take(LAST_LINES);
+    let mut lines: Vec<&str> = lines.collect();
+    lines.reverse();
+    lines
+}
 
 /// A phase with the device's writes in it, their number and their bytes.
 struct PhaseLine<'a> {

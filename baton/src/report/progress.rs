@@ -1,15 +1,25 @@
-//! Progress on standard error: one live line on a terminal, otherwise a line per finished phase.
+//! Progress on standard error: one live line on a terminal, otherwise a line per finished phase, and one from time to time
+//! while a phase goes on.
 
 use harness::conductor::Observer;
 use harness::evidence::{Phase, PhaseRecord};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::cell::Cell;
 use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// Host time between two lines about a phase that goes on.
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Prints the phases of one run on standard error.
 #[derive(Debug)]
 pub struct Progress {
     name: String,
     bar: Option<ProgressBar>,
+    /// Generation and phase, and since when it goes on.
+    current: Cell<Option<(u32, Phase, Instant)>>,
+    /// When the last line was printed.
+    told: Cell<Instant>,
 }
 
 impl Progress {
@@ -21,12 +31,14 @@ impl Progress {
             if let Ok(style) = style {
                 bar.set_style(style);
             }
-            bar.enable_steady_tick(std::time::Duration::from_millis(100));
+            bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
         Self {
             name: name.into(),
             bar,
+            current: Cell::new(None),
+            told: Cell::new(Instant::now()),
         }
     }
 
@@ -48,8 +60,30 @@ impl Progress {
 
 impl Observer for Progress {
     fn phase(&self, generation: u32, phase: Phase) {
+        self.current.set(Some((generation, phase, Instant::now())));
+        self.told.set(Instant::now());
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{phase} of generation {generation} - {}", story(phase)));
+        }
+    }
+
+    fn goes_on(&self, guest_ns: u64) {
+        let Some((generation, phase, since)) = self.current.get() else {
+            return;
+        };
+        let guest = guest_ns / 1_000_000;
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!(
+                "{phase} of generation {generation} - {}, {guest} ms of guest time",
+                story(phase)
+            ));
+        } else if self.told.get().elapsed() >= INTERVAL {
+            self.told.set(Instant::now());
+            let wall = since.elapsed().as_secs();
+            eprintln!(
+                "{}: {phase} of generation {generation} goes on: {guest} ms of guest time in {wall} s",
+                self.name
+            );
         }
     }
 

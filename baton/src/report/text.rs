@@ -1,14 +1,20 @@
 //! The report as text.
 
-use super::{phase_lines, reproduce};
-use harness::evidence::{Evidence, KernelEvidence, PAGE};
+use super::{last_lines, phase_lines, reproduce};
+use harness::cause::{cause, kernel_lines};
+use harness::evidence::{Evidence, KernelEvidence, OutcomeKind, PAGE};
 use harness::oracle::{Finding, RuleResult};
 use harness::scenario::{Bytes, Expected};
-use harness::verdict::Judged;
+use harness::verdict::{Judged, ended_before};
 use std::fmt::Write;
 
 /// Most groups of findings that are printed for one rule; a group is findings on adjacent pages ([`grouped`]).
 const SHOWN: usize = 6;
+
+/// Most lines of the kernel about the handover that are printed.
+const QUOTED: usize = 12;
+/// Most characters of a line of the guest that are printed.
+const MAX_LINE: usize = 200;
 
 /// The report on one scenario; every line ends with a line break.
 pub fn text(judged: &Judged) -> String {
@@ -26,9 +32,11 @@ fn write_all(judged: &Judged, out: &mut String) -> std::fmt::Result {
     } = judged;
     let verdict = judgement.verdict.name().to_uppercase();
     writeln!(out, "{}: {verdict}", evidence.name)?;
+    outcome(evidence, out)?;
     for reason in &judgement.reasons {
         writeln!(out, "  ! {reason}")?;
     }
+    console(judged, out)?;
     head(evidence, out)?;
     writeln!(
         out,
@@ -51,8 +59,18 @@ fn write_all(judged: &Judged, out: &mut String) -> std::fmt::Result {
         )?;
     }
     writeln!(out, "  had to hold")?;
+    let ended_early = evidence.outcome.kind != OutcomeKind::Completed;
+    let mut nothing_seen = 0;
     for (result, (_, expected, met)) in results.iter().zip(&judgement.rules) {
-        rule(result, *expected, *met, out)?;
+        let saw_nothing = !result.judged() && result.blind.is_empty();
+        if ended_early && saw_nothing && matches!(expected, Expected::Holds | Expected::Any) {
+            nothing_seen += 1;
+        } else {
+            rule(result, *expected, *met, out)?;
+        }
+    }
+    if nothing_seen > 0 {
+        writeln!(out, "    --  {}", ended_before(nothing_seen, evidence))?;
     }
     for result in results.iter().filter(|result| result.findings.total > 0) {
         findings(result, out)?;
@@ -64,6 +82,59 @@ fn write_all(judged: &Judged, out: &mut String) -> std::fmt::Result {
         evidence.ledger_digest()
     )?;
     writeln!(out, "  reproduce: {}", reproduce(evidence))
+}
+
+/// How the run ended, and why.
+fn outcome(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
+    let outcome = &evidence.outcome;
+    writeln!(
+        out,
+        "  ended as {} in {} of generation {}: {}",
+        outcome.kind.name(),
+        outcome.phase,
+        outcome.generation,
+        outcome.text
+    )?;
+    match cause(evidence) {
+        Some(cause) => writeln!(out, "  because {cause}"),
+        None => Ok(()),
+    }
+}
+
+/// What the kernel said of KHO, LUO and kexec, and the last lines of the console if the run ended otherwise than it should.
+fn console(judged: &Judged, out: &mut String) -> std::fmt::Result {
+    let evidence = &judged.evidence;
+    if evidence.outcome.kind != OutcomeKind::Completed {
+        quoted(
+            "the kernel on the handover",
+            kernel_lines(&evidence.console).take(QUOTED),
+            out,
+        )?;
+    }
+    quoted("the console's last lines", last_lines(judged).into_iter(), out)
+}
+
+/// Lines of the guest under a heading; nothing if there are none.
+fn quoted<'a>(heading: &str, lines: impl Iterator<Item = &'a str>, out: &mut String) -> std::fmt::Result {
+    for (number, line) in lines.enumerate() {
+        if number == 0 {
+            writeln!(out, "  {heading}")?;
+        }
+        writeln!(out, "    | {}", printable(line))?;
+    }
+    Ok(())
+}
+
+/// A line of the guest without characters that a terminal would obey.
+fn printable(line: &str) -> String {
+    let plain = |c: char| {
+        if c.is_control() && c != '\t' {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
+    line.chars().take(MAX_LINE).map(plain).collect()
 }
 
 fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
@@ -82,15 +153,6 @@ fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
         "  preserved {pages} pages ({}), {} device writes",
         Bytes(pages * PAGE),
         evidence.ledger.made
-    )?;
-    let outcome = &evidence.outcome;
-    writeln!(
-        out,
-        "  ended as {} in {} of generation {}: {}",
-        outcome.kind.name(),
-        outcome.phase,
-        outcome.generation,
-        outcome.text
     )?;
     let blackouts: Vec<_> = evidence
         .blackouts_ns
@@ -288,6 +350,55 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn an_unexpected_end_comes_first_with_its_cause_and_the_consoles_last_lines() {
+        let mut evidence = testing::good();
+        evidence.outcome.kind = OutcomeKind::SetupFailed;
+        evidence.outcome.generation = 0;
+        evidence.outcome.phase = harness::evidence::Phase::Prepare;
+        evidence.outcome.text = "create session \"s\": open(/dev/liveupdate) failed".into();
+        let hello = evidence.kernels[0].hello.as_mut().unwrap();
+        (hello.liveupdate, hello.release) = (false, "6.17.8".into());
+        evidence.console = (0..40)
+            .map(|line| format!("[ {line}.0] line {line}\r\n"))
+            .collect();
+        evidence.console.push_str("[ 40.0] KHO: \u{1b}[31mdisabled\n");
+        evidence.dma = None;
+        evidence.ledger.entries.clear();
+        let report = text(&Judged::new(evidence.clone()).unwrap());
+        let first: Vec<_> = report.lines().take(3).collect();
+        assert_eq!(
+            first,
+            [
+                "small: ERROR",
+                "  ended as setup-failed in prepare of generation 0: create session \"s\": open(/dev/liveupdate) failed",
+                "  because Linux 6.17.8 has no Live Update Orchestrator (6.19 and later, CONFIG_LIVEUPDATE)"
+            ]
+        );
+        assert!(
+            report.contains("    | [ 40.0] KHO: \u{fffd}[31mdisabled\n"),
+            "{report}"
+        );
+        assert!(
+            report.contains("| [ 39.0] line 39\n") && !report.contains("line 20"),
+            "{report}"
+        );
+        assert!(
+            report.contains("rules had nothing to look at, because the run ended in prepare"),
+            "{report}"
+        );
+        // The console of a run that ended as it should is of no interest.
+        evidence
+            .scenario_text
+            .push_str("[expect]\noutcome = \"setup-failed\"\n");
+        let report = text(&Judged::new(evidence).unwrap());
+        assert!(
+            report.starts_with("small: PASS\n  ended as setup-failed"),
+            "{report}"
+        );
+        assert!(report.contains("KHO:") && !report.contains("line 39"), "{report}");
     }
 
     #[test]

@@ -49,6 +49,8 @@ fn full() -> Evidence {
         command_line: String::new(),
         liveupdate: true,
         kho_incoming: true,
+        kho_debugfs: false,
+        unknown_parameters: Vec::new(),
         processors: 1,
     });
     evidence

@@ -53,6 +53,7 @@ fn greeting(plan: &Plan, cursor: &Cursor, evidence: &mut Evidence, reply: Reply)
         build_id,
         command_line,
         features,
+        unknown_parameters,
         processors,
     } = reply
     else {
@@ -65,7 +66,14 @@ fn greeting(plan: &Plan, cursor: &Cursor, evidence: &mut Evidence, reply: Reply)
     }
     let generation = cursor.generation;
     if let Some(kernel) = evidence.kernels.get_mut(generation as usize) {
-        kernel.hello = Some(Hello::new(release, build_id, command_line, features, processors));
+        kernel.hello = Some(Hello::new(
+            release,
+            build_id,
+            command_line,
+            features,
+            unknown_parameters,
+            processors,
+        ));
     }
     let expected = plan.vcpus;
     if processors == expected {
@@ -300,7 +308,7 @@ pub(super) fn died(text: impl Into<String>) -> Ending {
 }
 
 /// Outcome if a generation cannot fulfil a request. In the first one nothing has been tested yet.
-fn unable(generation: u32) -> OutcomeKind {
+pub(super) fn unable(generation: u32) -> OutcomeKind {
     if generation == 0 {
         OutcomeKind::SetupFailed
     } else {
@@ -312,8 +320,14 @@ fn unable(generation: u32) -> OutcomeKind {
 fn words(request: &Request) -> String {
     match request {
         Request::CreateSession { name } => format!("create session \"{name}\""),
-        Request::CreateMemfd { object, bytes, .. } => format!("create memfd {object} of {bytes} bytes"),
-        Request::CreateBuffer { object, bytes, .. } => format!("create buffer {object} of {bytes} bytes"),
+        Request::CreateMemfd { object, bytes } => format!("create memfd {object} of {bytes} bytes"),
+        Request::CreateBuffer { object, bytes } => format!("create buffer {object} of {bytes} bytes"),
+        Request::Fill {
+            object,
+            first_page,
+            pages,
+            ..
+        } => format!("fill {pages} pages of object {object} from page {first_page}"),
         Request::Preserve {
             session,
             object,

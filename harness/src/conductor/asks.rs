@@ -55,6 +55,7 @@ pub(super) fn part(
             return Ok(announced(cursor, step, part));
         }
         Step::ResolvePages(object) | Step::Digest(object) => portion(plan, cursor, step, *object),
+        Step::Create(_) | Step::UseMemory(_) if part > 0 => fill(plan, cursor, step)?,
         Step::KernelLog => (!cursor.log_read).then_some(Request::KernelLog),
         Step::StartDma if part == 0 => evidence
             .dma
@@ -97,8 +98,7 @@ fn whole(plan: &Plan, cursor: &Cursor, step: &Step) -> Result<Option<Request>, E
         }
         Step::UseMemory(bytes) => Request::CreateMemfd {
             object: WORKLOAD_OBJECT,
-            bytes: bytes.saturating_add(PAGE - 1) / PAGE * PAGE,
-            seed: WORKLOAD_OBJECT.into(),
+            bytes: bytes.div_ceil(PAGE).saturating_mul(PAGE),
         },
         Step::StopDma => Request::StopDma,
         Step::ArmInterrupts => Request::ArmInterrupts,
@@ -121,20 +121,38 @@ fn planned(plan: &Plan, object: u32) -> Result<&ObjectPlan, Ending> {
         .ok_or_else(|| Ending::new(OutcomeKind::MachineFailed, missing()))
 }
 
-fn create(object: &ObjectPlan) -> Request {
-    let ObjectPlan { id, bytes, seed, .. } = *object;
-    match object.preserve {
-        Some(_) => Request::CreateMemfd {
-            object: id,
-            bytes,
-            seed,
-        },
-        None => Request::CreateBuffer {
-            object: id,
-            bytes,
-            seed,
-        },
+fn create(planned: &ObjectPlan) -> Request {
+    let (object, bytes) = (planned.id, planned.bytes);
+    match planned.preserve {
+        Some(_) => Request::CreateMemfd { object, bytes },
+        None => Request::CreateBuffer { object, bytes },
     }
+}
+
+/// The request that fills the next portion of a new object, part 1 and later; `None` after the last one.
+fn fill(plan: &Plan, cursor: &Cursor, step: &Step) -> Result<Option<Request>, Ending> {
+    let (object, bytes, seed) = match step {
+        Step::Create(object) => {
+            let ObjectPlan { id, bytes, seed, .. } = *planned(plan, *object)?;
+            (id, bytes, seed)
+        }
+        Step::UseMemory(bytes) => (WORKLOAD_OBJECT, *bytes, WORKLOAD_OBJECT.into()),
+        _ => return Ok(None),
+    };
+    let portion = portion_of(bytes.div_ceil(PAGE), cursor.part.saturating_sub(1));
+    Ok(portion.map(|(first_page, pages)| Request::Fill {
+        object,
+        first_page,
+        pages,
+        seed,
+    }))
+}
+
+/// First page and number of pages of portion `number` of an object of `pages` pages; `None` after the last one.
+fn portion_of(pages: u64, number: u64) -> Option<(u64, u64)> {
+    let first_page = number.checked_mul(PAGES_AT_ONCE)?;
+    let left = pages.checked_sub(first_page).filter(|left| *left > 0)?;
+    Some((first_page, left.min(PAGES_AT_ONCE)))
 }
 
 /// The parts after the request of a step that ends this kernel: the machine is told of a kexec, and the agent is
@@ -159,14 +177,10 @@ fn announced(cursor: &mut Cursor, step: &Step, part: u64) -> Option<Move> {
 
 /// The next portion of pages to ask about; `None` after the last one, or if the agent does not hold the object.
 fn portion(plan: &Plan, cursor: &Cursor, step: &Step, object: u32) -> Option<Request> {
-    let first_page = cursor.part.checked_mul(PAGES_AT_ONCE)?;
-    let left = pages_of(plan, object)
-        .checked_sub(first_page)
-        .filter(|left| *left > 0)?;
+    let (first_page, pages) = portion_of(pages_of(plan, object), cursor.part)?;
     if !cursor.held.contains(&object) {
         return None;
     }
-    let pages = left.min(PAGES_AT_ONCE);
     Some(match step {
         Step::Digest(_) => Request::Digest {
             object,

@@ -1,7 +1,9 @@
 //! Evidence that the conductor takes from the machine, not from the agent: pages, blobs, CPU writes, and at the end all
 //! records.
 
+use super::answers::unable;
 use super::cursor::{Awaiting, Ending, Move};
+use super::events::no_mailbox;
 use super::memory::GuestMemory;
 use super::page_writes::{MAX_CPU_WRITES, keep};
 use super::{Observer, Run, chain};
@@ -20,7 +22,10 @@ use vmm::machine::Machine;
 use vmm::phase::{Phase, Stamp};
 use vmm::provenance::PageWrite;
 use vmm::translate::AddressSpace;
+use vmm::vcpu::CS;
 
+/// End of the lower half of the address space, with four levels of page tables.
+const LOWER_HALF: u64 = 1 << 47;
 /// Most pages captured that belong to no object, but to which the device wrote.
 const MAX_STRAYS: usize = 16_384;
 
@@ -214,8 +219,13 @@ impl Run {
             Move::End(ending) => ending.clone(),
             _ => Ending::new(OutcomeKind::Unfinished, NOT_ENDED),
         };
-        if let Some(symbol) = rip.and_then(|rip| self.symbol(generation, rip, 0)) {
-            text = format!("{text}, at {symbol}");
+        if let Some(place) = rip.and_then(|rip| self.place(rip)) {
+            text = format!("{text}, {place}");
+        }
+        if kind == OutcomeKind::UnexpectedReset
+            && let Some(reason) = no_mailbox(&self.console_of_generation())
+        {
+            (kind, text) = (unable(generation), format!("the agent gave up: {reason}"));
         }
         // What the agent was told to close may be in use again already.
         if let Awaiting::Answer {
@@ -260,6 +270,19 @@ impl Run {
             text,
         };
         evidence
+    }
+
+    /// What an address in the running guest is, in words.
+    fn place(&self, rip: u64) -> Option<String> {
+        if let Some(symbol) = self.symbol(self.cursor.generation, rip, 0) {
+            return Some(format!("at {symbol}"));
+        }
+        let booting = matches!(self.cursor.awaiting, Awaiting::Greeting { .. })
+            && matches!(self.machine.moment().stamp.phase, Phase::BootOld | Phase::BootNew);
+        let privilege = self.machine.registers().segments[CS].selector & 3;
+        // The decompressor runs where it is loaded. The kernel proper leaves these addresses with its first instructions.
+        let low = booting && privilege == 0 && rip < LOWER_HALF;
+        low.then(|| "still in the image's decompressor".to_owned())
     }
 
     /// The evidence with the machine's records until now. Page writes are those of phases that have ended.

@@ -3,6 +3,7 @@
 use super::cursor::{Awaiting, Cursor, Ending, Point};
 use crate::evidence::OutcomeKind;
 use crate::plan::{Plan, Step};
+use guest_agent::protocol::NO_MAILBOX;
 use vmm::machine::Event;
 
 /// Printed by the kernel when it panics (kernel/panic.c).
@@ -57,10 +58,30 @@ pub(super) fn ended_by(event: &Event, panic: Option<String>, at: Point) -> Endin
         Event::UnknownInstruction { .. } => OutcomeKind::UnknownInstruction,
         Event::Message(_) | Event::Jump { .. } | Event::KernelEntry { .. } => OutcomeKind::MachineFailed,
     };
+    let text = match event {
+        Event::NoProgress { at, since, limit } => format!(
+            "no progress for {} ms of guest time: no message and no console output from {} ms to {at}",
+            milliseconds(*limit),
+            milliseconds(*since)
+        ),
+        event => event.to_string(),
+    };
     Ending {
         rip: at.rip,
-        ..Ending::new(kind, event.to_string())
+        ..Ending::new(kind, text)
     }
+}
+
+/// Milliseconds with three decimals.
+fn milliseconds(ns: u64) -> String {
+    format!("{}.{:03}", ns / 1_000_000, ns / 1000 % 1000)
+}
+
+/// Why the agent could not reach the host, if it has said so on the console.
+pub(super) fn no_mailbox(console: &str) -> Option<String> {
+    let line = &console[console.find(NO_MAILBOX)?..];
+    let line = line.lines().next().unwrap_or_default().trim_end();
+    Some(line.trim_start_matches("baton agent: ").to_owned())
 }
 
 /// The panic message in a kernel's console output, if there is one.
@@ -79,5 +100,8 @@ mod tests {
         let line = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x100";
         assert_eq!(panic_line(console).as_deref(), Some(line));
         assert_eq!(panic_line("[ 1.0] ok\n"), None);
+        let alone = "[ 1.0] ok\n[ 2.0] baton agent: no mailbox: find: no device\r\n";
+        assert_eq!(no_mailbox(alone).as_deref(), Some("no mailbox: find: no device"));
+        assert_eq!(no_mailbox(console), None);
     }
 }

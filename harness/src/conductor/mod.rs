@@ -12,6 +12,7 @@
 //! | `answers.rs` | handling of answers |
 //! | `memory_answers.rs` | handling of answers about the kernel's memory |
 //! | `events.rs` | handling of events |
+//! | `patience.rs` | how long the guest may be silent |
 //! | `run.rs` | the driver |
 //! | `collect.rs` | evidence from the machine |
 //! | `page_writes.rs` | choice of the CPU writes that become evidence |
@@ -27,6 +28,7 @@ mod logs;
 mod memory;
 mod memory_answers;
 mod page_writes;
+mod patience;
 mod run;
 mod setup;
 mod stopwatch;
@@ -50,6 +52,8 @@ pub trait Observer {
     fn phase(&self, generation: u32, phase: Phase);
     /// A phase has ended.
     fn passed(&self, record: &PhaseRecord);
+    /// The phase goes on: guest time since its beginning, in nanoseconds. Called several times a second of guest time.
+    fn goes_on(&self, _: u64) {}
     /// Whether [`Observer::so_far`] is to be called. Its argument costs time to make at each phase change.
     fn keeps(&self) -> bool {
         false

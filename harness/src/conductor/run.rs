@@ -2,6 +2,7 @@
 
 use super::cursor::{Cursor, Move, Point, Said, What, next};
 use super::events::panic_line;
+use super::patience::patience;
 use super::setup::{blank, machine_config};
 use super::{HostTimes, Observer, chain};
 use crate::evidence::{Evidence, Moment, PAGE, Phase};
@@ -15,6 +16,9 @@ use std::sync::Arc;
 use vmm::machine::{Event, Machine, MachineError};
 use vmm::phase::{Generation, Stamp};
 use vmm::processors::Backend;
+
+/// Guest time after which a running guest is looked at, in nanoseconds: at each multiple of it.
+const TURN_NS: u64 = 50_000_000;
 
 /// A run: machine, position and evidence. All but the machine is plain data.
 pub struct Run {
@@ -193,7 +197,10 @@ impl Run {
             let before = self.machine.moment().stamp;
             let what = match self.make(until) {
                 Ok(Some(what)) => what,
-                Ok(None) => continue,
+                Ok(None) => {
+                    self.tell_time(observer);
+                    continue;
+                }
                 Err(error) => What::Failed(chain(error.as_ref())),
             };
             let at = self.here();
@@ -214,9 +221,17 @@ impl Run {
     fn make(&mut self, until: &[Until]) -> Result<Option<What>, Box<dyn Error>> {
         let limits = until.iter().map(|until| until.not_before(&self.machine));
         let limit = limits.min().unwrap_or(u64::MAX);
+        let allowed = patience(&self.plan, &self.cursor);
         let machine = &mut self.machine;
+        machine.allow_no_progress_for(allowed);
         match &self.cursor.due {
-            Move::Run => return Ok(machine.run_until(limit)?.map(|event| self.told(event))),
+            Move::Run => {
+                let turn = (machine.moment().time / TURN_NS + 1).saturating_mul(TURN_NS);
+                let event = machine.run_until(limit.min(turn))?;
+                return Ok(event
+                    .or_else(|| self.dead_of_panic())
+                    .map(|event| self.told(event)));
+            }
             Move::Pass(ns) => {
                 let (ns, left) = (*ns, limit.saturating_sub(machine.moment().time));
                 if let Some(event) = machine.pass(ns.min(left))? {
@@ -267,6 +282,20 @@ impl Run {
         }
     }
 
+    /// At the end of a turn: the event that ends the run if the kernel has panicked and said no more since. A kernel that
+    /// panics before it has read `panic=-1` would spin for ever. Depends only on the machine's state, so that a run that is
+    /// paused elsewhere ends at the same place.
+    fn dead_of_panic(&self) -> Option<Event> {
+        let (at, since) = (self.machine.moment(), self.machine.last_progress());
+        let silent = at.time.is_multiple_of(TURN_NS) && at.time.saturating_sub(since) >= TURN_NS;
+        let panicked = silent && panic_line(&self.console_of_generation()).is_some();
+        panicked.then_some(Event::NoProgress {
+            at,
+            since,
+            limit: TURN_NS,
+        })
+    }
+
     fn here(&self) -> Point {
         let here = self.machine.moment();
         Point {
@@ -284,6 +313,13 @@ impl Run {
             generation: here.stamp.generation.into(),
             time_ns: here.time,
             ledger_length: self.machine.ledger().made(),
+        }
+    }
+
+    /// Tells the observer that the phase goes on.
+    fn tell_time(&self, observer: &dyn Observer) {
+        if let Some(phase) = self.machine.phases().last() {
+            observer.goes_on(phase.end_ns.saturating_sub(phase.start_ns));
         }
     }
 

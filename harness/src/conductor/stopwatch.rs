@@ -84,6 +84,10 @@ impl Observer for Stopwatch<'_> {
         self.observer.passed(&record);
     }
 
+    fn goes_on(&self, guest_ns: u64) {
+        self.observer.goes_on(guest_ns);
+    }
+
     fn keeps(&self) -> bool {
         self.observer.keeps()
     }

@@ -176,8 +176,14 @@ pub struct Hello {
     pub command_line: String,
     /// Has /dev/liveupdate.
     pub liveupdate: bool,
+    /// Shows KHO in debugfs.
+    #[serde(default)]
+    pub kho_debugfs: bool,
     /// Was handed a KHO FDT, as far as debugfs tells.
     pub kho_incoming: bool,
+    /// Names of the kernel's own parameters on its command line that it does not know.
+    #[serde(default)]
+    pub unknown_parameters: Vec<String>,
     /// Processors that the kernel brought up.
     #[serde(default)]
     pub processors: u32,
@@ -190,19 +196,22 @@ impl Hello {
         build_id: String,
         command_line: String,
         features: Features,
+        unknown_parameters: Vec<String>,
         processors: u32,
     ) -> Self {
         let Features {
             liveupdate,
+            kho_debugfs,
             kho_incoming,
-            ..
         } = features;
         Self {
             release,
             build_id,
             command_line,
             liveupdate,
+            kho_debugfs,
             kho_incoming,
+            unknown_parameters,
             processors,
         }
     }

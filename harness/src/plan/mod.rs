@@ -6,7 +6,7 @@ pub use steps::Step;
 
 use crate::evidence::{CheckpointKind, DmaSetup, PAGE, Phase};
 use crate::kernel::{KernelError, KernelImage};
-use crate::scenario::{Buffers, Scenario, WhenFull};
+use crate::scenario::{Buffers, Scenario, Span, WhenFull};
 use crate::seed::seed_for;
 use guest_agent::device::dma::DESCRIPTOR_BYTES;
 use guest_agent::protocol::{DmaRing, Place};
@@ -15,9 +15,15 @@ use vmm::devices::dma::DmaConfig;
 
 /// Command line of every guest kernel. `liveupdate=on kho=on` enable live update. `retain_initrd` keeps the initramfs
 /// readable, which is the initrd of the next kernel. `no_timer_check` and `lpj` skip calibrations. `panic=-1` makes a
-/// panic end the run at once. `loglevel=5` prints only warnings and worse, because each character costs guest time; a
+/// panic end the run at once, `reboot=acpi` by the reset register even in a kernel that would ask EFI firmware.
+/// `earlyprintk` makes a death in early boot be told; the real console takes over without repeating a line.
+/// `loglevel=5` prints only warnings and worse, because each character costs guest time; a
 /// scenario may append another level.
-pub const COMMAND_LINE: &str = "console=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1 loglevel=5";
+pub const COMMAND_LINE: &str = "console=ttyS0 earlyprintk=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1 reboot=acpi loglevel=5";
+
+/// How many times longer than [`Plan::progress_ns`] a booting kernel may be silent, unless the scenario says. A kernel of
+/// 10 MB is silent for 3 billion instructions while it decompresses itself with XZ.
+const BOOT_PATIENCE: u64 = 5;
 
 /// Identity of the anonymous buffer; memfds are counted from 1.
 const ANONYMOUS_OBJECT: u32 = 1000;
@@ -33,12 +39,19 @@ pub struct Overrides {
     pub next_kernel: Option<String>,
     /// `--seed`.
     pub seed: Option<u64>,
+    /// `--progress`.
+    pub progress: Option<Span>,
 }
 
 impl Overrides {
     /// The command-line arguments of these overrides, without the seed.
     pub fn arguments(&self) -> Vec<String> {
-        let pairs = [("--kernel", &self.kernel), ("--next-kernel", &self.next_kernel)];
+        let progress = self.progress.map(|progress| progress.to_string());
+        let pairs = [
+            ("--kernel", &self.kernel),
+            ("--next-kernel", &self.next_kernel),
+            ("--progress", &progress),
+        ];
         let given = pairs
             .into_iter()
             .filter_map(|(name, value)| Some([name.to_owned(), value.clone()?]));
@@ -81,6 +94,8 @@ pub struct Plan {
     pub steps: Vec<Vec<Step>>,
     /// Guest time without progress after which the guest counts as hung, in nanoseconds.
     pub progress_ns: u64,
+    /// The same while a kernel boots, until its agent's greeting.
+    pub boot_progress_ns: u64,
     /// Most ledger entries.
     pub ledger_entries: u64,
 }
@@ -155,6 +170,7 @@ pub(crate) fn with_kernels(
 ) -> Plan {
     let (seed, kernel) = (overrides.seed.unwrap_or(scenario.seed), &scenario.kernel);
     let kexecs = *scenario.kexecs.get_ref();
+    let (progress_ns, boot_progress_ns) = patience(scenario, overrides);
     let mut objects: Vec<ObjectPlan> = (1..)
         .zip(&scenario.memfd)
         .map(|(id, memfd)| ObjectPlan {
@@ -183,13 +199,27 @@ pub(crate) fn with_kernels(
         objects,
         dma,
         steps: Vec::new(),
-        progress_ns: scenario.limits.progress.0,
+        progress_ns,
+        boot_progress_ns,
         ledger_entries: *scenario.limits.ledger.get_ref(),
     };
     plan.steps = (0..=kexecs)
         .map(|generation| steps::of(&plan, scenario, generation))
         .collect();
     plan
+}
+
+/// Guest time without progress that is allowed, and that while a kernel boots, in nanoseconds.
+fn patience(scenario: &Scenario, overrides: &Overrides) -> (u64, u64) {
+    let limits = &scenario.limits;
+    let progress = overrides.progress.unwrap_or(limits.progress).0;
+    let usual = progress.saturating_mul(BOOT_PATIENCE);
+    let boot = match (overrides.progress, limits.boot) {
+        (None, Some(boot)) => boot.0,
+        (Some(_), Some(boot)) => boot.0.max(usual),
+        (_, None) => usual,
+    };
+    (progress, boot)
 }
 
 fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Option<DmaSetup> {

@@ -12,7 +12,7 @@ use std::fmt;
 /// check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expect {
-    /// How the run must end; `None` for "any way".
+    /// How the run must end; `None` for any way that says something about the guest.
     pub outcome: Option<OutcomeKind>,
     /// Expected results of the rules that the file names.
     pub rules: BTreeMap<RuleName, Expected>,
@@ -34,6 +34,12 @@ impl Default for Expect {
 }
 
 impl Expect {
+    /// Whether a run may end in this way. A run that says nothing about the guest must be expected by name.
+    pub fn is_met_by(&self, kind: OutcomeKind) -> bool {
+        self.outcome
+            .map_or(!kind.is_unjudgeable(), |expected| expected == kind)
+    }
+
     /// Expected result of `rule`.
     pub fn of(&self, rule: RuleName) -> Expected {
         let goes_to_its_end = matches!(

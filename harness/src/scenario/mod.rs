@@ -200,6 +200,8 @@ pub struct Limits {
     /// as hung.
     #[serde(default = "defaults::progress")]
     pub progress: Span,
+    /// The same while a kernel boots, until its agent's first message. Default: five times `progress`.
+    pub boot: Option<Span>,
     /// Maximum number of ledger entries.
     #[serde(default = "defaults::ledger")]
     pub ledger: Spanned<u64>,
@@ -209,6 +211,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             progress: defaults::progress(),
+            boot: None,
             ledger: defaults::ledger(),
         }
     }

@@ -140,6 +140,20 @@ impl fmt::Display for Bytes {
     }
 }
 
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fits = |unit: &&Unit| self.0 >= unit.1 && self.0.is_multiple_of(unit.1);
+        let (name, factor) = SPANS.iter().rev().find(fits).unwrap_or(&("ns", 1));
+        write!(f, "{} {name}", self.0 / factor)
+    }
+}
+
+impl serde::Serialize for Span {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +185,7 @@ mod tests {
         #[test]
         fn what_is_shown_parses_back(bytes in any::<u64>()) {
             prop_assert_eq!(Bytes(bytes).to_string().parse(), Ok(Bytes(bytes)));
+            prop_assert_eq!(Span(bytes).to_string().parse(), Ok(Span(bytes)));
         }
 
         #[test]

@@ -146,6 +146,17 @@ impl Machine {
         self.collect_page_writes()
     }
 
+    /// Sets the guest time without progress after which the run ends, in nanoseconds. It is part of the state.
+    pub fn allow_no_progress_for(&mut self, limit: u64) {
+        self.platform.progress.allow(limit);
+    }
+
+    /// Guest time of the last progress in nanoseconds: a message, console output, a phase change or a jump.
+    #[must_use]
+    pub fn last_progress(&self) -> u64 {
+        self.platform.progress.since_and_limit().0
+    }
+
     /// Longest delay between a device's due time and its service, in guest nanoseconds.
     #[must_use]
     pub fn device_lateness(&self) -> u64 {

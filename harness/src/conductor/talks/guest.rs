@@ -170,6 +170,7 @@ pub(super) fn hello(protocol: u32, processors: u32) -> Reply {
         build_id: "ab".into(),
         command_line: "quiet".into(),
         features: Features::default(),
+        unknown_parameters: Vec::new(),
         processors,
     }
 }

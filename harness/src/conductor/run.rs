@@ -227,10 +227,11 @@ impl Run {
         match &self.cursor.due {
             Move::Run => {
                 let turn = (machine.moment().time / TURN_NS + 1).saturating_mul(TURN_NS);
-                let event = machine.run_until(limit.min(turn))?;
-                return Ok(event
-                    .or_else(|| self.dead_of_panic())
-                    .map(|event| self.told(event)));
+                let mut event = machine.run_until(limit.min(turn))?;
+                if event.is_none() && machine.moment().time >= turn {
+                    event = self.dead_of_panic();
+                }
+                return Ok(event.map(|event| self.told(event)));
             }
             Move::Pass(ns) => {
                 let (ns, left) = (*ns, limit.saturating_sub(machine.moment().time));
@@ -287,7 +288,7 @@ impl Run {
     /// paused elsewhere ends at the same place.
     fn dead_of_panic(&self) -> Option<Event> {
         let (at, since) = (self.machine.moment(), self.machine.last_progress());
-        let silent = at.time.is_multiple_of(TURN_NS) && at.time.saturating_sub(since) >= TURN_NS;
+        let silent = at.time.saturating_sub(since) >= TURN_NS;
         let panicked = silent && panic_line(&self.console_of_generation()).is_some();
         panicked.then_some(Event::NoProgress {
             at,

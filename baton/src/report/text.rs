@@ -3,7 +3,7 @@
 use super::{last_lines, phase_lines, reproduce};
 use harness::cause::{cause, kernel_lines};
 use harness::evidence::{Evidence, KernelEvidence, OutcomeKind, PAGE};
-use harness::oracle::{Finding, RuleResult};
+use harness::oracle::{Finding, RuleName, RuleResult};
 use harness::scenario::{Bytes, Expected};
 use harness::verdict::{Judged, ended_before};
 use std::fmt::Write;
@@ -33,8 +33,21 @@ fn write_all(judged: &Judged, out: &mut String) -> std::fmt::Result {
     let verdict = judgement.verdict.name().to_uppercase();
     writeln!(out, "{}: {verdict}", evidence.name)?;
     outcome(evidence, out)?;
-    for reason in &judgement.reasons {
-        writeln!(out, "  ! {reason}")?;
+    let ended_early = evidence.outcome.kind != OutcomeKind::Completed;
+    let saw_nothing = |(result, (_, expected, _)): &(&RuleResult, &(RuleName, Expected, bool))| {
+        let nothing = !result.judged() && result.blind.is_empty();
+        ended_early && nothing && matches!(expected, Expected::Holds | Expected::Any)
+    };
+    let (silent, told): (Vec<_>, Vec<_>) = results.iter().zip(&judgement.rules).partition(saw_nothing);
+    let silent = (!silent.is_empty()).then(|| ended_before(silent.len(), evidence));
+    // What the line on the outcome and the one under the rules say is not said twice.
+    let known = format!(": {}", evidence.outcome.text);
+    for reason in judgement
+        .reasons
+        .iter()
+        .filter(|reason| Some(*reason) != silent.as_ref())
+    {
+        writeln!(out, "  ! {}", reason.strip_suffix(&known).unwrap_or(reason))?;
     }
     console(judged, out)?;
     head(evidence, out)?;
@@ -59,18 +72,11 @@ fn write_all(judged: &Judged, out: &mut String) -> std::fmt::Result {
         )?;
     }
     writeln!(out, "  had to hold")?;
-    let ended_early = evidence.outcome.kind != OutcomeKind::Completed;
-    let mut nothing_seen = 0;
-    for (result, (_, expected, met)) in results.iter().zip(&judgement.rules) {
-        let saw_nothing = !result.judged() && result.blind.is_empty();
-        if ended_early && saw_nothing && matches!(expected, Expected::Holds | Expected::Any) {
-            nothing_seen += 1;
-        } else {
-            rule(result, *expected, *met, out)?;
-        }
+    for (result, (_, expected, met)) in told {
+        rule(result, *expected, *met, out)?;
     }
-    if nothing_seen > 0 {
-        writeln!(out, "    --  {}", ended_before(nothing_seen, evidence))?;
+    if let Some(silent) = silent {
+        writeln!(out, "    --  {silent}")?;
     }
     for result in results.iter().filter(|result| result.findings.total > 0) {
         findings(result, out)?;

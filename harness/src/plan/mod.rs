@@ -17,9 +17,9 @@ use vmm::devices::dma::DmaConfig;
 /// readable, which is the initrd of the next kernel. `no_timer_check` and `lpj` skip calibrations. `panic=-1` makes a
 /// panic end the run at once, `reboot=acpi` by the reset register even in a kernel that would ask EFI firmware.
 /// `earlyprintk` makes a death in early boot be told; the real console takes over without repeating a line.
-/// `loglevel=5` prints only warnings and worse, because each character costs guest time; a
+/// `loglevel=5`, before it, prints only warnings and worse, because each character costs guest time; a
 /// scenario may append another level.
-pub const COMMAND_LINE: &str = "console=ttyS0 earlyprintk=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1 reboot=acpi loglevel=5";
+pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 earlyprintk=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1 reboot=acpi";
 
 /// How many times longer than [`Plan::progress_ns`] a booting kernel may be silent, unless the scenario says. A kernel of
 /// 10 MB is silent for 3 billion instructions while it decompresses itself with XZ.

@@ -60,7 +60,7 @@ pub(super) fn ended_by(event: &Event, panic: Option<String>, at: Point) -> Endin
     };
     let text = match event {
         Event::NoProgress { at, since, limit } => format!(
-            "no progress for {} ms of guest time: no message and no console output from {} ms to {at}",
+            "no progress for {} ms of guest time: no message and no console output since {} ms ({at})",
             milliseconds(*limit),
             milliseconds(*since)
         ),

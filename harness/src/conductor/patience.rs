@@ -2,12 +2,12 @@
 
 use super::cursor::{Awaiting, Cursor};
 use crate::evidence::PAGE;
-use crate::plan::Plan;
+use crate::plan::{Plan, Step, WORKLOAD_OBJECT};
 use guest_agent::protocol::Request;
 
 /// Guest time that a kernel may take for each page in one system call, in nanoseconds: to preserve, retrieve or free
-/// it, or to take it over at boot. It is several times what 6.19 to 7.3 need, also with KASAN.
-const PER_PAGE_NS: u64 = 2000;
+/// it, or to take it over at boot. 7.3.4 needs more than 1000 to free one.
+const PER_PAGE_NS: u64 = 10_000;
 
 /// Guest time without progress after which the guest counts as hung at this place of the run, in nanoseconds.
 ///
@@ -25,7 +25,7 @@ pub(super) fn patience(plan: &Plan, cursor: &Cursor) -> u64 {
                 Request::CreateBuffer { object, .. }
                 | Request::Preserve { object, .. }
                 | Request::RetrieveMemfd { object, .. }
-                | Request::Close { object } => plan.object(*object).map_or_else(all, |object| object.bytes),
+                | Request::Close { object } => bytes_of(plan, *object),
                 Request::RetrieveSession { .. } | Request::FinishSession { .. } => all(),
                 _ => 0,
             };
@@ -34,6 +34,18 @@ pub(super) fn patience(plan: &Plan, cursor: &Cursor) -> u64 {
         Awaiting::Nothing | Awaiting::End => (plan.progress_ns, 0),
     };
     usual.saturating_add((bytes / PAGE).saturating_mul(PER_PAGE_NS))
+}
+
+/// Size of an object of the plan, or of the file that the workload fills.
+fn bytes_of(plan: &Plan, object: u32) -> u64 {
+    if object != WORKLOAD_OBJECT {
+        return plan.object(object).map_or(0, |object| object.bytes);
+    }
+    let workloads = plan.steps.iter().flatten().map(|step| match step {
+        Step::UseMemory(bytes) => *bytes,
+        _ => 0,
+    });
+    workloads.max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -72,6 +84,13 @@ mod tests {
             (10_000_000_000 + PAGES_NS, 2_000_000_000)
         );
         assert_eq!(allowed("", close()).1, 2_000_000_000 + PAGES_NS);
+        let workload = Request::Close {
+            object: WORKLOAD_OBJECT,
+        };
+        assert_eq!(
+            allowed("[run]\nworkload = \"40 KiB\"\n", workload).1,
+            2_000_000_000 + 10 * PER_PAGE_NS
+        );
         let short = "[limits]\nprogress = \"100 ms\"\n";
         assert_eq!(
             allowed(short, Request::MemoryInfo),

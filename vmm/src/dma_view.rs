@@ -196,7 +196,7 @@ mod tests {
             // Neither: no RAM is there.
             (0xfedf_fffc, false, false),
             (0xfef0_0000, false, false),
-            (u64::MAX & !3, false, false),
+            (!3, false, false),
         ] {
             view.message(1, Msi { address, data }).unwrap();
             assert_eq!(

@@ -60,14 +60,10 @@ impl Mapping {
             return Err(Errno::INVAL);
         }
         let (offset, bytes) = (length(offset)?, length(bytes)?);
-        // SAFETY: inside the mapping. The advice writes no content that could be seen: pages that exist keep theirs.
-        unsafe {
-            madvise(
-                self.base.as_ptr().add(offset).cast(),
-                bytes,
-                Advice::LinuxPopulateWrite,
-            )
-        }
+        // SAFETY: inside the mapping.
+        let first = unsafe { self.base.as_ptr().add(offset) };
+        // SAFETY: the advice writes no content that could be seen: pages that exist keep theirs.
+        unsafe { madvise(first.cast(), bytes, Advice::LinuxPopulateWrite) }
     }
 
     fn shared(file: &OwnedFd, bytes: u64) -> Result<Self> {

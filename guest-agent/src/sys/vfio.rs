@@ -40,7 +40,9 @@ pub fn join(container: BorrowedFd<'_>, group: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: the kernel reads one int.
     unsafe { call::<GROUP_SET_CONTAINER, i32>(group, &mut fd) }?;
     // SAFETY: the argument is a number.
-    unsafe { rustix::ioctl::ioctl(container, IntegerSetter::<SET_IOMMU>::new_usize(NO_IOMMU)) }
+    let set_iommu = unsafe { IntegerSetter::<SET_IOMMU>::new_usize(NO_IOMMU) };
+    // SAFETY: the kernel reads and writes no memory for this number.
+    unsafe { rustix::ioctl::ioctl(container, set_iommu) }
 }
 
 /// Opens the function of this name (`0000:00:02.0`) in a group.

@@ -465,7 +465,7 @@ fn page_flags(evidence: &Evidence) -> Vec<Fact> {
         };
         let runs = (0usize..).zip(record.flags.clone());
         let fact = move |(index, run): (usize, guest_agent::protocol::FlagRun)| Fact {
-            at: at.clone(),
+            at,
             subject: format!("run {index} of the flags of object {object} ({point:?})"),
             verb: "was",
             value: format!("{} pages of {:#x}", run.count, run.flags),

@@ -202,8 +202,8 @@ mod tests {
     /// Memory at `DATA` of a kernel with `map(gap)` that lies at `offset`.
     fn data(gap: u64, offset: u64) -> Vec<u8> {
         let mut data = BANNER.as_bytes().to_vec();
-        for number in 0..20 {
-            data.resize(0x408 + number as usize * 0x100, 0);
+        for (number, length) in (0..20).zip((0x408..).step_by(0x100)) {
+            data.resize(length, 0);
             for function in [number, number + 20, number + 40] {
                 data.extend((TEXT + 0x100 + function * gap + offset).to_le_bytes());
             }
@@ -321,10 +321,11 @@ mod tests {
             version in "[ -~]{0,20}", banner in "[ -~]{0,40}"
         ) {
             let read = |address: u64, buffer: &mut [u8]| {
-                for (index, byte) in buffer.iter_mut().enumerate() {
-                    *byte = bytes.get((address as usize).wrapping_add(index) % 64).copied().unwrap_or(0);
+                for (at, byte) in (address % 64..).zip(buffer.iter_mut()) {
+                    let index = usize::try_from(at % 64).unwrap();
+                    *byte = bytes.get(index).copied().unwrap_or(0);
                 }
-                address % 3 != 0
+                !address.is_multiple_of(3)
             };
             let kernel = RunningKernel { syscall_entries: entries, read: &read, build_id: "" };
             prop_assert!(offset(&map(0x40), &version, &kernel).is_err());

@@ -18,6 +18,7 @@ impl Rng {
         rng
     }
 
+    #[allow(dead_code)] // for the fuzz target and its test, which share this file
     /// The bytes of a fuzzer's input, eight for each number, and then the stream that they begin.
     pub fn from_input(input: &[u8]) -> Self {
         let word = |bytes: &[u8]| {

@@ -167,6 +167,7 @@ fn unmet(expect: &Expect, result: &RuleResult, expected: Expected) -> String {
     let found = match (result.findings.total, result.unjudged()) {
         (_, Some(why)) => why,
         (0, None) => "held".to_owned(),
+        (1, None) => "is violated (1 finding)".to_owned(),
         (total, None) => format!("is violated ({total} findings)"),
     };
     match expected {

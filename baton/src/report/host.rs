@@ -25,7 +25,7 @@ pub fn kvm(found: &Found) -> String {
                 slowed(kvm.workarounds().slowdown)
             )
         }
-        Found::None(error) => format!("not available: {error}"),
+        Found::None(error) => format!("KVM is not available: {error}"),
     }
 }
 

@@ -243,6 +243,7 @@ fn rule(result: &RuleResult, expected: Expected, met: bool, out: &mut String) ->
     let said = match (result.findings.total, result.unjudged()) {
         (_, Some(why)) => why,
         (0, None) => "held".to_owned(),
+        (1, None) => "1 finding".to_owned(),
         (total, None) => format!("{total} findings"),
     };
     let mark = if met { "ok " } else { "NOT" };
@@ -253,7 +254,7 @@ fn rule(result: &RuleResult, expected: Expected, met: bool, out: &mut String) ->
     };
     write!(
         out,
-        "    {mark} {:<29} {said}{expected}; looked at {} {}",
+        "    {mark} {:<36} {said}{expected}; looked at {} {}",
         result.rule.name(),
         looked.count,
         looked.unit

@@ -130,6 +130,17 @@ fn chain_of_three_holds_in_each_generation() {
 }
 
 #[test]
+fn each_interrupt_of_the_device_reaches_the_driver() {
+    let Some(run) = passed("more/interrupts") else {
+        return;
+    };
+    let rule = run.rule("interrupts-neither-lost-nor-invented");
+    assert_eq!(rule["held"], true, "{rule}");
+    // 12,000 interrupts a second come while the agent waits, 5 ms in each kernel.
+    assert!(number(&rule["looked_at"]) > 100, "{rule}");
+}
+
+#[test]
 fn all_memory_is_used_and_what_was_preserved_is_not_touched() {
     let Some(run) = passed("more/all-memory") else {
         return;

@@ -111,6 +111,7 @@ fn tiny_kernel() -> Vec<u8> {
     put(0x202, b"HdrS");
     put(0x206, &0x020fu16.to_le_bytes());
     put(0x211, &[1]); // loadflags: LOADED_HIGH
+    put(0x22c, &0x7fff_ffffu32.to_le_bytes()); // initrd_addr_max
     put(0x230, &0x20_0000u32.to_le_bytes()); // kernel_alignment
     put(0x234, &[1, 21]); // relocatable_kernel, min_alignment
     put(0x236, &3u16.to_le_bytes()); // xloadflags: 64-bit entry, loadable above 4 GiB

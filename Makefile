@@ -56,6 +56,7 @@ test-kvm-svm: build images ## compare KVM on a host with emulated SVM with softc
 
 nightly: build images ## run live updates between kernels that check themselves, and provoke what those checks find
 	images/build 7.3.4+checks >/dev/null
+	images/build 6.19.11 >/dev/null
 	$(BATON) run tests/scenarios/nightly/*.toml
 
 bench: build images ## compare a live update with QEMU's TCG; costs of backends and branches; preservation schemes

@@ -26,7 +26,8 @@ fn the_shipped_scenario_passes_and_repeats() {
     assert_eq!(run.status, 0, "{}", run.text);
     assert_eq!(run.scenario()["verdict"], "pass");
     assert_eq!(processors(&run), [2, 2]);
-    for rule in run.scenario()["rules"].as_array().unwrap() {
+    let rules = run.scenario()["rules"].as_array().unwrap().iter();
+    for rule in rules.filter(|rule| rule["expected"] != "any") {
         assert_eq!(rule["held"], true, "{rule}");
     }
     let again = baton(arguments);

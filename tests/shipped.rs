@@ -37,7 +37,8 @@ fn memfd_under_dma_is_intact() {
             "the device wrote during {phase}"
         );
     }
-    for rule in scenario["rules"].as_array().unwrap() {
+    let rules = scenario["rules"].as_array().unwrap().iter();
+    for rule in rules.filter(|rule| rule["expected"] != "any") {
         assert_eq!(rule["held"], true, "{rule}");
         assert!(number(&rule["looked_at"]) > 0, "{rule}");
     }

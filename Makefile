@@ -8,6 +8,9 @@ CARGO_FLAGS ?=
 KVM ?= svm
 # Extra arguments for it, such as "--only doctor --rounds 10".
 SVM_FLAGS ?=
+# How many random scenarios "make nightly" runs, over all kernels that are built, and the seed of the first.
+SOUND_RUNS ?= 200
+SOUND_SEED ?= 1
 # Extra arguments for the benchmark, such as "--runs 9 --json bench.json".
 BENCH_FLAGS ?=
 
@@ -54,10 +57,12 @@ test-kvm-svm: build images ## compare KVM on a host with emulated SVM with softc
 	cargo run --release -p tests --bin svm $(CARGO_FLAGS) -- "$${host[@]}" --baton $(BATON) \
 	    --guests "$$guests" --killed "$$killed" $(SVM_FLAGS)
 
-nightly: build images ## run live updates between kernels that check themselves, and provoke what those checks find
+nightly: build images ## run kernels that check themselves and provoke what they find, and 200 random sound scenarios
 	images/build 7.3.4+checks >/dev/null
 	images/build 6.19.11 >/dev/null
 	$(BATON) run tests/scenarios/nightly/*.toml
+	BATON_SOUND_RUNS=$(SOUND_RUNS) BATON_SOUND_SEED=$(SOUND_SEED) BATON_SOUND_GUEST_MS=60000 \
+	    cargo test -p tests --test sound $(CARGO_FLAGS) -- --nocapture sound_scenarios_pass
 
 bench: build images ## compare a live update with QEMU's TCG; costs of backends and branches; preservation schemes
 	images/setup bench

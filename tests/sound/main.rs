@@ -15,7 +15,7 @@ use tests::{ready, run_text};
 /// Scenarios that run if nobody says how many.
 const RUNS: u64 = 6;
 /// Most guest time of one by estimate if nobody says how much, in milliseconds.
-const GUEST_MS: u64 = 1_000;
+const GUEST_MS: u64 = 800;
 /// Seeds that are looked at for scenarios that are short enough.
 const SEEDS: u64 = 100_000;
 /// Kernels with a Live Update Orchestrator, of those that baton builds: all from here on.

@@ -57,10 +57,10 @@ test-kvm-svm: build images ## compare KVM on a host with emulated SVM with softc
 	cargo run --release -p tests --bin svm $(CARGO_FLAGS) -- "$${host[@]}" --baton $(BATON) \
 	    --guests "$$guests" --killed "$$killed" $(SVM_FLAGS)
 
-nightly: build images ## run kernels that check themselves and provoke what they find, and 200 random sound scenarios
-	images/build 7.3.4+checks >/dev/null
-	images/build 6.19.11 >/dev/null
+nightly: build images ## run what takes hours: kernels that check themselves, KASLR, other versions, 200 random sound scenarios
+	@for kernel in 7.3.4+checks 7.3.4+kaslr 6.19.11; do images/build "$$kernel" >/dev/null; done
 	$(BATON) run tests/scenarios/nightly/*.toml
+	BATON_NIGHTLY=1 cargo test -p tests --test symbols $(CARGO_FLAGS)
 	BATON_SOUND_RUNS=$(SOUND_RUNS) BATON_SOUND_SEED=$(SOUND_SEED) BATON_SOUND_GUEST_MS=60000 \
 	    cargo test -p tests --test sound $(CARGO_FLAGS) -- --nocapture sound_scenarios_pass
 

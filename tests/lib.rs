@@ -49,6 +49,31 @@ pub fn ready(test: &str) -> bool {
     false
 }
 
+/// Set by `make nightly`: there a test that needs a variant of a kernel must not be left out.
+pub const NIGHTLY: &str = "BATON_NIGHTLY";
+
+/// The folder of a variant of a kernel, such as "7.3.4+kaslr", which `test` needs. Without it says so, in CI too, because
+/// a variant takes as long to build as all else; in `make nightly` it fails instead.
+///
+/// # Panics
+/// In `make nightly`, when the variant or anything else that `test` needs is missing.
+#[must_use]
+pub fn variant(test: &str, kernel: &str) -> Option<PathBuf> {
+    let nightly = std::env::var_os(NIGHTLY).is_some();
+    if !ready(test) {
+        assert!(!nightly, "{test} must run here");
+        return None;
+    }
+    let folder = harness::kernel::kernel_directory(kernel).filter(|folder| folder.join("bzImage").is_file());
+    if folder.is_none() {
+        assert!(!nightly, "{test} needs guest kernel {kernel}");
+        skipped(&format!(
+            "{test}: needs guest kernel {kernel} (run `images/build {kernel}`)"
+        ));
+    }
+    folder
+}
+
 /// Says on standard error that a test is left out. The test harness holds back what `eprintln!` prints in a test that
 /// passes, but not what is written to the stream itself.
 fn skipped(what: &str) {

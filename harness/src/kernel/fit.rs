@@ -1,13 +1,14 @@
 //! Finds how far a kernel lies from the addresses of its symbol file (KASLR), and whether the file is that kernel's.
 //!
 //! IA32_LSTAR holds the address of `entry_SYSCALL_64` once the kernel has set up its processors. Before that, all places
-//! where the kernel can lie are tried. An offset counts only if memory agrees with it in two ways:
+//! where the kernel can lie are tried. An offset counts only if memory agrees with it in three ways:
 //!
 //! - at `linux_banner` lies the banner with the version of the image;
-//! - pointers in the kernel's `struct file_operations` lead to starts of functions.
+//! - pointers in the kernel's `struct file_operations` lead to starts of functions;
+//! - in each part of the text, functions begin where another function or padding ends.
 //!
-//! The second check tells builds of one version apart: their banners can be equal and lie at the same address. It does
-//! not see a difference behind the last function that such a pointer leads to: only library functions lie there.
+//! The last two tell builds of one version apart: their banners can be equal and lie at the same address, and all but a
+//! few functions, too.
 
 use super::Symbols;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,12 @@ const MAX_OPERATIONS: usize = 64;
 /// One pointer in so many may lead elsewhere: a symbol with such a name need not be a `struct file_operations`. In Linux
 /// 6.19 to 7.3 none of 202 does.
 const MOST_MISSES: usize = 50;
+/// Parts of the text that are looked at one by one.
+const PARTS: usize = 32;
+/// Least number of functions of a part that a judgement stands on.
+const MIN_FUNCTIONS: usize = 50;
+/// Of 100 functions of a part, how many must begin where one can begin.
+const MIN_BEGUN: usize = 85;
 /// Least number of pointers that a judgement stands on.
 const MIN_POINTERS: usize = 16;
 
@@ -102,7 +109,15 @@ pub(super) fn offset(symbols: &Symbols, version: &str, kernel: &RunningKernel<'_
         }
         let (pointers, hits) = callbacks(symbols, kernel, offset);
         if pointers >= MIN_POINTERS && hits * MOST_MISSES >= pointers * (MOST_MISSES - 1) {
-            return Ok(offset);
+            let Some(begun) = least_begun(symbols, kernel, offset) else {
+                return Ok(offset);
+            };
+            if begun >= MIN_BEGUN {
+                return Ok(offset);
+            }
+            return Err(format!(
+                "in one part of the text only {begun} of 100 functions of it begin where one can begin"
+            ));
         }
         nearest.get_or_insert((pointers, hits));
     }
@@ -118,6 +133,34 @@ pub(super) fn offset(symbols: &Symbols, version: &str, kernel: &RunningKernel<'_
             format!("the kernel's banner is not at linux_banner {banner:#x}, whatever the offset")
         }
     })
+}
+
+/// Of 100 functions in a part of the text, how many begin where one can begin: the least of all parts. `None` if too
+/// little of the text can be read.
+///
+/// gcc aligns functions to 16 bytes. So before one lie padding (0x90, 0xcc, or a long no-operation that ends in 0) or a
+/// return (0xc3). Linux 6.19 to 7.3 have at least 94 such functions of 100 in each part. Where the file's functions lie
+/// somewhere else than the kernel's, 48 were found.
+fn least_begun(symbols: &Symbols, kernel: &RunningKernel<'_>, offset: u64) -> Option<usize> {
+    let (first, end) = (symbols.address("_stext")?, symbols.address("_etext")?);
+    let functions: Vec<u64> = symbols.code_in(first.checked_add(1)?..end).to_vec();
+    let aligned: Vec<u64> = functions
+        .into_iter()
+        .filter(|address| address.is_multiple_of(16))
+        .collect();
+    let begun = |part: &[u64]| {
+        let (mut read, mut begun) = (0, 0);
+        for address in part {
+            let mut before = [0];
+            if (kernel.read)(address.wrapping_add(offset).wrapping_sub(1), &mut before) {
+                read += 1;
+                begun += usize::from(matches!(before[0], 0x00 | 0x90 | 0xc3 | 0xcc));
+            }
+        }
+        (read >= MIN_FUNCTIONS).then(|| begun * 100 / read)
+    };
+    let size = aligned.len().div_ceil(PARTS).max(1);
+    aligned.chunks(size).filter_map(begun).min()
 }
 
 /// Whether the kernel's banner is at `address`.
@@ -316,6 +359,40 @@ mod tests {
             (fit.offset(), Fit::At(3).offset(), Fit::Unknown.refusal()),
             (None, Some(3), None)
         );
+    }
+
+    #[test]
+    fn functions_that_lie_elsewhere_in_one_part_of_the_text_are_seen() {
+        let text = (0..4000u64).map(|number| format!("{:x} t f{number}\n", TEXT + 0x100 + number * 64));
+        let ends = format!("{TEXT:x} T _stext\n{:x} T _etext\n", TEXT + 0x100 + 4000 * 64);
+        let symbols = Symbols::parse(text.chain([ends]).collect());
+        let (offset, last) = (6 * ALIGNMENT, TEXT + 0x100 + 3800 * 64);
+        let least = |moved: u64| {
+            let read = |address: u64, buffer: &mut [u8]| {
+                let at = address - offset + 1;
+                let at = if at > last { at - moved } else { at };
+                buffer[0] = if (at - TEXT - 0x100).is_multiple_of(64) {
+                    0xcc
+                } else {
+                    0x48
+                };
+                true
+            };
+            let kernel = RunningKernel {
+                syscall_entries: Vec::new(),
+                read: &read,
+                build_id: "",
+            };
+            least_begun(&symbols, &kernel, offset)
+        };
+        assert_eq!(least(0), Some(100));
+        assert_eq!(least(16), Some(0));
+        let unmapped = RunningKernel {
+            syscall_entries: Vec::new(),
+            read: &|_, _| false,
+            build_id: "",
+        };
+        assert_eq!(least_begun(&symbols, &unmapped, offset), None);
     }
 
     proptest! {

@@ -107,6 +107,13 @@ impl Symbols {
         self.entries.iter().filter(named).map(|entry| entry.0)
     }
 
+    /// Addresses of functions in a range, ascending.
+    pub fn code_in(&self, range: std::ops::Range<u64>) -> &[u64] {
+        let from = self.code.partition_point(|address| *address < range.start);
+        let to = self.code.partition_point(|address| *address < range.end);
+        self.code.get(from..to).unwrap_or_default()
+    }
+
     /// Whether a function begins at this address.
     pub fn has_code_at(&self, address: u64) -> bool {
         self.code.binary_search(&address).is_ok()

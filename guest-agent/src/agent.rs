@@ -147,9 +147,7 @@ fn memory_info() -> Result<Reply, Failure> {
     if files::exists(DROP_CACHES) {
         files::write(DROP_CACHES, b"3")?;
     }
-    let text = files::read_text("/proc/meminfo")?;
-    let info = meminfo::parse(&text)
-        .ok_or_else(|| Failure::refused("/proc/meminfo", "no MemTotal and MemFree in kB"))?;
+    let info = files::meminfo()?;
     let zones = meminfo::zones(&files::read_text("/proc/zoneinfo").unwrap_or_default());
     Ok(Reply::Memory {
         total_pages: info.total_pages,

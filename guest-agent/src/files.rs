@@ -4,6 +4,7 @@ use crate::failure::{Failure, Named};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use guest_agent::meminfo::{self, Meminfo};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Access, Mode, OFlags};
 
@@ -38,6 +39,26 @@ pub fn read(path: &str) -> Result<Vec<u8>, Failure> {
 /// The whole of `path` as text.
 pub fn read_text(path: &str) -> Result<String, Failure> {
     String::from_utf8(read(path)?).map_err(|_| Failure::refused(format!("read({path})"), "not UTF-8"))
+}
+
+/// Memory of the machine, from /proc/meminfo.
+pub fn meminfo() -> Result<Meminfo, Failure> {
+    const PATH: &str = "/proc/meminfo";
+    meminfo::parse(&read_text(PATH)?).ok_or_else(|| Failure::refused(PATH, "no MemTotal and MemFree in kB"))
+}
+
+/// Reads `file`, which `path` names, from `offset` on into `bytes`, and returns how much of it there was.
+pub fn read_at(file: &OwnedFd, path: &str, bytes: &mut [u8], offset: u64) -> Result<usize, Failure> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let count = rustix::io::pread(file, &mut bytes[done..], offset.saturating_add(done as u64))
+            .named(|| format!("pread({path})"))?;
+        if count == 0 {
+            break;
+        }
+        done += count;
+    }
+    Ok(done)
 }
 
 /// Writes `content` to an existing file in one call, as the kernel's control files require.

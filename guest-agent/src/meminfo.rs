@@ -9,13 +9,17 @@ pub struct Meminfo {
     pub total_pages: u64,
     /// MemFree: pages on the free lists, without those in per-CPU lists.
     pub free_pages: u64,
+    /// CmaFree, the part of MemFree that only movable pages may use; 0 if there is no such line (without CONFIG_CMA). The
+    /// scratch area of KHO is such memory.
+    pub cma_free_pages: u64,
 }
 
-/// Reads MemTotal and MemFree; `None` if either line is missing or is not `NAME: NUMBER kB`.
+/// Reads MemTotal, MemFree and CmaFree; `None` if one of the first two lines is missing or is not `NAME: NUMBER kB`.
 pub fn parse(text: &str) -> Option<Meminfo> {
     Some(Meminfo {
         total_pages: pages(text, "MemTotal")?,
         free_pages: pages(text, "MemFree")?,
+        cma_free_pages: pages(text, "CmaFree").unwrap_or(0),
     })
 }
 
@@ -106,12 +110,6 @@ pub fn spare_pages(zones: &[Zone]) -> u64 {
     zones.iter().map(spare).fold(0, u64::saturating_add)
 }
 
-/// CmaFree, the part of MemFree that only movable pages may use; 0 if there is no such line (without CONFIG_CMA). The
-/// scratch area of KHO is such memory.
-pub fn cma_free_pages(text: &str) -> u64 {
-    pages(text, "CmaFree").unwrap_or(0)
-}
-
 /// The value of line `name`, from kB to pages.
 fn pages(text: &str, name: &str) -> Option<u64> {
     let value = text
@@ -133,7 +131,8 @@ mod tests {
             parse(text),
             Some(Meminfo {
                 total_pages: 126_976,
-                free_pages: 100_309
+                free_pages: 100_309,
+                cma_free_pages: 0
             })
         );
     }
@@ -172,8 +171,9 @@ Node 0, zone    DMA32
     #[test]
     fn scratch_is_told_apart() {
         let text = "MemTotal: 507904 kB\nMemFree: 401236 kB\nCmaTotal: 102752 kB\nCmaFree:  102604 kB\n";
-        assert_eq!(cma_free_pages(text), 25_651);
-        assert_eq!(cma_free_pages("MemFree: 401236 kB\n"), 0);
+        assert_eq!(parse(text).map(|info| info.cma_free_pages), Some(25_651));
+        let without = "MemTotal: 507904 kB\nMemFree: 401236 kB\n";
+        assert_eq!(parse(without).map(|info| info.cma_free_pages), Some(0));
     }
 
     #[test]
@@ -227,7 +227,6 @@ Node 0, zone    DMA32
         #[test]
         fn any_text_is_survived(text: std::string::String) {
             parse(&text);
-            cma_free_pages(&text);
             spare_pages(&zones(&text));
             per_cpu_pages(&zones(&text));
         }

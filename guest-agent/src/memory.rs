@@ -10,7 +10,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 use guest_agent::device::mailbox;
-use guest_agent::meminfo;
 use guest_agent::pagemap;
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, Pattern};
 use guest_agent::protocol::{ObjectId, PageRun, Place};
@@ -32,25 +31,27 @@ const KEPT_FREE: u64 = 8 << 20;
 #[allow(clippy::cast_possible_truncation)] // 62 KiB
 const MAX_RUNS: usize = mailbox::WINDOW_SIZE as usize / 2;
 
+const PAGEMAP: &str = "/proc/self/pagemap";
+
 /// /proc/self/pagemap.
 struct Pagemap(OwnedFd);
 
 impl Pagemap {
     fn open() -> Result<Self, Failure> {
-        Ok(Self(files::open("/proc/self/pagemap", OFlags::RDONLY)?))
+        Ok(Self(files::open(PAGEMAP, OFlags::RDONLY)?))
     }
 
     /// The entries of `count` pages from virtual page `first` on. Fails unless all can be read.
     fn read(&self, first: u64, count: usize) -> Result<Vec<u64>, Failure> {
-        const CALL: &str = "pread(/proc/self/pagemap)";
         let mut bytes = vec![0; count * pagemap::ENTRY_BYTES];
-        let mut done = 0;
-        while done < bytes.len() {
-            let offset = first * pagemap::ENTRY_BYTES as u64 + done as u64;
-            match rustix::io::pread(&self.0, &mut bytes[done..], offset).named(|| CALL)? {
-                0 => return Err(Failure::refused(CALL, format!("ends at byte {offset:#x}"))),
-                more => done += more,
-            }
+        let offset = first * pagemap::ENTRY_BYTES as u64;
+        let done = files::read_at(&self.0, PAGEMAP, &mut bytes, offset)?;
+        if done < bytes.len() {
+            let end = offset + done as u64;
+            return Err(Failure::refused(
+                format!("pread({PAGEMAP})"),
+                format!("ends at byte {end:#x}"),
+            ));
         }
         Ok(bytes
             .as_chunks()
@@ -282,11 +283,8 @@ fn check_pages(mapping: &Mapping, id: ObjectId, first: u64, pages: u64) -> Resul
 /// panic it. The scratch area of KHO is free too, but the kernel takes none of it for memory that is to be preserved
 /// (7.3.4: with 100 MiB of it free, a memfd that takes all else ends in "System is deadlocked on memory").
 fn check_free_memory(bytes: u64) -> Result<(), Failure> {
-    const CALL: &str = "/proc/meminfo";
-    let text = files::read_text(CALL)?;
-    let info =
-        meminfo::parse(&text).ok_or_else(|| Failure::refused(CALL, "no MemTotal and MemFree in kB"))?;
-    let scratch = meminfo::cma_free_pages(&text).saturating_mul(PAGE);
+    let info = files::meminfo()?;
+    let scratch = info.cma_free_pages.saturating_mul(PAGE);
     let free = info.free_pages.saturating_mul(PAGE).saturating_sub(scratch);
     if bytes <= free.saturating_sub(KEPT_FREE) {
         return Ok(());

@@ -1,6 +1,6 @@
 //! Reads /proc/kpageflags.
 
-use crate::failure::{Failure, Named};
+use crate::failure::Failure;
 use crate::files;
 use alloc::format;
 use alloc::vec;
@@ -33,15 +33,7 @@ pub fn read(frames: &[PageRun]) -> Result<Vec<FlagRun>, Failure> {
         let Some(offset) = run.first.checked_mul(ENTRY_BYTES as u64) else {
             return Err(Failure::refused(FILE, format!("no page frame {:#x}", run.first)));
         };
-        let mut done = 0;
-        while done < bytes.len() {
-            let count = rustix::io::pread(&file, &mut bytes[done..], offset.saturating_add(done as u64))
-                .named(|| format!("pread({FILE}, {offset:#x})"))?;
-            if count == 0 {
-                break;
-            }
-            done += count;
-        }
+        files::read_at(&file, FILE, &mut bytes, offset)?;
         let words = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
         words.for_each(|word| push_flags(&mut flags, word));
     }

@@ -43,10 +43,7 @@ pub struct Pressure {
 impl Pressure {
     /// Takes nothing yet.
     pub fn new() -> Result<Self, Failure> {
-        let text = files::read_text("/proc/meminfo")?;
-        let info = meminfo::parse(&text)
-            .ok_or_else(|| Failure::refused("/proc/meminfo", "no MemTotal and MemFree in kB"))?;
-        let bytes = info.total_pages.saturating_mul(PAGE);
+        let bytes = files::meminfo()?.total_pages.saturating_mul(PAGE);
         let mapping = Mapping::empty(bytes).named(|| format!("mmap({bytes} bytes)"))?;
         if files::exists(SHARE) {
             files::write(SHARE, SHORT_LISTS)?;

@@ -3,9 +3,6 @@
 use super::{kernel_lines, message, value};
 use crate::evidence::{BlobEvidence, Evidence, KernelEvidence, PAGE, Phase};
 
-/// Bytes of an entry of the scratch list: address and size (include/linux/kexec_handover.h, `struct kho_scratch`).
-const SCRATCH_ENTRY: usize = 16;
-
 /// The new kernel runs, but has nothing of what was preserved.
 pub(super) fn not_taken(evidence: &Evidence, kernel: &KernelEvidence) -> Option<String> {
     let blob = handed(evidence)?;
@@ -68,18 +65,12 @@ fn scratch_areas(blob: &BlobEvidence) -> Vec<(u64, u64)> {
     let begin = usize::try_from(list.start % PAGE).unwrap_or(usize::MAX);
     let length = usize::try_from(list.size).unwrap_or(usize::MAX);
     let end = begin.saturating_add(length).min(page.len());
-    let entries = page
-        .get(begin..end)
-        .unwrap_or_default()
-        .chunks_exact(SCRATCH_ENTRY);
-    let number = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .rev()
-            .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
-    };
+    let words = page.get(begin..end).unwrap_or_default().as_chunks().0;
+    let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    // Address and size of each area (include/linux/kexec_handover.h, `struct kho_scratch`).
+    let entries = words.as_chunks().0.iter();
     entries
-        .map(|entry| (number(&entry[..8]), number(&entry[8..])))
+        .map(|[start, size]| (*start, *size))
         .filter(|(_, size)| *size > 0)
         .collect()
 }

@@ -25,12 +25,8 @@ pub(super) fn part(
     let request = match step {
         Step::Phase(phase) => return Ok((part == 0).then_some(Move::Enter(*phase))),
         Step::Capture(kind) => return Ok((part == 0).then_some(Move::Capture(*kind))),
-        Step::Pass(ns) => match pass(evidence, *ns, part) {
-            Some(Turn::Pass(ns)) => return Ok(Some(Move::Pass(ns))),
-            Some(Turn::Consume) => Some(Request::ConsumeDma),
-            None => None,
-        },
-        Step::AwaitInterrupts(ns) => match pass(evidence, *ns, part) {
+        Step::Pass(ns) | Step::AwaitInterrupts(ns) => match pass(evidence, *ns, part) {
+            Some(Turn::Pass(ns)) if matches!(step, Step::Pass(_)) => return Ok(Some(Move::Pass(ns))),
             Some(Turn::Pass(ns)) => Some(Request::AwaitInterrupts { ns }),
             Some(Turn::Consume) => Some(Request::ConsumeDma),
             None => None,

@@ -1,7 +1,7 @@
 //! Finds how far a kernel lies from the addresses of its symbol file (KASLR), and whether the file is that kernel's.
 //!
-//! IA32_LSTAR holds the address of `entry_SYSCALL_64` once the kernel has set up its processors. Before that, all places
-//! where the kernel can lie are tried. An offset counts only if memory agrees with it in three ways:
+//! IA32_LSTAR holds the address of `entry_SYSCALL_64` once the kernel has set up its processors. Before that, all
+//! places where the kernel can lie are tried. An offset counts only if memory agrees with it in three ways:
 //!
 //! - at `linux_banner` lies the banner with the version of the image;
 //! - pointers in the kernel's `struct file_operations` lead to starts of functions;
@@ -26,8 +26,8 @@ const BANNER_START: &str = "Linux version ";
 const OPERATIONS_BYTES: usize = 128;
 /// Most objects that are read.
 const MAX_OPERATIONS: usize = 64;
-/// One pointer in so many may lead elsewhere: a symbol with such a name need not be a `struct file_operations`. In Linux
-/// 6.19 to 7.3 none of 202 does.
+/// One pointer in so many may lead elsewhere: a symbol with such a name need not be a `struct file_operations`. In
+/// Linux 6.19 to 7.3 none of 202 does.
 const MOST_MISSES: usize = 50;
 /// Parts of the text that are looked at one by one.
 const PARTS: usize = 32;
@@ -109,15 +109,12 @@ pub(super) fn offset(symbols: &Symbols, version: &str, kernel: &RunningKernel<'_
         }
         let (pointers, hits) = callbacks(symbols, kernel, offset);
         if pointers >= MIN_POINTERS && hits * MOST_MISSES >= pointers * (MOST_MISSES - 1) {
-            let Some(begun) = least_begun(symbols, kernel, offset) else {
-                return Ok(offset);
+            return match least_begun(symbols, kernel, offset) {
+                Some(begun) if begun < MIN_BEGUN => Err(format!(
+                    "in one part of the text only {begun} of 100 functions of it begin where one can begin"
+                )),
+                _ => Ok(offset),
             };
-            if begun >= MIN_BEGUN {
-                return Ok(offset);
-            }
-            return Err(format!(
-                "in one part of the text only {begun} of 100 functions of it begin where one can begin"
-            ));
         }
         nearest.get_or_insert((pointers, hits));
     }
@@ -143,11 +140,8 @@ pub(super) fn offset(symbols: &Symbols, version: &str, kernel: &RunningKernel<'_
 /// somewhere else than the kernel's, 48 were found.
 fn least_begun(symbols: &Symbols, kernel: &RunningKernel<'_>, offset: u64) -> Option<usize> {
     let (first, end) = (symbols.address("_stext")?, symbols.address("_etext")?);
-    let functions: Vec<u64> = symbols.code_in(first.checked_add(1)?..end).to_vec();
-    let aligned: Vec<u64> = functions
-        .into_iter()
-        .filter(|address| address.is_multiple_of(16))
-        .collect();
+    let functions = symbols.code_in(first.checked_add(1)?..end).iter().copied();
+    let aligned: Vec<u64> = functions.filter(|address| address.is_multiple_of(16)).collect();
     let begun = |part: &[u64]| {
         let (mut read, mut begun) = (0, 0);
         for address in part {
@@ -181,8 +175,8 @@ fn has_banner(kernel: &RunningKernel<'_>, address: u64, version: &str) -> bool {
     is_banner_of(&String::from_utf8_lossy(&text), version)
 }
 
-/// Whether a banner is that of an image with this version string. The image has "7.3.4 (user@host) #1 SMP ..."; the banner
-/// has the same with the compiler after the host (Linux 7.3, init/version-timestamp.c, arch/x86/boot/version.c).
+/// Whether a banner is that of an image with this version string. The image has "7.3.4 (user@host) #1 SMP ..."; the
+/// banner has the same with the compiler after the host (Linux 7.3, init/version-timestamp.c, arch/x86/boot/version.c).
 fn is_banner_of(banner: &str, version: &str) -> bool {
     let Some(text) = banner.strip_prefix(BANNER_START) else {
         return false;

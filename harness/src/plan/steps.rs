@@ -74,7 +74,7 @@ pub enum Step {
 /// Steps of `generation`, after its agent's greeting.
 pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step> {
     let last = generation == plan.kexecs;
-    let interrupts = has_interrupts(scenario);
+    let interrupts = scenario.has_interrupts();
     let mut steps = Vec::new();
     if generation == 0 {
         steps.push(Step::Phase(Phase::Prepare));
@@ -114,13 +114,9 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
     steps
 }
 
-fn has_interrupts(scenario: &Scenario) -> bool {
-    scenario.dma.as_ref().is_some_and(|dma| dma.get_ref().interrupts)
-}
-
 /// A wait of `ns` nanoseconds. Interrupts need a running guest, which otherwise stands while the host waits.
 fn wait(scenario: &Scenario, ns: u64) -> Step {
-    if has_interrupts(scenario) {
+    if scenario.has_interrupts() {
         Step::AwaitInterrupts(ns)
     } else {
         Step::Pass(ns)
@@ -166,7 +162,7 @@ fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<St
     steps.push(Step::Capture(CheckpointKind::Retrieved));
     steps.extend(carried(plan, left).map(|object| Step::Digest(object.id)));
     flags(plan, generation, MemoryPoint::Retrieved, steps);
-    if has_interrupts(scenario) {
+    if scenario.has_interrupts() {
         steps.push(Step::ArmInterrupts);
     }
     steps.push(wait(scenario, scenario.run.restore.0));
@@ -219,7 +215,7 @@ fn end(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<Step>)
     if plan.dma.is_some() {
         steps.push(Step::StopDma);
     }
-    if has_interrupts(scenario) {
+    if scenario.has_interrupts() {
         steps.push(Step::DisarmInterrupts);
     }
     steps.push(Step::Capture(CheckpointKind::End));

@@ -60,8 +60,7 @@ pub fn parse(file: &str, text: &str) -> Result<Scenario, ScenarioError> {
         .map_err(|error| wrong(error.span().unwrap_or(0..0), one_line(error.message())))?;
     check::check(&scenario).map_err(|problem| wrong(problem.span, problem.message))?;
     // Few scenarios have interrupts. The others need not say that they have none.
-    let has_interrupts = scenario.dma.as_ref().is_some_and(|dma| dma.get_ref().interrupts);
-    if !has_interrupts {
+    if !scenario.has_interrupts() {
         let rules = &mut scenario.expect.rules;
         rules
             .entry(RuleName::InterruptsNeitherLostNorInvented)

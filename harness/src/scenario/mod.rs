@@ -62,6 +62,13 @@ pub struct Scenario {
     pub expect: Expect,
 }
 
+impl Scenario {
+    /// Whether the DMA engine interrupts, and the agent receives it.
+    pub fn has_interrupts(&self) -> bool {
+        self.dma.as_ref().is_some_and(|dma| dma.get_ref().interrupts)
+    }
+}
+
 /// The kernels, and additions to their command lines.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

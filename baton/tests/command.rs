@@ -71,7 +71,7 @@ fn what_cannot_be_written_is_refused_before_anything_runs() {
     let directory = tempfile::tempdir().unwrap();
     // The kernel is never started.
     let kernel = directory.path().join("bzImage");
-    std::fs::write(&kernel, tiny_kernel()).unwrap();
+    std::fs::write(&kernel, harness::testing::bzimage(&[])).unwrap();
     let file = scenario(
         directory.path(),
         &format!("name = \"s\"\n[kernel]\nold = \"{}\"\n", kernel.display()),
@@ -98,27 +98,6 @@ fn json_on_standard_output_is_alone_there() {
     let report: serde_json::Value =
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}:\n{text}"));
     assert_eq!(report["scenarios"][0]["verdict"], "pass");
-}
-
-/// A bzImage without code (boot protocol 2.15), which is read but not booted.
-fn tiny_kernel() -> Vec<u8> {
-    let mut image = vec![0; 1024 + 4096];
-    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0x1f1, &[1]); // setup_sects
-    put(0x1f4, &(4096u32 / 16).to_le_bytes()); // syssize, in paragraphs
-    put(0x1fe, &0xaa55u16.to_le_bytes());
-    put(0x200, &[0xeb, 0x6a]);
-    put(0x202, b"HdrS");
-    put(0x206, &0x020fu16.to_le_bytes());
-    put(0x211, &[1]); // loadflags: LOADED_HIGH
-    put(0x22c, &0x7fff_ffffu32.to_le_bytes()); // initrd_addr_max
-    put(0x230, &0x20_0000u32.to_le_bytes()); // kernel_alignment
-    put(0x234, &[1, 21]); // relocatable_kernel, min_alignment
-    put(0x236, &3u16.to_le_bytes()); // xloadflags: 64-bit entry, loadable above 4 GiB
-    put(0x238, &2047u32.to_le_bytes()); // cmdline_size
-    put(0x258, &0x100_0000u64.to_le_bytes()); // pref_address
-    put(0x260, &0x20_0000u32.to_le_bytes()); // init_size
-    image
 }
 
 #[test]

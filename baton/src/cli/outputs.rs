@@ -1,9 +1,10 @@
 //! Where a command writes: files, directories and the two streams. What cannot be written is refused before anything is
 //! started.
 
+use super::place::SnapshotArg;
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What the command line asks to be written.
 #[derive(Debug, Default)]
@@ -35,7 +36,16 @@ impl Said {
     }
 }
 
-impl Outputs<'_> {
+impl<'a> Outputs<'a> {
+    /// What `--json`, `--out` and `--snapshot` ask for.
+    pub fn new(json: Option<&'a PathBuf>, out: Option<&'a PathBuf>, snapshots: &'a [SnapshotArg]) -> Self {
+        Self {
+            json: json.map(PathBuf::as_path),
+            out: out.map(PathBuf::as_path),
+            snapshots: snapshots.iter().map(SnapshotArg::file).collect(),
+        }
+    }
+
     /// Where reports as text go.
     pub fn said(&self) -> Said {
         if self.json.is_some_and(is_stdout) {

@@ -1,7 +1,6 @@
 //! `baton resume`: ends a run that was held in a snapshot.
 
 use super::outputs::Outputs;
-use super::place::SnapshotArg;
 use super::run::{Task, report_on};
 use super::{Exit, ResumeArgs, complain, write_report};
 use harness::conductor::chain;
@@ -22,11 +21,7 @@ pub(super) fn resume(args: &ResumeArgs) -> Exit {
         .iter()
         .map(|held| held.hold(&snapshot.plan))
         .collect();
-    let outputs = Outputs {
-        json: args.json.as_deref(),
-        out: args.out.as_deref(),
-        snapshots: args.snapshot.iter().map(SnapshotArg::file).collect(),
-    };
+    let outputs = Outputs::new(args.json.as_ref(), args.out.as_ref(), &args.snapshot);
     if let Err(error) = outputs.check() {
         complain(error);
         return Exit::Usage;

@@ -1,7 +1,6 @@
 //! `baton run`: runs scenarios one after another and reports on each.
 
 use super::outputs::{Outputs, Said};
-use super::place::SnapshotArg;
 use super::{BackendChoice, Exit, RunArgs, backend_of, complain, exit_of, write_report};
 use crate::report::{Progress, ScenarioReport, text};
 use harness::conductor::{Observer, chain};
@@ -51,11 +50,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         (_, false) => BackendChoice::Soft,
         (choice, true) => choice,
     };
-    let outputs = Outputs {
-        json: args.json.as_deref(),
-        out: args.out.as_deref(),
-        snapshots: args.snapshot.iter().map(SnapshotArg::file).collect(),
-    };
+    let outputs = Outputs::new(args.json.as_ref(), args.out.as_ref(), &args.snapshot);
     if let Err(error) = outputs.check() {
         complain(error);
         return Exit::Usage;

@@ -23,6 +23,11 @@ pub fn push_flags(runs: &mut Vec<FlagRun>, flags: u64) {
     }
 }
 
+/// Number of pages in all runs, at most `u64::MAX`.
+pub fn page_count(runs: &[FlagRun]) -> u64 {
+    runs.iter().fold(0, |sum, run| sum.saturating_add(run.count))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use guest_agent::kpageflags::{ENTRY_BYTES, push_flags};
+use guest_agent::pagemap;
 use guest_agent::protocol::{FlagRun, PageRun};
 use rustix::fs::OFlags;
 
@@ -15,7 +16,7 @@ const MAX_PAGES: u64 = 8192;
 
 /// The flags of page frames, in order; empty if the kernel does not have the file (CONFIG_PROC_PAGE_MONITOR).
 pub fn read(frames: &[PageRun]) -> Result<Vec<FlagRun>, Failure> {
-    let pages = frames.iter().fold(0u64, |sum, run| sum.saturating_add(run.count));
+    let pages = pagemap::page_count(frames);
     if pages > MAX_PAGES {
         return Err(Failure::refused(
             FILE,

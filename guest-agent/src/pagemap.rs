@@ -29,6 +29,11 @@ pub fn push_frame(runs: &mut Vec<PageRun>, frame: u64) {
     }
 }
 
+/// Number of pages in all runs, at most `u64::MAX`.
+pub fn page_count(runs: &[PageRun]) -> u64 {
+    runs.iter().fold(0, |sum, run| sum.saturating_add(run.count))
+}
+
 /// The frame of page `index`, counted through the runs.
 pub fn frame_at(runs: &[PageRun], index: u64) -> Option<u64> {
     let mut left = index;
@@ -91,6 +96,7 @@ mod tests {
                 prop_assert_eq!(index_of(&runs, *frame), frames.iter().position(|f| f == frame).map(|i| i as u64));
             }
             prop_assert_eq!(frame_at(&runs, frames.len() as u64), None);
+            prop_assert_eq!(page_count(&runs), frames.len() as u64);
         }
     }
 }

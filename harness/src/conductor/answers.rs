@@ -8,6 +8,7 @@ use crate::evidence::{
     Retrieval, Reused,
 };
 use crate::plan::Plan;
+use guest_agent::pagemap;
 use guest_agent::protocol::{Reply, Request, VERSION};
 use std::mem;
 
@@ -256,7 +257,7 @@ fn resolved(plan: &Plan, cursor: &mut Cursor, evidence: &mut Evidence, object: u
         return Ok(());
     }
     let runs = mem::take(&mut cursor.resolved);
-    let found = runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.count));
+    let found = pagemap::page_count(&runs);
     if found != pages {
         let text = format!("the agent resolved {found} pages of object {object}, expected {pages}");
         return Err(Ending::new(OutcomeKind::AgentFailed, text));

@@ -314,7 +314,10 @@ impl Run {
             let closed = evidence.reused.iter().find(|reused| reused.object == object.id);
             let until = closed.map_or(u64::MAX, |reused| reused.since_ns);
             for generation in object.pages.keys() {
-                matter.extend(object.frames(*generation).into_iter().map(|frame| (frame, until)));
+                for frame in object.frames(*generation) {
+                    let known = matter.entry(frame).or_insert(until);
+                    *known = until.max(*known);
+                }
             }
         }
         matter.extend(frames_written(&self.machine).map(|frame| (frame, u64::MAX)));

@@ -2,6 +2,7 @@
 
 use super::cursor::{Awaiting, Cursor, Ending, Point};
 use crate::evidence::OutcomeKind;
+use crate::oracle::millis;
 use crate::plan::{Plan, Step};
 use guest_agent::protocol::NO_MAILBOX;
 use vmm::machine::Event;
@@ -60,9 +61,9 @@ pub(super) fn ended_by(event: &Event, panic: Option<String>, at: Point) -> Endin
     };
     let text = match event {
         Event::NoProgress { at, since, limit } => format!(
-            "no progress for {} ms of guest time: no message and no console output since {} ms ({at})",
-            milliseconds(*limit),
-            milliseconds(*since)
+            "no progress for {} of guest time: no message and no console output since {} ({at})",
+            millis(*limit),
+            millis(*since)
         ),
         event => event.to_string(),
     };
@@ -70,11 +71,6 @@ pub(super) fn ended_by(event: &Event, panic: Option<String>, at: Point) -> Endin
         rip: at.rip,
         ..Ending::new(kind, text)
     }
-}
-
-/// Milliseconds with three decimals.
-fn milliseconds(ns: u64) -> String {
-    format!("{}.{:03}", ns / 1_000_000, ns / 1000 % 1000)
 }
 
 /// Why the agent could not reach the host, if it has said so on the console.

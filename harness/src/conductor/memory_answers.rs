@@ -7,6 +7,7 @@ use crate::evidence::{
 };
 use crate::plan::{Plan, Step};
 use guest_agent::protocol::{FlagRun, PageRun, Reply};
+use guest_agent::{kpageflags, pagemap};
 
 /// Free memory.
 pub(super) fn free(plan: &Plan, cursor: &Cursor, evidence: &mut Evidence, total_pages: u64, free_pages: u64) {
@@ -49,15 +50,7 @@ pub(super) fn flags(
     let Some(Step::PageFlags(point, object)) = cursor.step_of(plan) else {
         return Ok(());
     };
-    let pages = |sum: u64, count: &u64| sum.saturating_add(*count);
-    let asked = runs
-        .iter()
-        .map(|run| run.count)
-        .fold(0, |sum, count| pages(sum, &count));
-    let said = flags
-        .iter()
-        .map(|run| run.count)
-        .fold(0, |sum, count| pages(sum, &count));
+    let (asked, said) = (pagemap::page_count(runs), kpageflags::page_count(&flags));
     if said != asked && said != 0 {
         return Err(died(format!(
             "the agent gave the flags of {said} pages, expected {asked}"

@@ -1,5 +1,6 @@
 //! Evidence of who has a page: the kernel's word on it, and what the kernel does when all memory is wanted.
 
+use guest_agent::kpageflags;
 use guest_agent::protocol::{FlagRun, PageRun};
 use serde::{Deserialize, Serialize};
 
@@ -51,11 +52,7 @@ pub struct PageFlagsRecord {
 impl PageFlagsRecord {
     /// Whether it has the flags of exactly that many pages.
     pub fn covers(&self, pages: usize) -> bool {
-        let known = self
-            .flags
-            .iter()
-            .fold(0u64, |sum, run| sum.saturating_add(run.count));
-        known == pages as u64
+        kpageflags::page_count(&self.flags) == pages as u64
     }
 
     /// The flags of each page, in file order.

@@ -209,7 +209,7 @@ impl std::fmt::Display for Writer {
 }
 
 /// Nanoseconds as milliseconds for people.
-pub(super) fn millis(ns: u64) -> String {
+pub(crate) fn millis(ns: u64) -> String {
     format!("{}.{:03} ms", ns / 1_000_000, ns / 1_000 % 1_000)
 }
 

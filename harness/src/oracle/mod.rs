@@ -14,6 +14,8 @@ pub mod rules;
 
 pub use finding::{Finding, Findings, MAX_KEPT, Question, Writer};
 
+pub(crate) use finding::millis;
+
 use crate::evidence::{Evidence, OutcomeKind};
 use content::Context;
 use serde::{Deserialize, Serialize};

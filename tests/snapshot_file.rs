@@ -1,5 +1,5 @@
-//! The fuzz target for snapshot files on a stable compiler: damaged copies of a small snapshot end in an error or in a machine,
-//! never in a panic.
+//! The fuzz target for snapshot files on a stable compiler: damaged copies of a small snapshot end in an error or in a
+//! machine, never in a panic.
 
 #[path = "../harness/fuzz/src/target.rs"]
 mod target;
@@ -39,7 +39,8 @@ fn seed() -> Vec<u8> {
     target::unpack(&std::fs::read(&file).unwrap())
 }
 
-/// Damages an input in up to four places. Most of a snapshot is zero, so that half of the places are chosen among the others.
+/// Damages an input in up to four places. Most of a snapshot is zero, so that half of the places are chosen among the
+/// others.
 fn damage(random: &mut fastrand::Rng, input: &mut Vec<u8>, used: &[usize]) {
     const WORDS: [u64; 6] = [0, 1, 0x1000, 1 << 32, 1 << 63, u64::MAX];
     for _ in 0..random.usize(1..5) {

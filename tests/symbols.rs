@@ -84,8 +84,8 @@ fn assert_refused_aloud(run: &Finished) {
     );
 }
 
-/// A System.map in which all functions behind `do_exit` lie 64 bytes higher: that of another build with the same banner at
-/// the same address.
+/// A System.map in which all functions behind `do_exit` lie 64 bytes higher: that of another build with the same banner
+/// at the same address.
 fn of_another_build(map: &str) -> String {
     let mut moved = false;
     let line = |line: &str| {

@@ -65,8 +65,8 @@ pub mod dma {
     /// u64, read and write: guest physical address of the list of the ring's pages; a multiple of 4096.
     ///
     /// The list is an array of u64. Word i is the guest physical address of the page, a multiple of 4096, that holds
-    /// descriptors `i * DESCRIPTORS_PER_PAGE` and following. So the ring lies on any pages, as a queue of NVMe does with
-    /// its PRP list. The engine keeps no copy: for each block it reads the word and then the descriptor.
+    /// descriptors `i * DESCRIPTORS_PER_PAGE` and following. So the ring lies on any pages, as a queue of NVMe does
+    /// with its PRP list. The engine keeps no copy: for each block it reads the word and then the descriptor.
     pub const RING_PAGES: u64 = 0x10;
     /// u32, read and write: number of descriptors in the ring, 1 to [`MAX_RING_ENTRIES`].
     pub const RING_ENTRIES: u64 = 0x18;

@@ -40,8 +40,8 @@ struct Opened {
 }
 
 impl Engine {
-    /// Writes the list of the ring's pages and the descriptors, programs the engine and enables it. The completion count
-    /// in memory becomes 0 first.
+    /// Writes the list of the ring's pages and the descriptors, programs the engine and enables it. The completion
+    /// count in memory becomes 0 first.
     pub fn start(&mut self, objects: &Objects, ring: &DmaRing) -> Result<(), Failure> {
         let addresses = buffer_addresses(objects, ring)?;
         let pages = ring_pages(objects, ring)?;

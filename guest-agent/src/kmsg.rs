@@ -15,8 +15,8 @@ pub struct Record {
     pub record: LogRecord,
 }
 
-/// Parses the result of one read: `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS[,...];TEXT`, then lines about the device. `None` if
-/// it is something else.
+/// Parses the result of one read: `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS[,...];TEXT`, then lines about the device.
+/// `None` if it is something else.
 pub fn parse(bytes: &[u8]) -> Option<Record> {
     let end = bytes
         .iter()

@@ -9,8 +9,8 @@ pub struct Meminfo {
     pub total_pages: u64,
     /// MemFree: pages on the free lists, without those in per-CPU lists.
     pub free_pages: u64,
-    /// CmaFree, the part of MemFree that only movable pages may use; 0 if there is no such line (without CONFIG_CMA). The
-    /// scratch area of KHO is such memory.
+    /// CmaFree, the part of MemFree that only movable pages may use; 0 if there is no such line (without CONFIG_CMA).
+    /// The scratch area of KHO is such memory.
     pub cma_free_pages: u64,
 }
 

@@ -21,8 +21,8 @@ const RESERVE: (u64, u64) = (768, 256);
 const LEAST: u64 = 512;
 /// Most passes over one processor's list.
 const PASSES: usize = 16;
-/// vm.percpu_pagelist_high_fraction: the share of a zone that its per-CPU lists may have. By default the kernel lets them
-/// grow to an eighth of the zone, which would then be out of reach for every other processor.
+/// vm.percpu_pagelist_high_fraction: the share of a zone that its per-CPU lists may have. By default the kernel lets
+/// them grow to an eighth of the zone, which would then be out of reach for every other processor.
 const SHARE: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
 /// So small a share that the lists are as short as the kernel allows: four times their batch of at most 63 pages
 /// (zone_highsize in mm/page_alloc.c).

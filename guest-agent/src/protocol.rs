@@ -5,9 +5,9 @@
 //!
 //! `ResolvePages` and `ResolveRange` are answered with `Pages`, `Digest` with `Digests`, `ConsumeDma` with `Dma`,
 //! `MemoryInfo` with `Memory`, `PageFlags` with `PageFlags`, `TakeMemory` with `Taken`, `DisarmInterrupts` with
-//! `Interrupts`, `KernelLog` with `KernelLog`, all others with `Done`. Any request may be answered with `Failed` instead; the agent
-//! is then ready for the next one. After the reply to `Kexec`, `PowerOff` and `Misbehave` the agent expects no
-//! further request. If the jump of `Kexec` fails, it sends `Failed` and continues to serve requests.
+//! `Interrupts`, `KernelLog` with `KernelLog`, all others with `Done`. Any request may be answered with `Failed`
+//! instead; the agent is then ready for the next one. After the reply to `Kexec`, `PowerOff` and `Misbehave` the agent
+//! expects no further request. If the jump of `Kexec` fails, it sends `Failed` and continues to serve requests.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -49,8 +49,8 @@ pub struct Place {
     pub offset: u64,
 }
 
-/// A ring of DMA descriptors: how long it is, and where the list of its pages, descriptors, completion count and buffers
-/// are in the agent's objects.
+/// A ring of DMA descriptors: how long it is, and where the list of its pages, descriptors, completion count and
+/// buffers are in the agent's objects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmaRing {
     /// Place of the list of the descriptors' pages (8 bytes per page); the offset is a multiple of 4096.

@@ -15,8 +15,8 @@ const NAP: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 1_000_000,
 };
-/// Lets a process of its own provoke it, and waits for the end of that process, but not for ever. That the kernel kills it
-/// is success.
+/// Lets a process of its own provoke it, and waits for the end of that process, but not for ever. That the kernel kills
+/// it is success.
 pub fn provoke(what: Provocation) -> Result<(), Failure> {
     let file = files::open(DIRECT, OFlags::WRONLY)?;
     let mut child = Child::writing(&file, what.name())?;

@@ -1,7 +1,8 @@
 //! Why a run ended as it did, in words, from its evidence.
 //!
 //! [`cause`] names a cause only if the evidence shows it: the kernel's release, the parameters that it knows and those
-//! that it was given, the call that failed, what was handed over, and the kernel's own words. Otherwise it says nothing.
+//! that it was given, the call that failed, what was handed over, and the kernel's own words. Otherwise it says
+//! nothing.
 
 mod handover;
 
@@ -14,13 +15,14 @@ const SUBSYSTEMS: [&str; 5] = ["kho", "luo", "memfd_luo", "liveupdate", "kexec"]
 const FIRST_WITH_KHO: (u32, u32) = (6, 16);
 /// First release with the Live Update Orchestrator.
 const FIRST_WITH_LUO: (u32, u32) = (6, 19);
-/// errno of kexec_file_load if no free memory is large enough (kernel/kexec_file.c, `kexec_locate_mem_hole`). With KHO it
-/// looks only in scratch.
+/// errno of kexec_file_load if no free memory is large enough (kernel/kexec_file.c, `kexec_locate_mem_hole`). With KHO
+/// it looks only in scratch.
 const EADDRNOTAVAIL: i32 = 99;
 /// errno of a system call that the kernel was built without.
 const ENOSYS: i32 = 38;
 
-/// The cause of the run's end, in one sentence; `None` if the run was completed or the evidence does not show the cause.
+/// The cause of the run's end, in one sentence; `None` if the run was completed or the evidence does not show the
+/// cause.
 pub fn cause(evidence: &Evidence) -> Option<String> {
     let outcome = &evidence.outcome;
     let kernel = evidence.kernels.get(outcome.generation as usize)?;

@@ -61,8 +61,8 @@ pub struct Again {
     pub from: Moment,
 }
 
-/// Runs a plan and judges it, and writes the snapshots of `holds` on the way. If the run ends before it comes to one of their
-/// places, the verdict is an error, and the reason says which.
+/// Runs a plan and judges it, and writes the snapshots of `holds` on the way. If the run ends before it comes to one of
+/// their places, the verdict is an error, and the reason says which.
 ///
 /// If findings have bytes whose last writer is unknown and the backend is repeatable, a second run watches those bytes.
 /// It begins at the last snapshot before they were written, or else at power-on. If it differs from the first run, the

@@ -76,8 +76,8 @@ impl Judged {
 
 /// Compares results with expectations.
 ///
-/// A run that ended in another way than it should is the first reason. Rules that had to say something and had nothing to
-/// look at follow from that, and are one reason together.
+/// A run that ended in another way than it should is the first reason. Rules that had to say something and had nothing
+/// to look at follow from that, and are one reason together.
 pub fn judge(evidence: &Evidence, expect: &Expect, results: &[RuleResult]) -> Judgement {
     let Outcome {
         kind,
@@ -117,7 +117,7 @@ pub fn judge(evidence: &Evidence, expect: &Expect, results: &[RuleResult]) -> Ju
         if met {
             continue;
         }
-        if unexpected && !result.judged() && result.blind.is_empty() {
+        if unexpected && result.saw_nothing() {
             nothing_seen += 1;
         } else {
             judgement.fail(unmet(expect, result, expected));

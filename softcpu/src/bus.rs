@@ -2,8 +2,9 @@
 
 /// What is outside the processor: memory-mapped and port I/O, and the MSRs that belong to other units.
 ///
-/// After an instruction that used the bus, [`crate::Cpu::run`] returns [`crate::Exit::Bus`], so that the machine can look at
-/// its interrupt lines and deadlines before time goes on. `now` is the guest time at which the instruction began, in ticks.
+/// After an instruction that used the bus, [`crate::Cpu::run`] returns [`crate::Exit::Bus`], so that the machine can
+/// look at its interrupt lines and deadlines before time goes on. `now` is the guest time at which the instruction
+/// began, in ticks.
 pub trait Bus {
     /// Reads `size` (1, 2, 4 or 8) bytes at a guest physical address that is not RAM; all ones where nothing answers.
     fn mmio_read(&mut self, now: u64, gpa: u64, size: u8) -> u64;
@@ -13,8 +14,8 @@ pub trait Bus {
     fn port_read(&mut self, now: u64, port: u16, size: u8) -> u32;
     /// Writes the low `size` bytes of `value` to an I/O port.
     fn port_write(&mut self, now: u64, port: u16, size: u8, value: u32);
-    /// The guest wrote the TSC, which reads `offset` more than guest time from now on. For the local APIC, whose deadline
-    /// is a value of the TSC.
+    /// The guest wrote the TSC, which reads `offset` more than guest time from now on. For the local APIC, whose
+    /// deadline is a value of the TSC.
     fn tsc_written(&mut self, _now: u64, _offset: u64) {}
     /// Reads an MSR that the processor core does not have itself; `None` raises #GP(0).
     fn msr_read(&mut self, now: u64, index: u32) -> Option<u64>;

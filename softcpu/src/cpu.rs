@@ -137,7 +137,8 @@ impl Cpu {
         self.core.now()
     }
 
-    /// Instructions retired. An instruction that faults counts, and so does each piece of a repeated string instruction.
+    /// Instructions retired. An instruction that faults counts, and so does each piece of a repeated string
+    /// instruction.
     #[must_use]
     pub fn retired(&self) -> u64 {
         self.now() - self.core.skipped

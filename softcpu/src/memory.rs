@@ -1,11 +1,12 @@
 //! Guest RAM as the processor sees it: the only module of this crate with `unsafe`.
 //!
-//! RAM is one or two regions of host memory (below and above the PCI hole). The processor addresses it by *offset*: the regions
-//! laid end to end. Every access is checked against the total length, so an offset that the TLB kept too long reads wrong
-//! guest memory at worst, never host memory.
+//! RAM is one or two regions of host memory (below and above the PCI hole). The processor addresses it by *offset*: the
+//! regions laid end to end. Every access is checked against the total length, so an offset that the TLB kept too long
+//! reads wrong guest memory at worst, never host memory.
 //!
-//! The host memory is shared with device models, which write it between two runs of the processor but never during one (the
-//! processor is single-threaded and has the machine's attention while it runs), so plain loads and stores are enough.
+//! The host memory is shared with device models, which write it between two runs of the processor but never during one
+//! (the processor is single-threaded and has the machine's attention while it runs), so plain loads and stores are
+//! enough.
 
 #![allow(unsafe_code)]
 
@@ -65,8 +66,8 @@ pub struct Ram {
     owned: Option<Layout>,
 }
 
-// SAFETY: the pointers are plain memory that whoever made the `Ram` promised to be reachable and unaliased for its life; nothing
-// about them is tied to a thread.
+// SAFETY: the pointers are plain memory that whoever made the `Ram` promised to be reachable and unaliased for its
+// life; nothing about them is tied to a thread.
 unsafe impl Send for Ram {}
 
 impl Ram {
@@ -193,7 +194,8 @@ impl Ram {
     #[inline(always)]
     pub(crate) fn load<T: Word>(&self, offset: u64) -> T {
         match self.host(offset, T::BYTES) {
-            // SAFETY: `host` has checked that the bytes are inside RAM, which stays mapped; a page never straddles two regions.
+            // SAFETY: `host` has checked that the bytes are inside RAM, which stays mapped; a page never straddles two
+            // regions.
             Some(host) => unsafe { host.cast::<T>().read_unaligned() },
             None => T::default(),
         }
@@ -254,7 +256,8 @@ impl Ram {
         true
     }
 
-    /// Writes guest physical memory; false when any of it is outside RAM (what was inside before that point is written).
+    /// Writes guest physical memory; false when any of it is outside RAM (what was inside before that point is
+    /// written).
     pub fn write(&mut self, gpa: u64, bytes: &[u8]) -> bool {
         let mut at = gpa;
         for chunk in page_chunks(gpa, bytes.len()) {

@@ -646,7 +646,8 @@ fn stopping_after_an_instruction_that_ends_in_the_next_page_goes_on_behind_it() 
 
 #[test]
 fn overlapping_instructions_that_cross_the_same_page_edge_are_kept_apart() {
-    // At 0xffd: mov eax, 0x01b804b8. Entered one byte later it reads mov eax, 0x9001b804 (both run on into the next page).
+    // At 0xffd: mov eax, 0x01b804b8. Entered one byte later it reads mov eax, 0x9001b804 (both run on into the next
+    // page).
     let mut guest = Guest::new(|a| {
         for (start, result) in [(0xffd, rbx), (0xffe, rsi), (0xffd, rdi)] {
             a.mov(rdx, CODE + start).unwrap();

@@ -1,7 +1,7 @@
 //! Snapshots and branches: how long they take, and what memory and disk they cost.
 //!
-//! The scenario's guest is held at its first jump. A branch is made and dropped many times, then many branches are kept at once,
-//! and one of them runs to its end.
+//! The scenario's guest is held at its first jump. A branch is made and dropped many times, then many branches are kept
+//! at once, and one of them runs to its end.
 
 use crate::samples::Spread;
 use harness::conductor::{Progress, Run, Until};

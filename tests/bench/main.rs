@@ -9,12 +9,12 @@
 //! Both are separate processes, measured from start to exit. They alternate, so that other load affects both alike,
 //! and each number is a median. Processor time is shown beside wall time, because other load affects it less.
 //!
-//! QEMU's share of the work is the smaller one: it has no DMA engine, no ledger, no evidence and no oracle. Instead its guest
-//! compares the digests of all pages with the pattern's, which in baton the host does; that time is shown apart.
+//! QEMU's share of the work is the smaller one: it has no DMA engine, no ledger, no evidence and no oracle. Instead its
+//! guest compares the digests of all pages with the pattern's, which in baton the host does; that time is shown apart.
 //!
-//! Then come figures of the backends, each beside its peer in the same run: port writes per second on soft and KVM, the time
-//! from `baton run` to the first guest instruction, device writes against memcpy, and, with `--kvm-cycle`, a small live update
-//! on both, phase by phase. Last come snapshots and branches of the scenario's guest.
+//! Then come figures of the backends, each beside its peer in the same run: port writes per second on soft and KVM, the
+//! time from `baton run` to the first guest instruction, device writes against memcpy, and, with `--kvm-cycle`, a small
+//! live update on both, phase by phase. Last come snapshots and branches of the scenario's guest.
 #![forbid(unsafe_code)]
 
 mod backends;

@@ -185,8 +185,8 @@ impl Sound {
         by_interrupts.min(by_wait)
     }
 
-    /// Most times that a waiting engine can fill its ring: at first, and after each of the eight times that each wait of
-    /// the run releases blocks.
+    /// Most times that a waiting engine can fill its ring: at first, and after each of the eight times that each wait
+    /// of the run releases blocks.
     fn turns(&self) -> u64 {
         1 + 16 * u64::from(self.kexecs)
     }
@@ -302,9 +302,9 @@ fn kernel_pair(rng: &mut Rng, kernels: &[String]) -> (String, String) {
     (old.clone(), new.clone())
 }
 
-/// Memory for memfds and workload: what the kernels leave for sure. Most of the rest is the scratch area, which by default
-/// is twice what the kernel reserves at boot (7.3.4: 100 MiB of 256 and of 512 MiB, but 173 MiB of 399 MiB with seven
-/// processors).
+/// Memory for memfds and workload: what the kernels leave for sure. Most of the rest is the scratch area, which by
+/// default is twice what the kernel reserves at boot (7.3.4: 100 MiB of 256 and of 512 MiB, but 173 MiB of 399 MiB with
+/// seven processors).
 pub fn room(ram: u64) -> u64 {
     (ram - 144 * MIB) / 2
 }

@@ -173,8 +173,8 @@ fn any_outcome(text: &str) -> bool {
     text.lines().any(|line| line.trim() == "outcome = \"any\"")
 }
 
-/// What must be the same on both backends, in a form that shows a difference: the verdict, the outcome, and what came of
-/// each rule. Of what the scenario leaves open only that its expectation was met.
+/// What must be the same on both backends, in a form that shows a difference: the verdict, the outcome, and what came
+/// of each rule. Of what the scenario leaves open only that its expectation was met.
 fn essence(report: &Value, any_outcome: bool) -> BTreeMap<String, String> {
     let mut essence = BTreeMap::from([("verdict".to_owned(), report["verdict"].to_string())]);
     if !any_outcome {

@@ -95,8 +95,8 @@ impl Console {
         start.map_or_else(Vec::new, |start| self.slice(start, end))
     }
 
-    /// What was printed from byte `start` to byte `end` of everything, as far as it was kept, and how many of these bytes
-    /// were not.
+    /// What was printed from byte `start` to byte `end` of everything, as far as it was kept, and how many of these
+    /// bytes were not.
     #[must_use]
     pub fn between(&self, start: u64, end: u64) -> (Vec<u8>, u64) {
         let (start, end) = (start.min(self.total), end.min(self.total));

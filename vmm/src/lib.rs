@@ -16,8 +16,8 @@
 //!  provenance   first write of the processor to each page in each phase
 //! ```
 //!
-//! Every byte of guest RAM has one of three authors. The loader writes through [`memory::GuestRam`] before the machine runs; a
-//! device writes through [`dma_view::DmaView`], which keeps the [`ledger`]; everything else is the processor.
+//! Every byte of guest RAM has one of three authors. The loader writes through [`memory::GuestRam`] before the machine
+//! runs; a device writes through [`dma_view::DmaView`], which keeps the [`ledger`]; everything else is the processor.
 
 #![deny(unsafe_code)]
 

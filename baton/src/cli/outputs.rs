@@ -55,8 +55,8 @@ impl<'a> Outputs<'a> {
         }
     }
 
-    /// Checks that each file and directory can be written, on one line if not. Leaves existing files as they are, makes no
-    /// new ones, and makes the directory of `--out`.
+    /// Checks that each file and directory can be written, on one line if not. Leaves existing files as they are, makes
+    /// no new ones, and makes the directory of `--out`.
     pub fn check(&self) -> Result<(), String> {
         let json = self.json.filter(|path| !is_stdout(path));
         for file in json.into_iter().chain(self.snapshots.iter().copied()) {

@@ -19,7 +19,8 @@ use vmm::ledger::Entry;
 /// Most lines of the console's end that a report shows.
 const LAST_LINES: usize = 12;
 
-/// The last lines of the console that are not empty, if the run ended otherwise than it should; none if it was completed.
+/// The last lines of the console that are not empty, if the run ended otherwise than it should; none if it was
+/// completed.
 fn last_lines(judged: &Judged) -> Vec<&str> {
     let evidence = &judged.evidence;
     if judged.judgement.as_expected || evidence.outcome.kind == OutcomeKind::Completed {

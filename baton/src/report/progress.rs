@@ -1,5 +1,5 @@
-//! Progress on standard error: one live line on a terminal, otherwise a line per finished phase, and one from time to time
-//! while a phase goes on.
+//! Progress on standard error: one live line on a terminal, otherwise a line per finished phase, and one from time to
+//! time while a phase goes on.
 
 use harness::conductor::Observer;
 use harness::evidence::{Phase, PhaseRecord};

@@ -35,8 +35,7 @@ fn write_all(judged: &Judged, out: &mut String) -> std::fmt::Result {
     outcome(evidence, out)?;
     let ended_early = evidence.outcome.kind != OutcomeKind::Completed;
     let saw_nothing = |(result, (_, expected, _)): &(&RuleResult, &(RuleName, Expected, bool))| {
-        let nothing = !result.judged() && result.blind.is_empty();
-        ended_early && nothing && matches!(expected, Expected::Holds | Expected::Any)
+        ended_early && result.saw_nothing() && matches!(expected, Expected::Holds | Expected::Any)
     };
     let (silent, told): (Vec<_>, Vec<_>) = results.iter().zip(&judgement.rules).partition(saw_nothing);
     let silent = (!silent.is_empty()).then(|| ended_before(silent.len(), evidence));
@@ -73,12 +72,9 @@ fn write_all(judged: &Judged, out: &mut String) -> std::fmt::Result {
     }
     writeln!(out, "  had to hold")?;
     // A rule that the scenario leaves open and that had nothing to look at says nothing.
-    let idle = |result: &RuleResult, expected| {
-        expected == Expected::Any && !result.judged() && result.blind.is_empty()
-    };
     let told = told
         .into_iter()
-        .filter(|(result, (_, expected, _))| !idle(result, *expected));
+        .filter(|(result, (_, expected, _))| *expected != Expected::Any || !result.saw_nothing());
     for (result, (_, expected, met)) in told {
         rule(result, *expected, *met, out)?;
     }
@@ -114,7 +110,8 @@ fn outcome(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
     }
 }
 
-/// What the kernel said of KHO, LUO and kexec, and the last lines of the console if the run ended otherwise than it should.
+/// What the kernel said of KHO, LUO and kexec, and the last lines of the console if the run ended otherwise than it
+/// should.
 fn console(judged: &Judged, out: &mut String) -> std::fmt::Result {
     let evidence = &judged.evidence;
     if evidence.outcome.kind != OutcomeKind::Completed {

@@ -13,8 +13,8 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 
 /// Bytes of the process's stack.
 const STACK_BYTES: usize = 64 << 10;
-/// CLONE_VM, FS, FILES, and SIGCHLD at its end. It shares the memory, because a copy would make the kernel move the agent's
-/// anonymous pages at their next write, and devices write to some of them.
+/// CLONE_VM, FS, FILES, and SIGCHLD at its end. It shares the memory, because a copy would make the kernel move the
+/// agent's anonymous pages at their next write, and devices write to some of them.
 const CLONE_FLAGS: usize = 0x100 | 0x200 | 0x400 | 17;
 
 /// What the process does, and what came of it.
@@ -58,8 +58,8 @@ impl Child {
         let top = stack.as_mut_ptr_range().end;
         // The flags ask for no word, so the kernel does not touch it.
         let word = AtomicU32::new(0);
-        // SAFETY: stack and job are on the heap and are freed only once the process has ended (`drop`); nobody else touches
-        // the stack, and of the job only the atomic result is written.
+        // SAFETY: stack and job are on the heap and are freed only once the process has ended (`drop`); nobody else
+        // touches the stack, and of the job only the atomic result is written.
         let result = unsafe {
             clone(
                 CLONE_FLAGS,

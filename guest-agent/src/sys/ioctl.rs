@@ -8,7 +8,8 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 /// The argument of an ioctl.
 struct Argument<'a, const OPCODE: Opcode, T: ?Sized>(&'a mut T);
 
-// SAFETY: only `call` makes an `Argument`, and its caller vouches that the kernel reads and writes a `T` for this number.
+// SAFETY: only `call` makes an `Argument`, and its caller vouches that the kernel reads and writes a `T` for this
+// number.
 unsafe impl<const OPCODE: Opcode, T: ?Sized> Ioctl for Argument<'_, OPCODE, T> {
     type Output = IoctlOutput;
     const IS_MUTATING: bool = true;

@@ -9,8 +9,8 @@ use rustix::thread::futex;
 
 /// Bytes of a thread's stack.
 const STACK_BYTES: usize = 64 << 10;
-/// CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, PARENT_SETTID, CHILD_CLEARTID: a thread whose identity is in a word until it
-/// has ended.
+/// CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, PARENT_SETTID, CHILD_CLEARTID: a thread whose identity is in a word
+/// until it has ended.
 const CLONE_FLAGS: usize = 0x100 | 0x200 | 0x400 | 0x800 | 0x1_0000 | 0x4_0000 | 0x10_0000 | 0x20_0000;
 
 /// What a thread is to do.
@@ -52,9 +52,9 @@ impl<'a, T: Send> Thread<'a, T> {
         let mut stack = vec![0_u128; STACK_BYTES / size_of::<u128>()];
         let identity = Box::new(AtomicU32::new(0));
         let top = stack.as_mut_ptr_range().end;
-        // SAFETY: the stack, the word and the job are on the heap and stay there until `join`, which every Thread comes to
-        // before they are freed; nobody else touches stack and job meanwhile. What the job borrows outlives 'a, and so this
-        // Thread. T and the work may be used on another thread.
+        // SAFETY: the stack, the word and the job are on the heap and stay there until `join`, which every Thread comes
+        // to before they are freed; nobody else touches stack and job meanwhile. What the job borrows outlives 'a, and
+        // so this Thread. T and the work may be used on another thread.
         let result = unsafe {
             clone(
                 CLONE_FLAGS,

@@ -1,5 +1,5 @@
-//! Snapshot files that somebody made up. An input is a file whose compressed part is unpacked and whose checksum is left out, so
-//! that a change of the input is a change of what is decoded. The target compresses and sums it up.
+//! Snapshot files that somebody made up. An input is a file whose compressed part is unpacked and whose checksum is
+//! left out, so that a change of the input is a change of what is decoded. The target compresses and sums it up.
 
 use harness::conductor::Run;
 use harness::snapshot::RunSnapshot;

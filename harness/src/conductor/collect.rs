@@ -280,7 +280,8 @@ impl Run {
         let booting = matches!(self.cursor.awaiting, Awaiting::Greeting { .. })
             && matches!(self.machine.moment().stamp.phase, Phase::BootOld | Phase::BootNew);
         let privilege = self.machine.registers().segments[CS].selector & 3;
-        // The decompressor runs where it is loaded. The kernel proper leaves these addresses with its first instructions.
+        // The decompressor runs where it is loaded. The kernel proper leaves these addresses with its first
+        // instructions.
         let low = booting && privilege == 0 && rip < LOWER_HALF;
         low.then(|| "still in the image's decompressor".to_owned())
     }

@@ -259,8 +259,8 @@ impl Run {
         Ok(Some(What::Done))
     }
 
-    /// Turns an event into the result of a move. Finds the kernel's offset at the agent's greeting. Captures the handover at the new kernel's entry, because guest memory
-    /// holds it only then.
+    /// Turns an event into the result of a move. Finds the kernel's offset at the agent's greeting. Captures the
+    /// handover at the new kernel's entry, because guest memory holds it only then.
     fn told(&mut self, event: Event) -> What {
         match event {
             Event::Message(message) => {
@@ -283,9 +283,9 @@ impl Run {
         }
     }
 
-    /// At the end of a turn: the event that ends the run if the kernel has panicked and said no more since. A kernel that
-    /// panics before it has read `panic=-1` would spin for ever. Depends only on the machine's state, so that a run that is
-    /// paused elsewhere ends at the same place.
+    /// At the end of a turn: the event that ends the run if the kernel has panicked and said no more since. A kernel
+    /// that panics before it has read `panic=-1` would spin for ever. Depends only on the machine's state, so that a
+    /// run that is paused elsewhere ends at the same place.
     fn dead_of_panic(&self) -> Option<Event> {
         let (at, since) = (self.machine.moment(), self.machine.last_progress());
         let silent = at.time.saturating_sub(since) >= TURN_NS;

@@ -76,8 +76,8 @@ impl Evidence {
         &mut self.kernel_logs[at]
     }
 
-    /// What the kernel of a generation printed, and the offset of that in the console output. If no part of the console is
-    /// on record, all of it is the first kernel's.
+    /// What the kernel of a generation printed, and the offset of that in the console output. If no part of the console
+    /// is on record, all of it is the first kernel's.
     pub fn console_of(&self, generation: u32) -> (usize, &str) {
         let begin_of = |generation: u32| {
             let parts = &self.console_parts;

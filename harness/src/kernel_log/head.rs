@@ -2,8 +2,8 @@
 
 use super::Code;
 
-/// Begins WARN, BUG and UBSAN reports (include/asm-generic/bug.h, CUT_HERE). BUG and WARN_ON print it as information, so it
-/// may be missing on a console.
+/// Begins WARN, BUG and UBSAN reports (include/asm-generic/bug.h, CUT_HERE). BUG and WARN_ON print it as information,
+/// so it may be missing on a console.
 pub(super) const CUT_HERE: &str = "------------[ cut here ]------------";
 /// Ends WARN, BUG, oops and UBSAN reports (kernel/panic.c, lib/ubsan.c).
 pub(super) const END_TRACE: &str = "---[ end trace";
@@ -122,8 +122,8 @@ const LIST: [&str; 3] = [
     "list_del corruption",
 ];
 
-/// The kind of the report that begins with a line of this text, and the code that it names. `after_rule` says whether the
-/// line before is one of `=` alone.
+/// The kind of the report that begins with a line of this text, and the code that it names. `after_rule` says whether
+/// the line before is one of `=` alone.
 pub(super) fn head(text: &str, after_rule: bool) -> Option<(Kind, Option<Code>)> {
     if let Some(rest) = text.strip_prefix("WARNING: ") {
         return warning(rest, after_rule);
@@ -164,7 +164,8 @@ pub(super) fn head(text: &str, after_rule: bool) -> Option<(Kind, Option<Code>)>
 
 /// The kind of a message that begins with `WARNING: `. A driver may print that word too without any report.
 fn warning(rest: &str, after_rule: bool) -> Option<(Kind, Option<Code>)> {
-    // To 6.18: "CPU: 0 PID: 1 at FILE:LINE SYMBOL". Later: "FILE:LINE at SYMBOL, CPU#0: COMM/PID". The file can be missing.
+    // To 6.18: "CPU: 0 PID: 1 at FILE:LINE SYMBOL". Later: "FILE:LINE at SYMBOL, CPU#0: COMM/PID". The file can be
+    // missing.
     if rest.starts_with("CPU: ") {
         let place = rest.split_once(" at ").map_or("", |(_, place)| place);
         let code = place.split_once(' ').map_or(place, |(_, code)| code);

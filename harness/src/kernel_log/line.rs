@@ -62,8 +62,8 @@ fn divide(at: usize, line: &str) -> Vec<Line<'_>> {
     parts
 }
 
-/// A time at the beginning of a line, with the caller if CONFIG_PRINTK_CALLER is on (kernel/printk/printk.c, print_time and
-/// print_caller): `[    1.234567] ` or `[    1.234567][    T1] `.
+/// A time at the beginning of a line, with the caller if CONFIG_PRINTK_CALLER is on (kernel/printk/printk.c, print_time
+/// and print_caller): `[    1.234567] ` or `[    1.234567][    T1] `.
 struct Stamp {
     time_us: u64,
     /// Bytes that it takes.

@@ -136,7 +136,8 @@ impl Complaints {
     }
 }
 
-/// Most microseconds between the beginnings of two readings of one report: the line that begins it may be missing in one.
+/// Most microseconds between the beginnings of two readings of one report: the line that begins it may be missing in
+/// one.
 const SAME_BEGIN_US: u64 = 1000;
 
 impl Complaint {

@@ -168,6 +168,11 @@ impl RuleResult {
         self.findings.total > 0 || self.held()
     }
 
+    /// Whether there was nothing to look at. A rule that could not see all of it is another case.
+    pub fn saw_nothing(&self) -> bool {
+        !self.judged() && self.blind.is_empty()
+    }
+
     /// Why the rule says nothing of the run; `None` if it does.
     pub fn unjudged(&self) -> Option<String> {
         match &self.blind[..] {

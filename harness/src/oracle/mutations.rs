@@ -1,5 +1,5 @@
-//! One mutation per rule: evidence damaged in the one way that the rule is there to see. Exactly that rule speaks, and all
-//! others say of it what they say of good evidence.
+//! One mutation per rule: evidence damaged in the one way that the rule is there to see. Exactly that rule speaks, and
+//! all others say of it what they say of good evidence.
 
 use super::*;
 use crate::evidence::*;

@@ -21,8 +21,8 @@ use vmm::devices::dma::DmaConfig;
 /// scenario may append another level.
 pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 earlyprintk=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1 reboot=acpi";
 
-/// How many times longer than [`Plan::progress_ns`] a booting kernel may be silent, unless the scenario says. A kernel of
-/// 10 MB is silent for 3 billion instructions while it decompresses itself with XZ.
+/// How many times longer than [`Plan::progress_ns`] a booting kernel may be silent, unless the scenario says. A kernel
+/// of 10 MB is silent for 3 billion instructions while it decompresses itself with XZ.
 const BOOT_PATIENCE: u64 = 5;
 
 /// Identity of the anonymous buffer; memfds are counted from 1.

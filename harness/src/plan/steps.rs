@@ -28,8 +28,8 @@ pub enum Step {
     Pass(u64),
     /// Receive the engine's interrupts.
     ArmInterrupts,
-    /// Let the agent sleep for this many nanoseconds while interrupts come. If the engine waits for its consumer, blocks
-    /// are released meanwhile.
+    /// Let the agent sleep for this many nanoseconds while interrupts come. If the engine waits for its consumer,
+    /// blocks are released meanwhile.
     AwaitInterrupts(u64),
     /// End the interrupts, and count them.
     DisarmInterrupts,

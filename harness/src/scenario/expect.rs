@@ -34,9 +34,9 @@ impl Default for Expect {
 }
 
 impl Expect {
-    /// Whether a run may end in this way. A failed set-up, a full ledger and a failed machine must be expected by name. A
-    /// guest that runs into what is no instruction has ended in one of the ways that `any` is for, because its code may
-    /// have been overwritten.
+    /// Whether a run may end in this way. A failed set-up, a full ledger and a failed machine must be expected by name.
+    /// A guest that runs into what is no instruction has ended in one of the ways that `any` is for, because its code
+    /// may have been overwritten.
     pub fn is_met_by(&self, kind: OutcomeKind) -> bool {
         let in_the_guest = kind == OutcomeKind::UnknownInstruction || !kind.is_unjudgeable();
         self.outcome.map_or(in_the_guest, |expected| expected == kind)

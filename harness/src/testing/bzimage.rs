@@ -1,6 +1,7 @@
 //! A kernel image without a kernel.
 
-/// Offset of the 64-bit entry point in the loaded part of an image (Documentation/arch/x86/boot.rst, 64-bit boot protocol).
+/// Offset of the 64-bit entry point in the loaded part of an image (Documentation/arch/x86/boot.rst, 64-bit boot
+/// protocol).
 const ENTRY: usize = 0x200;
 /// Sectors of the setup part: the boot sector and one more.
 const SETUP: usize = 1024;

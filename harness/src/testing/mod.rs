@@ -24,8 +24,8 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const RAM: u64 = 128 << 20;
 /// First page frame of the memfd.
 pub const MEMFD: u64 = 0x1000;
-/// Pages of the memfd: ring, completion count, eight buffers, the list of the ring's pages, and seven that nobody writes
-/// to.
+/// Pages of the memfd: ring, completion count, eight buffers, the list of the ring's pages, and seven that nobody
+/// writes to.
 pub const PAGES: u64 = 18;
 /// Page of the memfd with the list of the ring's pages.
 pub const LIST: u64 = 10;
@@ -260,8 +260,8 @@ fn digests(evidence: &mut Evidence) {
     });
 }
 
-/// What the kernel says of the memfd's pages: first nothing, then that it is in use; once it is closed, that one page is
-/// free and one has no flags.
+/// What the kernel says of the memfd's pages: first nothing, then that it is in use; once it is closed, that one page
+/// is free and one has no flags.
 fn page_flags() -> Vec<PageFlagsRecord> {
     let run = |flags, count| FlagRun { flags, count };
     let used = vec![run(LRU, PAGES)];

@@ -1,8 +1,8 @@
 //! One instruction in user mode, on the host's processor and on softcpu.
 //!
-//! The first two bytes of an input choose the form of the instruction. The rest is what the generator of the differential
-//! test takes for random numbers: operands, prefixes, registers and memory. So a changed byte changes one of these, and
-//! every input is safe to run.
+//! The first two bytes of an input choose the form of the instruction. The rest is what the generator of the
+//! differential test takes for random numbers: operands, prefixes, registers and memory. So a changed byte changes one
+//! of these, and every input is safe to run.
 
 use iced_x86::Code;
 

@@ -142,8 +142,8 @@ pub(super) fn load_data_segment(
         FS => core.regs[usize::from(FS_BASE)] = segment.base,
         GS => core.regs[usize::from(GS_BASE)] = segment.base,
         SS => {
-            // Neither interrupts nor single-step traps come before the next instruction (SDM volume 3, "Masking Exceptions
-            // and Interrupts When Switching Stacks").
+            // Neither interrupts nor single-step traps come before the next instruction (SDM volume 3, "Masking
+            // Exceptions and Interrupts When Switching Stacks").
             core.shadow_until = core.now().saturating_add(1);
             core.traps_held_until = core.shadow_until;
         }

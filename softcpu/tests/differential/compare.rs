@@ -8,7 +8,8 @@ use softcpu::flags::{AF, CF, OF, PF, RF, SF, ZF};
 use crate::generate::Case;
 use crate::state::{DATA, Fault, Outcome, State, fx};
 
-/// Flags that an instruction leaves undefined whatever its operands are (SDM volume 2, each instruction's "Flags Affected").
+/// Flags that an instruction leaves undefined whatever its operands are (SDM volume 2, each instruction's "Flags
+/// Affected").
 pub const UNDEFINED_FLAGS: &[(&[Mnemonic], u64)] = &[
     (&[Mnemonic::And, Mnemonic::Or, Mnemonic::Xor, Mnemonic::Test], AF),
     (&[Mnemonic::Mul, Mnemonic::Imul], SF | ZF | AF | PF),
@@ -159,8 +160,9 @@ fn all_differences(case: &Case, native: &Outcome, soft: &Outcome) -> String {
     text
 }
 
-/// The same exception. Where an operand spans two pages that both fault, which one is told first is the processor's choice
-/// for operands beyond 16 bytes (there only the vector counts) and for the two operands of CMPS (there not the address).
+/// The same exception. Where an operand spans two pages that both fault, which one is told first is the processor's
+/// choice for operands beyond 16 bytes (there only the vector counts) and for the two operands of CMPS (there not the
+/// address).
 fn same_fault(insn: &Instruction, native: Option<Fault>, soft: Option<Fault>) -> bool {
     let (Some(a), Some(b)) = (native, soft) else {
         return native == soft;

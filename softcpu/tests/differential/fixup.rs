@@ -1,5 +1,5 @@
-//! Gives registers and memory the values with which an instruction can run in the test: pointers into scratch memory, branch
-//! targets that somebody waits at, counts that end.
+//! Gives registers and memory the values with which an instruction can run in the test: pointers into scratch memory,
+//! branch targets that somebody waits at, counts that end.
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
@@ -226,7 +226,8 @@ pub fn linear(case: &Case, insn: &Instruction) -> u64 {
     offset.wrapping_add(segment_base(case, insn))
 }
 
-/// Whether an access around `address` is the test's own business on the host: scratch memory, or what is known to be unmapped.
+/// Whether an access around `address` is the test's own business on the host: scratch memory, or what is known to be
+/// unmapped.
 fn reachable(address: u64) -> bool {
     (DATA - 0x800..UNMAPPED + 0x800).contains(&address)
 }
@@ -262,7 +263,8 @@ fn string_pointer(case: &mut Case, insn: &Instruction, register: usize, rng: &mu
         }
         _ => {}
     }
-    // Whether MASKMOVDQU faults for bytes that its mask leaves out is the processor's choice: it gets no page that faults.
+    // Whether MASKMOVDQU faults for bytes that its mask leaves out is the processor's choice: it gets no page that
+    // faults.
     if !reachable(target) || (insn.mnemonic() == Mnemonic::Maskmovdqu && target + 16 > READ_ONLY) {
         return None;
     }

@@ -1,10 +1,10 @@
 //! softcpu against the host's own processor, instruction by instruction.
 //!
 //! Each case is one random instruction with random registers and memory, run natively in this process and on softcpu in
-//! user mode. General registers, RFLAGS, XMM, MXCSR, x87 state, scratch memory, RIP and the exception (vector, error code,
-//! CR2) must be the same. What the architecture leaves undefined is listed in [`compare`], what processors do differently
-//! because the manuals leave it open in [`choices`], and what is not run in [`catalog`]. Instructions that softcpu does
-//! not have must say so: see [`unoffered`] and the last test.
+//! user mode. General registers, RFLAGS, XMM, MXCSR, x87 state, scratch memory, RIP and the exception (vector, error
+//! code, CR2) must be the same. What the architecture leaves undefined is listed in [`compare`], what processors do
+//! differently because the manuals leave it open in [`choices`], and what is not run in [`catalog`]. Instructions that
+//! softcpu does not have must say so: see [`unoffered`] and the last test.
 //!
 //! softcpu does the same on every host. Where processors are free and programs could see it, it does what the AMD EPYC
 //! (family 25) does that it was first compared with: BSF and BSR of zero keep the destination, CMPXCHG keeps a register

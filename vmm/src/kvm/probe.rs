@@ -33,8 +33,8 @@ const LONG_ENOUGH: Duration = Duration::from_millis(10);
 /// Rounds in a row that have to be long enough. The fastest of them counts, so that a busy host is not taken for a slow
 /// one.
 const LONG_ROUNDS: u32 = 4;
-/// Rounds of cold code, of which the fastest counts, too. They are many and short, because a busy host interrupts a round
-/// for longer than it takes.
+/// Rounds of cold code, of which the fastest counts, too. They are many and short, because a busy host interrupts a
+/// round for longer than it takes.
 const COLD_ROUNDS: u64 = 16;
 /// How often a round executes its code: about as often as the average instruction of a kernel's boot.
 const COLD_REPEATS: u64 = 16;
@@ -134,7 +134,8 @@ fn memory(error: crate::memory::MemoryError) -> KvmError {
     KvmError::new("guest RAM", error)
 }
 
-/// The first round is discarded: KVM maps the guest's pages in it. The loop then grows until its rounds are long enough.
+/// The first round is discarded: KVM maps the guest's pages in it. The loop then grows until its rounds are long
+/// enough.
 fn kernel_speed(kvm: &Kvm, supported: &CpuId) -> Result<f64, KvmError> {
     // 0: mov ecx, [ITERATIONS]; 1: dec ecx; jnz 1b; out PORT, al; jmp 0b
     let code = [
@@ -181,7 +182,8 @@ fn cold_speed(kvm: &Kvm, supported: &CpuId) -> Result<f64, KvmError> {
     let back = (-16 * i64::try_from(blocks).unwrap_or(0) - 8).to_le_bytes();
     let mut new = Vec::new();
     for _ in 0..COLD_ROUNDS {
-        // mov ecx, COLD_REPEATS; 1: the blocks; dec ecx; jnz 1b; out PORT, al. NOPs make 16 bytes of what is around them.
+        // mov ecx, COLD_REPEATS; 1: the blocks; dec ecx; jnz 1b; out PORT, al. NOPs make 16 bytes of what is around
+        // them.
         new.extend([0xb9, count, 0, 0, 0]);
         new.extend([0x90; 11]);
         (0..blocks).for_each(|_| new.extend(COLD_BLOCK));

@@ -1,8 +1,8 @@
-//! Each part of a machine's state matters: a machine that goes on without one of them is refused, or what becomes of it is
-//! something else.
+//! Each part of a machine's state matters: a machine that goes on without one of them is refused, or what becomes of it
+//! is something else.
 //!
-//! The machine has everything in use: two processors, one of them halted; an interrupt pending and a timer running; the DMA engine
-//! writing, with MSI-X; input that nobody has read; a message that nobody has answered; a jump behind it.
+//! The machine has everything in use: two processors, one of them halted; an interrupt pending and a timer running; the
+//! DMA engine writing, with MSI-X; input that nobody has read; a message that nobody has answered; a jump behind it.
 
 use guest_agent::device::{DMA_SLOT, dma, mailbox};
 use iced_x86::IcedError;

@@ -38,8 +38,8 @@ use crate::vcpu::{CpuWrite, Registers};
 use record::Phases;
 use state::Records;
 
-/// Gives a type a function that makes a value for each field, in which that field is another value's. A field that is not
-/// named does not compile.
+/// Gives a type a function that makes a value for each field, in which that field is another value's. A field that is
+/// not named does not compile.
 #[cfg(test)]
 macro_rules! parts_of {
     ($type:ident { $($field:ident),* $(,)? }) => {

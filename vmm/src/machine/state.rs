@@ -129,7 +129,8 @@ mod parts {
         idle,
     });
 
-    /// `state` with each part by itself as it is in `other`: parts of the machine, and of its processors, devices and records.
+    /// `state` with each part by itself as it is in `other`: parts of the machine, and of its processors, devices and
+    /// records.
     pub fn each_part(state: &MachineState, other: &MachineState) -> Vec<(&'static str, MachineState)> {
         let with = |change: &dyn Fn(&mut MachineState)| {
             let mut changed = state.clone();

@@ -102,7 +102,8 @@ impl RamImage {
         Ok(())
     }
 
-    /// The first page in which two images differ. Pages that both take from the same place of the same memfd are not read.
+    /// The first page in which two images differ. Pages that both take from the same place of the same memfd are not
+    /// read.
     pub fn first_difference(&self, other: &Self) -> std::io::Result<Option<u64>> {
         let end = self.pages.min(other.pages);
         let mut buffers = [

@@ -1,5 +1,5 @@
-//! Whole runs without a machine: scripted guests talk with [`next`]. Each talk is held twice, once with cursor and evidence
-//! made bytes and read again between every two inputs, which must change nothing.
+//! Whole runs without a machine: scripted guests talk with [`next`]. Each talk is held twice, once with cursor and
+//! evidence made bytes and read again between every two inputs, which must change nothing.
 
 mod guest;
 
@@ -481,8 +481,8 @@ fn any_what() -> impl Strategy<Value = What> {
 }
 
 proptest! {
-    /// A good guest up to some move, then anything. Whatever is said, each call returns, and only the guest itself can be asked to run
-    /// again and again.
+    /// A good guest up to some move, then anything. Whatever is said, each call returns, and only the guest itself can
+    /// be asked to run again and again.
     #[test]
     fn whatever_is_said_is_taken_and_ends(
         good in 0..260usize,

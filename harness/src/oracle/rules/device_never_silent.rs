@@ -131,7 +131,8 @@ fn points<'a>(context: &Context<'a>, started: Moment, end: u64) -> Vec<(u64, Poi
     points
 }
 
-/// Until when an engine that nobody stopped was seen: the end of the run, or the last write that the ledger had room for.
+/// Until when an engine that nobody stopped was seen: the end of the run, or the last write that the ledger had room
+/// for.
 fn last_seen(context: &Context<'_>, started: Moment) -> u64 {
     let evidence = context.evidence;
     if evidence.outcome.kind == OutcomeKind::LedgerFull {

@@ -1,8 +1,9 @@
-//! `interrupts-neither-lost-nor-invented`: each message that the DMA engine sends while the agent's driver has its vector
-//! armed becomes an interrupt, no interrupt comes without a message, and the agent counts each interrupt once.
+//! `interrupts-neither-lost-nor-invented`: each message that the DMA engine sends while the agent's driver has its
+//! vector armed becomes an interrupt, no interrupt comes without a message, and the agent counts each interrupt once.
 //!
-//! A local APIC holds one pending interrupt per vector. Messages that arrive while it is pending merge with it (Intel SDM
-//! volume 3, "Interrupt Acceptance for Fixed Interrupts"), so one interrupt stands for all messages since the one before.
+//! A local APIC holds one pending interrupt per vector. Messages that arrive while it is pending merge with it (Intel
+//! SDM volume 3, "Interrupt Acceptance for Fixed Interrupts"), so one interrupt stands for all messages since the one
+//! before.
 
 use crate::evidence::{ArmedRecord, DisarmedRecord, Moment};
 use crate::oracle::content::Context;

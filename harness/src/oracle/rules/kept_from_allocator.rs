@@ -1,5 +1,5 @@
-//! `kept-from-allocator`: a page that was preserved is not free in the new kernel before it is retrieved, nor while it is
-//! held. A free page that nobody takes keeps its content, so that content alone does not show this.
+//! `kept-from-allocator`: a page that was preserved is not free in the new kernel before it is retrieved, nor while it
+//! is held. A free page that nobody takes keeps its content, so that content alone does not show this.
 //!
 //! Two witnesses. The kernel says which pages are in its free lists (/proc/kpageflags). And when the agent takes all
 //! free memory, the kernel clears each page that it hands out, and these CPU writes are on record.

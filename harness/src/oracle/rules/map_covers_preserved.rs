@@ -1,5 +1,5 @@
-//! `map-covers-preserved`: the map in each handover blob covers exactly the pages that the agent preserved and the pages that
-//! the handover itself consists of.
+//! `map-covers-preserved`: the map in each handover blob covers exactly the pages that the agent preserved and the
+//! pages that the handover itself consists of.
 
 use super::blob_well_formed::cut;
 use crate::blob::BlobError;

@@ -1,4 +1,5 @@
-//! `nothing-leaked`: once objects are closed, their pages are given back, and later handover blobs do not preserve them.
+//! `nothing-leaked`: once objects are closed, their pages are given back, and later handover blobs do not preserve
+//! them.
 //!
 //! A page of a closed object was given back if a CPU has written to it since, or if the kernel says that it is free. It
 //! was not if nobody has written to it and it is still on the kernel's lists of pages in use. Of any other page nobody

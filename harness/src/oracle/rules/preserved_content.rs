@@ -1,5 +1,6 @@
 //! `preserved-content`: at every checkpoint of a new kernel each preserved page holds its pattern, overlaid with the
-//! agent's list of the ring's pages and descriptors, and then with the device's writes in order. The agent's digests of the same pages agree.
+//! agent's list of the ring's pages and descriptors, and then with the device's writes in order. The agent's digests of
+//! the same pages agree.
 
 use crate::evidence::{DigestRecord, ObjectEvidence, PageContent, describe};
 use crate::oracle::content::{Context, ExpectedPage};

@@ -1,9 +1,10 @@
 //! The DMA engine, personality `stream`: the receive side of a network card.
 //!
-//! The engine takes descriptors from a ring in guest memory, whose pages a list in guest memory names. It fills the buffers with [`crate::content`] at a set rate of
-//! guest time, advances a completion count and interrupts. It continues across a kexec. It stops when the driver
-//! disables or resets it, at an invalid descriptor, and while the bus master bit is clear if it honours that bit. Only
-//! CONTROL's reset bit resets it, because it offers neither function-level reset nor power states.
+//! The engine takes descriptors from a ring in guest memory, whose pages a list in guest memory names. It fills the
+//! buffers with [`crate::content`] at a set rate of guest time, advances a completion count and interrupts. It
+//! continues across a kexec. It stops when the driver disables or resets it, at an invalid descriptor, and while the
+//! bus master bit is clear if it honours that bit. Only CONTROL's reset bit resets it, because it offers neither
+//! function-level reset nor power states.
 
 mod ring;
 

@@ -311,8 +311,8 @@ impl LocalApic {
         }
     }
 
-    /// The processor's TSC reads `offset` more than guest time from now on. An armed deadline stays the same value of the
-    /// TSC, so it comes at another time.
+    /// The processor's TSC reads `offset` more than guest time from now on. An armed deadline stays the same value of
+    /// the TSC, so it comes at another time.
     pub fn set_tsc_offset(&mut self, now: u64, offset: u64) {
         self.tsc_offset = offset;
         self.arm_deadline(now, self.tsc_deadline);

@@ -295,7 +295,9 @@ impl PageStore {
 
     pub(super) fn into_extents(self) -> std::io::Result<Vec<Extent>> {
         ftruncate(&self.file, self.stored * PAGE_BYTES as u64)?;
-        let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        // Not SealFlags::WRITE: the host refuses that with EBUSY while anything holds a reference to a page of the file, such as
+        // its own reclaim or compaction. It differs only in ending writable mappings, of which there are none.
+        let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&self.file, seals)?;
         let file = Arc::new(File::from(OwnedFd::from(self.file)));
         let extent = |(page, count, at)| Extent {
@@ -350,6 +352,19 @@ mod tests {
         let extents = changes(&[(1, 1)]);
         assert!(extents[0].file.write_all_at(&[9], 0).is_err());
         assert!(extents[0].file.set_len(0).is_err());
+    }
+
+    /// A pipe that a page was spliced into holds a reference to it, as the host's reclaim and compaction do for a while.
+    #[test]
+    fn an_image_can_be_sealed_while_something_holds_its_pages() {
+        let mut store = PageStore::new(PAGES).unwrap();
+        store.push(1, &page(1)).unwrap();
+        let (_reader, writer) = rustix::pipe::pipe().unwrap();
+        let none = rustix::pipe::SpliceFlags::empty();
+        let spliced = rustix::pipe::splice(&store.file, Some(&mut 0), &writer, None, PAGE_BYTES, none);
+        assert_eq!(spliced, Ok(PAGE_BYTES));
+        let extents = store.into_extents().unwrap();
+        assert!(extents[0].file.write_all_at(&[9], 0).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod blob;
 mod boot;
+mod campaign;
 mod compare;
 mod doctor;
 mod judge;
@@ -58,6 +59,8 @@ enum Command {
     /// Say where two runs part, from evidence that `run --out` kept of both.
     #[command(after_help = COMPARE_EXIT_HELP)]
     Compare(CompareArgs),
+    /// Run many cells: scenarios by kernels by variants by seeds.
+    Campaign(campaign::CampaignArgs),
     /// Boot a kernel with its serial console on this terminal.
     Boot(BootArgs),
     /// Look at the handover in an image of RAM, or build one.
@@ -194,6 +197,7 @@ pub fn main() -> ExitCode {
         Command::Resume(args) => resume::resume(&args),
         Command::Judge(args) => judge::judge(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Campaign(args) => campaign::campaign(&args),
         Command::Boot(args) => boot::boot(&args),
         Command::Blob(args) => blob::blob(&args),
         Command::Doctor => doctor::doctor(),

@@ -208,7 +208,8 @@ impl Observer for Keeping<'_> {
     }
 }
 
-fn keep(judged: &Judged, out: Option<PathBuf>) -> Result<(), Exit> {
+/// Saves evidence, if there is a directory for it.
+pub(super) fn keep(judged: &Judged, out: Option<PathBuf>) -> Result<(), Exit> {
     let Some(directory) = out else { return Ok(()) };
     harness::evidence::save(&judged.evidence, &directory).map_err(|error| {
         complain(chain(&error));

@@ -1,11 +1,13 @@
 //! Reports on a judged run as text and as JSON, and progress while it runs.
 
+mod campaign;
 mod compare;
 mod host;
 mod json;
 mod progress;
 mod text;
 
+pub use campaign::{CampaignProgress, CampaignReport, Places, campaign_text};
 pub use compare::CompareReport;
 pub use host::kvm;
 pub use json::{Report, ScenarioReport, VERSION, write_json};

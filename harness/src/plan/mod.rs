@@ -136,14 +136,25 @@ pub struct PlanError {
 
 /// Resolves a scenario.
 pub fn plan(scenario: &Scenario, file: &str, text: &str, overrides: &Overrides) -> Result<Plan, PlanError> {
+    plan_with(scenario, file, text, overrides, &mut KernelImage::resolve)
+}
+
+/// Resolves a scenario, with `find` for its kernels.
+pub fn plan_with(
+    scenario: &Scenario,
+    file: &str,
+    text: &str,
+    overrides: &Overrides,
+    find: &mut dyn FnMut(&str) -> Result<KernelImage, KernelError>,
+) -> Result<Plan, PlanError> {
     let kernel = &scenario.kernel;
     let default = (crate::kernel::DEFAULT_VERSION.to_owned(), None);
     let (old, old_span) = choose(&overrides.kernel, &kernel.old).unwrap_or(default);
     // `--kernel` alone replaces both kernels, unless the scenario names a different new one.
     let same = || (old.clone(), old_span.clone());
     let (new, new_span) = choose(&overrides.next_kernel, &kernel.new).unwrap_or_else(same);
-    let resolve = |name: &str, span: &Option<std::ops::Range<usize>>| {
-        KernelImage::resolve(name).map_err(|source| PlanError {
+    let mut resolve = |name: &str, span: &Option<std::ops::Range<usize>>| {
+        find(name).map_err(|source| PlanError {
             span: span.clone(),
             source,
         })

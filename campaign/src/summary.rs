@@ -1,0 +1,174 @@
+//! What a campaign came to, computed from its results one by one.
+
+use crate::result::{CellResult, Signature, Status};
+use serde::Serialize;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// Most groups that are kept apart; failures of further signatures are counted together.
+const MAX_GROUPS: usize = 1000;
+
+/// Counts, and failures by signature.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    counts: BTreeMap<Status, u64>,
+    groups: BTreeMap<Signature, Group>,
+    /// Failures that are in no group, because there are too many.
+    pub ungrouped: u64,
+    /// Guest instructions of all cells.
+    pub instructions: u64,
+    /// Host time of all cells together, in microseconds.
+    pub cell_us: u64,
+}
+
+/// Failures of one signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// How many.
+    pub count: u64,
+    /// Their worst status.
+    pub status: Status,
+    /// The shortest of them in guest time, and of equals the first by name.
+    pub smallest: CellResult,
+    /// Names of the scenarios in which it was seen, at most [`MAX_SCENARIOS`].
+    pub scenarios: Vec<String>,
+}
+
+/// Most scenarios that a group names.
+pub const MAX_SCENARIOS: usize = 8;
+
+impl Summary {
+    /// Adds a result.
+    pub fn add(&mut self, result: &CellResult) {
+        *self.counts.entry(result.status).or_default() += 1;
+        self.instructions = self.instructions.saturating_add(result.instructions);
+        self.cell_us = self.cell_us.saturating_add(result.wall_us);
+        let Some(signature) = result.signature() else {
+            return;
+        };
+        if self.groups.len() >= MAX_GROUPS && !self.groups.contains_key(&signature) {
+            self.ungrouped += 1;
+            return;
+        }
+        let group = self.groups.entry(signature).or_insert_with(|| Group {
+            count: 0,
+            status: result.status,
+            smallest: result.clone(),
+            scenarios: Vec::new(),
+        });
+        group.count += 1;
+        group.status = group.status.max(result.status);
+        let size = |result: &CellResult| (result.guest_ns, result.label.clone(), result.cell);
+        if size(result) < size(&group.smallest) {
+            group.smallest = result.clone();
+        }
+        let scenario = &result.label.scenario;
+        if let Err(at) = group.scenarios.binary_search(scenario)
+            && group.scenarios.len() < MAX_SCENARIOS
+        {
+            group.scenarios.insert(at, scenario.clone());
+        }
+    }
+
+    /// How many results have this status.
+    #[must_use]
+    pub fn count(&self, status: Status) -> u64 {
+        self.counts.get(&status).copied().unwrap_or(0)
+    }
+
+    /// How many results there are.
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.counts.values().sum()
+    }
+
+    /// How many are not a pass.
+    #[must_use]
+    pub fn failing(&self) -> u64 {
+        self.done() - self.count(Status::Pass)
+    }
+
+    /// Groups, the worst first: by status, then by how many.
+    #[must_use]
+    pub fn ranked(&self) -> Vec<(&Signature, &Group)> {
+        let mut groups: Vec<_> = self.groups.iter().collect();
+        groups.sort_by_key(|(_, group)| (Reverse(group.status), Reverse(group.count)));
+        groups
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{CellId, Label};
+
+    fn failure(name: &str, what: &str, guest_ns: u64, status: Status) -> CellResult {
+        let label = Label {
+            scenario: name.into(),
+            kernels: String::new(),
+            seed: 1,
+            variant: String::new(),
+        };
+        CellResult {
+            guest_ns,
+            ..CellResult::without_run(CellId::of(&[name.as_bytes()]), label, status, what)
+        }
+    }
+
+    #[test]
+    fn failures_are_grouped_by_what_they_show() {
+        let mut summary = Summary::default();
+        for (name, what, guest, status) in [
+            ("a", "slow by 10", 30, Status::Error),
+            ("b", "slow by 20", 20, Status::Error),
+            ("c", "gone", 10, Status::Died),
+            ("d", "slow by 30", 40, Status::Error),
+        ] {
+            summary.add(&failure(name, what, guest, status));
+        }
+        assert_eq!(
+            (summary.done(), summary.failing(), summary.count(Status::Died)),
+            (4, 4, 1)
+        );
+        let ranked = summary.ranked();
+        assert_eq!(ranked.len(), 2);
+        assert_eq!((ranked[0].0.what.as_str(), ranked[0].1.count), ("gone", 1));
+        let slow = ranked[1].1;
+        assert_eq!((ranked[1].0.what.as_str(), slow.count), ("slow by N", 3));
+        assert_eq!(slow.smallest.label.scenario, "b");
+        assert_eq!(slow.scenarios, ["a", "b", "d"]);
+    }
+
+    #[test]
+    fn the_order_of_results_makes_no_difference() {
+        let mut results: Vec<CellResult> = (0..20)
+            .map(|index: u64| failure(&index.to_string(), "x", index % 3, Status::Fail))
+            .collect();
+        let sum = |results: &[CellResult]| {
+            let mut summary = Summary::default();
+            results.iter().for_each(|result| summary.add(result));
+            summary
+                .ranked()
+                .into_iter()
+                .map(|(_, group)| group.smallest.clone())
+                .collect::<Vec<_>>()
+        };
+        let forward = sum(&results);
+        results.reverse();
+        assert_eq!(sum(&results), forward);
+    }
+
+    #[test]
+    fn signatures_without_end_take_bounded_memory() {
+        let mut summary = Summary::default();
+        for index in 0..MAX_GROUPS + 5 {
+            let name: String = index
+                .to_string()
+                .bytes()
+                .map(|digit| char::from(digit + 49))
+                .collect();
+            summary.add(&failure(&name, &name, 1, Status::Fail));
+        }
+        assert_eq!((summary.ranked().len(), summary.ungrouped), (MAX_GROUPS, 5));
+    }
+}

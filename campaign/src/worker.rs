@@ -1,0 +1,108 @@
+//! A worker: runs jobs one after another. It reads a job per line and writes answers, a line each.
+//!
+//! It is a process of its own, so that a cell that kills it is a result and not the end of a campaign.
+
+use crate::job::{Base, Job, JobCell, Resolver};
+use crate::plan::{CampaignPlan, Cell, CellId};
+use crate::result::{CellResult, Status};
+use harness::run::Listeners;
+use harness::verdict::Judged;
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+/// What a worker says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It begins with this cell: if it dies now, this cell is why.
+    Begin(CellId),
+    /// A cell's result.
+    Result(Box<CellResult>),
+    /// The job is done.
+    Done,
+}
+
+/// Why a worker ended before its input did.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The agent was not found.
+    #[error(transparent)]
+    Agent(#[from] harness::agent::AgentError),
+    /// A line of its input is no job.
+    #[error("a job cannot be read: {0}")]
+    Job(#[from] serde_json::Error),
+    /// Input or output failed.
+    #[error("input or output of a worker: {0}")]
+    Stream(#[from] std::io::Error),
+}
+
+/// Works until the input ends.
+pub fn work(input: impl BufRead, mut output: impl Write) -> Result<(), WorkerError> {
+    let mut resolver = Resolver::new()?;
+    let mut say = |answer: &Answer| -> Result<(), WorkerError> {
+        serde_json::to_writer(&mut output, answer)?;
+        output.write_all(b"\n")?;
+        Ok(output.flush()?)
+    };
+    for line in input.lines() {
+        let job: Job = serde_json::from_str(&line?)?;
+        for cell in &job.cells {
+            say(&Answer::Begin(cell.id))?;
+            let result = run_cell(&mut resolver, &job.base, cell);
+            say(&Answer::Result(Box::new(result)))?;
+        }
+        say(&Answer::Done)?;
+    }
+    Ok(())
+}
+
+/// Runs a cell and sums it up.
+fn run_cell(resolver: &mut Resolver, base: &Base, cell: &JobCell) -> CellResult {
+    let begin = Instant::now();
+    match judge_cell(resolver, base, cell) {
+        Ok(judged) => {
+            let wall = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+            CellResult::of(cell.id, cell.label.clone(), &judged, wall)
+        }
+        Err(reason) => CellResult::without_run(cell.id, cell.label.clone(), Status::Error, &reason),
+    }
+}
+
+/// Runs a cell of a plan in this process, and returns it with its result.
+pub fn run_again(plan: &CampaignPlan, cell: &Cell) -> Result<(Judged, CellResult), String> {
+    let mut resolver = Resolver::new().map_err(|error| error.to_string())?;
+    let (base, _) = &plan.bases[cell.base];
+    let cell = JobCell {
+        id: cell.id,
+        label: plan.label(cell),
+        add: plan.addition(cell).to_owned(),
+    };
+    let judged = judge_cell(&mut resolver, base, &cell)?;
+    let result = CellResult::of(cell.id, cell.label, &judged, 0);
+    Ok((judged, result))
+}
+
+/// Runs a cell.
+fn judge_cell(resolver: &mut Resolver, base: &Base, cell: &JobCell) -> Result<Judged, String> {
+    let text = base.with(&cell.add);
+    let resolved = resolver.resolve(base, &text)?;
+    let found = resolver.cell(&resolved, &text);
+    if found != cell.id {
+        return Err(format!(
+            "a kernel or baton has changed since the plan was made: the cell is {found} now"
+        ));
+    }
+    let listeners = Listeners {
+        observer: &(),
+        again: &|_| {},
+    };
+    harness::run::run(
+        &resolved.plan,
+        resolver.agent(),
+        &vmm::soft::Soft,
+        &[],
+        &listeners,
+    )
+    .map_err(|error| error.to_string())
+}

@@ -78,7 +78,13 @@ fn what_cannot_be_written_is_refused_before_anything_runs() {
     );
     let below = kernel.join("x").display().to_string();
     let snapshot = format!("armed={below}");
-    for option in [["--json", &below], ["--out", &below], ["--snapshot", &snapshot]] {
+    for option in [
+        ["--json", &below],
+        ["--junit", &below],
+        ["--ktap", &below],
+        ["--out", &below],
+        ["--snapshot", &snapshot],
+    ] {
         let output = baton(&["run", &file, "--backend", "soft", option[0], option[1]]);
         let said = complaint(&output, 2);
         assert!(said.contains(&format!("{below}: cannot be written")), "{said}");
@@ -98,6 +104,28 @@ fn json_on_standard_output_is_alone_there() {
     let report: serde_json::Value =
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}:\n{text}"));
     assert_eq!(report["scenarios"][0]["verdict"], "pass");
+}
+
+#[test]
+fn reports_of_several_kinds_are_written_and_one_of_them_to_standard_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let evidence = directory.path().join("evidence");
+    harness::evidence::save(&harness::testing::good(), &evidence).unwrap();
+    let (evidence, junit) = (evidence.display().to_string(), directory.path().join("junit.xml"));
+    let file = junit.display().to_string();
+    let output = baton(&["judge", &evidence, "--ktap", "-", "--junit", &file]);
+    let said = complaint(&output, 0);
+    assert!(said.contains("small: PASS"), "{said}");
+    let ktap = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        ktap.starts_with("KTAP version 1\n1..1\n  KTAP version 1\n") && ktap.ends_with("\nok 1 small\n"),
+        "{ktap}"
+    );
+    let junit = std::fs::read_to_string(junit).unwrap();
+    assert!(junit.contains("<testsuite name=\"small\""), "{junit}");
+    let output = baton(&["judge", &evidence, "--ktap", "-", "--json", "-"]);
+    let said = complaint(&output, 2);
+    assert!(said.contains("-: named for two reports"), "{said}");
 }
 
 #[test]

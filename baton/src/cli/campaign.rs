@@ -1,6 +1,6 @@
 //! `baton campaign`: many runs, in worker processes, each result a line of a file.
 
-use super::outputs::{Outputs, Said};
+use super::outputs::{Outputs, ReportFiles, Said};
 use super::run::keep;
 use super::{Exit, complain, exit_of};
 use crate::report::{
@@ -104,9 +104,8 @@ struct CellArgs {
     /// Keep the evidence in DIR.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Write a JSON report; - is standard output, and all else goes to standard error then.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    reports: ReportFiles,
 }
 
 #[derive(Debug, Args)]
@@ -163,6 +162,15 @@ impl From<DriveError> for Failed {
     }
 }
 
+/// What a campaign writes: its report, and a directory.
+fn outputs<'a>(json: Option<&'a PathBuf>, out: Option<&'a PathBuf>) -> Outputs<'a> {
+    Outputs {
+        reports: json.map(PathBuf::as_path).into_iter().collect(),
+        out: out.map(PathBuf::as_path),
+        snapshots: Vec::new(),
+    }
+}
+
 fn planned(path: &Path) -> Result<CampaignPlan, Failed> {
     let (campaign, text) = file::load(path).map_err(Failed::usage)?;
     plan(&campaign, path, &text).map_err(Failed::usage)
@@ -183,7 +191,7 @@ fn list(args: &PlanArgs) -> Result<Exit, Failed> {
 }
 
 fn again(args: &CellArgs) -> Result<Exit, Failed> {
-    let outputs = Outputs::new(args.json.as_ref(), args.out.as_ref(), &[]);
+    let outputs = Outputs::new(&args.reports, args.out.as_ref(), &[]);
     outputs.check().map_err(Failed::usage)?;
     let plan = planned(&args.file)?;
     let mut cells = plan.cells_by_prefix(&args.cell);
@@ -197,13 +205,14 @@ fn again(args: &CellArgs) -> Result<Exit, Failed> {
     outputs.said().line(&format!("{}\n", plan.label(cell)));
     outputs.said().line(&text(&judged));
     let exit = exit_of(judged.judgement.verdict);
-    super::write_report(args.json.as_ref(), vec![ScenarioReport::new(&judged)])
+    args.reports
+        .write(vec![ScenarioReport::new(&judged)])
         .and(kept)
         .map_or_else(Ok, |()| Ok(exit))
 }
 
 fn together(args: &MergeArgs) -> Result<Exit, Failed> {
-    let outputs = Outputs::new(args.json.as_ref(), args.out.as_ref(), &[]);
+    let outputs = outputs(args.json.as_ref(), args.out.as_ref());
     outputs.check().map_err(Failed::usage)?;
     let merged = merge(&args.directories, args.out.as_deref())?;
     let report = CampaignReport::new(&merged.header, &merged.summary, &merged.missing);
@@ -224,7 +233,7 @@ fn run(path: &Path, args: &CampaignRunArgs) -> Result<Exit, Failed> {
         .out
         .clone()
         .unwrap_or_else(|| PathBuf::from(format!("{}.campaign", plan.name)));
-    let outputs = Outputs::new(args.json.as_ref(), Some(&directory), &[]);
+    let outputs = outputs(args.json.as_ref(), Some(&directory));
     outputs.check().map_err(Failed::usage)?;
     let (mut summary, mut met) = (Summary::default(), BTreeSet::new());
     let mut store = Store::open(&directory, &plan, args.partition, &mut |result| {

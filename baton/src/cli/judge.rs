@@ -1,7 +1,7 @@
 //! `baton judge`: judges saved evidence again.
 
 use super::outputs::Outputs;
-use super::{Exit, JudgeArgs, complain, exit_of, write_report};
+use super::{Exit, JudgeArgs, complain, exit_of};
 use crate::report::{ScenarioReport, text};
 use harness::evidence::is_kept_in;
 use harness::verdict::Judged;
@@ -9,10 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Judges the evidence in the directory itself, or else in each of its subdirectories.
 pub(super) fn judge(args: &JudgeArgs) -> Exit {
-    let outputs = Outputs {
-        json: args.json.as_deref(),
-        ..Outputs::default()
-    };
+    let outputs = Outputs::new(&args.reports, None, &[]);
     if let Err(error) = outputs.check() {
         complain(error);
         return Exit::Usage;
@@ -47,7 +44,9 @@ pub(super) fn judge(args: &JudgeArgs) -> Exit {
             }
         }
     }
-    write_report(args.json.as_ref(), reports).map_or_else(|failed| failed, |()| exit)
+    args.reports
+        .write(reports)
+        .map_or_else(|failed| failed, |()| exit)
 }
 
 fn judge_one(directory: &Path) -> Result<Judged, String> {

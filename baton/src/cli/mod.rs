@@ -116,9 +116,8 @@ struct RunArgs {
     /// boots.
     #[arg(long, value_name = "TIME")]
     progress: Option<harness::scenario::Span>,
-    /// Write a JSON report; - is standard output, and all else goes to standard error then.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    reports: outputs::ReportFiles,
     /// Keep the evidence: in DIR for one scenario, in DIR/NAME for several.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -133,9 +132,8 @@ struct RunArgs {
 struct ResumeArgs {
     /// File that `run --snapshot` wrote.
     file: PathBuf,
-    /// Write a JSON report; - is standard output, and all else goes to standard error then.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    reports: outputs::ReportFiles,
     /// Keep the evidence in DIR.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -148,9 +146,8 @@ struct ResumeArgs {
 struct JudgeArgs {
     /// Directory that `run --out` made.
     directory: PathBuf,
-    /// Write a JSON report; - is standard output, and all else goes to standard error then.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    reports: outputs::ReportFiles,
 }
 
 #[derive(Debug, Args)]
@@ -228,15 +225,6 @@ fn backend_of(
     };
     harness::backend::choose(choice.into(), slowdown, &say).map_err(|error| {
         complain(error);
-        Exit::Failed
-    })
-}
-
-/// Writes the JSON report to the file that `--json` names; without `--json` does nothing.
-fn write_report(json: Option<&PathBuf>, scenarios: Vec<crate::report::ScenarioReport>) -> Result<(), Exit> {
-    let Some(path) = json else { return Ok(()) };
-    crate::report::write_json(&crate::report::Report::new(scenarios), path).map_err(|error| {
-        complain(format!("{}: cannot be written: {error}", path.display()));
         Exit::Failed
     })
 }

@@ -2,15 +2,63 @@
 //! started.
 
 use super::place::SnapshotArg;
+use super::{Exit, complain};
+use crate::report::{Report, ScenarioReport, junit, ktap, write_json, write_text};
+use clap::Args;
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 
+/// The files that reports for programs and other tools are written to.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct ReportFiles {
+    /// Write a JSON report; - is standard output, and all else goes to standard error then.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a JUnit report: a test suite per scenario, a test case per rule; - as for --json.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Write a report in the kernel's test protocol KTAP: a test per scenario, a subtest per rule; - as for --json.
+    #[arg(long, value_name = "FILE")]
+    pub ktap: Option<PathBuf>,
+}
+
+impl ReportFiles {
+    /// All that are asked for.
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        [&self.json, &self.junit, &self.ktap]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+    }
+
+    /// Writes the reports. Says which cannot be written, and goes on with the others.
+    pub fn write(&self, scenarios: Vec<ScenarioReport>) -> Result<(), Exit> {
+        let report = Report::new(scenarios);
+        let write = |path: &Option<PathBuf>, write: &dyn Fn(&Path) -> Result<(), Error>| match path {
+            Some(path) => write(path).map_err(|error| {
+                complain(unwritable(path, &error));
+                Exit::Failed
+            }),
+            None => Ok(()),
+        };
+        let written = [
+            write(&self.json, &|path| write_json(&report, path)),
+            write(&self.junit, &|path| {
+                let text = junit(&report).map_err(|error| Error::other(error.to_string()))?;
+                write_text(&text, path)
+            }),
+            write(&self.ktap, &|path| write_text(&ktap(&report), path)),
+        ];
+        written.into_iter().collect()
+    }
+}
+
 /// What the command line asks to be written.
 #[derive(Debug, Default)]
 pub(super) struct Outputs<'a> {
-    /// `--json`.
-    pub json: Option<&'a Path>,
+    /// `--json` and its like.
+    pub reports: Vec<&'a Path>,
     /// `--out`.
     pub out: Option<&'a Path>,
     /// The files of `--snapshot`.
@@ -22,7 +70,7 @@ pub(super) struct Outputs<'a> {
 pub(super) enum Said {
     /// Standard output.
     Output,
-    /// Standard error, because standard output is the JSON report's.
+    /// Standard error, because standard output is another report's.
     Error,
 }
 
@@ -37,10 +85,10 @@ impl Said {
 }
 
 impl<'a> Outputs<'a> {
-    /// What `--json`, `--out` and `--snapshot` ask for.
-    pub fn new(json: Option<&'a PathBuf>, out: Option<&'a PathBuf>, snapshots: &'a [SnapshotArg]) -> Self {
+    /// What the options for reports, `--out` and `--snapshot` ask for.
+    pub fn new(reports: &'a ReportFiles, out: Option<&'a PathBuf>, snapshots: &'a [SnapshotArg]) -> Self {
         Self {
-            json: json.map(PathBuf::as_path),
+            reports: reports.paths().collect(),
             out: out.map(PathBuf::as_path),
             snapshots: snapshots.iter().map(SnapshotArg::file).collect(),
         }
@@ -48,18 +96,23 @@ impl<'a> Outputs<'a> {
 
     /// Where reports as text go.
     pub fn said(&self) -> Said {
-        if self.json.is_some_and(is_stdout) {
+        if self.reports.iter().copied().any(is_stdout) {
             Said::Error
         } else {
             Said::Output
         }
     }
 
-    /// Checks that each file and directory can be written, on one line if not. Leaves existing files as they are, makes
-    /// no new ones, and makes the directory of `--out`.
+    /// Checks that each file and directory can be written, and that no two reports go to the same place, on one line if
+    /// not. Leaves existing files as they are, makes no new ones, and makes the directory of `--out`.
     pub fn check(&self) -> Result<(), String> {
-        let json = self.json.filter(|path| !is_stdout(path));
-        for file in json.into_iter().chain(self.snapshots.iter().copied()) {
+        for (number, path) in self.reports.iter().enumerate() {
+            if self.reports[..number].contains(path) {
+                return Err(format!("{}: named for two reports", path.display()));
+            }
+        }
+        let files = self.reports.iter().copied().filter(|path| !is_stdout(path));
+        for file in files.chain(self.snapshots.iter().copied()) {
             check_file(file).map_err(|error| unwritable(file, &error))?;
         }
         match self.out {
@@ -105,7 +158,7 @@ mod tests {
         for name in ["old.json", "new.json"] {
             let (json, out) = (at(name), at("a/b"));
             let outputs = Outputs {
-                json: Some(&json),
+                reports: vec![&json],
                 out: Some(&out),
                 snapshots: vec![&json],
             };
@@ -125,11 +178,11 @@ mod tests {
         let (below, missing) = (file.join("x"), folder.path().join("no/such/x.json"));
         for bad in [
             Outputs {
-                json: Some(folder.path()),
+                reports: vec![folder.path()],
                 ..Outputs::default()
             },
             Outputs {
-                json: Some(&missing),
+                reports: vec![&file, &missing],
                 ..Outputs::default()
             },
             Outputs {
@@ -145,9 +198,14 @@ mod tests {
             assert!(error.contains("cannot be written"), "{error}");
         }
         let dash = Outputs {
-            json: Some(Path::new("-")),
+            reports: vec![&file, Path::new("-")],
             ..Outputs::default()
         };
         assert_eq!((dash.check(), dash.said()), (Ok(()), Said::Error));
+        let twice = Outputs {
+            reports: vec![Path::new("-"), Path::new("-")],
+            ..Outputs::default()
+        };
+        assert_eq!(twice.check(), Err("-: named for two reports".into()));
     }
 }

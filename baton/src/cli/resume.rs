@@ -2,7 +2,7 @@
 
 use super::outputs::Outputs;
 use super::run::{Task, report_on};
-use super::{Exit, ResumeArgs, complain, write_report};
+use super::{Exit, ResumeArgs, complain};
 use harness::conductor::chain;
 use harness::run::Hold;
 use harness::snapshot::RunSnapshot;
@@ -21,7 +21,7 @@ pub(super) fn resume(args: &ResumeArgs) -> Exit {
         .iter()
         .map(|held| held.hold(&snapshot.plan))
         .collect();
-    let outputs = Outputs::new(args.json.as_ref(), args.out.as_ref(), &args.snapshot);
+    let outputs = Outputs::new(&args.reports, args.out.as_ref(), &args.snapshot);
     if let Err(error) = outputs.check() {
         complain(error);
         return Exit::Usage;
@@ -33,7 +33,7 @@ pub(super) fn resume(args: &ResumeArgs) -> Exit {
         work: &|listeners| harness::run::resume(&snapshot, &holds, listeners),
     };
     let (report, exit) = report_on(&task);
-    match write_report(args.json.as_ref(), vec![report]) {
+    match args.reports.write(vec![report]) {
         Ok(()) => exit,
         Err(failed) => failed,
     }

@@ -1,7 +1,7 @@
 //! `baton run`: runs scenarios one after another and reports on each.
 
 use super::outputs::{Outputs, Said};
-use super::{BackendChoice, Exit, RunArgs, backend_of, complain, exit_of, write_report};
+use super::{BackendChoice, Exit, RunArgs, backend_of, complain, exit_of};
 use crate::report::{Progress, ScenarioReport, text};
 use harness::conductor::{Observer, chain};
 use harness::evidence::{Evidence, Keeper, Phase, PhaseRecord};
@@ -50,7 +50,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         (_, false) => BackendChoice::Soft,
         (choice, true) => choice,
     };
-    let outputs = Outputs::new(args.json.as_ref(), args.out.as_ref(), &args.snapshot);
+    let outputs = Outputs::new(&args.reports, args.out.as_ref(), &args.snapshot);
     if let Err(error) = outputs.check() {
         complain(error);
         return Exit::Usage;
@@ -88,7 +88,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
     if plans.len() > 1 {
         summary(&reports, outputs.said());
     }
-    match write_report(args.json.as_ref(), reports) {
+    match args.reports.write(reports) {
         Ok(()) => exit,
         Err(failed) => failed,
     }

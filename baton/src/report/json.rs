@@ -1,7 +1,8 @@
 //! The JSON report. `docs/report.md` documents every field. [`VERSION`] goes up when a field is removed or changes its
 //! meaning.
 
-use super::{last_lines, phase_lines, reproduce};
+use super::picture::Picture;
+use super::{last_lines, phase_lines, reproduce, write_text};
 use harness::cause::{cause, kernel_lines};
 use harness::evidence::{Evidence, Outcome};
 use harness::oracle::{Finding, RuleResult};
@@ -32,87 +33,92 @@ pub struct Report {
 /// One scenario.
 #[derive(Debug, Serialize)]
 pub struct ScenarioReport {
-    name: String,
-    verdict: Verdict,
+    pub(super) name: String,
+    pub(super) verdict: Verdict,
     /// Why the verdict is not `pass`, one sentence each.
-    reasons: Vec<String>,
-    scenario_file: String,
-    reproduce: String,
-    backend: String,
-    seed: u64,
-    outcome: Option<OutcomeReport>,
+    pub(super) reasons: Vec<String>,
+    pub(super) scenario_file: String,
+    pub(super) reproduce: String,
+    pub(super) backend: String,
+    pub(super) seed: u64,
+    pub(super) outcome: Option<OutcomeReport>,
     /// Why it ended so, where the evidence shows it.
-    cause: Option<String>,
+    pub(super) cause: Option<String>,
     /// Lines of KHO, LUO and kexec on the console.
-    kernel_lines: Vec<String>,
+    pub(super) kernel_lines: Vec<String>,
     /// The console's last lines, if the run ended otherwise than it should.
-    last_lines: Vec<String>,
-    kernels: Vec<Kernel>,
-    phases: Vec<Phase>,
-    device_writes: BTreeMap<String, u64>,
-    device_bytes: BTreeMap<String, u64>,
-    preserved_pages: u64,
-    preserved_bytes: u64,
-    rules: Vec<Rule>,
-    findings: Vec<Finding>,
-    state_hash: String,
-    ledger_digest: String,
-    blackout_ns: Option<u64>,
-    blackouts_ns: Vec<u64>,
+    pub(super) last_lines: Vec<String>,
+    pub(super) kernels: Vec<Kernel>,
+    pub(super) phases: Vec<Phase>,
+    pub(super) device_writes: BTreeMap<String, u64>,
+    pub(super) device_bytes: BTreeMap<String, u64>,
+    pub(super) preserved_pages: u64,
+    pub(super) preserved_bytes: u64,
+    pub(super) rules: Vec<Rule>,
+    pub(super) findings: Vec<Finding>,
+    pub(super) state_hash: String,
+    pub(super) ledger_digest: String,
+    pub(super) blackout_ns: Option<u64>,
+    pub(super) blackouts_ns: Vec<u64>,
     /// Lower bound on the time of each jump; null if the backend saw the jump itself.
-    jumps_not_before_ns: Vec<Option<u64>>,
+    pub(super) jumps_not_before_ns: Vec<Option<u64>>,
     /// Host nanoseconds to a nanosecond of device time.
-    slowdown: u32,
+    pub(super) slowdown: u32,
     /// Instructions that softcpu executed because KVM could not.
-    emulated: BTreeMap<String, u64>,
+    pub(super) emulated: BTreeMap<String, u64>,
+    /// What the other formats show beside these fields.
+    #[serde(skip)]
+    pub(super) picture: Picture,
 }
 
 #[derive(Debug, Serialize)]
-struct OutcomeReport {
-    kind: &'static str,
-    generation: u32,
-    phase: &'static str,
-    text: String,
+pub(super) struct OutcomeReport {
+    pub(super) kind: &'static str,
+    pub(super) generation: u32,
+    pub(super) phase: &'static str,
+    pub(super) text: String,
+    /// Whether the scenario expects that.
+    pub(super) as_expected: bool,
 }
 
 #[derive(Debug, Serialize)]
-struct Kernel {
-    generation: u32,
-    release: String,
-    build_id: Option<String>,
-    image: String,
-    image_hash: String,
-    command_line: String,
-    booted: bool,
-    processors: Option<u32>,
+pub(super) struct Kernel {
+    pub(super) generation: u32,
+    pub(super) release: String,
+    pub(super) build_id: Option<String>,
+    pub(super) image: String,
+    pub(super) image_hash: String,
+    pub(super) command_line: String,
+    pub(super) booted: bool,
+    pub(super) processors: Option<u32>,
     /// Bytes by which it lay above the addresses of its symbol file; null if there are no symbols.
-    symbol_offset: Option<u64>,
+    pub(super) symbol_offset: Option<u64>,
     /// Why its symbol file was not used.
-    symbols_refused: Option<String>,
+    pub(super) symbols_refused: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct Phase {
-    name: String,
-    generation: u32,
-    guest_ns: u64,
-    instructions: Option<u64>,
-    wall_ms: f64,
-    device_writes: u64,
-    device_bytes: u64,
+pub(super) struct Phase {
+    pub(super) name: String,
+    pub(super) generation: u32,
+    pub(super) guest_ns: u64,
+    pub(super) instructions: Option<u64>,
+    pub(super) wall_ms: f64,
+    pub(super) device_writes: u64,
+    pub(super) device_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
-struct Rule {
-    name: String,
-    looked_at: u64,
-    unit: &'static str,
-    note: String,
-    held: bool,
-    blind: Vec<String>,
-    findings: u64,
-    expected: &'static str,
-    met: bool,
+pub(super) struct Rule {
+    pub(super) name: String,
+    pub(super) looked_at: u64,
+    pub(super) unit: &'static str,
+    pub(super) note: String,
+    pub(super) held: bool,
+    pub(super) blind: Vec<String>,
+    pub(super) findings: u64,
+    pub(super) expected: &'static str,
+    pub(super) met: bool,
 }
 
 impl Report {
@@ -160,7 +166,7 @@ impl ScenarioReport {
             reproduce: reproduce(evidence),
             backend: evidence.backend.clone(),
             seed: evidence.seed,
-            outcome: Some(outcome(&evidence.outcome)),
+            outcome: Some(outcome(&evidence.outcome, judgement.as_expected)),
             cause: cause(evidence),
             kernel_lines: kernel_lines(&evidence.console)
                 .take(MAX_LINES)
@@ -189,6 +195,7 @@ impl ScenarioReport {
             jumps_not_before_ns: evidence.jumps_not_before.clone(),
             slowdown: evidence.slowdown,
             emulated: evidence.emulated.iter().cloned().collect(),
+            picture: Picture::new(evidence),
         }
     }
 
@@ -231,16 +238,48 @@ impl ScenarioReport {
             jumps_not_before_ns: Vec::new(),
             slowdown: 1,
             emulated: BTreeMap::new(),
+            picture: Picture::default(),
         }
     }
 }
 
-fn outcome(outcome: &Outcome) -> OutcomeReport {
+impl OutcomeReport {
+    /// How the run ended, in one sentence.
+    pub(super) fn sentence(&self) -> String {
+        let Self {
+            kind,
+            generation,
+            phase,
+            text,
+            ..
+        } = self;
+        format!("ended as {kind} in {phase} of generation {generation}: {text}")
+    }
+}
+
+impl Rule {
+    /// Why the rule says nothing of the run; `None` if it does.
+    pub(super) fn unjudged(&self) -> Option<String> {
+        match &self.blind[..] {
+            _ if self.held || self.findings > 0 => None,
+            [] => Some("had nothing to look at".into()),
+            blind => Some(format!("cannot be judged: {}", blind.join("; "))),
+        }
+    }
+
+    /// Whether there was nothing to look at.
+    pub(super) fn saw_nothing(&self) -> bool {
+        self.unjudged().is_some() && self.blind.is_empty()
+    }
+}
+
+fn outcome(outcome: &Outcome, as_expected: bool) -> OutcomeReport {
     OutcomeReport {
         kind: outcome.kind.name(),
         generation: outcome.generation,
         phase: outcome.phase.name(),
         text: outcome.text.clone(),
+        as_expected,
     }
 }
 
@@ -282,11 +321,7 @@ fn rule(result: &RuleResult, expected: &'static str, met: bool) -> Rule {
 pub fn write_json(report: &impl Serialize, path: &Path) -> std::io::Result<()> {
     let mut text = serde_json::to_string_pretty(report)?;
     text.push('\n');
-    if path.as_os_str() == "-" {
-        std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())
-    } else {
-        std::fs::write(path, text)
-    }
+    write_text(&text, path)
 }
 
 #[cfg(test)]
@@ -309,6 +344,7 @@ mod tests {
         for object in [
             &value,
             scenario,
+            &scenario["outcome"],
             &scenario["phases"][0],
             &scenario["rules"][0],
             &scenario["findings"][0],

@@ -1,25 +1,54 @@
-//! Reports on a judged run as text and as JSON, and progress while it runs.
+//! Reports on judged runs: as text, as JSON, and in formats of other tools, made from the same structure as the JSON.
+//! And progress while a run goes on.
 
 mod campaign;
+mod cases;
 mod compare;
 mod host;
 mod json;
+mod junit;
+mod ktap;
+mod picture;
 mod progress;
+#[cfg(test)]
+mod samples;
 mod text;
 
 pub use campaign::{CampaignProgress, CampaignReport, Places, campaign_text};
 pub use compare::CompareReport;
 pub use host::kvm;
 pub use json::{Report, ScenarioReport, VERSION, write_json};
+pub use junit::junit;
+pub use ktap::ktap;
 pub use progress::Progress;
 pub use text::text;
 
 use harness::evidence::{Evidence, OutcomeKind};
 use harness::verdict::Judged;
+use std::path::Path;
 use vmm::ledger::Entry;
 
 /// Most lines of the console's end that a report shows.
 const LAST_LINES: usize = 12;
+
+/// Most characters of a line of the guest that a report shows.
+const MAX_LINE: usize = 200;
+
+/// A line of text of the guest without characters that a terminal would obey, and without line breaks.
+fn printable(line: &str) -> String {
+    let obeyed = |c: char| c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}');
+    let plain = |c: char| if obeyed(c) { '\u{fffd}' } else { c };
+    line.chars().take(MAX_LINE).map(plain).collect()
+}
+
+/// Writes a report to `path`; `-` is standard output.
+pub fn write_text(text: &str, path: &Path) -> std::io::Result<()> {
+    if path.as_os_str() == "-" {
+        std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())
+    } else {
+        std::fs::write(path, text)
+    }
+}
 
 /// The last lines of the console that are not empty, if the run ended otherwise than it should; none if it was
 /// completed.

@@ -1,6 +1,6 @@
 //! The report as text.
 
-use super::{last_lines, phase_lines, reproduce};
+use super::{last_lines, phase_lines, printable, reproduce};
 use harness::cause::{cause, kernel_lines};
 use harness::evidence::{Evidence, KernelEvidence, OutcomeKind, PAGE};
 use harness::oracle::{Finding, RuleName, RuleResult};
@@ -13,8 +13,6 @@ const SHOWN: usize = 6;
 
 /// Most lines of the kernel about the handover that are printed.
 const QUOTED: usize = 12;
-/// Most characters of a line of the guest that are printed.
-const MAX_LINE: usize = 200;
 
 /// The report on one scenario; every line ends with a line break.
 pub fn text(judged: &Judged) -> String {
@@ -133,18 +131,6 @@ fn quoted<'a>(heading: &str, lines: impl Iterator<Item = &'a str>, out: &mut Str
         writeln!(out, "    | {}", printable(line))?;
     }
     Ok(())
-}
-
-/// A line of the guest without characters that a terminal would obey.
-fn printable(line: &str) -> String {
-    let plain = |c: char| {
-        if c.is_control() && c != '\t' {
-            '\u{fffd}'
-        } else {
-            c
-        }
-    };
-    line.chars().take(MAX_LINE).map(plain).collect()
 }
 
 fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {

@@ -31,6 +31,7 @@ pub mod kernel;
 pub mod kernel_log;
 pub mod oracle;
 pub mod plan;
+mod resolve;
 pub mod run;
 pub mod scenario;
 pub mod seed;

@@ -58,11 +58,14 @@ impl Judged {
         let scenario = parse(&evidence.scenario_file, &evidence.scenario_text)?;
         let results = oracle::judge(&evidence, &scenario.expect.allowed_complaints);
         let judgement = judge(&evidence, &scenario.expect, &results);
-        Ok(Self {
+        let idle = idle_injections(&evidence);
+        let mut judged = Self {
             evidence,
             results,
             judgement,
-        })
+        };
+        judged.fail_with(idle);
+        Ok(judged)
     }
 
     /// Adds reasons for which the scenario counts as not run or judged. Without any, the verdict stands.
@@ -72,6 +75,23 @@ impl Judged {
             self.judgement.reasons.push(reason);
         }
     }
+}
+
+/// One reason for each injection that never fired: a run without its fault says nothing of it. A run that has not ended
+/// has its own reason.
+fn idle_injections(evidence: &Evidence) -> Vec<String> {
+    if evidence.outcome.kind == OutcomeKind::Unfinished {
+        return Vec::new();
+    }
+    let all = (0..).zip(&evidence.injections);
+    let idle = all.filter_map(|(number, injection): (u32, _)| {
+        let why = injection.never_fired()?;
+        Some(format!(
+            "injection {number} never fired ({}): {why}",
+            injection.words
+        ))
+    });
+    idle.collect()
 }
 
 /// Compares results with expectations.

@@ -90,6 +90,7 @@ fn seconds(backend: &dyn Backend, kernel: &[u8]) -> Result<f64, String> {
         progress_limit_ns: PATIENCE,
         vcpus: 1,
         ledger_entries: 1,
+        injections: Vec::new(),
     };
     let mut machine = Machine::new(&config, backend).map_err(|error| error.to_string())?;
     let begin = Instant::now();

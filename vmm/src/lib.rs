@@ -9,15 +9,17 @@
 //!   |   `- kvm        processors and devices on threads of their own, in real time
 //!   `- platform    all but the processors
 //!       `- devices     state machines over a clock, and the bus that routes to them
-//!           `- dma     the stream engine -> dma_view -> ledger
+//!           |- dma     the stream engine -> dma_view -> ledger
+//!           `- injector  deeds of injections at their moments
 //!  memory       guest RAM; knows the pages that anybody wrote
 //!  translate    guest memory by virtual addresses
 //!  trace        what passed between the processors and everything else, for comparing runs
 //!  provenance   first write of the processor to each page in each phase
 //! ```
 //!
-//! Every byte of guest RAM has one of three authors. The loader writes through [`memory::GuestRam`] before the machine
-//! runs; a device writes through [`dma_view::DmaView`], which keeps the [`ledger`]; everything else is the processor.
+//! Every byte of guest RAM has one of four authors. The loader writes through [`memory::GuestRam`] before the machine
+//! runs; a device writes through [`dma_view::DmaView`], which keeps the [`ledger`]; so does an [`injection`], a fault on
+//! purpose; everything else is the processor.
 
 #![deny(unsafe_code)]
 
@@ -27,6 +29,7 @@ pub mod console;
 pub mod content;
 pub mod devices;
 pub mod dma_view;
+pub mod injection;
 pub mod interrupt;
 pub mod kvm;
 pub mod ledger;

@@ -20,6 +20,8 @@ pub enum DeviceEvent {
     Message(Result<Vec<u8>, TooLong>),
     /// The guest asked to be switched off or reset.
     Power(PowerRequest),
+    /// The injection of this number asks the host what to do.
+    InjectionAsks(usize),
 }
 
 /// The processor's access to the DMA engine that caused an engine event.
@@ -49,8 +51,14 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Lets every device do what is due at `now`, and checks for new console output.
-    pub fn advance(&mut self, now: u64) {
+    /// Lets every device do what is due at `now`, and checks for new console output. `retired` is the number of
+    /// instructions, where the backend counts them.
+    pub fn advance(&mut self, now: u64, retired: impl FnOnce() -> Option<u64>) {
+        if self.bus.view.injections.need_instructions()
+            && let Some(retired) = retired()
+        {
+            self.bus.view.injections.count(now, retired);
+        }
         self.bus.advance(now);
         self.note_output(now);
     }
@@ -59,6 +67,9 @@ impl Platform {
     pub fn take_event(&mut self, now: u64) -> Option<DeviceEvent> {
         if self.bus.dma.stopped_by_ledger() {
             return Some(DeviceEvent::LedgerFull);
+        }
+        if let Some(index) = self.bus.view.injections.asks() {
+            return Some(DeviceEvent::InjectionAsks(index));
         }
         if let Some(message) = self.bus.mailbox.take_message() {
             self.progress.mark(now);
@@ -70,6 +81,12 @@ impl Platform {
     /// Counts new console output as progress.
     pub fn note_output(&mut self, now: u64) {
         self.progress.printed(now, self.bus.uart.console.total());
+    }
+
+    /// Whether no time may pass: the ledger is full, or an injection asks the host what to do.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.bus.dma.stopped_by_ledger() || self.bus.view.injections.asks().is_some()
     }
 
     /// Number of engine events so far. If an access adds some, pass them to [`Platform::note_causes`].

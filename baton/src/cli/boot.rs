@@ -71,6 +71,7 @@ fn config(args: &BootArgs, kernel: &KernelImage, needed: &str) -> Result<Machine
         progress_limit_ns: u64::MAX,
         vcpus: 1,
         ledger_entries: vmm::ledger::DEFAULT_CAPACITY,
+        injections: Vec::new(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The JSON report. `docs/report.md` documents every field. [`VERSION`] goes up when a field is removed or changes its
 //! meaning.
 
+use super::injections::Injection;
 use super::picture::Picture;
 use super::{last_lines, phase_lines, reproduce, write_text};
 use harness::cause::{cause, kernel_lines};
@@ -56,6 +57,7 @@ pub struct ScenarioReport {
     pub(super) preserved_bytes: u64,
     pub(super) rules: Vec<Rule>,
     pub(super) findings: Vec<Finding>,
+    pub(super) injections: Vec<Injection>,
     pub(super) state_hash: String,
     pub(super) ledger_digest: String,
     pub(super) blackout_ns: Option<u64>,
@@ -188,6 +190,7 @@ impl ScenarioReport {
                 .iter()
                 .flat_map(|result| result.findings.kept.iter().cloned())
                 .collect(),
+            injections: super::injections::all(evidence, results),
             state_hash: evidence.state_hash.clone(),
             ledger_digest: evidence.ledger_digest(),
             blackout_ns: evidence.blackouts_ns.iter().max().copied(),
@@ -231,6 +234,7 @@ impl ScenarioReport {
             preserved_bytes: 0,
             rules: Vec::new(),
             findings: Vec::new(),
+            injections: Vec::new(),
             state_hash: String::new(),
             ledger_digest: String::new(),
             blackout_ns: None,
@@ -333,6 +337,22 @@ mod tests {
     fn every_documented_field_is_there_and_none_else() {
         let mut evidence = testing::good();
         testing::change_page(&mut evidence, 1, 15, |page| page[100] ^= 0xff);
+        let at = harness::evidence::InjectedAt {
+            generation: 0,
+            phase: harness::evidence::Phase::Armed,
+            time_ns: 600_000,
+            instructions: Some(1),
+        };
+        evidence.injections = vec![harness::evidence::InjectionEvidence {
+            words: "at a time: something".into(),
+            armed: Some(at),
+            fired: 1,
+            firings: vec![harness::evidence::FiringEvidence {
+                at,
+                what: "done".into(),
+            }],
+            unable: Vec::new(),
+        }];
         let judged = Judged::new(evidence).unwrap();
         let value = serde_json::to_value(Report::new(vec![ScenarioReport::new(&judged)])).unwrap();
         let scenario = &value["scenarios"][0];
@@ -349,6 +369,8 @@ mod tests {
             &scenario["rules"][0],
             &scenario["findings"][0],
             &scenario["kernels"][0],
+            &scenario["injections"][0],
+            &scenario["injections"][0]["firings"][0],
         ] {
             for key in object.as_object().unwrap().keys() {
                 assert!(

@@ -5,6 +5,7 @@ mod campaign;
 mod cases;
 mod compare;
 mod host;
+mod injections;
 mod json;
 mod junit;
 mod ktap;
@@ -23,7 +24,7 @@ pub use ktap::ktap;
 pub use progress::Progress;
 pub use text::text;
 
-use harness::evidence::{Evidence, OutcomeKind};
+use harness::evidence::{Evidence, OutcomeKind, injected};
 use harness::verdict::Judged;
 use std::path::Path;
 use vmm::ledger::Entry;
@@ -75,7 +76,10 @@ struct PhaseLine<'a> {
 fn phase_lines(evidence: &Evidence) -> Vec<PhaseLine<'_>> {
     let line = |record: &'_ harness::evidence::PhaseRecord| {
         let ours = |write: &&Entry| {
-            u32::from(write.stamp.generation) == record.generation && write.stamp.phase == record.phase
+            let by_device = injected(&evidence.ledger, write).is_none_or(|made| made.of.is_some());
+            let here =
+                u32::from(write.stamp.generation) == record.generation && write.stamp.phase == record.phase;
+            here && by_device && write.was_made()
         };
         let (writes, bytes) = evidence
             .ledger

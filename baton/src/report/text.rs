@@ -68,6 +68,7 @@ fn write_all(judged: &Judged, out: &mut String) -> std::fmt::Result {
             line.device_bytes
         )?;
     }
+    super::injections::write(judged, out)?;
     writeln!(out, "  had to hold")?;
     // A rule that the scenario leaves open and that had nothing to look at says nothing.
     let told = told
@@ -307,11 +308,15 @@ fn finding(group: &[Finding], out: &mut String) -> std::fmt::Result {
     if first.last_writer != harness::oracle::Writer::Nobody {
         writeln!(out, "      last writer: {}", first.last_writer)?;
     }
+    if !first.explained_by.is_empty() {
+        let numbers: Vec<String> = first.explained_by.iter().map(u32::to_string).collect();
+        writeln!(out, "      explained by injection {}", numbers.join(", "))?;
+    }
     Ok(())
 }
 
 /// Formats a number of thousandths as a decimal number.
-fn thousandths(value: u64) -> String {
+pub(super) fn thousandths(value: u64) -> String {
     format!("{}.{:03}", value / 1000, value % 1000)
 }
 

@@ -98,6 +98,8 @@ pub enum Part {
     Dma,
     /// A time during which the agent received the engine's interrupts.
     Interrupts,
+    /// What has become of an injection.
+    Injection,
     /// Free memory as the agent saw it.
     Memory,
     /// A blackout.

@@ -49,6 +49,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         phases: _,
         objects: _,
         dma: _,
+        injections: _,
         event_causes: _,
         cpu_writes: _,
         cpu_writes_until_ns: _,
@@ -101,6 +102,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         facts(Part::Dma, dma_moments),
         facts(Part::Dma, dma),
         facts(Part::Interrupts, interrupts),
+        facts(Part::Injection, injections),
         facts(Part::Memory, memory),
         facts(Part::Memory, pressure),
         facts(Part::Memory, page_flags),
@@ -503,6 +505,21 @@ fn blackouts(evidence: &Evidence) -> Vec<Fact> {
     blackouts
         .chain(jumps.map(|value| Fact::timeless("jump", value)))
         .collect()
+}
+
+fn injections(evidence: &Evidence) -> Vec<Fact> {
+    let all = (0..).zip(&evidence.injections);
+    let fact = |(number, injection): (u32, &crate::evidence::InjectionEvidence)| {
+        let first = injection.firings.first();
+        let at = first.map_or(At::default(), |first| {
+            moment(first.at.generation, first.at.time_ns)
+        });
+        Fact {
+            at,
+            ..Fact::timeless(format!("injection {number}"), format!("{injection:?}"))
+        }
+    };
+    all.map(fact).collect()
 }
 
 fn interrupts(evidence: &Evidence) -> Vec<Fact> {

@@ -117,10 +117,12 @@ impl Item for &Entry {
             address,
             length,
             checksum,
+            withheld,
             ..
         } = self;
+        let withheld = withheld.map_or(String::new(), |by| format!(", withheld by injection {by}"));
         let value = format!(
-            "{}, {length} bytes at {address:#x} with XXH3 {checksum:#018x}",
+            "{}, {length} bytes at {address:#x} with XXH3 {checksum:#018x}{withheld}",
             describe(self)
         );
         (format!("ledger entry {index}"), "was", value)
@@ -156,6 +158,7 @@ impl Item for &EngineEvent {
             }
             EngineEventKind::WaitBegin => "waiting for a descriptor".into(),
             EngineEventKind::WaitEnd => "given a descriptor".into(),
+            EngineEventKind::Injected { injection } => format!("acted on by injection {injection}"),
         };
         ("DMA engine".into(), "was", value)
     }

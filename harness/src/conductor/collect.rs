@@ -295,6 +295,7 @@ impl Run {
         (evidence.cpu_writes, evidence.cpu_writes_until_ns) = self.cpu_writes(&evidence);
         self.fill_reused(&mut evidence);
         evidence.event_causes = self.event_causes();
+        evidence.injections = self.injection_evidence();
         let blackouts = machine.blackouts();
         evidence.blackouts_ns = blackouts.iter().filter_map(|one| one.nanoseconds()).collect();
         evidence.jumps_not_before = blackouts.iter().map(|one| one.jump_not_before).collect();

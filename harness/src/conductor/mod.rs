@@ -12,6 +12,7 @@
 //! | `answers.rs` | handling of answers |
 //! | `memory_answers.rs` | handling of answers about the kernel's memory |
 //! | `events.rs` | handling of events |
+//! | `inject.rs` | answers to injections, and what became of each |
 //! | `patience.rs` | how long the guest may be silent |
 //! | `run.rs` | the driver |
 //! | `collect.rs` | evidence from the machine |
@@ -24,6 +25,7 @@ mod asks;
 mod collect;
 mod cursor;
 mod events;
+mod inject;
 mod logs;
 mod memory;
 mod memory_answers;

@@ -221,6 +221,7 @@ impl Run {
     fn make(&mut self, until: &[Until]) -> Result<Option<What>, Box<dyn Error>> {
         let limits = until.iter().map(|until| until.not_before(&self.machine));
         let limit = limits.min().unwrap_or(u64::MAX);
+        self.answer_injections();
         let allowed = patience(&self.plan, &self.cursor);
         let machine = &mut self.machine;
         machine.allow_no_progress_for(allowed);
@@ -231,16 +232,22 @@ impl Run {
                 if event.is_none() && machine.moment().time >= turn {
                     event = self.dead_of_panic();
                 }
+                if let Some(Event::InjectionAsks { .. }) = event {
+                    return Ok(None);
+                }
                 return Ok(event.map(|event| self.told(event)));
             }
             Move::Pass(ns) => {
-                let (ns, left) = (*ns, limit.saturating_sub(machine.moment().time));
-                if let Some(event) = machine.pass(ns.min(left))? {
-                    return Ok(Some(self.told(event)));
-                }
-                if left < ns {
-                    self.cursor.due = Move::Pass(ns - left);
-                    return Ok(None);
+                let (ns, begin) = (*ns, machine.moment().time);
+                let left = limit.saturating_sub(begin);
+                match machine.pass(ns.min(left))? {
+                    None if left >= ns => {}
+                    None | Some(Event::InjectionAsks { .. }) => {
+                        let passed = machine.moment().time.saturating_sub(begin);
+                        self.cursor.due = Move::Pass(ns.saturating_sub(passed));
+                        return Ok(None);
+                    }
+                    Some(event) => return Ok(Some(self.told(event))),
                 }
             }
             Move::Say(request) => machine.reply(&encode(request)?)?,
@@ -275,6 +282,8 @@ impl Run {
                     time, boot_params, ..
                 } = event
                 {
+                    // The new kernel reads what injections have made of it.
+                    self.answer_injections();
                     self.take_blob(time, boot_params);
                 }
                 let panic = panic_line(&self.console_of_generation());

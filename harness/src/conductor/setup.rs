@@ -20,6 +20,11 @@ pub(super) fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
         progress_limit_ns: plan.progress_ns,
         vcpus: u8::try_from(plan.vcpus).unwrap_or(u8::MAX),
         ledger_entries: usize::try_from(plan.ledger_entries).unwrap_or(usize::MAX),
+        injections: plan
+            .injections
+            .iter()
+            .map(|planned| planned.injection.clone())
+            .collect(),
     }
 }
 
@@ -72,6 +77,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         phases: Vec::new(),
         objects: plan.objects.iter().map(object).collect(),
         dma,
+        injections: Vec::new(),
         event_causes: Vec::new(),
         cpu_writes: Vec::new(),
         cpu_writes_until_ns: Some(0),

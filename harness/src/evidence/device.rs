@@ -5,14 +5,44 @@ use guest_agent::device::dma::DESCRIPTOR_BYTES;
 use guest_agent::protocol::DmaRing;
 use serde::{Deserialize, Serialize};
 use vmm::devices::dma::DmaConfig;
-use vmm::ledger::{Entry, Kind, LedgerRecord};
+use vmm::ledger::{Content, Entry, Injected, Kind, LedgerRecord};
 
 /// An empty ledger.
 pub fn empty_ledger() -> LedgerRecord {
     vmm::ledger::Ledger::new(1).to_record()
 }
 
-/// The bytes of a device write, in a run whose stream has seed `seed`.
+/// The bytes of an entry of `ledger`, in a run whose stream has seed `seed`, be it a device's write or an injection's.
+pub fn bytes_of(ledger: &LedgerRecord, entry: &Entry, seed: u64) -> Vec<u8> {
+    let Some(injected) = injected(ledger, entry) else {
+        return written_bytes(entry, seed);
+    };
+    match &injected.content {
+        Content::Bytes(bytes) => bytes.clone(),
+        Content::AsMeant { from } => {
+            let from = *from as usize;
+            let bytes = meant(ledger, injected).map_or(Vec::new(), |meant| written_bytes(meant, seed));
+            let part = bytes.get(from..from.saturating_add(entry.length as usize));
+            part.map_or(Vec::new(), <[u8]>::to_vec)
+        }
+    }
+}
+
+/// What is known of an entry that an injection made; `None` if a device made it.
+pub fn injected<'a>(ledger: &'a LedgerRecord, entry: &Entry) -> Option<&'a Injected> {
+    match entry.kind {
+        Kind::Injected { number } => ledger.injected.get(number as usize),
+        _ => None,
+    }
+}
+
+/// The device's write that an injection made something else of.
+pub fn meant<'a>(ledger: &'a LedgerRecord, injected: &Injected) -> Option<&'a Entry> {
+    let index = usize::try_from(injected.of?).ok()?;
+    ledger.entries.get(index)
+}
+
+/// The bytes of a device write, in a run whose stream has seed `seed`; none of an injection's.
 pub fn written_bytes(entry: &Entry, seed: u64) -> Vec<u8> {
     match entry.kind {
         Kind::Block { sequence, .. } => {
@@ -22,6 +52,7 @@ pub fn written_bytes(entry: &Entry, seed: u64) -> Vec<u8> {
         }
         Kind::Completion { count } => count.to_le_bytes().to_vec(),
         Kind::Msi { data } => data.to_le_bytes().to_vec(),
+        Kind::Injected { .. } => Vec::new(),
     }
 }
 
@@ -46,6 +77,7 @@ pub fn describe(entry: &Entry) -> String {
             format!("interrupt message {data:#x} to memory, where no local APIC is")
         }
         Kind::Msi { data } => format!("interrupt message {data:#x}"),
+        Kind::Injected { .. } => format!("{} bytes of an injection", entry.length),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod captures;
 mod device;
+mod injections;
 mod interrupts;
 mod log;
 mod memory;
@@ -16,8 +17,10 @@ mod trace;
 
 pub use captures::{Captures, Checkpoint, CheckpointKind, DigestRecord, ObjectCapture, PageContent};
 pub use device::{
-    DmaEvidence, DmaSetup, EventCause, Placed, describe, empty_ledger, end_of, frames_of, written_bytes,
+    DmaEvidence, DmaSetup, EventCause, Placed, bytes_of, describe, empty_ledger, end_of, frames_of, injected,
+    meant, written_bytes,
 };
+pub use injections::{FiringEvidence, InjectedAt, InjectionEvidence};
 pub use interrupts::{ArmedRecord, DisarmedRecord};
 pub use log::{ConsolePart, KernelLog, LogSymbol};
 pub use memory::{MemoryPoint, MemoryRecord, PageFlagsRecord, PressureRecord, Reused};
@@ -38,7 +41,7 @@ pub use vmm::phase::Phase;
 use vmm::trace::TraceRecord;
 
 /// Version of the evidence directory's format. [`load`] refuses other versions.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Bytes of a page.
 pub const PAGE: u64 = guest_agent::pattern::PAGE_BYTES as u64;
@@ -74,6 +77,8 @@ pub struct Evidence {
     pub objects: Vec<ObjectEvidence>,
     /// The DMA engine as it was set up.
     pub dma: Option<DmaEvidence>,
+    /// The injections, and what has become of each.
+    pub injections: Vec<InjectionEvidence>,
     /// The accesses that caused engine events, as far as the backend knows them.
     pub event_causes: Vec<EventCause>,
     /// The first CPU write to each page in each phase after the first jump, for pages of objects and pages that the

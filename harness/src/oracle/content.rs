@@ -2,14 +2,20 @@
 
 use super::finding::{Question, Writer, millis};
 use crate::evidence::{
-    Checkpoint, CpuWrite, Evidence, ObjectEvidence, PAGE, PageContent, Placed, end_of, frames_of,
-    written_bytes,
+    Checkpoint, CpuWrite, Evidence, ObjectEvidence, PAGE, PageContent, Placed, bytes_of, end_of, frames_of,
 };
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
 use guest_agent::protocol::Place;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use vmm::ledger::Entry;
+
+/// Positions in the ledger's list of entries by page frame, ascending.
+type Writes = HashMap<u64, Vec<u32>>;
+
+fn of_frame(writes: &Writes, frame: u64) -> &[u32] {
+    writes.get(&frame).map_or(&[], Vec::as_slice)
+}
 
 /// Evidence, and the indexes over it that several rules need.
 pub(super) struct Context<'a> {
@@ -17,8 +23,12 @@ pub(super) struct Context<'a> {
     /// Parts of lines of kernels' complaints that the scenario allows.
     pub allowed: &'a [String],
     patterns: HashMap<u32, Pattern>,
-    /// Positions in the ledger's list of entries by page frame, ascending.
-    writes: HashMap<u64, Vec<u32>>,
+    /// The writes that were made.
+    writes: Writes,
+    /// The writes that the device meant to make. They differ where injections acted.
+    meant: Writes,
+    /// The writes that injections made or withheld.
+    injected: Writes,
     /// CPU writes by page frame, in order of time.
     cpu_writes: HashMap<u64, Vec<&'a CpuWrite>>,
     /// What the agent itself put into objects.
@@ -52,10 +62,19 @@ pub(super) fn part_in_page(write: &Entry, frame: u64) -> Range<usize> {
 
 impl<'a> Context<'a> {
     pub fn new(evidence: &'a Evidence, allowed: &'a [String]) -> Self {
-        let mut writes: HashMap<u64, Vec<u32>> = HashMap::new();
+        let (mut writes, mut meant, mut injected) = (Writes::new(), Writes::new(), Writes::new());
         for (index, write) in (0u32..).zip(&evidence.ledger.entries) {
             for frame in frames_of(write) {
-                writes.entry(frame).or_default().push(index);
+                let add = |to: &mut Writes| to.entry(frame).or_default().push(index);
+                if write.was_made() {
+                    add(&mut writes);
+                }
+                if write.was_meant() {
+                    add(&mut meant);
+                }
+                if !(write.was_made() && write.was_meant()) {
+                    add(&mut injected);
+                }
             }
         }
         let mut cpu_writes: HashMap<u64, Vec<&CpuWrite>> = HashMap::new();
@@ -85,6 +104,8 @@ impl<'a> Context<'a> {
             allowed,
             patterns,
             writes,
+            meant,
+            injected,
             cpu_writes,
             placed: placed.collect(),
         }
@@ -95,16 +116,20 @@ impl<'a> Context<'a> {
         self.patterns.get(&object)
     }
 
-    /// Positions in the ledger of the writes to a page frame, ascending.
+    /// Positions in the ledger of the writes to a page frame that were made, ascending.
     pub fn device_writes(&self, frame: u64) -> &[u32] {
-        self.writes.get(&frame).map_or(&[], Vec::as_slice)
+        of_frame(&self.writes, frame)
     }
 
-    /// Page frames that the device wrote to, ascending.
+    /// Page frames that the device wrote to, or meant to, ascending.
     pub fn written_frames(&self) -> Vec<u64> {
-        let mut frames: Vec<u64> = self.writes.keys().copied().collect();
-        frames.sort_unstable();
-        frames
+        let frames: BTreeSet<u64> = self.writes.keys().chain(self.meant.keys()).copied().collect();
+        frames.into_iter().collect()
+    }
+
+    /// Whether injections acted on writes to this page frame.
+    pub fn is_injected(&self, frame: u64) -> bool {
+        self.injected.contains_key(&frame)
     }
 
     /// CPU writes on record for a page frame.
@@ -124,8 +149,8 @@ impl<'a> Context<'a> {
         &self.evidence.ledger.entries[position as usize]
     }
 
-    /// Expected content of page `index` of `object`, at `frame`, after `ledger_length` device writes; `None` if it is
-    /// the page's pattern.
+    /// Expected content of page `index` of `object`, at `frame`, after `ledger_length` entries of the ledger; `None` if
+    /// it is the page's pattern. What injections wrote, and what they made of the device's writes, is in it.
     pub fn expected(
         &self,
         object: &ObjectEvidence,
@@ -133,8 +158,29 @@ impl<'a> Context<'a> {
         frame: u64,
         ledger_length: u64,
     ) -> Option<ExpectedPage> {
-        let touched = self
-            .device_writes(frame)
+        self.page_of(&self.writes, object, index, frame, ledger_length)
+    }
+
+    /// The same, had no injection acted.
+    pub fn meant(
+        &self,
+        object: &ObjectEvidence,
+        index: u64,
+        frame: u64,
+        ledger_length: u64,
+    ) -> Option<ExpectedPage> {
+        self.page_of(&self.meant, object, index, frame, ledger_length)
+    }
+
+    fn page_of(
+        &self,
+        writes: &Writes,
+        object: &ObjectEvidence,
+        index: u64,
+        frame: u64,
+        ledger_length: u64,
+    ) -> Option<ExpectedPage> {
+        let touched = of_frame(writes, frame)
             .first()
             .is_some_and(|first| self.write(*first).index < ledger_length);
         let all = self.placed.get(&object.id).into_iter().flatten();
@@ -151,30 +197,49 @@ impl<'a> Context<'a> {
             let length = at.len();
             bytes[at].copy_from_slice(&placed.bytes[from..from + length]);
         }
-        let device = self.overlay(frame, ledger_length, &mut bytes);
+        let device = self.laid_over(of_frame(writes, frame), frame, ledger_length, &mut bytes);
         Some(ExpectedPage { bytes, device })
     }
 
-    /// Overlays `bytes` with the device's writes to a frame. Goes from the last write back and stops when no byte is
-    /// left, because most of the thousands of writes to a ring's pages have been overwritten.
+    /// Overlays `bytes` with the writes to a frame that were made. Goes from the last write back and stops when no byte
+    /// is left, because most of the thousands of writes to a ring's pages have been overwritten.
     pub fn overlay(
         &self,
         frame: u64,
         ledger_length: u64,
         bytes: &mut [u8; PAGE_BYTES],
     ) -> Vec<(Range<usize>, u32)> {
-        let seed = self.evidence.dma.as_ref().map_or(0, |dma| dma.setup.engine.seed);
+        self.laid_over(self.device_writes(frame), frame, ledger_length, bytes)
+    }
+
+    /// The same with the writes that the device meant to make.
+    pub fn meant_overlay(
+        &self,
+        frame: u64,
+        ledger_length: u64,
+        bytes: &mut [u8; PAGE_BYTES],
+    ) -> Vec<(Range<usize>, u32)> {
+        self.laid_over(of_frame(&self.meant, frame), frame, ledger_length, bytes)
+    }
+
+    fn laid_over(
+        &self,
+        writes: &[u32],
+        frame: u64,
+        ledger_length: u64,
+        bytes: &mut [u8; PAGE_BYTES],
+    ) -> Vec<(Range<usize>, u32)> {
         let mut covered = [false; PAGE_BYTES];
         let mut device = Vec::new();
         let before = |position: &&u32| self.write(**position).index < ledger_length;
-        let earlier = self.device_writes(frame).iter().rev().filter(before);
+        let earlier = writes.iter().rev().filter(before);
         for index in earlier {
             let write = self.write(*index);
             let part = part_in_page(write, frame);
             if covered[part.clone()].iter().all(|covered| *covered) {
                 continue;
             }
-            let block = written_bytes(write, seed);
+            let block = self.bytes_of(write);
             let skip = usize::try_from((frame * PAGE).saturating_sub(write.address)).unwrap_or(usize::MAX);
             let mut run: Option<Range<usize>> = None;
             for at in part.clone() {
@@ -189,6 +254,19 @@ impl<'a> Context<'a> {
             device.extend(run.map(|run| (run, *index)));
         }
         device
+    }
+
+    /// The bytes of a write.
+    pub fn bytes_of(&self, write: &Entry) -> Vec<u8> {
+        let seed = self.evidence.dma.as_ref().map_or(0, |dma| dma.setup.engine.seed);
+        bytes_of(&self.evidence.ledger, write, seed)
+    }
+
+    /// The entry by which an injection last acted on the byte at `address`: it wrote there, or withheld a write.
+    pub fn injected_at(&self, address: u64, ledger_length: u64) -> Option<&'a Entry> {
+        let acted = self.injected.get(&(address / PAGE)).into_iter().flatten().rev();
+        let mut acted = acted.map(|position| self.write(*position));
+        acted.find(|entry| entry.index < ledger_length && (entry.address..end_of(entry)).contains(&address))
     }
 
     /// The captured bytes of a page; `None` if it could not be read.

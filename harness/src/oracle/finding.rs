@@ -1,9 +1,9 @@
 //! Findings: one proven deviation each.
 
 use super::RuleName;
-use crate::evidence::{CpuWrite, EventCause, Phase, describe};
+use crate::evidence::{CpuWrite, EventCause, Phase, describe, injected, meant};
 use serde::{Deserialize, Serialize, Serializer};
-use vmm::ledger::{EngineEvent, Entry};
+use vmm::ledger::{EngineEvent, Entry, LedgerRecord};
 
 /// Maximum number of findings kept per rule; further ones are only counted.
 pub const MAX_KEPT: usize = 64;
@@ -33,6 +33,8 @@ pub struct Finding {
     /// The question about the author that a second run could answer.
     #[serde(skip)]
     pub question: Option<Question>,
+    /// Numbers of the injections, from 0, that explain it.
+    pub explained_by: Vec<u32>,
 }
 
 /// "Who wrote this byte last, as of this checkpoint?"
@@ -90,6 +92,20 @@ pub enum Writer {
         /// Earliest time of the write, in guest nanoseconds.
         since_ns: u64,
     },
+    /// An injection: it wrote there, or kept the device from it.
+    Injected {
+        /// Number of the injection, from 0.
+        injection: u32,
+        /// What it did: `changed block 17`.
+        what: String,
+        /// When, in guest nanoseconds.
+        time_ns: u64,
+        /// Kernel generation.
+        generation: u32,
+        /// Phase.
+        #[serde(serialize_with = "by_name")]
+        phase: Phase,
+    },
     /// Not known.
     Unknown {
         /// Why.
@@ -108,6 +124,25 @@ impl Writer {
             time_ns: write.time,
             generation: write.stamp.generation.into(),
             phase: write.stamp.phase,
+        }
+    }
+
+    /// Who made an entry of `ledger`, or kept a device from making it.
+    pub fn of(ledger: &LedgerRecord, entry: &Entry) -> Self {
+        let (injection, what) = match (entry.withheld, injected(ledger, entry)) {
+            (Some(by), _) => (by, format!("kept back {}", describe(entry))),
+            (None, Some(injected)) => match meant(ledger, injected) {
+                Some(meant) => (injected.injection, format!("changed {}", describe(meant))),
+                None => (injected.injection, format!("wrote {} bytes", entry.length)),
+            },
+            (None, None) => return Self::device(entry),
+        };
+        Self::Injected {
+            injection: injection.into(),
+            what,
+            time_ns: entry.time,
+            generation: entry.stamp.generation.into(),
+            phase: entry.stamp.phase,
         }
     }
 
@@ -201,6 +236,17 @@ impl std::fmt::Display for Writer {
                 f,
                 "CPU, some instruction of generation {generation} in {phase}, after {} (KVM's dirty log tells page and phase)",
                 millis(*since_ns)
+            ),
+            Self::Injected {
+                injection,
+                what,
+                time_ns,
+                generation,
+                phase,
+            } => write!(
+                f,
+                "injection {injection}, which {what} in {phase} of generation {generation}, at {}",
+                millis(*time_ns)
             ),
             Self::Unknown { reason } => write!(f, "unknown: {reason}"),
             Self::Nobody => f.write_str("nobody"),
@@ -307,6 +353,7 @@ mod tests {
                 last_writer: Writer::Nobody,
                 text: String::new(),
                 question: None,
+                explained_by: Vec::new(),
             });
         }
         assert_eq!(

@@ -8,11 +8,13 @@ mod content;
 #[cfg(test)]
 mod controls;
 mod finding;
+mod injected;
 #[cfg(test)]
 mod mutations;
 pub mod rules;
 
 pub use finding::{Finding, Findings, MAX_KEPT, Question, Writer};
+pub use injected::first_consequence;
 
 pub(crate) use finding::millis;
 
@@ -195,6 +197,7 @@ pub fn judge(evidence: &Evidence, allowed: &[String]) -> Vec<RuleResult> {
     let check = |rule: &RuleName| {
         let mut result = rule.check(&context);
         result.blind.extend(cut.clone());
+        injected::explain(&context, &mut result);
         result
     };
     RuleName::ALL.iter().map(check).collect()

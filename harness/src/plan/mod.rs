@@ -1,7 +1,9 @@
 //! A plan: a scenario with kernels, seeds and objects resolved, and the steps of each kernel generation.
 
+mod inject;
 mod steps;
 
+pub use inject::{Ask, InjectionPlan, Thing, Where};
 pub use steps::Step;
 
 use crate::evidence::{CheckpointKind, DmaSetup, PAGE, Phase};
@@ -90,6 +92,8 @@ pub struct Plan {
     pub objects: Vec<ObjectPlan>,
     /// The DMA engine.
     pub dma: Option<DmaSetup>,
+    /// Faults on purpose.
+    pub injections: Vec<InjectionPlan>,
     /// For each generation, the steps after its agent's greeting.
     pub steps: Vec<Vec<Step>>,
     /// Guest time without progress after which the guest counts as hung, in nanoseconds.
@@ -194,6 +198,7 @@ pub(crate) fn with_kernels(
         })
         .collect();
     let dma = dma_plan(scenario, seed, &mut objects);
+    let injections = inject::of(scenario, seed, &objects);
     let mut plan = Plan {
         name: scenario.name.get_ref().clone(),
         scenario_file: file.into(),
@@ -209,6 +214,7 @@ pub(crate) fn with_kernels(
         new_command_line: command_line(&[COMMAND_LINE, &kernel.append, &kernel.append_new]),
         objects,
         dma,
+        injections,
         steps: Vec::new(),
         progress_ns,
         boot_progress_ns,

@@ -1,6 +1,6 @@
 //! Checks of relations between keys, and of ranges.
 
-use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario};
+use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario, inject};
 use guest_agent::device::dma::MAX_RING_ENTRIES;
 use guest_agent::pattern::PAGE_BYTES;
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ const MIN_INTERRUPT_PERIOD: u64 = 20_000;
 /// LUO's session name is an array of 64 bytes with a terminating NUL.
 const MAX_SESSION_NAME: usize = 63;
 
-fn require<T>(ok: bool, at: &Spanned<T>, message: impl FnOnce() -> String) -> Result<(), Problem> {
+pub(super) fn require<T>(ok: bool, at: &Spanned<T>, message: impl FnOnce() -> String) -> Result<(), Problem> {
     if ok {
         Ok(())
     } else {
@@ -84,6 +84,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
         || format!("found a ledger of {ledger} entries, expected 1 to {MAX_LEDGER}"),
     )?;
     check_memfds(scenario, ram)?;
+    inject::check(scenario)?;
     scenario
         .fault
         .as_ref()

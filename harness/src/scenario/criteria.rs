@@ -40,6 +40,8 @@ pub enum WriterKind {
     Device,
     /// A processor.
     Cpu,
+    /// An injection.
+    Injected,
     /// It is not known.
     Unknown,
     /// The finding is about something that did not happen.
@@ -52,6 +54,7 @@ impl WriterKind {
         match writer {
             Writer::Device { .. } => Self::Device,
             Writer::Cpu { .. } | Writer::CpuPage { .. } => Self::Cpu,
+            Writer::Injected { .. } => Self::Injected,
             Writer::Unknown { .. } => Self::Unknown,
             Writer::Nobody => Self::Nobody,
         }
@@ -63,13 +66,14 @@ impl fmt::Display for WriterKind {
         f.write_str(match self {
             Self::Device => "the device",
             Self::Cpu => "a CPU",
+            Self::Injected => "an injection",
             Self::Unknown => "unknown",
             Self::Nobody => "nobody",
         })
     }
 }
 
-fn phase<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Phase>, D::Error> {
+pub(super) fn phase<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Phase>, D::Error> {
     let name = String::deserialize(deserializer)?;
     let unknown = || {
         let names: Vec<_> = Phase::ALL.iter().map(|phase| format!("\"{phase}\"")).collect();
@@ -117,6 +121,9 @@ impl Criteria {
             Writer::Device {
                 generation, phase, ..
             }
+            | Writer::Injected {
+                generation, phase, ..
+            }
             | Writer::CpuPage {
                 generation, phase, ..
             } => (Some(*generation), Some(*phase), None),
@@ -162,6 +169,7 @@ mod tests {
             last_writer,
             text: "page 3 differs".into(),
             question: None,
+            explained_by: Vec::new(),
         }
     }
 

@@ -6,12 +6,14 @@
 mod check;
 mod criteria;
 mod expect;
+pub mod inject;
 mod load;
 mod units;
 
 pub(crate) use check::dma_memfd;
 pub use criteria::{Criteria, WriterKind};
 pub use expect::{Expect, Expected};
+pub use inject::Inject;
 pub use load::{ScenarioError, load, parse, wrong_at};
 pub use units::{Bytes, Rate, Span, Workload};
 
@@ -54,6 +56,9 @@ pub struct Scenario {
     pub run: RunTimes,
     /// Misbehaviour of the guest, for tests of the harness itself.
     pub fault: Option<Spanned<Fault>>,
+    /// Faults on purpose.
+    #[serde(default)]
+    pub inject: Vec<Inject>,
     /// Limits at which a run is ended.
     #[serde(default)]
     pub limits: Limits,

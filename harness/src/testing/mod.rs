@@ -111,6 +111,7 @@ pub fn device_write(index: u64, time: u64, address: u64, length: u32, kind: Kind
         length,
         kind,
         checksum: 0,
+        withheld: None,
     };
     write.checksum = xxh3_64(&written_bytes(&write, dma().setup.engine.seed));
     write
@@ -146,6 +147,7 @@ fn ledger() -> LedgerRecord {
             .chain((0..MESSAGES.2).map(message))
             .collect(),
         made: 2 * BLOCKS.0 + MESSAGES.2,
+        injected: Vec::new(),
         events: Vec::new(),
         counters: Vec::new(),
         digest: 7,
@@ -417,6 +419,7 @@ pub fn good() -> Evidence {
             }),
         }],
         dma: Some(dma()),
+        injections: Vec::new(),
         event_causes: Vec::new(),
         cpu_writes: Vec::new(),
         cpu_writes_until_ns: None,

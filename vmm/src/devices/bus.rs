@@ -17,6 +17,7 @@ use super::pci::{
 use super::power::Power;
 use super::uart::{self, Uart, UartState};
 use crate::dma_view::{DmaView, DmaViewState};
+use crate::injection::Occurrence;
 use crate::interrupt::{Message, Msi};
 use crate::ledger::Ledger;
 use crate::memory::GuestRam;
@@ -98,7 +99,12 @@ impl SystemBus {
     /// Lets every device do what is due.
     pub fn advance(&mut self, now: u64) {
         self.lapics.advance(now);
+        self.view.advance(now);
         self.dma.advance(now, &mut self.view);
+        self.inject(now);
+        if self.view.ledger.is_full() {
+            self.dma.stop_for_ledger(now);
+        }
         self.forward_messages();
     }
 
@@ -109,6 +115,8 @@ impl SystemBus {
             .next_event()
             .into_iter()
             .chain(self.dma.next_event())
+            .chain(self.view.next_event())
+            .chain(self.view.injections.next_event())
             .min()
     }
 
@@ -213,6 +221,15 @@ impl SystemBus {
             return;
         }
         self.lapics.deliver(message);
+    }
+
+    /// Tells injections of a processor's access to a register of the DMA engine.
+    fn note_access(&mut self, now: u64, address: u64) {
+        if self.view.injections.count_accesses()
+            && self.function(address).is_some_and(|(slot, ..)| slot == DMA_SLOT)
+        {
+            self.view.injections.occurred(now, |on| on == Occurrence::Access);
+        }
     }
 
     fn forward_messages(&mut self) {
@@ -369,6 +386,7 @@ impl SystemBus {
 impl Bus for SystemBus {
     fn mmio_read(&mut self, now: u64, address: u64, size: u8) -> u64 {
         let value = self.route_mmio_read(now, address, size);
+        self.note_access(now, address);
         self.record(now, trace::Kind::MmioRead, size, address, value);
         value
     }
@@ -376,6 +394,7 @@ impl Bus for SystemBus {
     fn mmio_write(&mut self, now: u64, address: u64, size: u8, value: u64) {
         self.record(now, trace::Kind::MmioWrite, size, address, value);
         self.route_mmio_write(now, address, size, value);
+        self.note_access(now, address);
     }
 
     fn port_read(&mut self, now: u64, port: u16, size: u8) -> u32 {

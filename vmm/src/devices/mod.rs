@@ -4,6 +4,7 @@
 pub mod bus;
 pub mod clock;
 pub mod dma;
+pub mod injector;
 pub mod ioapic;
 pub mod lapic;
 pub mod mailbox;

@@ -124,7 +124,7 @@ impl DeviceLoop<'_, '_> {
             if now >= platform.progress.deadline() {
                 return Ok(Some(StopReason::NoProgress));
             }
-        } else if platform.bus.dma.stopped_by_ledger() {
+        } else if platform.holds() {
             return Ok(Some(StopReason::Limit));
         }
         if now >= shared.limit {

@@ -177,7 +177,7 @@ impl Shared<'_> {
     /// Serves the devices that are due by guest time `now`, and records how late that is.
     pub fn advance(&self, platform: &mut Platform, now: u64) -> Result<(), KvmError> {
         lock(&self.recorded).serve(platform.bus.next_event(), now);
-        platform.advance(now);
+        platform.advance(now, || None);
         self.send_interrupts(platform)
     }
 

@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::LedgerRecord;
 
 /// Version of the encoding.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 const MAGIC: [u8; 8] = *b"BATNLEDG";
 const HEADER: usize = 28;
 

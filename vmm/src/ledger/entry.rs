@@ -25,6 +25,11 @@ pub enum Kind {
         /// Message data.
         data: u32,
     },
+    /// A write that was made because of an injection.
+    Injected {
+        /// Its number in the ledger's list of them.
+        number: u32,
+    },
 }
 
 /// One device write.
@@ -44,6 +49,9 @@ pub struct Entry {
     pub length: u32,
     /// XXH3-64 of the bytes.
     pub checksum: u64,
+    /// The injection that kept the device from making this write as it meant to. What was made instead are other
+    /// entries; they name this one.
+    pub withheld: Option<u16>,
 }
 
 impl Entry {
@@ -51,13 +59,15 @@ impl Entry {
     pub const BYTES: usize = 56;
 
     /// The fixed little-endian form over which the digest runs: index, time, generation (u16), phase and kind (u8
-    /// each), descriptor or message data (u32), sequence or count, address, checksum, length (u32), and four zeroes.
+    /// each), descriptor, message data or number (u32), sequence or count, address, checksum, length (u32), and one more than
+    /// the injection that withheld it, or 0 (u32).
     #[must_use]
     pub fn encode(&self) -> [u8; Self::BYTES] {
         let (kind, first, second) = match self.kind {
             Kind::Block { sequence, descriptor } => (0_u8, sequence, descriptor),
             Kind::Completion { count } => (1, count, 0),
             Kind::Msi { data } => (2, 0, data),
+            Kind::Injected { number } => (3, 0, number),
         };
         let mut bytes = [0; Self::BYTES];
         let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
@@ -70,13 +80,27 @@ impl Entry {
         put(32, &self.address.to_le_bytes());
         put(40, &self.checksum.to_le_bytes());
         put(48, &self.length.to_le_bytes());
+        put(52, &self.withheld.map_or(0, |by| u32::from(by) + 1).to_le_bytes());
         bytes
     }
 
     /// Whether the write went to memory, and not to a local APIC.
     #[must_use]
     pub fn goes_to_memory(&self) -> bool {
-        !matches!(self.kind, Kind::Msi { .. }) || !is_message_address(self.address)
+        let may_be_message = matches!(self.kind, Kind::Msi { .. } | Kind::Injected { .. });
+        !may_be_message || !is_message_address(self.address)
+    }
+
+    /// Whether it was made, and not withheld by an injection.
+    #[must_use]
+    pub fn was_made(&self) -> bool {
+        self.withheld.is_none()
+    }
+
+    /// Whether a device meant to make it, and not an injection.
+    #[must_use]
+    pub fn was_meant(&self) -> bool {
+        !matches!(self.kind, Kind::Injected { .. })
     }
 }
 
@@ -152,6 +176,11 @@ pub enum EngineEventKind {
     WaitBegin,
     /// The consumer gave a descriptor back.
     WaitEnd,
+    /// An injection acted on the engine.
+    Injected {
+        /// Number of the injection, from 0.
+        injection: u16,
+    },
 }
 
 /// An engine event with its time.
@@ -188,4 +217,8 @@ pub struct Counters {
     pub longest_wait_ns: u64,
     /// Events that were not kept, because there was no room.
     pub events_dropped: u64,
+    /// Writes that an injection withheld.
+    pub withheld: u64,
+    /// Writes that were made because of an injection.
+    pub injected: u64,
 }

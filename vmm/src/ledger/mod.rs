@@ -1,7 +1,8 @@
-//! The ledger: the host's record of every device write, in bounded memory.
+//! The ledger: the host's record of every device write, in bounded memory; of what an injection made of one, too.
 
 mod codec;
 mod entry;
+mod injected;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 pub use codec::{CodecError, VERSION};
 pub use entry::{Counters, EngineEvent, EngineEventKind, Entry, FaultReason, Kind};
+pub use injected::{Content, Injected};
 
 use crate::phase::Stamp;
 
@@ -18,6 +20,8 @@ use crate::phase::Stamp;
 pub const DEFAULT_CAPACITY: usize = 262_144;
 /// Engine events that a ledger holds.
 pub const EVENT_CAPACITY: usize = 65_536;
+/// Bytes that injections wrote which a ledger holds.
+pub const INJECTED_BYTES: usize = 64 << 20;
 
 /// The ledger has no room for another entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -34,6 +38,8 @@ pub struct LedgerRecord {
     pub entries: Vec<Entry>,
     /// Number of entries.
     pub made: u64,
+    /// What is known of each entry of kind [`Kind::Injected`], in order.
+    pub injected: Vec<Injected>,
     /// Engine events in order of time, up to [`EVENT_CAPACITY`].
     pub events: Vec<EngineEvent>,
     /// Counters per generation and phase, in order.
@@ -48,6 +54,9 @@ pub struct Ledger {
     entries: Vec<Entry>,
     made: u64,
     capacity: usize,
+    injected: Vec<Injected>,
+    /// Bytes in `injected`.
+    weight: usize,
     events: Vec<EngineEvent>,
     counters: BTreeMap<Stamp, Counters>,
     digest: u128,
@@ -62,6 +71,8 @@ impl Ledger {
             entries: Vec::new(),
             made: 0,
             capacity: capacity.max(1),
+            injected: Vec::new(),
+            weight: 0,
             events: Vec::new(),
             counters: BTreeMap::new(),
             digest: 0,
@@ -71,7 +82,13 @@ impl Ledger {
 
     /// Makes room for one entry. To be called before the write that the entry will record.
     pub fn reserve(&mut self) -> Result<(), LedgerFull> {
-        self.full |= self.entries.len() >= self.capacity;
+        self.reserve_for(1, 0)
+    }
+
+    /// Makes room for this many entries, with so many bytes of injections in them.
+    pub fn reserve_for(&mut self, entries: usize, bytes: usize) -> Result<(), LedgerFull> {
+        let room = self.capacity.saturating_sub(self.entries.len());
+        self.full |= room < entries || INJECTED_BYTES - self.weight.min(INJECTED_BYTES) < bytes;
         if self.full {
             Err(LedgerFull {
                 capacity: self.capacity,
@@ -83,6 +100,44 @@ impl Ledger {
 
     /// Records a write of `data` to `address`. [`Ledger::reserve`] must have succeeded before.
     pub fn record(&mut self, time: u64, stamp: Stamp, kind: Kind, address: u64, data: &[u8]) {
+        self.push(time, stamp, kind, address, data, None);
+    }
+
+    /// Records a write that a device meant to make and that injection `by` withheld. Returns its index.
+    pub fn record_withheld(
+        &mut self,
+        (time, stamp): (u64, Stamp),
+        kind: Kind,
+        address: u64,
+        data: &[u8],
+        by: u16,
+    ) -> u64 {
+        self.push(time, stamp, kind, address, data, Some(by))
+    }
+
+    /// Records a write that was made because of an injection. Returns its index.
+    pub fn record_injected(
+        &mut self,
+        (time, stamp): (u64, Stamp),
+        injected: Injected,
+        address: u64,
+        data: &[u8],
+    ) -> u64 {
+        let number = u32::try_from(self.injected.len()).unwrap_or(u32::MAX);
+        self.weight = self.weight.saturating_add(injected.content.weight());
+        self.injected.push(injected);
+        self.push(time, stamp, Kind::Injected { number }, address, data, None)
+    }
+
+    fn push(
+        &mut self,
+        time: u64,
+        stamp: Stamp,
+        kind: Kind,
+        address: u64,
+        data: &[u8],
+        withheld: Option<u16>,
+    ) -> u64 {
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let entry = Entry {
             index: self.made,
@@ -92,19 +147,23 @@ impl Ledger {
             address,
             length,
             checksum: xxh3_64(data),
+            withheld,
         };
         self.digest = xxh3_128(&[&self.digest.to_le_bytes(), &entry.encode()[..]].concat());
         self.made += 1;
         self.entries.push(entry);
         let counters = self.counters(stamp);
         match kind {
+            _ if withheld.is_some() => counters.withheld += 1,
             Kind::Block { .. } => {
                 counters.blocks += 1;
                 counters.bytes += u64::from(length);
             }
             Kind::Completion { .. } => counters.completions += 1,
             Kind::Msi { .. } => counters.messages += 1,
+            Kind::Injected { .. } => counters.injected += 1,
         }
+        entry.index
     }
 
     /// Records an engine event.
@@ -163,6 +222,7 @@ impl Ledger {
         LedgerRecord {
             entries: self.entries.clone(),
             made: self.made,
+            injected: self.injected.clone(),
             events: self.events.clone(),
             counters: self
                 .counters

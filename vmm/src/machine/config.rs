@@ -5,7 +5,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::boot::BootError;
 use crate::devices::dma::DmaConfig;
+use crate::injection::{Delay, Injection, MAX_INJECTIONS};
 use crate::memory::MemoryError;
+use crate::processors::Backend;
 use crate::vcpu::BackendError;
 
 /// Slowest rate of the DMA engine, in bytes per second.
@@ -37,6 +39,8 @@ pub struct MachineConfig {
     pub vcpus: u8,
     /// Entries that the ledger has room for, 64 bytes of memory each.
     pub ledger_entries: usize,
+    /// Faults on purpose.
+    pub injections: Vec<Injection>,
 }
 
 impl MachineConfig {
@@ -52,7 +56,7 @@ impl MachineConfig {
         seed
     }
 
-    pub(super) fn check(&self) -> Result<(), MachineError> {
+    pub(super) fn check(&self, backend: &dyn Backend) -> Result<(), MachineError> {
         if !(1..=MAX_VCPUS).contains(&self.vcpus) {
             return Err(MachineError::VcpuCount { found: self.vcpus });
         }
@@ -62,8 +66,32 @@ impl MachineConfig {
         if self.progress_limit_ns == 0 {
             return Err(MachineError::ProgressLimit);
         }
-        Ok(())
+        let mut injections = self.injections.iter().enumerate();
+        injections
+            .try_for_each(|(number, injection)| check_injection(number, injection, backend.is_repeatable()))
     }
+}
+
+/// Checks injection `number`. `counted` says whether the backend counts instructions.
+pub(super) fn check_injection(
+    number: usize,
+    injection: &Injection,
+    counted: bool,
+) -> Result<(), MachineError> {
+    let refused = |reason: &str| {
+        let reason = reason.to_owned();
+        Err(MachineError::Injection { number, reason })
+    };
+    if number >= MAX_INJECTIONS {
+        return refused("there are more than 64");
+    }
+    if injection.repeat.count == 0 || injection.repeat.every == 0 || injection.trigger.nth == 0 {
+        return refused("it would never fire: expected a count, a distance and a number of 1 or more");
+    }
+    if !counted && matches!(injection.trigger.delay, Delay::Instructions(_)) {
+        return refused("its trigger counts instructions, which the kvm backend cannot; use --backend soft");
+    }
+    Ok(())
 }
 
 /// Why a machine cannot be made, or a call was refused.
@@ -84,6 +112,14 @@ pub enum MachineError {
     /// The progress limit is 0.
     #[error("progress limit of 0 ns: expected more")]
     ProgressLimit,
+    /// An injection cannot be made.
+    #[error("injection {number}: {reason}")]
+    Injection {
+        /// Number of the injection, from 0.
+        number: usize,
+        /// Why.
+        reason: String,
+    },
     /// Guest RAM.
     #[error("guest memory")]
     Memory(#[from] MemoryError),
@@ -147,6 +183,7 @@ pub(crate) mod tests {
             progress_limit_ns: 1_000_000,
             vcpus: 1,
             ledger_entries: crate::ledger::DEFAULT_CAPACITY,
+            injections: Vec::new(),
         }
     }
 
@@ -155,7 +192,10 @@ pub(crate) mod tests {
         let check = |change: &dyn Fn(&mut MachineConfig)| {
             let mut config = config(Vec::new());
             change(&mut config);
-            config.check().err().map(|error| error.to_string())
+            config
+                .check(&crate::soft::Soft)
+                .err()
+                .map(|error| error.to_string())
         };
         assert_eq!(check(&|_| {}), None);
         assert!(

@@ -94,6 +94,13 @@ pub enum Event {
         /// When.
         at: Moment,
     },
+    /// An injection asks what to do. The machine stands until [`super::Machine::answer_injection`].
+    InjectionAsks {
+        /// When.
+        at: Moment,
+        /// Number of the injection, from 0.
+        number: usize,
+    },
     /// The backend cannot execute an instruction.
     UnknownInstruction {
         /// When.
@@ -111,7 +118,7 @@ impl Event {
     pub fn is_final(&self) -> bool {
         !matches!(
             self,
-            Self::Message(_) | Self::Jump { .. } | Self::KernelEntry { .. }
+            Self::Message(_) | Self::Jump { .. } | Self::KernelEntry { .. } | Self::InjectionAsks { .. }
         )
     }
 }
@@ -152,6 +159,7 @@ impl fmt::Display for Event {
                 write!(f, "no progress since {since} ns, limit {limit} ns ({at})")
             }
             Self::LedgerFull { at } => write!(f, "the ledger is full ({at})"),
+            Self::InjectionAsks { at, number } => write!(f, "injection {number} asks what to do ({at})"),
             Self::UnknownInstruction { at, what, .. } => write!(f, "unknown instruction: {what} ({at})"),
         }
     }

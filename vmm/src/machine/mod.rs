@@ -27,6 +27,7 @@ use crate::boot::{BootRequest, load, wakeup};
 use crate::console::Console;
 use crate::devices::SystemBus;
 use crate::dma_view::DmaView;
+use crate::injection::{Deed, Injection, Injections, Running};
 use crate::ledger::Ledger;
 use crate::memory::GuestRam;
 use crate::phase::{Phase, Stamp};
@@ -68,7 +69,7 @@ pub struct Machine {
 impl Machine {
     /// Makes a machine on `backend` and loads the kernel.
     pub fn new(config: &MachineConfig, backend: &dyn Backend) -> Result<Self, MachineError> {
-        config.check()?;
+        config.check(backend)?;
         let ram = GuestRam::new(config.ram_bytes)?;
         if backend.logs_whole_pages() {
             ram.forbid_huge_pages()?;
@@ -88,7 +89,8 @@ impl Machine {
             wakeup: mailbox,
         };
         let registers = load(&ram, &request)?;
-        let view = DmaView::new(Arc::clone(&ram), Ledger::new(config.ledger_entries));
+        let mut view = DmaView::new(Arc::clone(&ram), Ledger::new(config.ledger_entries));
+        view.injections = Injections::new(&config.injections);
         let mut platform = Platform {
             ram: Arc::clone(&ram),
             bus: SystemBus::new(config.dma, view),
@@ -197,6 +199,52 @@ impl Machine {
         self.records.phases.change(stamp, now, retired, printed);
         self.records.provenance.begin(stamp);
         self.platform.progress.mark(now);
+        self.begin_injections(now, stamp);
+        Ok(())
+    }
+
+    /// Arms the injections that wait for a phase, and does what is due at its beginning.
+    fn begin_injections(&mut self, now: u64, stamp: Stamp) {
+        let retired = self.processors.retired();
+        let injections = &mut self.platform.bus.view.injections;
+        if let Some(retired) = retired.filter(|_| injections.need_instructions()) {
+            injections.count(now, retired);
+        }
+        injections.begin(now, stamp);
+        self.platform.bus.inject(now);
+    }
+
+    /// The injections, and what has become of each.
+    #[must_use]
+    pub fn injections(&self) -> &[Running] {
+        self.platform.bus.view.injections.all()
+    }
+
+    /// The number of the first injection that asks what to do, from 0. The machine does not run on before
+    /// [`Machine::answer_injection`].
+    #[must_use]
+    pub fn injection_asks(&self) -> Option<usize> {
+        self.platform.bus.view.injections.asks()
+    }
+
+    /// Answers injection `number`: with the deed, which is done at once if the injection is due, or with the reason why
+    /// there is none. Returns whether it asked.
+    pub fn answer_injection(&mut self, number: usize, answer: Result<Deed, String>) -> bool {
+        let now = self.processors.now();
+        let asked = self.platform.bus.view.injections.answer(number, now, answer);
+        self.platform.bus.inject(now);
+        asked
+    }
+
+    /// Adds an injection. If it waits for the beginning of the current phase, that counts if no time has passed since.
+    pub fn add_injection(&mut self, injection: Injection) -> Result<(), MachineError> {
+        let number = self.injections().len();
+        config::check_injection(number, &injection, self.processors.retired().is_some())?;
+        let (now, stamp) = (self.processors.now(), self.records.stamp);
+        let began = self.phases().last().map_or(0, |phase| phase.start_ns);
+        let injections = &mut self.platform.bus.view.injections;
+        injections.add(injection, now, stamp, began);
+        self.platform.bus.inject(now);
         Ok(())
     }
 

@@ -75,7 +75,7 @@ impl Machine {
     }
 
     /// Lets `ns` nanoseconds of guest time pass: devices work, processors do not. Returns an event only if it ends the
-    /// run.
+    /// run, or if an injection asks what to do; the rest of the time has then not passed.
     pub fn pass(&mut self, ns: u64) -> Result<Option<Event>, MachineError> {
         if let Some(event) = &self.records.ended {
             return Ok(Some(event.clone()));
@@ -87,7 +87,11 @@ impl Machine {
             return Ok(Some(self.report(event)));
         }
         self.platform.progress.mark(self.processors.now());
-        Ok(None)
+        let asks = self.platform.bus.view.injections.asks();
+        Ok(asks.map(|number| Event::InjectionAsks {
+            at: self.moment(),
+            number,
+        }))
     }
 
     fn report(&mut self, event: Event) -> Event {
@@ -112,6 +116,10 @@ impl Machine {
             DeviceEvent::Message(Err(too_long)) => Event::MessageTooLong {
                 at: self.moment(),
                 length: too_long.length,
+            },
+            DeviceEvent::InjectionAsks(number) => Event::InjectionAsks {
+                at: self.moment(),
+                number,
             },
             DeviceEvent::Power(PowerRequest::Off) => Event::PowerOff { at: self.moment() },
             DeviceEvent::Power(PowerRequest::Reset) => Event::Reset { at: self.moment() },

@@ -56,7 +56,7 @@ pub enum StopReason {
 pub trait Processors {
     /// Runs until there is a [`StopReason`], at the latest to guest time `limit`.
     fn run(&mut self, platform: &mut Platform, limit: u64) -> Result<StopReason, BackendError>;
-    /// Lets guest time pass up to `until`: devices work, processors do not. Returns early if the ledger is full.
+    /// Lets guest time pass up to `until`: devices work, processors do not. Returns early if [`Platform::holds`].
     fn stand(&mut self, platform: &mut Platform, until: u64) -> Result<(), BackendError>;
     /// Guest time in nanoseconds.
     fn now(&self) -> u64;

@@ -105,7 +105,7 @@ impl Stepped {
 
     /// Lets the devices do what is due, and makes the processors drop code that the devices overwrote.
     fn advance(&mut self, platform: &mut Platform) {
-        platform.advance(self.now());
+        platform.advance(self.now(), || Some(self.total_retired()));
         for (address, length) in platform.bus.view.take_written() {
             for vcpu in &mut self.vcpus {
                 vcpu.memory_written(address, length);
@@ -311,7 +311,7 @@ impl Processors for Stepped {
         loop {
             self.advance(platform);
             let now = self.now();
-            if now >= until || platform.bus.dma.stopped_by_ledger() {
+            if now >= until || platform.holds() {
                 return Ok(());
             }
             let next = platform.bus.next_event().unwrap_or(until);

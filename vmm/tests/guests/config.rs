@@ -59,5 +59,6 @@ pub fn machine_config(kernel: Vec<u8>) -> MachineConfig {
         progress_limit_ns: 1_000_000,
         vcpus: 1,
         ledger_entries: DEFAULT_CAPACITY,
+        injections: Vec::new(),
     }
 }

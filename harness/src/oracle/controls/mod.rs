@@ -5,6 +5,7 @@ mod device;
 mod free_memory;
 mod full_ledger;
 mod handover;
+mod injected;
 mod interrupts;
 mod kernel_quiet;
 

@@ -56,5 +56,6 @@ fn finding(blob: &BlobEvidence, problem: String) -> Finding {
             blob.generation
         ),
         question: None,
+        explained_by: Vec::new(),
     }
 }

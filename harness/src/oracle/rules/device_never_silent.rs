@@ -1,11 +1,11 @@
 //! `device-never-silent`: while the engine is enabled and not waiting for a descriptor, no two writes are further
 //! apart than its rate allows.
 
-use crate::evidence::{DmaEvidence, EventCause, Moment, OutcomeKind};
+use crate::evidence::{DmaEvidence, EventCause, Moment, OutcomeKind, injected, meant};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer, millis};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
-use vmm::ledger::{EngineEvent, EngineEventKind, Kind};
+use vmm::ledger::{EngineEvent, EngineEventKind, Entry, Kind};
 
 const RULE: RuleName = RuleName::DeviceNeverSilent;
 
@@ -18,6 +18,8 @@ enum Point<'a> {
     Block,
     /// An engine event, and its position in the ledger's list of events.
     Event(usize, &'a EngineEvent),
+    /// A block that an injection withheld.
+    Withheld(&'a Entry),
     End,
 }
 
@@ -26,6 +28,7 @@ impl Point<'_> {
     fn ends_silence(&self) -> bool {
         match self {
             Self::Block | Self::End => true,
+            Self::Withheld(_) => false,
             Self::Event(_, event) => matches!(event.kind, EngineEventKind::WaitBegin | EngineEventKind::Stop),
         }
     }
@@ -68,8 +71,8 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         };
         longest = longest.max(gap);
         if gap > allowed {
-            let cause = silencer.map(|(position, event)| (event, cause_of(context, position)));
-            findings.add(|| finding(dma, last, gap, cause, !matches!(point, Point::Block)));
+            let by = silencer.as_ref();
+            findings.add(|| finding(context, dma, (last, gap), by, !matches!(point, Point::Block)));
         }
         match point {
             Point::Block => {
@@ -84,9 +87,13 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                     obeyed: true,
                 }
                 | EngineEventKind::Reset
-                | EngineEventKind::Fault { .. } => silencer = silencer.or(Some((position, event))),
+                | EngineEventKind::Fault { .. }
+                | EngineEventKind::Injected { .. } => {
+                    silencer = silencer.or(Some(Silencer::Event(position, event)));
+                }
                 EngineEventKind::BusMaster { .. } => {}
             },
+            Point::Withheld(entry) => silencer = silencer.or(Some(Silencer::Withheld(entry))),
             Point::End => {}
         }
     }
@@ -118,11 +125,17 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
 /// Blocks and events from `started` to `end`, in order of time.
 fn points<'a>(context: &Context<'a>, started: Moment, end: u64) -> Vec<(u64, Point<'a>)> {
     let ledger = &context.evidence.ledger;
-    let blocks = ledger
-        .entries
-        .iter()
-        .filter(|write| matches!(write.kind, Kind::Block { .. }));
-    let mut points: Vec<_> = blocks.map(|write| (write.time, Point::Block)).collect();
+    let is_block = |write: &Entry| matches!(write.kind, Kind::Block { .. });
+    let point = |write: &'a Entry| {
+        if is_block(write) {
+            let point = write.withheld.map(|_| Point::Withheld(write));
+            return Some((write.time, point.unwrap_or(Point::Block)));
+        }
+        // What an injection made of a block.
+        let of = meant(ledger, injected(ledger, write)?)?;
+        is_block(of).then_some((write.time, Point::Block))
+    };
+    let mut points: Vec<_> = ledger.entries.iter().filter_map(point).collect();
     let events = ledger.events.iter().enumerate();
     points.extend(events.map(|(position, event)| (event.time, Point::Event(position, event))));
     points.retain(|(time, _)| (started.time_ns..=end).contains(time));
@@ -158,16 +171,51 @@ fn cause_of<'a>(context: &Context<'a>, position: usize) -> Option<&'a EventCause
         .find(|cause| cause.event == position)
 }
 
+/// What may have silenced the device.
+enum Silencer<'a> {
+    /// An engine event, and its position in the ledger's list of events.
+    Event(usize, &'a EngineEvent),
+    /// An injection withheld a block.
+    Withheld(&'a Entry),
+}
+
+impl Silencer<'_> {
+    fn writer(&self, context: &Context<'_>) -> Writer {
+        match self {
+            Self::Event(position, event) => match event.kind {
+                EngineEventKind::Injected { injection } => Writer::Injected {
+                    injection: injection.into(),
+                    what: "acted on the engine".into(),
+                    time_ns: event.time,
+                    generation: event.stamp.generation.into(),
+                    phase: event.stamp.phase,
+                },
+                _ => Writer::access(event, cause_of(context, *position)),
+            },
+            Self::Withheld(entry) => Writer::of(&context.evidence.ledger, entry),
+        }
+    }
+}
+
 fn finding(
+    context: &Context<'_>,
     dma: &DmaEvidence,
-    since: u64,
-    gap: u64,
-    silencer: Option<(&EngineEvent, Option<&EventCause>)>,
+    (since, gap): (u64, u64),
+    silencer: Option<&Silencer<'_>>,
     for_good: bool,
 ) -> Finding {
+    let last_writer = silencer.map_or(
+        Writer::Unknown {
+            reason: "no event on record".into(),
+        },
+        |silencer| silencer.writer(context),
+    );
     let why = match silencer {
         None => "nothing on record says why".to_owned(),
-        Some((event, cause)) => {
+        Some(_) if matches!(last_writer, Writer::Injected { .. }) => last_writer.to_string(),
+        Some(Silencer::Withheld(_)) => String::new(),
+        Some(Silencer::Event(position, event)) => {
+            let cause = cause_of(context, *position);
             let what = match &event.kind {
                 EngineEventKind::BusMaster { .. } => "its bus-master bit was cleared".to_owned(),
                 EngineEventKind::Fault { reason, address, .. } => {
@@ -193,17 +241,13 @@ fn finding(
         owner: "DMA engine".into(),
         expected: format!("a block every {} ns", dma.setup.period_ns()),
         actual: format!("none for {}", millis(gap)),
-        last_writer: silencer.map_or(
-            Writer::Unknown {
-                reason: "no event on record".into(),
-            },
-            |(event, cause)| Writer::access(event, cause),
-        ),
+        last_writer,
         text: format!(
             "the device was silent for {} after {}, {rest}: {why}",
             millis(gap),
             millis(since)
         ),
         question: None,
+        explained_by: Vec::new(),
     }
 }

@@ -1,9 +1,10 @@
 //! `device-writes-landed`: at every checkpoint of a new kernel, memory holds every completed device write, unless a
-//! later device write overwrote it.
+//! later device write overwrote it. A write that an injection changed is looked for as it was made, if it went where the
+//! device meant it to go; that an injection kept one back is a finding whose last writer is the injection.
 
-use crate::evidence::{Checkpoint, PAGE, PageContent, describe, written_bytes};
+use crate::evidence::{Checkpoint, PAGE, PageContent, describe, end_of, injected, meant};
 use crate::oracle::content::Context;
-use crate::oracle::finding::{Finding, Findings, difference};
+use crate::oracle::finding::{Finding, Findings, Writer, difference};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
 use guest_agent::pattern::PAGE_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +31,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                 None => context.evidence.captures.bytes_without_pattern(*content),
             };
             let Some(actual) = actual else { continue };
-            for (range, write) in parts {
+            for (range, write) in parts.into_iter().filter(|(_, write)| is_due(context, *write)) {
                 looked.insert(write);
                 bytes += range.len() as u64;
                 let Some(found) = difference(&expected, &actual, range) else {
@@ -58,9 +59,19 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                         last_writer,
                         text,
                         question,
+                        explained_by: Vec::new(),
                     }
                 });
             }
+            let at = (frame, checkpoint.at.generation);
+            kept_back(
+                context,
+                at,
+                checkpoint.at.ledger_length,
+                &actual,
+                &mut looked,
+                &mut findings,
+            );
         }
     }
     let left_out: u64 = context
@@ -83,6 +94,60 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         },
         findings,
         blind,
+    }
+}
+
+/// Whether a write that was made has to be found: the device's own, and what an injection made of one, unless it went
+/// elsewhere. Nobody has to keep what the injector wrote.
+fn is_due(context: &Context<'_>, position: u32) -> bool {
+    let (ledger, entry) = (&context.evidence.ledger, context.write(position));
+    let Some(injected) = injected(ledger, entry) else {
+        return true;
+    };
+    meant(ledger, injected)
+        .is_some_and(|meant| meant.address <= entry.address && end_of(entry) <= end_of(meant))
+}
+
+/// Tells of writes to a frame that injections kept back, and that nobody has made since.
+fn kept_back(
+    context: &Context<'_>,
+    (frame, generation): (u64, u32),
+    ledger_length: u64,
+    actual: &[u8; PAGE_BYTES],
+    looked: &mut BTreeSet<u32>,
+    findings: &mut Findings,
+) {
+    if !context.is_injected(frame) {
+        return;
+    }
+    let mut meant = [0; PAGE_BYTES];
+    for (range, position) in context.meant_overlay(frame, ledger_length, &mut meant) {
+        let write = context.write(position);
+        if write.was_made() {
+            continue;
+        }
+        looked.insert(position);
+        let Some(found) = difference(&meant, actual, range) else {
+            continue;
+        };
+        findings.add(|| Finding {
+            rule: RULE,
+            page: Some(frame),
+            address: Some(frame * PAGE + found.offset as u64),
+            owner: super::dma_only_to_preserved::owner(context, frame, generation),
+            text: format!(
+                "{} of the device, meant in {} of generation {}, is not as it was meant in {} bytes",
+                describe(write),
+                write.stamp.phase,
+                write.stamp.generation,
+                found.bytes
+            ),
+            expected: found.expected,
+            actual: found.actual,
+            last_writer: Writer::of(&context.evidence.ledger, write),
+            question: None,
+            explained_by: Vec::new(),
+        });
     }
 }
 
@@ -115,13 +180,8 @@ fn captured_frames(
 
 /// The ledger proves nothing of a write whose checksum does not agree with the stream.
 fn check_ledger(context: &Context<'_>, looked: &BTreeSet<u32>) -> Option<String> {
-    let seed = context
-        .evidence
-        .dma
-        .as_ref()
-        .map_or(0, |dma| dma.setup.engine.seed);
     let mut damaged = looked.iter().map(|index| context.write(*index)).filter(|write| {
-        let checksum = xxh3_64(&written_bytes(write, seed));
+        let checksum = xxh3_64(&context.bytes_of(write));
         checksum != write.checksum
     });
     let first = damaged.next()?;

@@ -1,7 +1,7 @@
 //! `dma-only-to-preserved`: after a jump the device writes only to pages of objects that were preserved over it, and
 //! not after the agent has closed them.
 
-use crate::evidence::{Evidence, Moment, describe, frames_of};
+use crate::evidence::{Evidence, Moment, describe, frames_of, injected};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
@@ -28,7 +28,10 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         .map(|(left, _)| (*left, preserved_frames(evidence, *left)))
         .collect();
     let (mut looked, mut strays) = (0, BTreeMap::<u64, Stray<'_>>::new());
-    let to_memory = |write: &&Entry| write.goes_to_memory();
+    // What the injector writes by itself is no device write.
+    let ledger = &evidence.ledger;
+    let by_device = |write: &Entry| injected(ledger, write).is_none_or(|injected| injected.of.is_some());
+    let to_memory = |write: &&Entry| write.goes_to_memory() && write.was_made() && by_device(write);
     for write in evidence.ledger.entries.iter().filter(to_memory) {
         let Some((left, _)) = jumps.iter().rev().find(|(_, time)| *time <= write.time) else {
             continue;
@@ -95,13 +98,14 @@ fn finding(context: &Context<'_>, frame: u64, stray: &Stray<'_>) -> Finding {
             describe(first),
             describe(last)
         ),
-        last_writer: Writer::device(last),
+        last_writer: Writer::of(&context.evidence.ledger, last),
         text: format!(
             "{count} device writes after the jump, first in {}, went to page {frame:#x}, which is not preserved",
             first.stamp.phase
         ),
         owner,
         question: None,
+        explained_by: Vec::new(),
     }
 }
 

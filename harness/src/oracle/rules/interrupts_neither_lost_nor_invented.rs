@@ -4,11 +4,15 @@
 //! A local APIC holds one pending interrupt per vector. Messages that arrive while it is pending merge with it (Intel
 //! SDM volume 3, "Interrupt Acceptance for Fixed Interrupts"), so one interrupt stands for all messages since the one
 //! before.
+//!
+//! What counts are the messages that were sent. That an injection kept one back, changed its vector or sent it twice is a
+//! finding whose last writer is the injection.
 
-use crate::evidence::{ArmedRecord, DisarmedRecord, Moment};
+use crate::evidence::{ArmedRecord, DisarmedRecord, Moment, bytes_of, injected, meant};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer, millis};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
+use std::collections::BTreeSet;
 use vmm::ledger::{Entry, Kind};
 use vmm::trace::Kind as TraceKind;
 
@@ -91,9 +95,18 @@ fn armed(
     } = disarmed;
     let during = record.armed.ledger_length..answered.ledger_length;
     let entries = context.evidence.ledger.entries.iter();
-    let messages: Vec<&Entry> = entries
+    let all: Vec<&Entry> = entries
         .filter(|entry| !entry.goes_to_memory() && during.contains(&entry.index))
         .collect();
+    let vectors: BTreeSet<u64> = all
+        .iter()
+        .filter(|entry| entry.was_meant())
+        .filter_map(|entry| vector_of(context, entry))
+        .collect();
+    let ours = |entry: &&&Entry| vector_of(context, entry).is_some_and(|vector| vectors.contains(&vector));
+    let sent = all.iter().filter(|entry| entry.was_made()).filter(ours);
+    let messages: Vec<&Entry> = sent.copied().collect();
+    injections(context, &all, &vectors, findings);
     looked.messages += messages.len() as u64;
     looked.counted += count;
     // A message sent after the agent was asked to disarm may find the vector disabled.
@@ -110,7 +123,7 @@ fn armed(
         }
         return;
     }
-    let taken = taken(context, &messages, record.armed.time_ns, answered.time_ns);
+    let taken = taken(context, &vectors, record.armed.time_ns, answered.time_ns);
     looked.taken += taken.len() as u64;
     let (mut next, mut before_asked) = (0, 0u64);
     for time in &taken {
@@ -122,7 +135,7 @@ fn armed(
         next += sent;
     }
     for message in messages[..due].iter().skip(next) {
-        findings.add(|| lost(message));
+        findings.add(|| lost(context, message));
     }
     let all = taken.len() as u64;
     if !(before_asked..=all).contains(&count) {
@@ -136,13 +149,7 @@ fn armed(
 }
 
 /// When processors took interrupts of the messages' vectors, in order.
-fn taken(context: &Context<'_>, messages: &[&Entry], from: u64, to: u64) -> Vec<u64> {
-    let vector_of = |entry: &Entry| match entry.kind {
-        Kind::Msi { data } => Some(u64::from(data & 0xff)),
-        _ => None,
-    };
-    let vectors: std::collections::BTreeSet<u64> =
-        messages.iter().filter_map(|entry| vector_of(entry)).collect();
+fn taken(context: &Context<'_>, vectors: &BTreeSet<u64>, from: u64, to: u64) -> Vec<u64> {
     let records = context.evidence.trace.records.iter();
     let ours = records.filter(|record| {
         record.kind == TraceKind::Interrupt
@@ -152,7 +159,47 @@ fn taken(context: &Context<'_>, messages: &[&Entry], from: u64, to: u64) -> Vec<
     ours.map(|record| record.time).collect()
 }
 
-fn lost(message: &Entry) -> Finding {
+/// The vector of a message.
+fn vector_of(context: &Context<'_>, entry: &Entry) -> Option<u64> {
+    match entry.kind {
+        Kind::Msi { data } => Some(u64::from(data & 0xff)),
+        // The seed is that of blocks.
+        Kind::Injected { .. } => bytes_of(&context.evidence.ledger, entry, 0)
+            .first()
+            .map(|vector| (*vector).into()),
+        _ => None,
+    }
+}
+
+/// Tells what injections made of messages: lost, sent with another vector, or twice.
+fn injections(context: &Context<'_>, all: &[&Entry], vectors: &BTreeSet<u64>, findings: &mut Findings) {
+    let ledger = &context.evidence.ledger;
+    let made_of = |index: u64| {
+        let entries = ledger.entries.iter();
+        let of = move |entry: &&Entry| injected(ledger, entry).and_then(|made| made.of) == Some(index);
+        entries.filter(of)
+    };
+    let ours = |entry: &Entry| vector_of(context, entry).is_some_and(|vector| vectors.contains(&vector));
+    for message in all {
+        if !message.was_made() && !made_of(message.index).any(ours) {
+            findings.add(|| lost(context, message));
+        }
+        let again = injected(ledger, message).and_then(|made| meant(ledger, made));
+        if again.is_some_and(Entry::was_made) {
+            findings.add(|| Finding {
+                expected: "one message".into(),
+                actual: "the same message again".into(),
+                text: format!(
+                    "an injection sent a message of the device again at {}",
+                    millis(message.time)
+                ),
+                ..lost(context, message)
+            });
+        }
+    }
+}
+
+fn lost(context: &Context<'_>, message: &Entry) -> Finding {
     Finding {
         rule: RULE,
         page: None,
@@ -160,7 +207,7 @@ fn lost(message: &Entry) -> Finding {
         owner: "DMA engine".into(),
         expected: "an interrupt".into(),
         actual: "none".into(),
-        last_writer: Writer::device(message),
+        last_writer: Writer::of(&context.evidence.ledger, message),
         text: format!(
             "no processor took an interrupt for the message that the device sent in {} of generation {}, at {}",
             message.stamp.phase,
@@ -168,6 +215,7 @@ fn lost(message: &Entry) -> Finding {
             millis(message.time)
         ),
         question: None,
+        explained_by: Vec::new(),
     }
 }
 
@@ -186,6 +234,7 @@ fn invented(armed: Moment, time: u64) -> Finding {
             millis(time)
         ),
         question: None,
+        explained_by: Vec::new(),
     }
 }
 
@@ -203,5 +252,6 @@ fn miscounted(armed: Moment, expected: String, count: u64) -> Finding {
             armed.generation
         ),
         question: None,
+        explained_by: Vec::new(),
     }
 }

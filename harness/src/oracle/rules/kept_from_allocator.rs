@@ -118,6 +118,7 @@ fn free_by_word(
                     object.owner()
                 ),
                 question: None,
+                explained_by: Vec::new(),
             });
         }
     }
@@ -161,6 +162,7 @@ fn handed_out(
                     object.owner()
                 ),
                 question: None,
+                explained_by: Vec::new(),
             });
         }
     }

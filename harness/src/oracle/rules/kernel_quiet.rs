@@ -141,6 +141,7 @@ impl<'a> Told<'a> {
                 self.generation, self.headline
             ),
             question: None,
+            explained_by: Vec::new(),
         }
     }
 }

@@ -39,6 +39,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                     blob.generation
                 ),
                 question: None,
+                explained_by: Vec::new(),
             }),
         }
     }
@@ -107,5 +108,6 @@ fn finding(frame: u64, owner: String, expected: &str, actual: &str, text: String
         last_writer: Writer::Nobody,
         text,
         question: None,
+        explained_by: Vec::new(),
     }
 }

@@ -79,5 +79,6 @@ fn finding(object: &ObjectEvidence, index: u64, frame: u64, write: &CpuWrite) ->
             object.owner()
         ),
         question: None,
+        explained_by: Vec::new(),
     }
 }

@@ -178,6 +178,7 @@ impl Lost<'_> {
             last_writer: Writer::Nobody,
             text: format!("page {index} of {owner} was closed in generation {generation} and leaked: {why}"),
             question: None,
+            explained_by: Vec::new(),
         }
     }
 }
@@ -212,6 +213,7 @@ fn closed_but_in_map(context: &Context<'_>, findings: &mut Findings) -> u64 {
                             blob.generation
                         ),
                         question: None,
+                        explained_by: Vec::new(),
                     });
                 }
             }

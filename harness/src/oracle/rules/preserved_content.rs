@@ -1,6 +1,7 @@
 //! `preserved-content`: at every checkpoint of a new kernel each preserved page holds its pattern, overlaid with the
 //! agent's list of the ring's pages and descriptors, and then with the device's writes in order. The agent's digests of
-//! the same pages agree.
+//! the same pages agree. What injections wrote, and what they made of the device's writes, is expected; that they did
+//! is a finding of its own, whose last writer is the injection.
 
 use crate::evidence::{DigestRecord, ObjectEvidence, PageContent, describe};
 use crate::oracle::content::{Context, ExpectedPage};
@@ -28,6 +29,15 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                 pages += 1;
                 looked = true;
                 let expected = context.expected(object, index, *frame, checkpoint.at.ledger_length);
+                if context.is_injected(*frame) {
+                    check_injected(
+                        context,
+                        checkpoint.at.ledger_length,
+                        (object, index, *frame),
+                        *content,
+                        &mut findings,
+                    );
+                }
                 if expected.is_none() && *content == PageContent::Pattern {
                     continue;
                 }
@@ -93,6 +103,7 @@ fn check_page(
                 object.owner()
             ),
             question: None,
+            explained_by: Vec::new(),
         });
         return;
     };
@@ -122,6 +133,61 @@ fn check_page(
             last_writer,
             text,
             question,
+            explained_by: Vec::new(),
+        }
+    });
+}
+
+/// Tells of a page that holds what injections made of it, and not what it would hold without them.
+fn check_injected(
+    context: &Context<'_>,
+    ledger_length: u64,
+    (object, index, frame): (&ObjectEvidence, u64, u64),
+    content: PageContent,
+    findings: &mut Findings,
+) {
+    let pattern = || {
+        let pattern = context.pattern(object.id);
+        pattern.map_or([0; PAGE_BYTES], |pattern| pattern.page(index))
+    };
+    let page = |page: Option<ExpectedPage>| page.map_or_else(pattern, |page| page.bytes);
+    let made = page(context.expected(object, index, frame, ledger_length));
+    let meant = page(context.meant(object, index, frame, ledger_length));
+    let Some(actual) = context.actual(object.id, index, content) else {
+        return;
+    };
+    // A byte that somebody else has written since is not the injection's any more.
+    let mut left = meant;
+    for at in 0..PAGE_BYTES {
+        if made[at] == actual[at] {
+            left[at] = made[at];
+        }
+    }
+    let Some(found) = difference(&meant, &left, 0..PAGE_BYTES) else {
+        return;
+    };
+    let address = frame * PAGE_BYTES as u64 + found.offset as u64;
+    let Some(entry) = context.injected_at(address, ledger_length) else {
+        return;
+    };
+    findings.add(|| {
+        let last_writer = Writer::of(&context.evidence.ledger, entry);
+        Finding {
+            rule: RULE,
+            page: Some(frame),
+            address: Some(address),
+            owner: object.owner(),
+            text: format!(
+                "page {index} of {} differs in {} bytes, first at offset {:#x}, because of an injection",
+                object.owner(),
+                found.bytes,
+                found.offset
+            ),
+            expected: found.expected,
+            actual: found.actual,
+            last_writer,
+            question: None,
+            explained_by: Vec::new(),
         }
     });
 }
@@ -178,6 +244,7 @@ fn check_digests(context: &Context<'_>, record: &DigestRecord, findings: &mut Fi
                     object.owner()
                 ),
                 question: None,
+                explained_by: Vec::new(),
             });
         }
     }

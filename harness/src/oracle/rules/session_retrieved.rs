@@ -73,6 +73,7 @@ fn finding(owner: String, actual: String, text: String) -> Finding {
         last_writer: Writer::Nobody,
         text,
         question: None,
+        explained_by: Vec::new(),
     }
 }
 

@@ -302,7 +302,8 @@ impl DmaEngine {
         }
     }
 
-    fn stop_for_ledger(&mut self, now: u64) {
+    /// Stops for good, because what it would write could not be recorded.
+    pub(super) fn stop_for_ledger(&mut self, now: u64) {
         self.ledger_full = true;
         self.settle(now);
     }

@@ -95,7 +95,7 @@ impl DmaEngine {
             self.registers.overwrites += 1;
             view.ledger.counters(view.stamp()).overwrites += 1;
         }
-        let buffer = self.next_buffer(view)?;
+        let buffer = self.next_buffer(now, view)?;
         let block = &mut self.buffer.0;
         block.resize(buffer.length as usize, 0);
         block_content(self.setup.seed, self.sequence, block);
@@ -167,7 +167,7 @@ impl DmaEngine {
 
     /// The address of a descriptor. Reads the page of the ring that holds it from the list in guest memory, at each
     /// use, so that a list that does not survive is noticed.
-    fn locate(&self, view: &DmaView, descriptor: u32) -> Result<u64, Halt> {
+    fn locate(&self, now: u64, view: &mut DmaView, descriptor: u32) -> Result<u64, Halt> {
         let fault = |reason, address| {
             Halt::Fault(Unusable {
                 reason,
@@ -182,7 +182,7 @@ impl DmaEngine {
             .ring_pages
             .wrapping_add(index * map::LIST_WORD_BYTES);
         let mut word = [0; 8];
-        view.read(at, &mut word)
+        view.read(now, at, &mut word)
             .map_err(|_| fault(FaultReason::ListOutsideRam, at))?;
         let page = u64::from_le_bytes(word);
         if !page.is_multiple_of(PAGE_SIZE) {
@@ -192,12 +192,12 @@ impl DmaEngine {
     }
 
     /// Reads and checks the next descriptor, {u64 address, u32 length, u32 zero}.
-    fn next_buffer(&self, view: &DmaView) -> Result<Buffer, Halt> {
+    fn next_buffer(&self, now: u64, view: &mut DmaView) -> Result<Buffer, Halt> {
         let slot = self.registers.completed % u64::from(self.registers.ring_entries);
         let descriptor = (slot & 0xffff_ffff) as u32;
-        let at = self.locate(view, descriptor)?;
+        let at = self.locate(now, view, descriptor)?;
         let mut bytes = [0; 16];
-        view.read(at, &mut bytes).map_err(|_| {
+        view.read(now, at, &mut bytes).map_err(|_| {
             let length = u32::try_from(bytes.len()).unwrap_or(0);
             let reason = FaultReason::DescriptorOutsideRam;
             Halt::Fault(Unusable {

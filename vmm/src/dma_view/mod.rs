@@ -17,16 +17,25 @@
 //!   entry.
 //! - *Captures and checksums* read memory only while no thread of the machine runs. If guest and device wrote a page at
 //!   the same time, it holds bytes of both, and the ledger has the device's.
+//!
+//! # Injections
+//!
+//! Every write passes the filter in `filter.rs`, which may change it. The ledger then has what the device meant and what
+//! was made of it.
+
+mod filter;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::injection::{Injections, Occurrence};
 use crate::interrupt::{Msi, is_message_address};
 use crate::ledger::{Kind, Ledger, LedgerFull};
 use crate::memory::{GuestRam, MemoryError};
 use crate::phase::Stamp;
+use filter::Late;
 
 /// Why a device write was refused.
 #[derive(Debug, Error)]
@@ -45,10 +54,14 @@ pub struct DmaView {
     ram: Arc<GuestRam>,
     /// The record of everything written through this view.
     pub ledger: Ledger,
+    /// The injections of the machine.
+    pub injections: Injections,
     stamp: Stamp,
     /// Ranges written since [`DmaView::take_written`]: (address, length).
     written: Vec<(u64, u64)>,
     messages: Vec<Msi>,
+    /// Writes that an injection makes later, in the order in which they were held back.
+    late: Vec<Late>,
 }
 
 /// The state of a view without guest memory.
@@ -56,9 +69,11 @@ pub struct DmaView {
 pub struct DmaViewState {
     /// The record of everything written.
     pub ledger: Ledger,
+    injections: Injections,
     stamp: Stamp,
     written: Vec<(u64, u64)>,
     messages: Vec<Msi>,
+    late: Vec<Late>,
 }
 
 impl DmaView {
@@ -68,9 +83,11 @@ impl DmaView {
         Self {
             ram,
             ledger,
+            injections: Injections::default(),
             stamp: Stamp::START,
             written: Vec::new(),
             messages: Vec::new(),
+            late: Vec::new(),
         }
     }
 
@@ -80,15 +97,19 @@ impl DmaView {
         let Self {
             ram: _,
             ledger,
+            injections,
             stamp,
             written,
             messages,
+            late,
         } = self;
         DmaViewState {
             ledger: ledger.clone(),
+            injections: injections.clone(),
             stamp: *stamp,
             written: written.clone(),
             messages: messages.clone(),
+            late: late.clone(),
         }
     }
 
@@ -97,16 +118,20 @@ impl DmaView {
     pub fn from_state(ram: Arc<GuestRam>, state: &DmaViewState) -> Self {
         let DmaViewState {
             ledger,
+            injections,
             stamp,
             written,
             messages,
+            late,
         } = state.clone();
         Self {
             ram,
             ledger,
+            injections,
             stamp,
             written,
             messages,
+            late,
         }
     }
 
@@ -121,8 +146,11 @@ impl DmaView {
         self.stamp
     }
 
-    /// Reads guest memory.
-    pub fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+    /// Reads guest memory for the device.
+    pub fn read(&mut self, time: u64, address: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        if !self.injections.is_empty() {
+            self.injections.occurred(time, |on| on == Occurrence::Read);
+        }
         self.ram.read(address, buffer)
     }
 
@@ -132,32 +160,42 @@ impl DmaView {
         self.ram.contains(address, length)
     }
 
-    /// Writes guest memory and records the write. After an error neither has happened.
+    /// Writes guest memory and records the write. After an error neither has happened. An injection may change what is
+    /// written, and where; the device does not notice.
     pub fn write(&mut self, time: u64, kind: Kind, address: u64, data: &[u8]) -> Result<(), DmaError> {
+        if !self.ram.contains(address, data.len() as u64) {
+            // The device's own error, which no injection changes.
+            self.ram.write(address, data)?;
+        }
+        if self.changes(time, kind, address, data)? {
+            return Ok(());
+        }
         self.ledger.reserve()?;
         self.ram.write(address, data)?;
         self.ledger.record(time, self.stamp, kind, address, data);
         self.written.push((address, data.len() as u64));
-        Ok(())
+        Ok(self.make_reordered(time)?)
     }
 
     /// Makes the write of an MSI and records it: a message to the local APICs, or at any other address four bytes of
-    /// memory, which are lost where no RAM is. After an error nothing has happened.
+    /// memory, which are lost where no RAM is. After an error nothing has happened. An injection may change it.
     pub fn message(&mut self, time: u64, msi: Msi) -> Result<(), LedgerFull> {
+        let (kind, data) = (Kind::Msi { data: msi.data }, msi.data.to_le_bytes());
+        if self.changes(time, kind, msi.address, &data)? {
+            return Ok(());
+        }
         self.ledger.reserve()?;
+        self.put_message(msi);
+        self.ledger.record(time, self.stamp, kind, msi.address, &data);
+        self.make_reordered(time)
+    }
+
+    fn put_message(&mut self, msi: Msi) {
         if is_message_address(msi.address) {
             self.messages.push(msi);
         } else if self.ram.write(msi.address, &msi.data.to_le_bytes()).is_ok() {
             self.written.push((msi.address, 4));
         }
-        self.ledger.record(
-            time,
-            self.stamp,
-            Kind::Msi { data: msi.data },
-            msi.address,
-            &msi.data.to_le_bytes(),
-        );
-        Ok(())
     }
 
     /// Ranges written since the last call, in which processors must drop decoded code: (address, length).

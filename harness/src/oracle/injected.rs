@@ -1,0 +1,84 @@
+//! Which injections explain a finding, and what came of an injection first.
+//!
+//! An injection explains a finding if it is the finding's last writer, or if the finding is about what a kernel handed
+//! over and the injection wrote to pages of that handover.
+
+use super::content::Context;
+use super::finding::{Finding, Writer};
+use super::{RuleName, RuleResult};
+use crate::evidence::{Evidence, OutcomeKind, frames_of, injected};
+use crate::kernel_log::of_generation;
+use std::collections::BTreeSet;
+
+/// Says of each finding of a rule which injections explain it.
+pub(super) fn explain(context: &Context<'_>, result: &mut RuleResult) {
+    if context.evidence.injections.is_empty() {
+        return;
+    }
+    let about_handover = matches!(
+        result.rule,
+        RuleName::BlobWellFormed | RuleName::MapCoversPreserved | RuleName::SessionRetrieved
+    );
+    let handover = if about_handover {
+        of_handover(context)
+    } else {
+        BTreeSet::new()
+    };
+    for finding in &mut result.findings.kept {
+        let by: BTreeSet<u32> = by_writer(finding)
+            .into_iter()
+            .chain(handover.iter().copied())
+            .collect();
+        finding.explained_by = by.into_iter().collect();
+    }
+}
+
+fn by_writer(finding: &Finding) -> Option<u32> {
+    match finding.last_writer {
+        Writer::Injected { injection, .. } => Some(injection),
+        _ => None,
+    }
+}
+
+/// Injections that wrote to pages of a handover.
+fn of_handover(context: &Context<'_>) -> BTreeSet<u32> {
+    let ledger = &context.evidence.ledger;
+    let blobs = &context.evidence.blobs;
+    let handed = |frame: u64| {
+        let address = frame.saturating_mul(crate::evidence::PAGE);
+        blobs.iter().any(|blob| blob.pages.contains_key(&address))
+    };
+    let entries = ledger.entries.iter();
+    let acted = entries.filter_map(|entry| {
+        let by = injected(ledger, entry)?.injection;
+        frames_of(entry).any(handed).then_some(by.into())
+    });
+    acted.collect()
+}
+
+/// The first consequence of injection `number`, in words: the first finding that it explains; else the first complaint
+/// of a kernel in the phase in which it first fired, or later; else the end of the run, unless that was completed.
+pub fn first_consequence(evidence: &Evidence, results: &[RuleResult], number: u32) -> Option<String> {
+    let injection = evidence.injections.get(number as usize)?;
+    let fired = injection.firings.first()?.at;
+    let mut findings = results.iter().flat_map(|result| &result.findings.kept);
+    if let Some(finding) = findings.find(|finding| finding.explained_by.contains(&number)) {
+        return Some(format!("{}: {}", finding.rule, finding.text));
+    }
+    for generation in fired.generation..=evidence.outcome.generation {
+        let log = of_generation(evidence, generation);
+        let later = log.kept.iter().find(|complaint| {
+            let phase = complaint.at.and_then(|at| evidence.phase_printed(at));
+            generation > fired.generation || phase.is_some_and(|phase| phase >= fired.phase)
+        });
+        if let Some(complaint) = later {
+            return Some(format!(
+                "the kernel of generation {generation}: {}",
+                complaint.headline
+            ));
+        }
+    }
+    let outcome = &evidence.outcome;
+    (outcome.kind != OutcomeKind::Completed)
+        .then(|| format!("the run ended as {}: {}", outcome.kind.name(), outcome.text))
+}

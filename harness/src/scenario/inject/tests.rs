@@ -1,0 +1,328 @@
+use crate::plan::{Ask, InjectionPlan, Thing};
+use crate::scenario::parse;
+use crate::testing;
+use proptest::prelude::*;
+use vmm::injection::{Change, Deed, Delay, Filter, Occurrence, Poke, Repeat, WriteKind};
+use vmm::phase::{Phase, Stamp};
+
+const DMA: &str = "[dma]\nrate = \"1 MB/s\"\nbuffer = \"64 B\"\nring = 4\n";
+
+fn text(inject: &str) -> String {
+    format!("{}{DMA}[[inject]]\n{inject}\n", testing::SCENARIO)
+}
+
+/// The only injection of a scenario with this one.
+fn planned(inject: &str) -> InjectionPlan {
+    let mut all = testing::plan(&text(inject)).injections;
+    assert_eq!(all.len(), 1);
+    all.remove(0)
+}
+
+fn error(inject: &str) -> String {
+    parse("s.toml", &text(inject)).expect_err(inject).to_string()
+}
+
+fn stamp(generation: u16, phase: Phase) -> Option<Stamp> {
+    Some(Stamp { generation, phase })
+}
+
+#[test]
+fn triggers_are_what_the_file_says() {
+    let trigger = |when: &str| {
+        planned(&format!("when = {{ {when} }}\nwhat.dma = \"drop\""))
+            .injection
+            .trigger
+    };
+    let first = trigger("write = 3");
+    assert_eq!((first.since, first.nth), (None, 3));
+    assert_eq!(first.on, Occurrence::Write(WriteKind::Block));
+    assert_eq!(first.delay, Delay::Time(0));
+    let completion = trigger("write = 1, of = \"completion\", phase = \"armed\"");
+    assert_eq!(completion.on, Occurrence::Write(WriteKind::Completion));
+    assert_eq!(completion.since, stamp(0, Phase::Armed));
+    assert_eq!(trigger("read = 2").on, Occurrence::Read);
+    assert_eq!(trigger("access = 2").on, Occurrence::Access);
+    assert_eq!(trigger("msi = 2").on, Occurrence::Write(WriteKind::Message));
+    for (when, since, delay) in [
+        ("at = \"jump\"", stamp(0, Phase::Jump), Delay::Time(0)),
+        ("at = \"entry\"", stamp(1, Phase::BootNew), Delay::Time(0)),
+        (
+            "phase = \"restore\", after = \"2 us\"",
+            stamp(1, Phase::Restore),
+            Delay::Time(2_000),
+        ),
+        (
+            "phase = \"prepare\", instructions = 9",
+            stamp(0, Phase::Prepare),
+            Delay::Instructions(9),
+        ),
+        ("instructions = 9", None, Delay::Instructions(9)),
+        ("after = \"9 ns\"", None, Delay::Time(9)),
+    ] {
+        let trigger = trigger(when);
+        assert_eq!(
+            (trigger.since, trigger.on, trigger.delay),
+            (since, Occurrence::Begin, delay),
+            "{when}"
+        );
+    }
+}
+
+#[test]
+fn changes_of_device_writes_are_what_the_file_says() {
+    let of = WriteKind::Block;
+    for (what, change) in [
+        ("what.dma = \"drop\"", Change::Drop),
+        ("what.dma = \"reorder\"", Change::Reorder),
+        ("what.dma.duplicate.after = \"1 us\"", Change::Duplicate(1_000)),
+        ("what.dma.delay.by = \"2 us\"", Change::Delay(2_000)),
+        (
+            "what.dma.torn = { after = \"3 ns\", at = 16 }",
+            Change::Tear { at: 16, after: 3 },
+        ),
+        ("what.dma.torn.after = \"3 ns\"", Change::Tear { at: 0, after: 3 }),
+        ("what.dma.flip.bit = 77", Change::Flip(77)),
+        ("what.dma.redirect.to = 0x1000", Change::Redirect(0x1000)),
+    ] {
+        let planned = planned(&format!("when.write = 1\n{what}"));
+        assert_eq!(
+            planned.injection.deed,
+            Deed::Filter(Filter { of, change }),
+            "{what}"
+        );
+        assert_eq!((planned.ask, planned.injection.repeat), (None, Repeat::ONCE));
+    }
+    let count = planned("when.write = 1\nwhat.dma.count.by = -2\ncount = 5\nevery = 3");
+    let (of, change) = (WriteKind::Completion, Change::Add(-2));
+    assert_eq!(count.injection.deed, Deed::Filter(Filter { of, change }));
+    assert_eq!(count.injection.trigger.on, Occurrence::Write(of));
+    assert_eq!(count.injection.repeat, Repeat { count: 5, every: 3 });
+    let content = planned("when.write = 1\nwhat.dma.content.block = 4");
+    let seed = crate::seed::seed_for(1, "dma");
+    let change = Change::Content { seed, sequence: 4 };
+    let of = WriteKind::Block;
+    assert_eq!(content.injection.deed, Deed::Filter(Filter { of, change }));
+}
+
+#[test]
+fn changes_of_memory_are_done_or_asked_for() {
+    let write = planned("when.at = \"jump\"\nwhat.memory.write = { at = 4096, bytes = \"00Ff\" }");
+    let (address, bytes) = (4096, vec![0, 0xff]);
+    assert_eq!(write.injection.deed, Deed::Write(vec![Poke { address, bytes }]));
+    let flip = planned(
+        "when.phase = \"armed\"\nwhat.memory.flip = { at = 4096, bit = 7 }\ncount = 3\nevery = \"1 ms\"",
+    );
+    assert_eq!(
+        flip.injection.deed,
+        Deed::Flip {
+            address: 4096,
+            bit: 7
+        }
+    );
+    assert_eq!(
+        flip.injection.repeat,
+        Repeat {
+            count: 3,
+            every: 1_000_000
+        }
+    );
+    let object =
+        planned("when.at = \"entry\"\nwhat.memory.flip.at = { object = \"m\", page = 2, offset = 9 }");
+    assert_eq!(object.injection.deed, Deed::AskWhenDue);
+    let Some(Ask::Flip { at, bit: 0 }) = object.ask else {
+        panic!()
+    };
+    assert_eq!((at.what, at.page, at.offset), (Thing::Object(1), Some(2), 9));
+    let redirect = planned("when.write = 1\nwhat.dma.redirect.to = \"hole\"");
+    assert_eq!(redirect.injection.deed, Deed::AskWhenArmed);
+    assert!(matches!(
+        redirect.ask,
+        Some(Ask::Redirect {
+            of: WriteKind::Block,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn what_is_wrong_is_told_with_its_place() {
+    let drop = "what.dma = \"drop\"";
+    let flip = "what.memory.flip.at = 4096";
+    for (inject, place, words) in [
+        (format!("when = {{}}\n{drop}"), "12:8", "says nothing of when"),
+        (
+            format!("when = {{ write = 0 }}\n{drop}"),
+            "12:8",
+            "counted from 1",
+        ),
+        (
+            format!("when = {{ write = 1, read = 1 }}\n{drop}"),
+            "12:8",
+            "expected one of them",
+        ),
+        (
+            format!("when = {{ at = \"jump\", phase = \"armed\" }}\n{drop}"),
+            "12:8",
+            "at and phase",
+        ),
+        (
+            format!("when = {{ phase = \"armed\", generation = 1 }}\n{drop}"),
+            "12:8",
+            "generation 1 has no phase armed",
+        ),
+        (
+            format!("when = {{ phase = \"boot-new\", generation = 0 }}\n{drop}"),
+            "12:8",
+            "expected 1 to 1",
+        ),
+        (
+            format!("when = {{ write = 1, generation = 0 }}\n{drop}"),
+            "12:8",
+            "without at or phase",
+        ),
+        (
+            format!("when = {{ phase = \"later\" }}\n{drop}"),
+            "12:18",
+            "\"boot-new\"",
+        ),
+        (
+            format!("when = {{ phase = \"armed\", after = \"1 ms\", instructions = 1 }}\n{drop}"),
+            "12:8",
+            "after and instructions",
+        ),
+        (
+            format!("when = {{ phase = \"armed\", of = \"block\" }}\n{flip}"),
+            "12:8",
+            "nothing in it is about device writes",
+        ),
+        (
+            format!("when.write = 1\n{drop}\nwhy = 1"),
+            "14:1",
+            "unknown field `why`",
+        ),
+        ("when.write = 1\nwhat.dma = \"explode\"".into(), "13:12", "`drop`"),
+        (
+            "when.write = 1\nwhat.dma.delay.from = \"1 ms\"".into(),
+            "13:16",
+            "available keys: by",
+        ),
+        (
+            "when.write = 1\nwhat.dma.redirect.to = \"nowhere\"".into(),
+            "13:24",
+            "\"hole\"",
+        ),
+        (
+            "when.write = 1\nwhat.dma.redirect.to.object = \"other\"".into(),
+            "13:1",
+            "no [[memfd]] is named \"other\"",
+        ),
+        (
+            "when.write = 1\nwhat.dma.redirect.to = { object = \"m\", page = 18 }".into(),
+            "13:1",
+            "has 18",
+        ),
+        (
+            "when.write = 1\nwhat.dma.redirect.to = { object = \"m\", offset = 4096 }".into(),
+            "13:1",
+            "less than 4096",
+        ),
+        (
+            "when.write = 1\nwhat.dma.redirect.to = { page = 1 }".into(),
+            "13:24",
+            "one of object and place",
+        ),
+        (
+            "when.write = 1\nwhat.dma.count.by = 0".into(),
+            "13:1",
+            "changes nothing",
+        ),
+        (
+            "when = { write = 1, of = \"block\" }\nwhat.dma.count.by = 1".into(),
+            "12:8",
+            "completion counts alone",
+        ),
+        (
+            "when = { write = 1, of = \"any\" }\nwhat.dma.content.block = 1".into(),
+            "12:8",
+            "blocks alone",
+        ),
+        (
+            "when.write = 1\nwhat.memory.flip = { at = 1, bit = 8 }".into(),
+            "13:1",
+            "expected 0 to 7",
+        ),
+        (
+            "when.write = 1\nwhat.memory.write = { at = 1, bytes = \"0\" }".into(),
+            "13:39",
+            "two hexadecimal digits",
+        ),
+        (
+            format!("when.write = 1\n{drop}\ncount = 0"),
+            "14:9",
+            "expected 1 to",
+        ),
+        (
+            format!("when.write = 1\n{drop}\nevery = 0"),
+            "14:9",
+            "expected more",
+        ),
+        (
+            format!("when.write = 1\n{drop}\nevery = \"1 ms\""),
+            "14:9",
+            "expected a number",
+        ),
+        (
+            format!("when.phase = \"armed\"\n{flip}\nevery = 2"),
+            "14:9",
+            "expected a time",
+        ),
+        (
+            format!("when.phase = \"armed\"\n{flip}\ncount = 2"),
+            "14:9",
+            "the time between two",
+        ),
+    ] {
+        let said = error(&inject);
+        assert!(
+            said.starts_with(&format!("s.toml:{place}: ")) && said.contains(words),
+            "{inject}\n{said}"
+        );
+    }
+}
+
+#[test]
+fn without_a_device_nothing_waits_for_one() {
+    let without = |inject: &str| format!("{}[[inject]]\n{inject}\n", testing::SCENARIO);
+    let parse = |inject: &str| parse("s.toml", &without(inject));
+    assert!(parse("when.at = \"jump\"\nwhat.memory.flip.at = 4096").is_ok());
+    for inject in [
+        "when.at = \"jump\"\nwhat.dma = \"drop\"",
+        "when.write = 1\nwhat.memory.flip.at = 4096",
+    ] {
+        let said = parse(inject).unwrap_err().to_string();
+        assert!(said.contains("has no [dma]"), "{said}");
+    }
+}
+
+#[test]
+fn an_injection_is_told_in_words() {
+    let words = |inject: &str| planned(inject).words;
+    assert_eq!(
+        words("when = { phase = \"armed\", write = 2, after = \"1 us\" }\nwhat.dma = \"drop\"\ncount = 3"),
+        "at device write 2 since armed of generation 0, 1 us later: a device write is changed (Drop), up to 3 times"
+    );
+    let jump = words("when.at = \"jump\"\nwhat.memory.flip.at = 4096");
+    assert!(
+        jump.starts_with("at the jump out of generation 0: memory is changed (Flip"),
+        "{jump}"
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(when in ".{0,60}", what in ".{0,60}", number in any::<i64>()) {
+        let _ = parse("s.toml", &text(&format!("when = {when}\nwhat = {what}")));
+        let _ = parse("s.toml", &text(&format!("when.write = {number}\nwhat.dma.count.by = {number}\nevery = {number}")));
+        let _ = parse("s.toml", &text(&format!("when.at = \"jump\"\nwhat.memory.flip = {{ at = {number}, bit = {number} }}")));
+    }
+}

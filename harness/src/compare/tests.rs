@@ -24,6 +24,13 @@ fn full() -> Evidence {
         event(700_000, EngineEventKind::WaitBegin),
     ];
     evidence.ledger.counters = vec![(ARMED, Counters::default())];
+    evidence.injections = vec![crate::evidence::InjectionEvidence {
+        words: "once".into(),
+        armed: None,
+        fired: 1,
+        firings: Vec::new(),
+        unable: Vec::new(),
+    }];
     evidence.event_causes = vec![EventCause {
         event: 0,
         rip: 0xffff_ffff_8100_0000,
@@ -226,6 +233,11 @@ fn every_kind_differing_alone_is_named() {
             Part::Interrupts,
             |e| e.interrupts[0].armed.ledger_length += 1,
             "interrupts of the DMA engine",
+        ),
+        (
+            Part::Injection,
+            |e| e.injections[0].fired = 2,
+            "injection 0",
         ),
         (
             Part::Memory,

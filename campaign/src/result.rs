@@ -285,6 +285,12 @@ fn signature(finding: &Finding) -> Signature {
         Writer::CpuPage {
             generation, phase, ..
         } => ("CPU".to_owned(), place(*generation, *phase)),
+        Writer::Injected {
+            injection,
+            generation,
+            phase,
+            ..
+        } => (format!("injection {injection}"), place(*generation, *phase)),
         Writer::Unknown { .. } => ("unknown".to_owned(), String::new()),
         Writer::Nobody => (String::new(), String::new()),
     };

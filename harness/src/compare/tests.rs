@@ -234,11 +234,7 @@ fn every_kind_differing_alone_is_named() {
             |e| e.interrupts[0].armed.ledger_length += 1,
             "interrupts of the DMA engine",
         ),
-        (
-            Part::Injection,
-            |e| e.injections[0].fired = 2,
-            "injection 0",
-        ),
+        (Part::Injection, |e| e.injections[0].fired = 2, "injection 0"),
         (
             Part::Memory,
             |e| memory(e).free_pages += 1,

@@ -6,7 +6,7 @@
 //!
 //! | stage | module | from | to |
 //! | --- | --- | --- | --- |
-//! | read | [`file`] | file | [`file::Campaign`], or one message with file, line and column |
+//! | read | [`mod@file`] | file | [`file::Campaign`], or one message with file, line and column |
 //! | expand | [`mod@plan`] | campaign | [`plan::CampaignPlan`]: cells with content-addressed identities |
 //! | pick | [`partition`] | plan | the cells of one machine of several |
 //! | run | [`worker`] | a job: cells that share a scenario, kernels and seed | [`result::CellResult`]s |

@@ -257,4 +257,4 @@ fn check(block: Block) -> Result<Block, BuildError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

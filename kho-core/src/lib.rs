@@ -57,6 +57,7 @@
 //! | show it | [`tree::tree`] |
 //! | make one | [`Blueprint`], [`build()`], [`build::recursive`] |
 //! | compare two | [`diff()`] |
+//! | know every field by name, and set one | [`fields`] |
 //! | measure the next ABI | [`schemes`] |
 //! | look a number up | [`abi`], each constant with the kernel header that it is from |
 //!
@@ -105,6 +106,7 @@ pub mod build;
 mod bytes;
 pub mod diff;
 pub mod fdt;
+pub mod fields;
 pub mod find;
 pub mod finding;
 pub mod free_lists;

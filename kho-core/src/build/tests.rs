@@ -14,7 +14,7 @@ use std::format;
 const RAM: u64 = 4 << 30;
 const DATA: u64 = 256 << 20;
 
-fn build_and_read(plan: &Blueprint, abi: Abi) -> (Handover, SparseMemory) {
+pub(crate) fn build_and_read(plan: &Blueprint, abi: Abi) -> (Handover, SparseMemory) {
     let mut memory = SparseMemory::new(vec![Region::new(0, RAM)]);
     let mut allocator = FreeRegions::new(vec![Region::new(0x10_0000, 64 << 20)]);
     let entry =
@@ -75,7 +75,7 @@ fn file(seed: &FileSeed, token: u64, abi: Abi, blocks: &mut Blocks) -> FilePlan 
 }
 
 prop_compose! {
-    fn plans()(
+    pub(crate) fn plans()(
         abi in prop::sample::select(&Abi::ALL[..]),
         orders in prop::collection::vec(0_u8..11, 0..20),
         gaps in prop::collection::vec(0_u64..64, 20),

@@ -12,6 +12,7 @@
 //! | run | [`worker`] | a job: cells that share a scenario, kernels and seed | [`result::CellResult`]s |
 //! | drive | [`drive`] | cells | worker processes, results appended to [`store`] |
 //! | merge | [`merge`] | directories of results | one directory, or which cells are missing or differ |
+//! | sweep | [`sweep`] | a plan | one bent field of the handover after the other, classed |
 //! | sum up | [`summary`] | results | [`summary::Summary`]: counts, and failures grouped by what they show |
 //!
 //! A result is one line of a file, and everything else is computed from these lines. So a campaign that is killed goes
@@ -30,4 +31,5 @@ pub mod range;
 pub mod result;
 pub mod store;
 pub mod summary;
+pub mod sweep;
 pub mod worker;

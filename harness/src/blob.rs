@@ -110,6 +110,18 @@ fn read(memory: &dyn PhysicalMemory, kho: KhoData) -> Result<Handover, ReadError
     Handover::read(memory, kho.fdt, kho.scratch)
 }
 
+/// The pages of a captured blob as memory.
+pub fn memory(blob: &BlobEvidence) -> SparseMemory {
+    let ram = blob.ram.iter().map(|(start, size)| Region::new(*start, *size));
+    let mut memory = SparseMemory::new(ram.collect());
+    for (frame, page) in &blob.pages {
+        if let Ok(page) = <[u8; PAGE_BYTES]>::try_from(page.as_slice()) {
+            memory.insert(frame.saturating_mul(PAGE), page);
+        }
+    }
+    memory
+}
+
 /// Decodes a captured blob.
 pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
     let kho = blob.kho.ok_or_else(|| BlobError::None {
@@ -119,17 +131,8 @@ pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
         let pages = blob.pages.len();
         return Err(BlobError::Cut { pages });
     }
-    let ram: Vec<Region> = blob
-        .ram
-        .iter()
-        .map(|(start, size)| Region::new(*start, *size))
-        .collect();
-    let mut memory = SparseMemory::new(ram.clone());
-    for (frame, page) in &blob.pages {
-        if let Ok(page) = <[u8; PAGE_BYTES]>::try_from(page.as_slice()) {
-            memory.insert(frame.saturating_mul(PAGE), page);
-        }
-    }
+    let memory = memory(blob);
+    let ram = memory.ranges();
     let handover = read(&memory, kho)?;
     let owners = Owners::of(&handover);
     let mut handed = Handed {

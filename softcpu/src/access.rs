@@ -186,6 +186,7 @@ impl Core {
             let Some(offset) = cx.ram.page_offset(found.physical) else {
                 return Ok(Place::Outside(found.physical));
             };
+            self.hooks.note_access(offset, self.tick());
             self.tlb[slot::<TLB_ENTRIES>(page)] = TlbEntry {
                 read: tag,
                 write: if found.writable { tag | WITHHELD } else { mmu::NONE },
@@ -344,6 +345,13 @@ impl Core {
     pub fn revoke_writes(&mut self, offset: u64) {
         for entry in self.tlb.iter_mut().filter(|e| e.offset == offset) {
             entry.write |= WITHHELD;
+        }
+    }
+
+    /// Drops what is known of where the page at `offset` lies, so that the next access to it walks the page tables.
+    pub fn forget_page(&mut self, offset: u64) {
+        for entry in self.tlb.iter_mut().filter(|e| e.offset == offset) {
+            *entry = TlbEntry::EMPTY;
         }
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Hooks {
     watched: BTreeMap<usize, Vec<Option<CpuWrite>>>,
     /// Pages watched for execution, by page number in RAM.
     executed: BTreeSet<usize>,
+    /// Time of the first access to each page watched for that, by page number in RAM.
+    accessed: BTreeMap<usize, Option<u64>>,
     /// Whether `new_code` is kept.
     pub share_code: bool,
     /// RAM offsets of pages that code was decoded from and had not been before, since somebody last asked.
@@ -212,6 +214,24 @@ impl Hooks {
 
     pub fn watches_execution(&self, page: u64) -> bool {
         self.flags(page) & EXECUTION != 0
+    }
+
+    pub fn watch_first_access(&mut self, page: u64) {
+        self.accessed.insert(number(page), None);
+    }
+
+    /// Notes an access whose translation was not known. Pages are watched from when no translation to them is.
+    pub fn note_access(&mut self, offset: u64, time: u64) {
+        if self.accessed.is_empty() {
+            return;
+        }
+        if let Some(first) = self.accessed.get_mut(&number(offset)) {
+            first.get_or_insert(time);
+        }
+    }
+
+    pub fn first_access(&self, page: u64) -> Option<u64> {
+        *self.accessed.get(&number(page))?
     }
 }
 

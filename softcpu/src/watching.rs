@@ -45,6 +45,24 @@ impl Cpu {
             .last_write(ram.page_offset(gpa)? + gpa % PAGE_SIZE)
     }
 
+    /// Remembers when the page of `gpa` is next read or written, which [`Cpu::first_access`] tells. Unlike other watches
+    /// this one drops cached translations of the page, so that a guest which uses stale ones may see a difference. It is
+    /// not part of the state.
+    pub fn watch_first_access(&mut self, ram: &Ram, gpa: u64) {
+        self.core.hooks.cover(ram);
+        if let Some(page) = ram.page_offset(gpa) {
+            self.core.hooks.watch_first_access(page);
+            self.core.forget_page(page);
+        }
+    }
+
+    /// Guest time of the first access to the page of `gpa` since [`Cpu::watch_first_access`], in ticks. Fetches of
+    /// instructions and walks of page tables do not count.
+    #[must_use]
+    pub fn first_access(&self, ram: &Ram, gpa: u64) -> Option<u64> {
+        self.core.hooks.first_access(ram.page_offset(gpa)?)
+    }
+
     /// Begins a new epoch: the next CPU write to each page is its first again.
     pub fn begin_write_epoch(&mut self, ram: &Ram) {
         self.core.hooks.cover(ram);

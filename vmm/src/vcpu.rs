@@ -144,6 +144,12 @@ pub trait Vcpu {
     fn watch_writes(&mut self, pfn: u64, on: bool);
     /// The last write to the byte at `address`, if its page is watched and was written.
     fn last_write(&self, address: u64) -> Option<CpuWrite>;
+    /// Remembers when this page frame is next read or written. See [`softcpu::Cpu::watch_first_access`].
+    fn watch_first_access(&mut self, _pfn: u64) {}
+    /// Guest time of that access.
+    fn first_access(&self, _pfn: u64) -> Option<u64> {
+        None
+    }
     /// Calls `each` with each page's first write since the last [`Vcpu::begin_write_epoch`].
     fn epoch_writes(&self, each: &mut dyn FnMut(CpuWrite));
     /// Forgets first writes, so that each page's next write is a first one again.

@@ -10,8 +10,10 @@ mod outputs;
 mod place;
 mod resume;
 mod run;
+mod sweep;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -65,6 +67,8 @@ enum Command {
     Boot(BootArgs),
     /// Look at the handover in an image of RAM, or build one.
     Blob(blob::BlobArgs),
+    /// Put one kind of fault at every place, and class what becomes of it.
+    Sweep(sweep::SweepArgs),
     /// Say what this host offers.
     Doctor,
 }
@@ -197,6 +201,7 @@ pub fn main() -> ExitCode {
         Command::Campaign(args) => campaign::campaign(&args),
         Command::Boot(args) => boot::boot(&args),
         Command::Blob(args) => blob::blob(&args),
+        Command::Sweep(args) => sweep::sweep(&args),
         Command::Doctor => doctor::doctor(),
     };
     exit.into()
@@ -205,6 +210,18 @@ pub fn main() -> ExitCode {
 /// Prints an error on standard error, on one line that begins with `baton: error:`.
 fn complain(error: impl std::fmt::Display) {
     eprintln!("baton: error: {error}");
+}
+
+/// Prints to standard output. A closed pipe is not an error: the reader needs no more.
+fn print(text: &str) -> Result<(), Exit> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            complain(format!("standard output: {error}"));
+            Err(Exit::Failed)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens the backend that the user chose. With `auto`, standard error says what was chosen and why.

@@ -95,7 +95,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
 }
 
 /// Reads a scenario file and resolves it to a plan. Errors name file, line and column if the plan knows the place.
-fn prepare(file: &Path, overrides: &Overrides) -> Result<Plan, String> {
+pub(super) fn prepare(file: &Path, overrides: &Overrides) -> Result<Plan, String> {
     let (scenario, text) = load(file).map_err(|error| error.to_string())?;
     let name = file.display().to_string();
     let plan = plan(&scenario, &name, &text, overrides);

@@ -4,7 +4,7 @@ use kho_core::{MemoryError, PhysicalMemory, Region};
 use vmm::memory::GuestRam;
 
 /// Guest RAM.
-pub(super) struct GuestMemory<'a>(pub &'a GuestRam);
+pub struct GuestMemory<'a>(pub(super) &'a GuestRam);
 
 impl PhysicalMemory for GuestMemory<'_> {
     fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {

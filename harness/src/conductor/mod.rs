@@ -38,6 +38,7 @@ mod stopwatch;
 mod talks;
 
 pub use cursor::{Awaiting, Cursor, Ending, Move, Point, Said, What, next};
+pub use memory::GuestMemory;
 pub use run::{Progress, Run, Until};
 pub use stopwatch::{HostTimes, Stopwatch};
 

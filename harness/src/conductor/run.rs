@@ -2,6 +2,7 @@
 
 use super::cursor::{Cursor, Move, Point, Said, What, next};
 use super::events::panic_line;
+use super::memory::GuestMemory;
 use super::patience::patience;
 use super::setup::{blank, machine_config};
 use super::{HostTimes, Observer, chain};
@@ -13,7 +14,9 @@ use guest_agent::protocol::{Reply, decode, encode};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use vmm::boot::BootParams;
 use vmm::machine::{Event, Machine, MachineError};
+use vmm::memory::MemoryError;
 use vmm::phase::{Generation, Stamp};
 use vmm::processors::Backend;
 
@@ -163,6 +166,38 @@ impl Run {
     #[must_use]
     pub fn stands_at(&self) -> vmm::machine::Moment {
         self.machine.moment()
+    }
+
+    /// Guest memory as it is now.
+    #[must_use]
+    pub fn memory(&self) -> GuestMemory<'_> {
+        GuestMemory(self.machine.ram())
+    }
+
+    /// Address of the header of the KHO `setup_data` node that these boot parameters lead to.
+    #[must_use]
+    pub fn kho_node(&self, boot_params: u64) -> Option<u64> {
+        let ram = self.machine.ram();
+        let params = BootParams::read(ram, boot_params).ok()?;
+        params.kho_node(ram).ok()?
+    }
+
+    /// Puts bytes into guest memory: a fault on purpose. Neither the ledger nor any author of bytes knows of it. Fails
+    /// without writing if the bytes are not wholly in RAM.
+    pub fn put(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.machine.ram().write(address, bytes)
+    }
+
+    /// Remembers when each of these page frames is next read or written by a processor; see
+    /// [`Machine::watch_first_access`].
+    pub fn watch_first_access(&mut self, frames: impl IntoIterator<Item = u64>) {
+        self.machine.watch_first_access(frames);
+    }
+
+    /// Guest time of the first access to this page frame since it is watched; `None` if there was none.
+    #[must_use]
+    pub fn first_access(&self, frame: u64) -> Option<u64> {
+        self.machine.first_access(frame)
     }
 
     /// Guest RAM written so far, in bytes: about the size of a snapshot.

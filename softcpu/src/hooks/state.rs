@@ -45,6 +45,8 @@ impl Hooks {
             epoch,
             watched,
             executed,
+            // For one run that nobody holds: it drops translations, which a held run must not do.
+            accessed: _,
             share_code,
             // These two tell other processors what concerns decoded code, and nobody has any after a restore.
             new_code: _,

@@ -203,6 +203,18 @@ impl BootParams {
         Ok(nodes)
     }
 
+    /// Address of the KHO node's header, if the chain has such a node and it is not behind an indirection.
+    pub fn kho_node(&self, ram: &GuestRam) -> Result<Option<u64>, HandoverError> {
+        let nodes = self.setup_data(ram)?;
+        let node = nodes.iter().find(|node| node.kind == SETUP_KEXEC_KHO);
+        let Some(at) = node.and_then(|node| node.address.checked_sub(SETUP_DATA_HEADER)) else {
+            return Ok(None);
+        };
+        let mut header = [0; 16];
+        read(ram, "setup_data node", at, &mut header)?;
+        Ok((u32_at(&header, 8) == SETUP_KEXEC_KHO).then_some(at))
+    }
+
     /// The KHO node, if the chain has one; the first counts, as in the kernel.
     pub fn kho_data(&self, ram: &GuestRam) -> Result<Option<KhoData>, HandoverError> {
         let nodes = self.setup_data(ram)?;

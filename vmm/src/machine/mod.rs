@@ -362,6 +362,21 @@ impl Machine {
             .for_each(|pfn| self.processors.watch_writes(pfn, false));
     }
 
+    /// Remembers when each of these page frames is next read or written by a processor, where the backend can tell.
+    ///
+    /// For runs that only search for such a moment: watching drops cached translations, which a guest that uses stale
+    /// ones may notice, and is not part of the state.
+    pub fn watch_first_access(&mut self, pfns: impl IntoIterator<Item = u64>) {
+        pfns.into_iter()
+            .for_each(|pfn| self.processors.watch_first_access(pfn));
+    }
+
+    /// Guest time of the first access to this page frame since it is watched; `None` if there was none.
+    #[must_use]
+    pub fn first_access(&self, pfn: u64) -> Option<u64> {
+        self.processors.first_access(pfn)
+    }
+
     /// The processors' last write to the byte at `address`, and the phase in which it was made; `None` if the page is
     /// not watched or no write to the byte was seen.
     #[must_use]

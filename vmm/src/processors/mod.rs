@@ -79,6 +79,13 @@ pub trait Processors {
     fn watch_writes(&mut self, pfn: u64, on: bool);
     /// The last write to the byte at `address`, if its page is watched and was written.
     fn last_write(&self, address: u64) -> Option<CpuWrite>;
+    /// Remembers when this page frame is next read or written, if the backend can. The run may go on differently if the
+    /// guest relies on stale translations, so this is for runs that only search.
+    fn watch_first_access(&mut self, _pfn: u64) {}
+    /// Guest time of that access, in nanoseconds; `None` if there was none.
+    fn first_access(&self, _pfn: u64) -> Option<u64> {
+        None
+    }
     /// Calls `each` with each page's first write since the last [`Processors::begin_write_epoch`].
     ///
     /// KVM knows only which pages were written. Such a write is 4096 bytes long, has an instruction pointer of 0, and

@@ -359,6 +359,16 @@ impl Processors for Stepped {
         writes.max_by_key(|write| write.time)
     }
 
+    fn watch_first_access(&mut self, pfn: u64) {
+        for vcpu in &mut self.vcpus {
+            vcpu.watch_first_access(pfn);
+        }
+    }
+
+    fn first_access(&self, pfn: u64) -> Option<u64> {
+        self.vcpus.iter().filter_map(|vcpu| vcpu.first_access(pfn)).min()
+    }
+
     fn epoch_writes(&mut self, each: &mut dyn FnMut(CpuWrite)) -> Result<(), BackendError> {
         if let [vcpu] = &self.vcpus[..] {
             vcpu.epoch_writes(each);

@@ -178,6 +178,14 @@ impl Vcpu for SoftVcpu {
         self.cpu.last_write(&self.ram, address)
     }
 
+    fn watch_first_access(&mut self, pfn: u64) {
+        self.cpu.watch_first_access(&self.ram, pfn * PAGE_SIZE);
+    }
+
+    fn first_access(&self, pfn: u64) -> Option<u64> {
+        self.cpu.first_access(&self.ram, pfn * PAGE_SIZE)
+    }
+
     fn epoch_writes(&self, each: &mut dyn FnMut(CpuWrite)) {
         self.cpu.epoch_writes().iter().for_each(|write| each(*write));
     }

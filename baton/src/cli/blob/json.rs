@@ -3,6 +3,8 @@
 use super::classes::{self, Extent};
 use super::locate::Located;
 use kho_core::diff::Diff;
+use kho_core::fields::Value::{Bytes, Number};
+use kho_core::fields::{Field, Place};
 use kho_core::find::Unread;
 use kho_core::tree::Line;
 use kho_core::verify::Verdict;
@@ -148,5 +150,29 @@ pub(super) fn build(file: &Path, located: &Located, verdict: &Verdict) -> String
             "sound": verdict.is_sound(),
             "findings": verdict.findings.iter().collect::<Vec<_>>(),
         }),
+    )
+}
+
+/// `fields`.
+pub(super) fn fields(file: &Path, fields: &[Field]) -> String {
+    let list: Vec<Value> = fields
+        .iter()
+        .map(|field| {
+            let (at, width) = match field.place {
+                Place::Bytes { at, width, .. } => (Some(at), Some(width)),
+                Place::Block { .. } => (None, None),
+            };
+            let (number, bytes) = match &field.value {
+                Number(number) => (Some(*number), None),
+                Bytes(bytes) => (None, Some(bytes)),
+            };
+            json!({
+                "path": field.path, "kind": field.kind, "at": at, "width": width, "number": number, "bytes": bytes,
+            })
+        })
+        .collect();
+    document(
+        "fields",
+        json!({"file": file.display().to_string(), "fields": list}),
     )
 }

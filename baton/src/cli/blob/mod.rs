@@ -3,6 +3,7 @@
 mod build;
 mod classes;
 mod fdt;
+mod fields;
 mod image;
 mod json;
 mod locate;
@@ -10,11 +11,10 @@ mod map;
 mod model;
 mod text;
 
-use super::{Exit, complain};
+use super::{Exit, complain, print};
 use clap::{Args, Subcommand};
 use kho_core::Severity;
 use locate::{Input, LocateError, Located};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
@@ -38,6 +38,8 @@ enum BlobCommand {
     Diff(DiffArgs),
     /// List preserved memory, and whose it is.
     Extents(LookArgs),
+    /// List every field with its path, its address and its value.
+    Fields(fields::FieldsArgs),
     /// Write a handover into an image of RAM.
     Build(build::BuildArgs),
 }
@@ -94,6 +96,7 @@ pub(super) fn blob(args: &BlobArgs) -> Exit {
         BlobCommand::Verify(args) => verify(args),
         BlobCommand::Diff(args) => diff(args),
         BlobCommand::Extents(args) => extents(args),
+        BlobCommand::Fields(args) => fields::fields(args),
         BlobCommand::Build(args) => build::build(args),
     };
     result.unwrap_or_else(|failed| failed)
@@ -218,18 +221,6 @@ fn open_ram(path: &Path, at: Option<u64>) -> Result<Box<Located>, Exit> {
 fn wrong(path: &Path, error: impl std::fmt::Display) -> Exit {
     complain(format!("{}: {error}", path.display()));
     Exit::Usage
-}
-
-/// Prints to standard output. A closed pipe is not an error: the reader needs no more.
-fn print(text: &str) -> Result<(), Exit> {
-    let mut out = std::io::stdout().lock();
-    match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            complain(format!("standard output: {error}"));
-            Err(Exit::Failed)
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Parses an address: hexadecimal with `0x`, otherwise decimal.

@@ -1,0 +1,266 @@
+//! The unchanged run of a sweep: what it did, the fields of its handover, and the snapshots that cases branch from.
+//!
+//! A case puts bytes into memory at the new kernel's entry. Until a processor first reads or writes their page the run
+//! is the unchanged one, so a branch from a later snapshot is the same run with less to execute. The unchanged run is
+//! made twice from the entry: once to find out when each page of the handover is first touched, and once more to take
+//! snapshots shortly before these moments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use harness::blob;
+use harness::conductor::{Progress, Run, Until, chain};
+use harness::evidence::PAGE;
+use harness::plan::Plan;
+use harness::snapshot::RunSnapshot;
+use harness::verdict::Judged;
+use kho_core::fields::{ByteOrder, Field, FieldError, Kind, LIST_LIMIT, Place, Source, Value, Write};
+use kho_core::{Handover, Owner, Owners, PhysicalMemory, SparseMemory};
+use vmm::soft::Soft;
+
+use super::class::Reference;
+use super::values::Around;
+
+/// Path of the field that points to the first `setup_data` node.
+pub const FIRST_NODE: &str = "boot_params/setup_data";
+/// Its offset in `struct boot_params` (Documentation/arch/x86/zero-page.rst).
+const SETUP_DATA: u64 = 0x250;
+/// Moments closer together than this share a snapshot, in nanoseconds of guest time.
+const CLOSE: u64 = 100_000;
+/// A guest counts as hung when it is silent for so many times as long as the unchanged run took from the entry on, and
+/// for at least so many nanoseconds.
+const PATIENCE: u64 = 4;
+const MIN_PATIENCE: u64 = 50_000_000;
+/// Most snapshots on the way.
+const MAX_FORKS: usize = 24;
+
+/// Why a sweep cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseError {
+    /// The machine.
+    #[error("{}", chain(.0))]
+    Machine(#[from] vmm::machine::MachineError),
+    /// Guest memory.
+    #[error("{}", chain(.0))]
+    Memory(#[from] vmm::memory::MemoryError),
+    /// The unchanged run ends before the new kernel.
+    #[error("the run ended before a second kernel was entered: {0}")]
+    NoEntry(String),
+    /// The new kernel is handed nothing that can be read.
+    #[error("the new kernel is handed nothing that can be read: {0}")]
+    NoHandover(String),
+    /// The unchanged run is not what the scenario expects, so there is nothing to compare with.
+    #[error("the unchanged run does not meet its expectations: {0}")]
+    Unmet(String),
+    /// The scenario cannot be judged.
+    #[error(transparent)]
+    Scenario(#[from] harness::scenario::ScenarioError),
+    /// There is no such field, or it cannot have that value.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+}
+
+/// The unchanged run.
+#[derive(Debug)]
+pub struct Base {
+    /// At the new kernel's first instruction.
+    pub entry: RunSnapshot,
+    /// Later snapshots, in order.
+    forks: Vec<RunSnapshot>,
+    /// Guest time of the first access to each page frame of the handover; `None` if there was none.
+    first: BTreeMap<u64, Option<u64>>,
+    /// What it did.
+    pub reference: Reference,
+    /// The handover.
+    pub handover: Handover,
+    memory: SparseMemory,
+    setup_data: Option<u64>,
+    boot_params: u64,
+}
+
+impl Base {
+    /// Makes the unchanged run.
+    pub fn new(plan: &Plan, agent: &[u8]) -> Result<Self, BaseError> {
+        let mut run = Run::new(plan, agent, &Soft, &[])?;
+        if run.proceed(&[Until::entry(1)], &()) == Progress::Ended {
+            return Err(BaseError::NoEntry(run.finish(&()).outcome.text));
+        }
+        let mut entry = run.snapshot()?;
+        let blob = entry.evidence.blobs.last();
+        let blob = blob.ok_or_else(|| BaseError::NoHandover("no handover was captured".into()))?;
+        let none =
+            || BaseError::NoHandover(blob.problem.clone().unwrap_or_else(|| "no KHO setup_data".into()));
+        let kho = blob.kho.ok_or_else(none)?;
+        let setup_data = run.kho_node(blob.boot_params);
+        let boot_params = blob.boot_params;
+        let mut memory = blob::memory(blob);
+        for at in [Some(boot_params), setup_data].into_iter().flatten() {
+            let mut page = [0; PAGE as usize];
+            run.memory()
+                .read(at & !(PAGE - 1), &mut page)
+                .map_err(FieldError::Memory)?;
+            memory.insert(at, page);
+        }
+        let handover = Handover::read(&memory, kho.fdt, kho.scratch)
+            .map_err(|error| BaseError::NoHandover(chain(&error)))?;
+        let frames: Vec<u64> = memory.pages().map(|(at, _)| at / PAGE).collect();
+        let (first, took) = search(&entry, &frames)?;
+        entry.plan = Arc::new(impatient(&entry.plan, took));
+        let reference = reference(&entry)?;
+        let forks = forks(&entry, &first)?;
+        Ok(Self {
+            entry,
+            forks,
+            first,
+            reference,
+            handover,
+            memory,
+            setup_data,
+            boot_params,
+        })
+    }
+
+    /// The fields of the handover, and the pointer in the boot parameters that leads to it.
+    pub fn fields(&self) -> Vec<Field> {
+        let source = self.source();
+        self.first_node()
+            .into_iter()
+            .chain(source.list(LIST_LIMIT))
+            .collect()
+    }
+
+    /// The field of this path.
+    pub fn find(&self, path: &str) -> Result<Field, FieldError> {
+        match self.first_node().filter(|_| path == FIRST_NODE) {
+            Some(field) => Ok(field),
+            None => self.source().find(path),
+        }
+    }
+
+    fn source(&self) -> Source<'_> {
+        Source {
+            handover: &self.handover,
+            memory: &self.memory,
+            setup_data: self.setup_data,
+        }
+    }
+
+    fn first_node(&self) -> Option<Field> {
+        let place = Place::Bytes {
+            at: self.boot_params + SETUP_DATA,
+            width: 8,
+            order: ByteOrder::Little,
+            shift: 0,
+            bits: 64,
+        };
+        let field = Field {
+            path: FIRST_NODE.into(),
+            kind: Kind::Address,
+            place,
+            value: Value::Number(0),
+        };
+        let value = field.read(&self.memory)?;
+        Some(Field { value, ..field })
+    }
+
+    /// The writes that give a field a value.
+    pub fn writes(&self, field: &Field, value: &Value) -> Result<Vec<Write>, FieldError> {
+        field.set(value, &self.handover, &self.memory)
+    }
+
+    /// Places that pointers can be bent to.
+    pub fn around(&self) -> Around {
+        let owners = Owners::of(&self.handover);
+        let data = |record: &&kho_core::owners::Record| {
+            matches!(record.owner, Owner::FileData { .. } | Owner::ReserveMem(_))
+        };
+        let mut objects = owners.iter().filter(data).map(|record| record.region.start);
+        let ram = self.memory.ranges();
+        Around {
+            ram_end: ram.iter().map(kho_core::Region::end).max().unwrap_or(0),
+            scratch: self
+                .handover
+                .scratch
+                .first()
+                .map(|area| area.region.start + 16 * PAGE),
+            objects: [objects.next(), objects.next()],
+            fdt: self.handover.fdt.start,
+            map: self.handover.map.root(),
+        }
+    }
+
+    /// The last snapshot at which no processor has touched the pages of these writes.
+    pub fn fork(&self, writes: &[Write]) -> &RunSnapshot {
+        let ends = |write: &Write| [write.at, write.at + (write.bytes.len() as u64).saturating_sub(1)];
+        let frames = writes.iter().flat_map(ends).map(|at| at / PAGE);
+        // A page that was not watched may be touched at once.
+        let touched = |frame| self.first.get(&frame).map_or(Some(0), |first| *first);
+        let first = frames.filter_map(touched).min().unwrap_or(u64::MAX);
+        let before = self.forks.iter().rev().find(|fork| fork.time() < first);
+        before.unwrap_or(&self.entry)
+    }
+
+    /// How many snapshots there are to branch from.
+    pub fn snapshots(&self) -> usize {
+        self.forks.len() + 1
+    }
+}
+
+/// Runs to the end and finds out when each page is first touched, and how much guest time that takes.
+fn search(entry: &RunSnapshot, frames: &[u64]) -> Result<(BTreeMap<u64, Option<u64>>, u64), BaseError> {
+    let mut run = Run::from_snapshot(entry, &[])?;
+    run.watch_first_access(frames.iter().copied());
+    run.proceed(&[], &());
+    let first = frames
+        .iter()
+        .map(|frame| (*frame, run.first_access(*frame)))
+        .collect();
+    Ok((first, run.stands_at().time.saturating_sub(entry.time())))
+}
+
+/// The plan with less patience for silence: a guest that is silent for much longer than the whole unchanged run took has
+/// hung, and a sweep has many that do.
+fn impatient(plan: &Plan, took: u64) -> Plan {
+    let limit = took.saturating_mul(PATIENCE).max(MIN_PATIENCE);
+    Plan {
+        progress_ns: limit.min(plan.progress_ns),
+        boot_progress_ns: limit.min(plan.boot_progress_ns),
+        ..plan.clone()
+    }
+}
+
+fn reference(entry: &RunSnapshot) -> Result<Reference, BaseError> {
+    let mut run = Run::from_snapshot(entry, &[])?;
+    run.proceed(&[], &());
+    let judged = Judged::new(run.finish(&()))?;
+    if judged.judgement.verdict != harness::verdict::Verdict::Pass {
+        return Err(BaseError::Unmet(judged.judgement.reasons.join("; ")));
+    }
+    Ok(Reference::new(&judged))
+}
+
+/// Takes snapshots shortly before pages are first touched, and one at the end of what is read at all.
+fn forks(entry: &RunSnapshot, first: &BTreeMap<u64, Option<u64>>) -> Result<Vec<RunSnapshot>, BaseError> {
+    let mut times: Vec<u64> = first
+        .values()
+        .flatten()
+        .map(|time| time.saturating_sub(1))
+        .collect();
+    times.sort_unstable();
+    let mut moments: Vec<u64> = Vec::new();
+    for time in times {
+        let last = moments.last().copied().unwrap_or(entry.time());
+        if time >= last + CLOSE && moments.len() < MAX_FORKS {
+            moments.push(time);
+        }
+    }
+    let mut run = Run::from_snapshot(entry, &[])?;
+    let mut forks = Vec::new();
+    for moment in moments {
+        if run.proceed(&[Until::Time(moment)], &()) == Progress::Ended {
+            break;
+        }
+        forks.push(run.snapshot()?);
+    }
+    Ok(forks)
+}

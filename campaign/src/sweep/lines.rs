@@ -1,0 +1,213 @@
+//! Results of a sweep: one line of JSON each, and the table that is computed from lines.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use kho_core::fields::{Kind, Value};
+use serde::{Deserialize, Serialize};
+
+use super::class::Class;
+
+/// The result of one case.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// Release of the new kernel.
+    pub kernel: String,
+    /// Scenario name.
+    pub scenario: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// The field.
+    pub path: String,
+    /// What the field means.
+    pub kind: Kind,
+    /// Name of the value.
+    pub value: String,
+    /// The value, as `--only` takes it.
+    pub set: String,
+    /// The value that the old kernel wrote.
+    pub was: String,
+    /// What the new kernel made of it.
+    pub class: Class,
+    /// Whether the kernel complained of itself, whatever else it did.
+    pub warned: bool,
+    /// The first thing that shows the class.
+    pub what: String,
+    /// Command line that runs this case again.
+    pub reproduce: String,
+}
+
+impl Line {
+    /// What tells a case from all others of a sweep.
+    pub fn key(&self) -> Key {
+        (self.kernel.clone(), self.path.clone(), self.set.clone())
+    }
+}
+
+/// Kernel, field and value of a case.
+pub type Key = (String, String, String);
+
+/// Lines of a file. A last line that is not whole, because its writer was killed, is left out.
+pub fn read(path: &Path) -> std::io::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    let mut reader = BufReader::new(std::fs::File::open(path)?);
+    let mut text = String::new();
+    loop {
+        text.clear();
+        if reader.read_line(&mut text)? == 0 || !text.ends_with('\n') {
+            return Ok(lines);
+        }
+        let line = serde_json::from_str(&text);
+        lines.push(line.map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?);
+    }
+}
+
+/// A value as `--only` takes it: a number, `text:kho-v9` or `hex:6b686f`.
+pub fn written(value: &Value) -> String {
+    match value {
+        Value::Number(number) => format!("{number:#x}"),
+        Value::Bytes(bytes) => {
+            let length = bytes
+                .iter()
+                .rposition(|byte| *byte != 0)
+                .map_or(0, |last| last + 1);
+            let text = &bytes[..length];
+            let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.,".contains(byte);
+            if text.iter().all(plain) {
+                return format!("text:{}", String::from_utf8_lossy(text));
+            }
+            let mut hex = String::from("hex:");
+            for byte in text {
+                // Writing to a string cannot fail.
+                let _ = write!(hex, "{byte:02x}");
+            }
+            hex
+        }
+    }
+}
+
+/// The value of [`written`]; `None` if the text is none.
+pub fn value(text: &str) -> Option<Value> {
+    if let Some(text) = text.strip_prefix("text:") {
+        return Some(Value::Bytes(text.as_bytes().to_vec()));
+    }
+    if let Some(hex) = text.strip_prefix("hex:") {
+        let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+        let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
+        return bytes.map(Value::Bytes);
+    }
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.ok().map(Value::Number)
+}
+
+/// The part of a handover that a field belongs to, for tables.
+pub fn part(path: &str) -> &str {
+    let end = path.find(['/', ':', '[']).unwrap_or(path.len());
+    &path[..end]
+}
+
+/// The number of cases of each class, by kernel and part of the handover, as a table in Markdown.
+pub fn table(lines: &[Line]) -> String {
+    let kernels: BTreeSet<&str> = lines.iter().map(|line| line.kernel.as_str()).collect();
+    let used: Vec<Class> = Class::ALL
+        .into_iter()
+        .filter(|class| lines.iter().any(|line| line.class == *class))
+        .collect();
+    let mut out = String::new();
+    for kernel in kernels {
+        let of_kernel: Vec<&Line> = lines.iter().filter(|line| line.kernel == kernel).collect();
+        let mut counts: BTreeMap<&str, BTreeMap<Class, usize>> = BTreeMap::new();
+        for line in &of_kernel {
+            let part = counts.entry(part(&line.path)).or_default();
+            *part.entry(line.class).or_default() += 1;
+            *counts.entry("~all").or_default().entry(line.class).or_default() += 1;
+        }
+        // Writing to a string cannot fail.
+        let names: Vec<&str> = used.iter().map(|class| class.name()).collect();
+        let _ = writeln!(out, "| {kernel} | cases | {} |", names.join(" | "));
+        let _ = writeln!(out, "| --- |{}", " ---: |".repeat(used.len() + 1));
+        for (part, by_class) in counts {
+            let cells = used.iter().map(|class| match by_class.get(class) {
+                Some(count) => count.to_string(),
+                None => "-".into(),
+            });
+            let cells: Vec<String> = cells.collect();
+            let name = if part == "~all" { "**all**" } else { part };
+            let total: usize = by_class.values().sum();
+            let _ = writeln!(out, "| {name} | {total} | {} |", cells.join(" | "));
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(path: &str, class: Class) -> Line {
+        Line {
+            kernel: "7.3.4".into(),
+            scenario: "s".into(),
+            seed: 1,
+            path: path.into(),
+            kind: Kind::Number,
+            value: "zero".into(),
+            set: "0x0".into(),
+            was: "0x1".into(),
+            class,
+            warned: false,
+            what: "w".into(),
+            reproduce: "r".into(),
+        }
+    }
+
+    #[test]
+    fn values_are_read_as_they_are_written() {
+        for value_ in [
+            Value::Number(0),
+            Value::Number(u64::MAX),
+            Value::Bytes(b"kho-v9".to_vec()),
+            Value::Bytes(b"a b\xff".to_vec()),
+            Value::Bytes(vec![]),
+        ] {
+            assert_eq!(value(&written(&value_)), Some(value_));
+        }
+        assert_eq!(written(&Value::Bytes(b"ab\0\0".to_vec())), "text:ab");
+        for wrong in ["", "x", "0xg", "hex:6", "hex:zz"] {
+            assert_eq!(value(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_cut_is_left_out() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let whole = serde_json::to_string(&line("luo/a", Class::Panic)).unwrap();
+        std::fs::write(file.path(), format!("{whole}\n{}", &whole[..20])).unwrap();
+        assert_eq!(read(file.path()).unwrap(), [line("luo/a", Class::Panic)]);
+        std::fs::write(file.path(), "{}\n").unwrap();
+        assert!(
+            read(file.path()).is_err(),
+            "a whole line that is none is an error"
+        );
+    }
+
+    #[test]
+    fn the_table_counts_classes_by_part() {
+        let lines = [
+            line("luo/session[vm]/count", Class::Panic),
+            line("luo/compatible", Class::Refused),
+            line("fdt:magic", Class::Refused),
+        ];
+        let table = table(&lines);
+        assert!(table.contains("| 7.3.4 | cases | refused | panic |"), "{table}");
+        assert!(table.contains("| luo | 2 | 1 | 1 |"), "{table}");
+        assert!(table.contains("| fdt | 1 | 1 | - |"), "{table}");
+        assert!(table.contains("| **all** | 3 | 2 | 1 |"), "{table}");
+    }
+}

@@ -543,6 +543,31 @@ fn invlpg_drops_all_pieces_of_a_large_page() {
 }
 
 #[test]
+fn the_first_access_to_a_watched_page_is_remembered() {
+    let mut guest = Guest::new(|a| {
+        // Known to the processor before anybody watches.
+        a.mov(rax, qword_ptr(0x9_0000)).unwrap();
+        a.hlt().unwrap();
+        a.nop().unwrap();
+        a.mov(rax, qword_ptr(0x9_0008)).unwrap();
+        a.mov(qword_ptr(0x9_1000), 1).unwrap();
+        a.mov(rax, qword_ptr(0x9_0010)).unwrap();
+        a.hlt().unwrap();
+    });
+    run(&mut guest);
+    for page in [0x9_0000, 0x9_1000, 0x9_2000] {
+        guest.cpu.watch_first_access(&guest.ram, page);
+        assert_eq!(guest.cpu.first_access(&guest.ram, page), None);
+    }
+    let begin = guest.cpu.now();
+    run(&mut guest);
+    let first = |page| guest.cpu.first_access(&guest.ram, page).map(|time| time - begin);
+    assert_eq!(first(0x9_0000), Some(1), "a read, of what was known before");
+    assert_eq!(first(0x9_1000), Some(2), "a write");
+    assert_eq!((first(0x9_2000), first(0x9_3000)), (None, None));
+}
+
+#[test]
 fn writes_are_logged_once_an_epoch_and_watched_pages_know_their_last_writer() {
     let mut guest = Guest::new(|a| {
         a.mov(qword_ptr(0x9_0000), 1).unwrap();

@@ -29,7 +29,7 @@ const SETUP_DATA: u64 = 0x250;
 const CLOSE: u64 = 100_000;
 /// A guest counts as hung when it is silent for so many times as long as the unchanged run took from the entry on, and
 /// for at least so many nanoseconds.
-const PATIENCE: u64 = 4;
+const PATIENCE: u64 = 2;
 const MIN_PATIENCE: u64 = 50_000_000;
 /// Most snapshots on the way.
 const MAX_FORKS: usize = 24;
@@ -95,7 +95,7 @@ impl Base {
         let boot_params = blob.boot_params;
         let mut memory = blob::memory(blob);
         for at in [Some(boot_params), setup_data].into_iter().flatten() {
-            let mut page = [0; PAGE as usize];
+            let mut page = [0; kho_core::abi::PAGE_SIZE];
             run.memory()
                 .read(at & !(PAGE - 1), &mut page)
                 .map_err(FieldError::Memory)?;

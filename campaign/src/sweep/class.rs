@@ -31,7 +31,7 @@ pub enum Class {
     Oops,
     /// The agent cannot go on, or dies, after the retrieval.
     AgentStuck,
-    /// The kernel panics.
+    /// The kernel panics, or faults before it can handle faults.
     Panic,
     /// The kernel makes no progress.
     Hang,
@@ -139,6 +139,9 @@ impl Reference {
     }
 }
 
+/// How the line begins by which x86 tells a fault in early boot.
+const EARLY_FAULT: &str = "PANIC: early exception";
+
 /// Rules about the content and the pages of preserved memory.
 const LOSS: [RuleName; 4] = [
     RuleName::PreservedContent,
@@ -156,7 +159,14 @@ pub fn classify(judged: &Judged, reference: &Reference) -> Classed {
     let ended = evidence.outcome.text.clone();
     match evidence.outcome.kind {
         OutcomeKind::GuestPanic => return of(Class::Panic, ended),
-        OutcomeKind::GuestHang => return of(Class::Hang, ended),
+        // A kernel that faults before it can handle faults says so and halts for ever (arch/x86/kernel/head64.c).
+        OutcomeKind::GuestHang => {
+            let fault = console(evidence).find(|line| line.starts_with(EARLY_FAULT));
+            return match fault {
+                Some(line) => of(Class::Panic, line),
+                None => of(Class::Hang, ended),
+            };
+        }
         OutcomeKind::TripleFault | OutcomeKind::UnexpectedReset => return of(Class::Reset, ended),
         kind if kind.is_unjudgeable() => return of(Class::NotJudged, ended),
         _ => {}
@@ -270,9 +280,7 @@ fn only_seen_by_the_agent(result: &RuleResult) -> bool {
 
 /// Whether a finding of `kernel-quiet` is of code that could not go on.
 fn is_oops(text: &str) -> bool {
-    ["oops at ", "BUG at "]
-        .iter()
-        .any(|start| text.starts_with(start))
+    ["oops", "BUG"].iter().any(|start| text.starts_with(start))
 }
 
 fn first(result: &RuleResult) -> String {
@@ -302,3 +310,6 @@ fn console(evidence: &Evidence) -> impl Iterator<Item = String> {
         .collect();
     lines.into_iter()
 }
+
+#[cfg(test)]
+mod tests;

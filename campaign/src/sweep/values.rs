@@ -77,7 +77,7 @@ fn numbers(field: &Field, now: u64, around: &Around, at: Option<u64>) -> Vec<Nam
                 ("previous-page", Some(down(1))),
                 ("sign-bit", Some(now ^ sign)),
             ]);
-            let address = now.checked_mul(PAGE).unwrap_or(u64::MAX);
+            let address = now.saturating_mul(PAGE);
             let frame = |(name, place): (_, Option<u64>)| (name, place.map(|place| place >> PAGE_SHIFT));
             list.extend(places(address, around, at).map(frame));
         }
@@ -223,7 +223,7 @@ mod tests {
     const AROUND: Around = Around {
         ram_end: 0x800_0000,
         scratch: Some(0x600_0000),
-        objects: [Some(0x123_4000), Some(0x123_5000)],
+        objects: [Some(0x123_4000), Some(0x223_5000)],
         fdt: 0x100_0000,
         map: 0x100_1000,
     };
@@ -255,7 +255,7 @@ mod tests {
         let has = |name, value| all.contains(&(name, Value::Number(value)));
         assert!(has("outside-ram", 0x800_0000) && has("scratch", 0x600_0000) && has("loop", 0x100_1000));
         assert!(
-            has("other-object", 0x123_5000),
+            has("other-object", 0x223_5000),
             "another object than its own: {all:x?}"
         );
         assert!(has("itself", 0x200_0000) && has("unaligned", 0x123_4008));

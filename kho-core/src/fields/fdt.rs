@@ -109,7 +109,9 @@ fn kind_of(property: &Property<'_>) -> (Kind, bool) {
         | memblock::PROP_START => Kind::Address,
         kho::PROP_SUB_BLOB_SIZE | memblock::PROP_SIZE => Kind::Size,
         test_kho::PROP_COUNT => Kind::Count,
-        PROP_RECURSIVE_FDT | test_kho::PROP_FOLIOS if width % 8 == 0 => return (Kind::Address, true),
+        PROP_RECURSIVE_FDT | test_kho::PROP_FOLIOS if width.is_multiple_of(8) => {
+            return (Kind::Address, true);
+        }
         "compatible" => return (Kind::Text, false),
         _ => match property.as_str() {
             Some(text) if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) => {

@@ -306,6 +306,7 @@ mod tests {
         );
         let params = BootParams::read(&ram, PARAMS).unwrap();
         assert_eq!(params.kho_data(&ram).unwrap(), Some(KHO));
+        assert_eq!(params.kho_node(&ram).unwrap(), Some(0x6000));
         assert_eq!(params.setup_data(&ram).unwrap().len(), 2);
     }
 
@@ -318,9 +319,12 @@ mod tests {
         indirect.extend_from_slice(&0x9000_u64.to_le_bytes());
         let ram = ram_with(0x5000, &[(0x5000, 0, SETUP_INDIRECT, indirect)]);
         ram.write(0x9000, &kho_payload()).unwrap();
+        let params = BootParams::read(&ram, PARAMS).unwrap();
+        assert_eq!(params.kho_data(&ram).unwrap(), Some(KHO));
         assert_eq!(
-            BootParams::read(&ram, PARAMS).unwrap().kho_data(&ram).unwrap(),
-            Some(KHO)
+            params.kho_node(&ram).unwrap(),
+            None,
+            "there is no node of that type"
         );
     }
 

@@ -1,0 +1,171 @@
+//! Sweeps: the kernel's documented answers come out of them, and a late branch ends as one at the entry does.
+
+use campaign::sweep::{Line, Only, Sweep};
+use harness::plan::{Overrides, Plan, plan};
+use harness::scenario::load;
+use tests::{program, ready, scenarios};
+
+fn receiver() -> Plan {
+    let file = scenarios().join("sweeps/receiver.toml");
+    let (scenario, text) = load(&file).unwrap();
+    plan(&scenario, file.to_str().unwrap(), &text, &Overrides::default()).unwrap()
+}
+
+/// Runs `baton sweep blob` with these cases; one line of result each.
+fn swept(only: &[&str]) -> Vec<Line> {
+    let mut command = std::process::Command::new(program());
+    command
+        .arg("sweep")
+        .arg("blob")
+        .arg(scenarios().join("sweeps/receiver.toml"));
+    command.args(["--json", "--jobs", "2"]);
+    for only in only {
+        command.args(["--only", only]);
+    }
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Line> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), only.len());
+    lines
+}
+
+/// What 7.3.4 does with broken version strings and counts, as its sources say.
+#[test]
+fn the_kernels_documented_answers_come_out() {
+    if !ready("a sweep") {
+        return;
+    }
+    let lines = swept(&[
+        "fdt/compatible=text:kho-v9",
+        "luo/compatible=text:luo-v9",
+        "luo/session[net]/file[0]/compatible=text:memfd-v9",
+        "memblock/trace/compatible=text:reserve-mem-v9",
+        "luo/session_block[0]/count=0x0",
+        "memfd[0]/pos=0x1",
+        "memfd[1]/nr_folios=0x2",
+    ]);
+    let of = |path: &str| {
+        let line = lines.iter().find(|line| line.path == path).unwrap();
+        (line.class.name(), line.what.as_str())
+    };
+    let said = |path: &str, class: &str, what: &str| {
+        let found = of(path);
+        assert!(found.0 == class && found.1.contains(what), "{path}: {found:?}");
+    };
+    said("fdt/compatible", "refused", "is incompatible with 'kho-v4'");
+    said(
+        "luo/compatible",
+        "panic",
+        "The incoming tree failed to initialize properly [-22]",
+    );
+    // The first session fails to retrieve its file, and from then on nothing of LUO can be opened.
+    said(
+        "luo/session[net]/file[0]/compatible",
+        "session-lost",
+        "open(/dev/liveupdate) failed with Input/output error",
+    );
+    // The region is allocated anew, in scratch, so that its preservation is refused.
+    said("memblock/trace/compatible", "warning", "kho_preserve_pages+");
+    said("luo/session_block[0]/count", "panic", "[-22]");
+    said("memfd[0]/pos", "no-effect", "");
+    said(
+        "memfd[1]/nr_folios",
+        "partial-as-whole",
+        "unexpected content in page 2",
+    );
+    for line in &lines {
+        let only = line.reproduce.rsplit_once("--only '").unwrap().1;
+        assert_eq!(only, format!("{}={}'", line.path, line.set));
+    }
+}
+
+#[test]
+fn a_late_branch_ends_as_one_at_the_entry() {
+    if !ready("branches of a sweep") {
+        return;
+    }
+    let mut sweep = Sweep::new(&receiver(), &harness::agent::load().unwrap(), "baton").unwrap();
+    assert!(sweep.base.snapshots() > 2);
+    let only = [
+        "setup_data/fdt_size=0x0",
+        "scratch[0]/size=one-more",
+        "fdt/compatible=unterminated",
+        "map/table[0]/entry[0]=zero",
+        "map/block[17]/preserved=zero",
+        "memblock/trace/size=double",
+        "luo/sessions_pa=itself",
+        "luo/session[vm]/file[1]/token=ones",
+        "memfd[2]/folio[0]/pfn=scratch",
+        "kexec-metadata/version=one-more",
+    ];
+    let only: Vec<Only> = only.iter().map(|only| only.parse().unwrap()).collect();
+    let cases = sweep.cases(&only).unwrap();
+    assert_eq!(cases.len(), only.len());
+    for case in &cases {
+        sweep.from_entry = false;
+        let late = sweep.run(case).unwrap();
+        sweep.from_entry = true;
+        let early = sweep.run(case).unwrap();
+        let path = &case.field.path;
+        assert_eq!(late.0, early.0, "{path}");
+        assert!(
+            late.1.evidence == early.1.evidence,
+            "{path}: {:?}",
+            late.1.evidence.outcome
+        );
+    }
+}
+
+/// Lines are there after a kill, and the same command goes on with what is missing.
+#[test]
+fn a_sweep_goes_on_where_it_stopped() {
+    if !ready("a sweep that goes on") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = || {
+        let mut command = std::process::Command::new(program());
+        command
+            .arg("sweep")
+            .arg("blob")
+            .arg(scenarios().join("sweeps/receiver.toml"));
+        command
+            .args(["--only", "memfd[0]/pos", "--out"])
+            .arg(folder.path());
+        let output = command.output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let results = folder.path().join("results.jsonl");
+    let first = run();
+    let all = std::fs::read_to_string(&results).unwrap();
+    assert!(
+        all.lines().count() > 2 && !first.contains(" 0 injections"),
+        "{first}"
+    );
+    // As a kill leaves it: the last line is cut.
+    std::fs::write(&results, &all[..all.len() - 10]).unwrap();
+    let second = run();
+    assert!(second.contains(": 1 injections"), "{second}");
+    let mut again: Vec<String> = std::fs::read_to_string(&results)
+        .unwrap()
+        .lines()
+        .map(Into::into)
+        .collect();
+    let mut all: Vec<String> = all.lines().map(Into::into).collect();
+    again.sort();
+    all.sort();
+    assert_eq!(again, all);
+}

@@ -410,7 +410,7 @@ pub struct BlobEvidence {
     pub ram: Vec<(u64, u64)>,
     /// Whether `pages` has all that a decoder reads. A blob that is too large is cut.
     pub complete: bool,
-    /// Every page that a decoder read, so that a later decoder can read them again.
+    /// Every page that a decoder read, by page frame number, so that a later decoder can read them again.
     #[serde(skip)]
     pub pages: BTreeMap<u64, Vec<u8>>,
 }

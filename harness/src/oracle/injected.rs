@@ -44,10 +44,7 @@ fn by_writer(finding: &Finding) -> Option<u32> {
 fn of_handover(context: &Context<'_>) -> BTreeSet<u32> {
     let ledger = &context.evidence.ledger;
     let blobs = &context.evidence.blobs;
-    let handed = |frame: u64| {
-        let address = frame.saturating_mul(crate::evidence::PAGE);
-        blobs.iter().any(|blob| blob.pages.contains_key(&address))
-    };
+    let handed = |frame: u64| blobs.iter().any(|blob| blob.pages.contains_key(&frame));
     let entries = ledger.entries.iter();
     let acted = entries.filter_map(|entry| {
         let by = injected(ledger, entry)?.injection;

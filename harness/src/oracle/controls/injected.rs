@@ -3,7 +3,7 @@
 use super::result;
 use crate::evidence::*;
 use crate::oracle::*;
-use crate::testing::{self, BLOCKS, MEMFD, change_page, good};
+use crate::testing::{self, BLOCKS, MEMFD, OWN, PAGES, change_page, good};
 use crate::verdict::{Judged, Verdict};
 use vmm::ledger::{Content, Entry, Injected, Kind};
 use xxhash_rust::xxh3::xxh3_64;
@@ -215,6 +215,32 @@ fn a_message_that_was_withheld_is_no_kernels_loss() {
             .any(|finding| matches!(finding.last_writer, Writer::Device { .. })),
         "{told:#?}"
     );
+}
+
+#[test]
+fn a_handover_that_an_injection_wrote_to_explains_what_is_wrong_with_it() {
+    // The map lacks a page.
+    let without_a_page = || {
+        let mut evidence = good();
+        evidence.blobs = vec![testing::blob((MEMFD..MEMFD + PAGES - 1).chain([OWN]))];
+        evidence
+    };
+    let in_blob = *without_a_page().blobs[0].pages.keys().next().unwrap();
+    for (frame, explained) in [(in_blob, true), (MEMFD - 1, false)] {
+        let mut evidence = without_a_page();
+        assert_eq!(evidence.blobs[0].pages.contains_key(&frame), explained);
+        inject(&mut evidence, None, frame * PAGE, Content::Bytes(vec![0xaa]), 1);
+        let told = found(&evidence);
+        let mut of_map = told
+            .iter()
+            .filter(|finding| finding.rule == RuleName::MapCoversPreserved);
+        let finding = of_map.next().unwrap();
+        assert_eq!(
+            finding.explained_by,
+            if explained { vec![0] } else { vec![] },
+            "{frame:#x}"
+        );
+    }
 }
 
 #[test]

@@ -120,21 +120,13 @@ fn the_whole_its_parts_and_what_was_killed_are_equal() {
 /// Runs the script of each task, all of them after each other, and merges.
 fn parts_on_slurm(results_at: &Path, expected: &BTreeMap<String, Value>) {
     for task in 1..=8 {
-        let output = Command::new("bash")
+        let mut command = Command::new("bash");
+        command
             .arg(repository().join("docs/ci/slurm.sh"))
-            .env("PATH", path_with_program())
-            .env("CAMPAIGN", small())
-            .env("RESULTS", results_at)
             .env("SLURM_ARRAY_TASK_ID", task.to_string())
             .env("SLURM_ARRAY_TASK_COUNT", "8")
-            .env("SLURM_CPUS_PER_TASK", "2")
-            .output()
-            .unwrap();
-        assert!(
-            matches!(output.status.code(), Some(0 | 3)),
-            "{task}: {}",
-            said(&output)
-        );
+            .env("SLURM_CPUS_PER_TASK", "2");
+        part(&mut command, results_at);
     }
     merged(results_at, 8, expected);
 }
@@ -145,22 +137,28 @@ fn parts_on_kubernetes(results_at: &Path, expected: &BTreeMap<String, Value>) {
     let script = manifest_script(&manifest);
     assert!(script.starts_with("exec baton campaign"), "{script}");
     for index in 0..8 {
-        let output = Command::new("/bin/sh")
+        let mut command = Command::new("/bin/sh");
+        command
             .args(["-c", &script])
-            .env("PATH", path_with_program())
-            .env("CAMPAIGN", small())
-            .env("RESULTS", results_at)
             .env("PARTS", "8")
-            .env("JOB_COMPLETION_INDEX", index.to_string())
-            .output()
-            .unwrap();
-        assert!(
-            matches!(output.status.code(), Some(0 | 3)),
-            "{index}: {}",
-            said(&output)
-        );
+            .env("JOB_COMPLETION_INDEX", index.to_string());
+        part(&mut command, results_at);
     }
     merged(results_at, 8, expected);
+}
+
+/// Runs the command of one part.
+fn part(command: &mut Command, results_at: &Path) {
+    command
+        .env("PATH", path_with_program())
+        .env("CAMPAIGN", small())
+        .env("RESULTS", results_at);
+    let output = command.output().unwrap();
+    assert!(
+        matches!(output.status.code(), Some(0 | 3)),
+        "{command:?}: {}",
+        said(&output)
+    );
 }
 
 fn path_with_program() -> String {

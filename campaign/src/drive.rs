@@ -322,7 +322,7 @@ mod tests {
     /// A worker made of a shell script, which sees each job as `$job` and the identities of its cells as `$cells`.
     fn settings(script: &str, timeout: u64) -> Settings {
         let read =
-            "while read -r job; do cells=$(echo \"$job\" | grep -o '\"id\":\"[0-9a-f]*\"' | cut -d'\"' -f4);";
+            r#"while read -r job; do cells=$(echo "$job" | grep -o '"id":"[0-9a-f]*"' | cut -d'"' -f4);"#;
         let script = format!("{read} {script} echo '\"done\"'; done");
         Settings {
             worker: ("/bin/sh".into(), vec!["-c".into(), script]),
@@ -331,9 +331,26 @@ mod tests {
         }
     }
 
-    const RUN: &str = "echo \"{\\\"begin\\\":\\\"$c\\\"}\"; echo \"{\\\"result\\\":{\\\"cell\\\":\\\"$c\\\",\\\"scenario\\\":\\\"s\\\",\
-        \\\"kernels\\\":\\\"\\\",\\\"seed\\\":1,\\\"variant\\\":\\\"\\\",\\\"status\\\":\\\"pass\\\",\\\"reasons\\\":[],\\\"outcome\\\":\\\"completed\\\",\
-        \\\"symptoms\\\":[],\\\"state_hash\\\":\\\"\\\",\\\"ledger_digest\\\":\\\"\\\",\\\"guest_ns\\\":1,\\\"instructions\\\":1,\\\"wall_us\\\":1}}\";";
+    /// Says that it begins with the cell `$c`.
+    const BEGIN: &str = r#"echo "{\"begin\":\"$c\"}";"#;
+
+    /// Begins with the cell `$c` and gives its result.
+    fn run() -> String {
+        let result = concat!(
+            r#"\"scenario\":\"s\",\"kernels\":\"\",\"seed\":1,\"variant\":\"\",\"status\":\"pass\",\"reasons\":[],"#,
+            r#"\"outcome\":\"completed\",\"symptoms\":[],\"state_hash\":\"\",\"ledger_digest\":\"\",\"guest_ns\":1,"#,
+            r#"\"instructions\":1,\"wall_us\":1"#,
+        );
+        format!(r#"{BEGIN} echo "{{\"result\":{{\"cell\":\"$c\",{result}}}}}";"#)
+    }
+
+    /// The same for each cell; `special` is done first, if the cell is `victim`.
+    fn run_all_but(victim: CellId, special: &str) -> String {
+        format!(
+            "for c in $cells; do if [ $c = {victim} ]; then {BEGIN} {special} fi; {} done;",
+            run()
+        )
+    }
 
     fn drive_all(plan: &Arc<CampaignPlan>, settings: &Settings) -> Result<Vec<CellResult>, DriveError> {
         let all: Vec<usize> = (0..plan.cells.len()).collect();
@@ -349,7 +366,11 @@ mod tests {
     #[test]
     fn every_cell_has_one_result() {
         let plan = plan(3, 17);
-        let results = drive_all(&plan, &settings(&format!("for c in $cells; do {RUN} done;"), 60)).unwrap();
+        let results = drive_all(
+            &plan,
+            &settings(&format!("for c in $cells; do {} done;", run()), 60),
+        )
+        .unwrap();
         let cells: BTreeSet<CellId> = results.iter().map(|result| result.cell).collect();
         assert_eq!((results.len(), cells.len()), (51, 51));
     }
@@ -358,9 +379,7 @@ mod tests {
     fn a_worker_that_dies_is_the_result_of_its_cell_and_of_no_other() {
         let plan = plan(2, 10);
         let victim = plan.cells[13].id;
-        let script = format!(
-            "for c in $cells; do if [ $c = {victim} ]; then echo \"{{\\\"begin\\\":\\\"$c\\\"}}\"; echo oh no >&2; kill -9 $$; fi; {RUN} done;"
-        );
+        let script = run_all_but(victim, "echo oh no >&2; kill -9 $$;");
         let results = drive_all(&plan, &settings(&script, 60)).unwrap();
         assert_eq!(results.len(), 20);
         let dead: Vec<&CellResult> = results
@@ -382,9 +401,7 @@ mod tests {
     fn a_worker_that_hangs_is_killed() {
         let plan = plan(1, 4);
         let victim = plan.cells[2].id;
-        let script = format!(
-            "for c in $cells; do if [ $c = {victim} ]; then echo \"{{\\\"begin\\\":\\\"$c\\\"}}\"; exec sleep 1000; fi; {RUN} done;"
-        );
+        let script = run_all_but(victim, "exec sleep 1000;");
         let results = drive_all(&plan, &settings(&script, 1)).unwrap();
         let dead = results
             .iter()

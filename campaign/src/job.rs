@@ -69,26 +69,6 @@ pub struct Resolver {
     kernels: BTreeMap<String, KernelImage>,
 }
 
-/// A cell with everything resolved.
-pub struct Resolved {
-    /// The plan of its run.
-    pub plan: Plan,
-}
-
-impl Resolved {
-    /// The cell's name, without a variant.
-    #[must_use]
-    pub fn label(&self) -> Label {
-        let (old, new) = (self.plan.kernel(0), self.plan.kernel(self.plan.kexecs));
-        Label {
-            scenario: self.plan.name.clone(),
-            kernels: format!("{} -> {}", old.release, new.release),
-            seed: self.plan.seed,
-            variant: String::new(),
-        }
-    }
-}
-
 impl Resolver {
     /// A resolver with the agent loaded.
     pub fn new() -> Result<Self, harness::agent::AgentError> {
@@ -107,7 +87,7 @@ impl Resolver {
     }
 
     /// Resolves a cell of `base` whose scenario has this text. The error is one line.
-    pub fn resolve(&mut self, base: &Base, text: &str) -> Result<Resolved, String> {
+    pub fn resolve(&mut self, base: &Base, text: &str) -> Result<Plan, String> {
         let scenario =
             harness::scenario::parse(&base.scenario_file, text).map_err(|error| error.to_string())?;
         let mut kernel = |name: &str| match self.kernels.get(name) {
@@ -119,15 +99,13 @@ impl Resolver {
             }
         };
         let overrides = base.overrides();
-        let plan = harness::plan::plan_with(&scenario, &base.scenario_file, text, &overrides, &mut kernel)
-            .map_err(|error| error.to_string())?;
-        Ok(Resolved { plan })
+        harness::plan::plan_with(&scenario, &base.scenario_file, text, &overrides, &mut kernel)
+            .map_err(|error| error.to_string())
     }
 
-    /// The identity of a resolved cell whose scenario has this text: baton, agent, text, seed and kernels.
+    /// The identity of a cell of this plan whose scenario has this text: baton, agent, text, seed and kernels.
     #[must_use]
-    pub fn cell(&self, resolved: &Resolved, text: &str) -> CellId {
-        let plan = &resolved.plan;
+    pub fn cell(&self, plan: &Plan, text: &str) -> CellId {
         let (old, new) = (plan.kernel(0), plan.kernel(1));
         CellId::of(&[
             env!("CARGO_PKG_VERSION").as_bytes(),

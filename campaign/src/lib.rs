@@ -24,6 +24,7 @@
 pub mod drive;
 pub mod file;
 mod job;
+pub mod json_lines;
 pub mod merge;
 pub mod partition;
 pub mod plan;

@@ -91,11 +91,7 @@ pub fn merge(directories: &[PathBuf], out: Option<&Path>) -> Result<Merged, Stor
 
 /// Hash of what two results of a cell must have in common.
 fn fingerprint(result: &CellResult) -> CellId {
-    let without_time = CellResult {
-        wall_us: 0,
-        ..result.clone()
-    };
-    CellId::of(&[&serde_json::to_vec(&without_time).unwrap_or_default()])
+    CellId::of(&[&serde_json::to_vec(&result.without_time()).unwrap_or_default()])
 }
 
 /// The error of two results of one cell, with the one that was read before.

@@ -2,9 +2,10 @@
 
 use crate::file::Campaign;
 use crate::job::{Base, Resolver};
+use harness::plan::Plan;
 use harness::scenario::{ScenarioError, wrong_at};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Most cells of a plan.
@@ -91,6 +92,20 @@ impl std::fmt::Display for Label {
             Ok(())
         } else {
             write!(f, ", {}", self.variant)
+        }
+    }
+}
+
+impl Label {
+    /// The name of a cell of this plan, without a variant.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        let (old, new) = (plan.kernel(0), plan.kernel(plan.kexecs));
+        Self {
+            scenario: plan.name.clone(),
+            kernels: format!("{} -> {}", old.release, new.release),
+            seed: plan.seed,
+            variant: String::new(),
         }
     }
 }
@@ -193,7 +208,7 @@ pub fn plan(campaign: &Campaign, file: &Path, text: &str) -> Result<CampaignPlan
         cells: Vec::new(),
     };
     let mut resolver = Resolver::new()?;
-    let mut met = BTreeMap::new();
+    let mut met = BTreeSet::new();
     for scenario_file in &scenarios {
         let (scenario, scenario_text) = harness::scenario::load(scenario_file)?;
         for (old, new) in &pairs {
@@ -218,7 +233,7 @@ fn add_cells(
     base: Base,
     baseline: bool,
     resolver: &mut Resolver,
-    met: &mut BTreeMap<CellId, (usize, Option<usize>)>,
+    met: &mut BTreeSet<CellId>,
 ) -> Result<(), PlanError> {
     let index = plan.bases.len();
     let own = baseline.then_some(None);
@@ -238,11 +253,11 @@ fn add_cells(
                 reason,
             },
         })?;
-        label.get_or_insert_with(|| resolved.label());
+        label.get_or_insert_with(|| Label::of(&resolved));
         let id = resolver.cell(&resolved, &text);
         // Equal cells have equal results, so the second would show nothing. Files and variants are named twice by
         // overlapping patterns and values.
-        if met.insert(id, (index, variant)).is_none() {
+        if met.insert(id) {
             plan.cells.push(Cell {
                 id,
                 base: index,

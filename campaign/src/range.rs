@@ -32,7 +32,8 @@ impl std::str::FromStr for Range {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "range \"{text}\": expected \"FIRST..=LAST\" or \"FIRST..END\", then perhaps \"step N\", in whole numbers"
+                "range \"{text}\": expected \"FIRST..=LAST\" or \"FIRST..END\", then perhaps \"step N\", \
+                 in whole numbers"
             )
         };
         let number = |text: &str| text.trim().parse::<u64>().map_err(|_| wrong());

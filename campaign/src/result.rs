@@ -171,11 +171,16 @@ impl CellResult {
     /// Whether it is the same result, whatever host time it took.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
-        let without_time = |result: &Self| Self {
+        self.without_time() == other.without_time()
+    }
+
+    /// The result as if it had taken no host time: what two results of a cell must have in common.
+    #[must_use]
+    pub fn without_time(&self) -> Self {
+        Self {
             wall_us: 0,
-            ..result.clone()
-        };
-        without_time(self) == without_time(other)
+            ..self.clone()
+        }
     }
 
     /// What was not as expected, in one sentence; empty for a pass.

@@ -1,15 +1,14 @@
 //! A directory of results: what the plan is, its cells, and a line per result.
 //!
-//! A result is appended in one write. If the program is killed in the middle of one, the torn line is dropped when the
-//! directory is opened again, and its cell is run again.
+//! If the program is killed while it appends a result, its cell is run again when the directory is opened again.
 
+use crate::json_lines::{self, Appender, LinesError};
 use crate::partition::Partition;
 use crate::plan::{CampaignPlan, CellId, Label};
 use crate::result::CellResult;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Version of the directory's format.
@@ -18,9 +17,6 @@ pub const VERSION: u32 = 1;
 const PLAN: &str = "plan.json";
 const CELLS: &str = "cells.jsonl";
 const RESULTS: &str = "results.jsonl";
-
-/// Longest line that is read, in bytes.
-const MAX_LINE: u64 = 1 << 20;
 
 /// Which plan a directory's results are of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,27 +50,12 @@ pub struct Listed {
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A file cannot be read or written.
-    #[error("{path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// A file cannot be read or written, or has a line that cannot be read.
+    #[error(transparent)]
+    Lines(#[from] LinesError),
     /// It is no directory of results.
     #[error("{0}: no results of a campaign in it")]
     Nothing(PathBuf),
-    /// A line is not what it should be.
-    #[error("{path}:{line}: {reason}")]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// Line, from 1.
-        line: u64,
-        /// Why.
-        reason: String,
-    },
     /// It holds results of another plan.
     #[error(
         "{path}: results of another plan ({found}, {name}); this one is {expected}: scenarios, kernels, baton or the \
@@ -114,18 +95,10 @@ pub enum StoreError {
     },
 }
 
-impl StoreError {
-    fn file(path: &Path, source: std::io::Error) -> Self {
-        let path = path.to_path_buf();
-        Self::File { path, source }
-    }
-}
-
 /// A directory that results are appended to. While it is open no other process may open it.
 #[derive(Debug)]
 pub struct Store {
-    path: PathBuf,
-    results: File,
+    results: Appender,
 }
 
 impl Store {
@@ -158,19 +131,11 @@ impl Store {
         cells: impl Iterator<Item = Listed>,
         done: &mut dyn FnMut(CellResult),
     ) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(directory).map_err(|error| StoreError::file(directory, error))?;
-        let path = directory.join(RESULTS);
-        let error = |error| StoreError::file(&path, error);
-        let mut options = OpenOptions::new();
-        let mut results = options
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(error)?;
-        if let Err(std::fs::TryLockError::WouldBlock) = results.try_lock() {
-            return Err(StoreError::Busy(directory.to_path_buf()));
-        }
+        std::fs::create_dir_all(directory).map_err(|error| LinesError::file(directory, error))?;
+        let results = Appender::open(&directory.join(RESULTS)).map_err(|error| match error {
+            LinesError::Busy(_) => StoreError::Busy(directory.to_path_buf()),
+            other => other.into(),
+        })?;
         match read_header(directory) {
             Ok(found) if found.plan != header.plan => {
                 return Err(StoreError::OtherPlan {
@@ -185,62 +150,31 @@ impl Store {
             Err(StoreError::Nothing(_)) => begin(directory, header, cells)?,
             Err(other) => return Err(other),
         }
-        drop_torn_line(&mut results).map_err(error)?;
         read_results(directory, &mut |result| {
             done(result);
             Ok(())
         })?;
-        Ok(Self { path, results })
+        Ok(Self { results })
     }
 
     /// Appends a result.
     pub fn append(&mut self, result: &CellResult) -> Result<(), StoreError> {
-        let mut line =
-            serde_json::to_vec(result).map_err(|error| StoreError::file(&self.path, error.into()))?;
-        line.push(b'\n');
-        self.results
-            .write_all(&line)
-            .map_err(|error| StoreError::file(&self.path, error))
+        Ok(self.results.append(&json_lines::line(result)?)?)
     }
 }
 
 /// Writes cells, then the header.
 fn begin(directory: &Path, header: &Header, cells: impl Iterator<Item = Listed>) -> Result<(), StoreError> {
-    let mut text = Vec::new();
+    let mut text = String::new();
     for cell in cells {
-        // A cell is texts and numbers, which always encode; writing to a Vec does not fail.
-        if serde_json::to_writer(&mut text, &cell).is_ok() {
-            text.push(b'\n');
-        }
+        text.push_str(&json_lines::line(&cell)?);
     }
     let head = serde_json::to_string_pretty(header).unwrap_or_default() + "\n";
-    for (name, text) in [(CELLS, text), (PLAN, head.into_bytes())] {
+    for (name, text) in [(CELLS, text), (PLAN, head)] {
         let (path, new) = (directory.join(name), directory.join(format!(".{name}.new")));
         std::fs::write(&new, text)
             .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(|error| StoreError::file(&path, error))?;
-    }
-    Ok(())
-}
-
-/// Cuts off what follows the last line break.
-fn drop_torn_line(file: &mut File) -> std::io::Result<()> {
-    let length = file.seek(SeekFrom::End(0))?;
-    let mut end = length;
-    let mut block = [0; 4096];
-    while end > 0 {
-        let begin = end.saturating_sub(block.len() as u64);
-        let part = &mut block[..usize::try_from(end - begin).unwrap_or(0)];
-        file.seek(SeekFrom::Start(begin))?;
-        file.read_exact(part)?;
-        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
-            end = begin + at as u64 + 1;
-            break;
-        }
-        end = begin;
-    }
-    if end < length {
-        file.set_len(end)?;
+            .map_err(|error| LinesError::file(&path, error))?;
     }
     Ok(())
 }
@@ -253,9 +187,9 @@ pub fn read_header(directory: &Path) -> Result<Header, StoreError> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(StoreError::Nothing(directory.to_path_buf()));
         }
-        Err(error) => return Err(StoreError::file(&path, error)),
+        Err(error) => return Err(LinesError::file(&path, error).into()),
     };
-    let malformed = |reason: String| StoreError::Malformed {
+    let malformed = |reason: String| LinesError::Malformed {
         path: path.clone(),
         line: 1,
         reason,
@@ -263,7 +197,7 @@ pub fn read_header(directory: &Path) -> Result<Header, StoreError> {
     let header: Header = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
     if header.version != VERSION {
         let found = header.version;
-        return Err(malformed(format!("version {found}, expected {VERSION}")));
+        return Err(malformed(format!("version {found}, expected {VERSION}")).into());
     }
     Ok(header)
 }
@@ -271,9 +205,9 @@ pub fn read_header(directory: &Path) -> Result<Header, StoreError> {
 /// All cells of a directory's plan, by identity.
 pub fn read_cells(directory: &Path) -> Result<BTreeMap<CellId, Label>, StoreError> {
     let mut cells = BTreeMap::new();
-    lines(&directory.join(CELLS), &mut |listed: Listed| {
+    json_lines::read(&directory.join(CELLS), &mut |listed: Listed| {
         cells.insert(listed.cell, listed.label);
-        Ok(())
+        Ok::<(), StoreError>(())
     })?;
     Ok(cells)
 }
@@ -283,37 +217,7 @@ pub fn read_results(
     directory: &Path,
     each: &mut dyn FnMut(CellResult) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    lines(&directory.join(RESULTS), each)
-}
-
-/// Passes each whole line of a file to `each`. A torn last line is left out.
-fn lines<T: serde::de::DeserializeOwned>(
-    path: &Path,
-    each: &mut dyn FnMut(T) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let error = |error| StoreError::file(path, error);
-    let mut reader = BufReader::new(File::open(path).map_err(error)?);
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let malformed = |reason: String| StoreError::Malformed {
-            path: path.to_path_buf(),
-            line: number,
-            reason,
-        };
-        (&mut reader)
-            .take(MAX_LINE)
-            .read_until(b'\n', &mut line)
-            .map_err(error)?;
-        if line.last() != Some(&b'\n') {
-            if line.len() as u64 >= MAX_LINE {
-                return Err(malformed(format!("a line of more than {MAX_LINE} bytes")));
-            }
-            break;
-        }
-        each(serde_json::from_slice(&line).map_err(|error| malformed(error.to_string()))?)?;
-    }
-    Ok(())
+    json_lines::read(&directory.join(RESULTS), each)
 }
 
 #[cfg(test)]

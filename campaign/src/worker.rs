@@ -86,8 +86,8 @@ pub fn run_again(plan: &CampaignPlan, cell: &Cell) -> Result<(Judged, CellResult
 /// Runs a cell.
 fn judge_cell(resolver: &mut Resolver, base: &Base, cell: &JobCell) -> Result<Judged, String> {
     let text = base.with(&cell.add);
-    let resolved = resolver.resolve(base, &text)?;
-    let found = resolver.cell(&resolved, &text);
+    let plan = resolver.resolve(base, &text)?;
+    let found = resolver.cell(&plan, &text);
     if found != cell.id {
         return Err(format!(
             "a kernel or baton has changed since the plan was made: the cell is {found} now"
@@ -97,12 +97,6 @@ fn judge_cell(resolver: &mut Resolver, base: &Base, cell: &JobCell) -> Result<Ju
         observer: &(),
         again: &|_| {},
     };
-    harness::run::run(
-        &resolved.plan,
-        resolver.agent(),
-        &vmm::soft::Soft,
-        &[],
-        &listeners,
-    )
-    .map_err(|error| error.to_string())
+    harness::run::run(&plan, resolver.agent(), &vmm::soft::Soft, &[], &listeners)
+        .map_err(|error| error.to_string())
 }

@@ -26,6 +26,7 @@ pub mod cause;
 pub mod compare;
 pub mod conductor;
 pub mod evidence;
+pub mod hex;
 pub mod initramfs;
 pub mod kernel;
 pub mod kernel_log;

@@ -160,6 +160,12 @@ pub enum Value {
     Bytes(Vec<u8>),
 }
 
+/// Bytes of text without its terminator and the padding behind it.
+pub fn unpadded(bytes: &[u8]) -> &[u8] {
+    let last = bytes.iter().rposition(|byte| *byte != 0);
+    last.and_then(|last| bytes.get(..=last)).unwrap_or(&[])
+}
+
 /// Bytes to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {

@@ -1,4 +1,4 @@
-//! Privileged behaviour: exceptions, interrupts, privilege changes, paging rights, and what can be watched.
+//! Privileged behaviour: exceptions, interrupts, privilege changes and paging rights.
 
 mod common;
 
@@ -540,74 +540,6 @@ fn invlpg_drops_all_pieces_of_a_large_page() {
     guest.put(0x3008, 0x87);
     assert_eq!(vector(&mut guest), 14);
     assert_eq!(guest.cpu.registers().cr2, 0x20_0000);
-}
-
-#[test]
-fn the_first_access_to_a_watched_page_is_remembered() {
-    let mut guest = Guest::new(|a| {
-        // Known to the processor before anybody watches.
-        a.mov(rax, qword_ptr(0x9_0000)).unwrap();
-        a.hlt().unwrap();
-        a.nop().unwrap();
-        a.mov(rax, qword_ptr(0x9_0008)).unwrap();
-        a.mov(qword_ptr(0x9_1000), 1).unwrap();
-        a.mov(rax, qword_ptr(0x9_0010)).unwrap();
-        a.hlt().unwrap();
-    });
-    run(&mut guest);
-    for page in [0x9_0000, 0x9_1000, 0x9_2000] {
-        guest.cpu.watch_first_access(&guest.ram, page);
-        assert_eq!(guest.cpu.first_access(&guest.ram, page), None);
-    }
-    let begin = guest.cpu.now();
-    run(&mut guest);
-    let first = |page| guest.cpu.first_access(&guest.ram, page).map(|time| time - begin);
-    assert_eq!(first(0x9_0000), Some(1), "a read, of what was known before");
-    assert_eq!(first(0x9_1000), Some(2), "a write");
-    assert_eq!((first(0x9_2000), first(0x9_3000)), (None, None));
-}
-
-#[test]
-fn writes_are_logged_once_an_epoch_and_watched_pages_know_their_last_writer() {
-    let mut guest = Guest::new(|a| {
-        a.mov(qword_ptr(0x9_0000), 1).unwrap();
-        a.mov(qword_ptr(0x9_0008), 2).unwrap();
-        a.mov(byte_ptr(0x9_0008), 3).unwrap();
-        a.hlt().unwrap();
-    });
-    guest.cpu.watch_writes(&guest.ram, 0x9_0000, true);
-    guest.cpu.begin_write_epoch(&guest.ram);
-    run(&mut guest);
-    // Walks set bits in the page tables, which are below the data.
-    let first = |guest: &Guest| -> Vec<_> {
-        let writes = guest.cpu.epoch_writes().iter();
-        let data = writes.filter(|w| w.gpa >= 0x9_0000);
-        data.map(|w| (w.gpa, w.len, w.time)).collect()
-    };
-    assert_eq!(first(&guest), [(0x9_0000, 8, 0)]);
-    let last = guest.cpu.last_write(&guest.ram, 0x9_0008).unwrap();
-    assert_eq!((last.len, last.time), (1, 2));
-    assert!(last.rip > CODE && !last.user);
-    guest.cpu.begin_write_epoch(&guest.ram);
-    guest.set(|state| state.rip = CODE);
-    run(&mut guest);
-    assert_eq!(first(&guest).len(), 1, "each epoch logs anew");
-}
-
-#[test]
-fn an_unwatched_page_is_logged_with_the_exact_instruction() {
-    let mut guest = Guest::new(|a| {
-        a.nop().unwrap();
-        a.push(rax).unwrap();
-        a.hlt().unwrap();
-    });
-    guest.cpu.begin_write_epoch(&guest.ram);
-    run(&mut guest);
-    let mut writes = guest.cpu.epoch_writes().iter();
-    let record = writes
-        .find(|w| w.gpa >= PT + 0x1000)
-        .expect("a write besides the page tables'");
-    assert_eq!((record.gpa, record.rip, record.time), (STACK - 8, CODE + 1, 1));
 }
 
 #[test]

@@ -54,13 +54,18 @@ impl Platform {
     /// Lets every device do what is due at `now`, and checks for new console output. `retired` is the number of
     /// instructions, where the backend counts them.
     pub fn advance(&mut self, now: u64, retired: impl FnOnce() -> Option<u64>) {
+        self.count_instructions(now, retired);
+        self.bus.advance(now);
+        self.note_output(now);
+    }
+
+    /// Tells the injections the number of instructions, if one needs it.
+    pub fn count_instructions(&mut self, now: u64, retired: impl FnOnce() -> Option<u64>) {
         if self.bus.view.injections.need_instructions()
             && let Some(retired) = retired()
         {
             self.bus.view.injections.count(now, retired);
         }
-        self.bus.advance(now);
-        self.note_output(now);
     }
 
     /// The next event of a device, if there is one. To be called after an access and after [`Platform::advance`].

@@ -3,9 +3,7 @@
 use super::outputs::{Outputs, ReportFiles, Said};
 use super::run::keep;
 use super::{Exit, complain, exit_of};
-use crate::report::{
-    CampaignProgress, CampaignReport, Places, ScenarioReport, campaign_text, text, write_json,
-};
+use crate::report::{CampaignReport, CountProgress, Places, ScenarioReport, campaign_text, text, write_json};
 use campaign::drive::{DriveError, Ended, Settings, drive};
 use campaign::file;
 use campaign::merge::merge;
@@ -255,11 +253,11 @@ fn run(path: &Path, args: &CampaignRunArgs) -> Result<Exit, Failed> {
         .copied()
         .filter(|index| !met.contains(&plan.cells[*index].id))
         .collect();
-    let progress = CampaignProgress::new(&plan.name, all.len() as u64, before);
+    let progress = CountProgress::new(&plan.name, all.len() as u64, before, "failing");
     let ended = drive(&plan, &due, &settings(args)?, &mut |result| {
         store.append(&result)?;
         summary.add(&result);
-        progress.show(&summary);
+        progress.show(summary.done(), summary.failing());
         Ok::<(), Failed>(())
     });
     progress.finish();
@@ -289,10 +287,9 @@ fn run(path: &Path, args: &CampaignRunArgs) -> Result<Exit, Failed> {
 
 fn settings(args: &CampaignRunArgs) -> Result<Settings, Failed> {
     let program = std::env::current_exe().map_err(Failed::run)?;
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Ok(Settings {
         worker: (program, vec!["campaign".into(), "worker".into()]),
-        jobs: args.jobs.map_or(processors, usize::from),
+        jobs: args.jobs.map_or_else(super::processors, usize::from),
         cell_timeout: Duration::from_secs(args.cell_timeout),
     })
 }

@@ -212,6 +212,11 @@ fn complain(error: impl std::fmt::Display) {
     eprintln!("baton: error: {error}");
 }
 
+/// How many processors this host lets this program use.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// Prints to standard output. A closed pipe is not an error: the reader needs no more.
 fn print(text: &str) -> Result<(), Exit> {
     let mut out = std::io::stdout().lock();

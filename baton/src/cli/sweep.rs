@@ -1,10 +1,12 @@
 //! `baton sweep`: one kind of fault at every place.
 
 use super::{Exit, complain};
+use crate::report::CountProgress;
+use campaign::json_lines::{self, Appender, LinesError};
 use campaign::sweep::{CaseError, Class, Line, Only, Sweep, left, read, table};
 use clap::{Args, Subcommand};
 use harness::plan::Overrides;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -86,7 +88,7 @@ fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
     }
     let results = args.out.as_ref().map(|out| out.join("results.jsonl"));
     let mut lines = match &results {
-        Some(file) if file.exists() => read(file).map_err(|error| failed(&cannot_read(file, &error)))?,
+        Some(file) if file.exists() => read(file).map_err(|error| failed(&error))?,
         _ => Vec::new(),
     };
     let sink = Sink::open(args, results.as_deref()).map_err(|error| failed(&error))?;
@@ -100,7 +102,7 @@ fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
         })?;
         let cases = left(cases, sweep.kernel(), &lines);
         sink.begin(sweep.kernel(), cases.len());
-        let jobs = args.jobs.map_or_else(processors, usize::from);
+        let jobs = args.jobs.map_or_else(super::processors, usize::from);
         sweep.run_all(&cases, jobs, args.out.as_deref(), &|result| sink.take(result));
         sink.end(sweep.base.snapshots());
     }
@@ -116,14 +118,6 @@ fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
         super::print(&text)?;
     }
     Ok(if state.failed { Exit::Failed } else { Exit::Met })
-}
-
-fn cannot_read(file: &Path, error: &std::io::Error) -> String {
-    format!("{}: cannot be read: {error}", file.display())
-}
-
-fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// The command line that runs a case again, up to `--only`.
@@ -170,37 +164,33 @@ struct Sink {
 }
 
 struct State {
-    file: Option<std::fs::File>,
+    file: Option<Appender>,
     json: bool,
-    live: bool,
+    progress: Option<CountProgress>,
     lines: Vec<Line>,
     failed: bool,
     kernel: String,
-    planned: usize,
     done: usize,
     bad: usize,
     began: (Instant, f64),
 }
 
 impl Sink {
-    fn open(args: &BlobArgs, results: Option<&Path>) -> Result<Self, String> {
+    fn open(args: &BlobArgs, results: Option<&Path>) -> Result<Self, LinesError> {
         let open = |path: &Path| {
             if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)?;
+                std::fs::create_dir_all(folder).map_err(|error| LinesError::file(folder, error))?;
             }
-            cut_incomplete(path)?;
-            std::fs::OpenOptions::new().create(true).append(true).open(path)
+            Appender::open(path)
         };
-        let file = results.map(|path| open(path).map_err(|error| format!("{}: {error}", path.display())));
         Ok(Self {
             state: Mutex::new(State {
-                file: file.transpose()?,
+                file: results.map(open).transpose()?,
                 json: args.json,
-                live: std::io::stderr().is_terminal(),
+                progress: None,
                 lines: Vec::new(),
                 failed: false,
                 kernel: String::new(),
-                planned: 0,
                 done: 0,
                 bad: 0,
                 began: (Instant::now(), 0.0),
@@ -216,7 +206,8 @@ impl Sink {
 
     fn begin(&self, kernel: &str, planned: usize) {
         let mut state = self.lock();
-        (state.kernel, state.planned) = (kernel.into(), planned);
+        state.kernel = kernel.into();
+        state.progress = Some(CountProgress::new(kernel, planned as u64, 0, "interesting"));
         (state.done, state.bad) = (0, 0);
         state.began = (Instant::now(), cpu_seconds());
     }
@@ -231,24 +222,15 @@ impl Sink {
                 complain(error);
             }
         }
-        if state.live {
-            let State {
-                done, planned, bad, ..
-            } = *state;
-            let seconds = state.began.0.elapsed().as_secs_f64().max(0.001);
-            #[allow(clippy::cast_precision_loss)] // numbers for people
-            let rate = done as f64 / seconds;
-            eprint!(
-                "\r{}: {done} of {planned}, {bad} interesting, {rate:.1}/s ",
-                state.kernel
-            );
+        if let Some(progress) = &state.progress {
+            progress.show(state.done as u64, state.bad as u64);
         }
     }
 
     fn end(&self, snapshots: usize) {
-        let state = self.lock();
-        if state.live {
-            eprintln!();
+        let mut state = self.lock();
+        if let Some(progress) = state.progress.take() {
+            progress.finish();
         }
         let (wall, cpu) = (
             state.began.0.elapsed().as_secs_f64(),
@@ -265,19 +247,19 @@ impl Sink {
 }
 
 impl State {
-    /// One write per line, so that a killed program leaves whole lines and at most one that is cut.
+    /// Keeps a result: in the file, on standard output, and for the table.
     fn keep(&mut self, line: &Line) {
         self.bad += usize::from(line.class.is_interesting() || line.class == Class::NotJudged);
-        let text = match serde_json::to_string(line) {
-            Ok(text) => text + "\n",
+        let text = match json_lines::line(line) {
+            Ok(text) => text,
             Err(error) => {
                 complain(error);
                 self.failed = true;
                 return;
             }
         };
-        if let Some(Err(error)) = self.file.as_mut().map(|file| file.write_all(text.as_bytes())) {
-            complain(format!("the results cannot be written: {error}"));
+        if let Some(Err(error)) = self.file.as_mut().map(|file| file.append(&text)) {
+            complain(error);
             self.failed = true;
         }
         if self.json {
@@ -286,24 +268,6 @@ impl State {
         }
         self.lines.push(line.clone());
     }
-}
-
-/// Removes a last line that was not written whole, so that the next one does not continue it.
-fn cut_incomplete(path: &Path) -> std::io::Result<()> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let whole = bytes
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |last| last + 1);
-    if whole < bytes.len() {
-        let file = std::fs::OpenOptions::new().write(true).open(path)?;
-        file.set_len(whole as u64)?;
-    }
-    Ok(())
 }
 
 /// Processor time that this process has used, in seconds; 0 if the host does not tell.

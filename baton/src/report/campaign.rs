@@ -4,13 +4,9 @@ use campaign::plan::{CellId, Label};
 use campaign::result::{Signature, Status};
 use campaign::store::Header;
 use campaign::summary::{Group, Summary};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use std::cell::Cell;
 use std::fmt::Write;
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 /// Version of the report's schema.
 pub const VERSION: u32 = 1;
@@ -19,9 +15,6 @@ pub const VERSION: u32 = 1;
 const SHOWN_GROUPS: usize = 20;
 /// Most missing cells in a report as text.
 const SHOWN_MISSING: usize = 20;
-/// Host time between two lines of progress.
-const INTERVAL: Duration = Duration::from_secs(10);
-
 /// A campaign's report.
 #[derive(Debug, Serialize)]
 pub struct CampaignReport {
@@ -175,90 +168,6 @@ fn tell_group(out: &mut String, report: &GroupReport, places: &Places) -> std::f
     writeln!(out)
 }
 
-/// A live line on a terminal, otherwise a line from time to time, on standard error.
-#[derive(Debug)]
-pub struct CampaignProgress {
-    name: String,
-    bar: Option<ProgressBar>,
-    cells: u64,
-    /// How many cells had a result before.
-    before: u64,
-    begin: Instant,
-    told: Cell<Instant>,
-}
-
-impl CampaignProgress {
-    /// Begins the progress of `cells` cells, of which `before` have a result.
-    pub fn new(name: &str, cells: u64, before: u64) -> Self {
-        if before > 0 {
-            eprintln!("{name}: {before} of {cells} cells have a result already");
-        }
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(cells)
-                .with_prefix(name.to_owned())
-                .with_position(before);
-            if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:20} {wide_msg}") {
-                bar.set_style(style);
-            }
-            bar
-        });
-        Self {
-            name: name.into(),
-            bar,
-            cells,
-            before,
-            begin: Instant::now(),
-            told: Cell::new(Instant::now()),
-        }
-    }
-
-    /// Shows how far it is.
-    pub fn show(&self, summary: &Summary) {
-        let line = || line(summary, self.cells, self.before, self.begin.elapsed());
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(summary.done());
-                bar.set_message(line());
-            }
-            None if self.told.get().elapsed() >= INTERVAL => {
-                self.told.set(Instant::now());
-                eprintln!("{}: {}", self.name, line());
-            }
-            None => {}
-        }
-    }
-
-    /// Clears the live line.
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-/// Done, failing, per second, remaining time.
-fn line(summary: &Summary, cells: u64, before: u64, elapsed: Duration) -> String {
-    let (done, failing) = (summary.done(), summary.failing());
-    #[allow(clippy::cast_precision_loss)] // a rate for people
-    let rate = (done.saturating_sub(before)) as f64 / elapsed.as_secs_f64().max(0.001);
-    let left = cells.saturating_sub(done);
-    #[allow(clippy::cast_precision_loss)] // an estimate for people
-    let remaining = left as f64 / rate.max(1e-6);
-    let remaining = if rate > 0.0 && remaining < 1e7 {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // below 1e7, above 0
-        let seconds = remaining as u64;
-        format!(
-            "{}:{:02}:{:02} left",
-            seconds / 3600,
-            seconds / 60 % 60,
-            seconds % 60
-        )
-    } else {
-        String::new()
-    };
-    format!("{done} of {cells} done, {failing} failing, {rate:.1}/s, {remaining}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,11 +260,5 @@ mod tests {
             seed: 0,
             variant: String::new(),
         }
-    }
-
-    #[test]
-    fn the_line_of_progress() {
-        let line = line(&summary(), 12, 0, Duration::from_secs(4));
-        assert_eq!(line, "2 of 12 done, 2 failing, 0.5/s, 0:00:20 left");
     }
 }

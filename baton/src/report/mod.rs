@@ -4,6 +4,7 @@
 mod campaign;
 mod cases;
 mod compare;
+mod count;
 mod host;
 mod injections;
 mod json;
@@ -15,8 +16,9 @@ mod progress;
 mod samples;
 mod text;
 
-pub use campaign::{CampaignProgress, CampaignReport, Places, campaign_text};
+pub use campaign::{CampaignReport, Places, campaign_text};
 pub use compare::CompareReport;
+pub use count::CountProgress;
 pub use host::kvm;
 pub use json::{Report, ScenarioReport, VERSION, write_json};
 pub use junit::junit;

@@ -106,13 +106,15 @@ impl Base {
         let frames: Vec<u64> = memory.pages().map(|(at, _)| at / PAGE).collect();
         let (first, took) = search(&entry, &frames)?;
         entry.plan = Arc::new(impatient(&entry.plan, took));
-        let reference = reference(&entry)?;
-        let forks = forks(&entry, &first)?;
+        let (forks, judged) = forks(&entry, &first)?;
+        if judged.judgement.verdict != harness::verdict::Verdict::Pass {
+            return Err(BaseError::Unmet(judged.judgement.reasons.join("; ")));
+        }
         Ok(Self {
             entry,
             forks,
             first,
-            reference,
+            reference: Reference::new(&judged),
             handover,
             memory,
             setup_data,
@@ -218,8 +220,8 @@ fn search(entry: &RunSnapshot, frames: &[u64]) -> Result<(BTreeMap<u64, Option<u
     Ok((first, run.stands_at().time.saturating_sub(entry.time())))
 }
 
-/// The plan with less patience for silence: a guest that is silent for much longer than the whole unchanged run took has
-/// hung, and a sweep has many that do.
+/// The plan with less patience for silence: a guest that is silent for much longer than the whole unchanged run took
+/// has hung, and a sweep has many that do.
 fn impatient(plan: &Plan, took: u64) -> Plan {
     let limit = took.saturating_mul(PATIENCE).max(MIN_PATIENCE);
     Plan {
@@ -229,18 +231,11 @@ fn impatient(plan: &Plan, took: u64) -> Plan {
     }
 }
 
-fn reference(entry: &RunSnapshot) -> Result<Reference, BaseError> {
-    let mut run = Run::from_snapshot(entry, &[])?;
-    run.proceed(&[], &());
-    let judged = Judged::new(run.finish(&()))?;
-    if judged.judgement.verdict != harness::verdict::Verdict::Pass {
-        return Err(BaseError::Unmet(judged.judgement.reasons.join("; ")));
-    }
-    Ok(Reference::new(&judged))
-}
-
-/// Takes snapshots shortly before pages are first touched, and one at the end of what is read at all.
-fn forks(entry: &RunSnapshot, first: &BTreeMap<u64, Option<u64>>) -> Result<Vec<RunSnapshot>, BaseError> {
+/// Makes the run once more, takes snapshots shortly before pages are first touched, and judges it at its end.
+fn forks(
+    entry: &RunSnapshot,
+    first: &BTreeMap<u64, Option<u64>>,
+) -> Result<(Vec<RunSnapshot>, Judged), BaseError> {
     let mut times: Vec<u64> = first
         .values()
         .flatten()
@@ -262,5 +257,6 @@ fn forks(entry: &RunSnapshot, first: &BTreeMap<u64, Option<u64>>) -> Result<Vec<
         }
         forks.push(run.snapshot()?);
     }
-    Ok(forks)
+    run.proceed(&[], &());
+    Ok((forks, Judged::new(run.finish(&()))?))
 }

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use kho_core::fields::{Kind, Value};
+use harness::hex;
+use kho_core::fields::{Kind, Value, unpadded};
 use serde::{Deserialize, Serialize};
 
 use super::class::Class;
+use crate::json_lines::{self, LinesError};
 
 /// The result of one case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,18 +51,13 @@ impl Line {
 pub type Key = (String, String, String);
 
 /// Lines of a file. A last line that is not whole, because its writer was killed, is left out.
-pub fn read(path: &Path) -> std::io::Result<Vec<Line>> {
+pub fn read(path: &Path) -> Result<Vec<Line>, LinesError> {
     let mut lines = Vec::new();
-    let mut reader = BufReader::new(std::fs::File::open(path)?);
-    let mut text = String::new();
-    loop {
-        text.clear();
-        if reader.read_line(&mut text)? == 0 || !text.ends_with('\n') {
-            return Ok(lines);
-        }
-        let line = serde_json::from_str(&text);
-        lines.push(line.map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?);
-    }
+    json_lines::read(path, &mut |line| {
+        lines.push(line);
+        Ok::<(), LinesError>(())
+    })?;
+    Ok(lines)
 }
 
 /// A value as `--only` takes it: a number, `text:kho-v9` or `hex:6b686f`.
@@ -69,21 +65,12 @@ pub fn written(value: &Value) -> String {
     match value {
         Value::Number(number) => format!("{number:#x}"),
         Value::Bytes(bytes) => {
-            let length = bytes
-                .iter()
-                .rposition(|byte| *byte != 0)
-                .map_or(0, |last| last + 1);
-            let text = &bytes[..length];
+            let text = unpadded(bytes);
             let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.,".contains(byte);
             if text.iter().all(plain) {
                 return format!("text:{}", String::from_utf8_lossy(text));
             }
-            let mut hex = String::from("hex:");
-            for byte in text {
-                // Writing to a string cannot fail.
-                let _ = write!(hex, "{byte:02x}");
-            }
-            hex
+            format!("hex:{}", hex::encode(text))
         }
     }
 }
@@ -93,10 +80,8 @@ pub fn value(text: &str) -> Option<Value> {
     if let Some(text) = text.strip_prefix("text:") {
         return Some(Value::Bytes(text.as_bytes().to_vec()));
     }
-    if let Some(hex) = text.strip_prefix("hex:") {
-        let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-        let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
-        return bytes.map(Value::Bytes);
+    if let Some(digits) = text.strip_prefix("hex:") {
+        return hex::decode(digits).map(Value::Bytes);
     }
     let number = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),

@@ -4,6 +4,7 @@
 //! the first record that differs. Records with a time are compared in the order of guest time. Facts without one (the
 //! console, the state hash) count only if every record with a time is equal.
 
+mod device;
 mod inputs;
 mod item;
 mod parts;

@@ -1,9 +1,10 @@
 //! Compares every kind of record, and returns the earliest difference.
 
+use super::device::{dma, dma_moments, injections, interrupts};
 use super::item::diverge;
 use super::records::{Bytes, Caused, Fact, Page, Passed, Traced};
 use super::{At, Part, RecordDifference};
-use crate::evidence::{ArmedRecord, Checkpoint, Evidence, Moment, Phase, Retrieval, frames_of};
+use crate::evidence::{Checkpoint, Evidence, Moment, Phase, Retrieval, frames_of};
 use std::collections::HashSet;
 use vmm::trace::TraceRecord;
 
@@ -225,7 +226,7 @@ fn retrievals(evidence: &Evidence) -> Vec<Fact> {
     evidence.retrievals.iter().map(fact).collect()
 }
 
-fn moment(generation: u32, time_ns: u64) -> At {
+pub(super) fn moment(generation: u32, time_ns: u64) -> At {
     At {
         time_ns: Some(time_ns),
         generation: Some(generation),
@@ -367,7 +368,7 @@ fn kernels(evidence: &Evidence) -> Vec<Fact> {
     facts.collect()
 }
 
-fn at_moment(at: &Moment) -> At {
+pub(super) fn at_moment(at: &Moment) -> At {
     moment(at.generation, at.time_ns)
 }
 
@@ -404,27 +405,6 @@ fn objects(evidence: &Evidence) -> impl Iterator<Item = Fact> {
         });
         [whole].into_iter().chain(runs)
     })
-}
-
-/// When the engine was told to start and to stop.
-fn dma_moments(evidence: &Evidence) -> Vec<Fact> {
-    let moments = evidence.dma.iter().flat_map(|dma| {
-        let fact = |value: &str, at: &Moment| Fact {
-            at: at_moment(at),
-            subject: "DMA engine".into(),
-            verb: "was",
-            value: format!("told to {value} after {} ledger entries", at.ledger_length),
-        };
-        let started = dma.started.iter().map(move |at| fact("start", at));
-        started.chain(dma.stopped.iter().map(move |at| fact("stop", at)))
-    });
-    moments.collect()
-}
-
-fn dma(evidence: &Evidence) -> Vec<Fact> {
-    let setup = evidence.dma.as_ref().map(|dma| &dma.setup);
-    let value = setup.map_or("none".into(), |setup| format!("{setup:?}"));
-    vec![Fact::timeless("set-up of the DMA engine", value)]
 }
 
 fn memory(evidence: &Evidence) -> Vec<Fact> {
@@ -505,42 +485,6 @@ fn blackouts(evidence: &Evidence) -> Vec<Fact> {
     blackouts
         .chain(jumps.map(|value| Fact::timeless("jump", value)))
         .collect()
-}
-
-fn injections(evidence: &Evidence) -> Vec<Fact> {
-    let all = (0..).zip(&evidence.injections);
-    let fact = |(number, injection): (u32, &crate::evidence::InjectionEvidence)| {
-        let first = injection.firings.first();
-        let at = first.map_or(At::default(), |first| {
-            moment(first.at.generation, first.at.time_ns)
-        });
-        Fact {
-            at,
-            ..Fact::timeless(format!("injection {number}"), format!("{injection:?}"))
-        }
-    };
-    all.map(fact).collect()
-}
-
-fn interrupts(evidence: &Evidence) -> Vec<Fact> {
-    let fact = |record: &ArmedRecord| {
-        let (what, at) = match &record.disarmed {
-            None => ("interrupts armed".to_owned(), record.armed),
-            Some(disarmed) => (
-                format!("{} interrupts counted", disarmed.count),
-                disarmed.answered,
-            ),
-        };
-        Fact {
-            at: At {
-                generation: Some(at.generation),
-                time_ns: Some(at.time_ns),
-                ..At::default()
-            },
-            ..Fact::timeless("interrupts of the DMA engine", format!("{what} ({record:?})"))
-        }
-    };
-    evidence.interrupts.iter().map(fact).collect()
 }
 
 fn counters(evidence: &Evidence) -> Vec<Fact> {

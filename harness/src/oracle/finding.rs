@@ -2,6 +2,7 @@
 
 use super::RuleName;
 use crate::evidence::{CpuWrite, EventCause, Phase, describe, injected, meant};
+use crate::hex;
 use serde::{Deserialize, Serialize, Serializer};
 use vmm::ledger::{EngineEvent, Entry, LedgerRecord};
 
@@ -312,14 +313,9 @@ pub(super) fn difference(
     Some(Difference {
         offset: range.start + first,
         bytes: pairs().filter(|(a, b)| a != b).count(),
-        expected: hex(&expected[first..first + run]),
-        actual: hex(&actual[first..first + run]),
+        expected: hex::encode(&expected[first..first + run]),
+        actual: hex::encode(&actual[first..first + run]),
     })
-}
-
-/// Bytes in hexadecimal, in order of their addresses.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

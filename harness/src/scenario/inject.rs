@@ -1,6 +1,7 @@
 //! `[[inject]]`: faults on purpose. `docs/injections.md` describes every key.
 
 use super::{Scenario, Span};
+use crate::hex;
 use crate::scenario::check::{Problem, require};
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -237,13 +238,7 @@ pub struct Hex(pub Vec<u8>);
 impl<'de> Deserialize<'de> for Hex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let digits: Option<Vec<u32>> = text.chars().map(|c| c.to_digit(16)).collect();
-        let pairs = digits.filter(|digits| !digits.is_empty() && digits.len().is_multiple_of(2));
-        let bytes = pairs.map(|digits| {
-            let byte = |pair: &[u32]| u8::try_from(pair[0] << 4 | pair[1]).unwrap_or(0);
-            digits.chunks_exact(2).map(byte).collect::<Vec<u8>>()
-        });
-        let bytes = bytes.filter(|bytes| bytes.len() <= MAX_POKE);
+        let bytes = hex::decode(&text).filter(|bytes| (1..=MAX_POKE).contains(&bytes.len()));
         bytes.map(Self).ok_or_else(|| {
             de::Error::custom(format!(
                 "found bytes \"{text:.40}\", expected two hexadecimal digits for each of 1 to {MAX_POKE}, such as \"00ff\""

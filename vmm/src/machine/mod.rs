@@ -205,12 +205,9 @@ impl Machine {
 
     /// Arms the injections that wait for a phase, and does what is due at its beginning.
     fn begin_injections(&mut self, now: u64, stamp: Stamp) {
-        let retired = self.processors.retired();
-        let injections = &mut self.platform.bus.view.injections;
-        if let Some(retired) = retired.filter(|_| injections.need_instructions()) {
-            injections.count(now, retired);
-        }
-        injections.begin(now, stamp);
+        self.platform
+            .count_instructions(now, || self.processors.retired());
+        self.platform.bus.view.injections.begin(now, stamp);
         self.platform.bus.inject(now);
     }
 

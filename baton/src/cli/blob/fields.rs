@@ -4,7 +4,7 @@ use super::{Exit, address, complain, json, open_ram, print, text, wrong};
 use clap::Args;
 use harness::conductor::chain;
 use harness::evidence::BlobEvidence;
-use kho_core::fields::{Field, LIST_LIMIT, Place, Source, Value};
+use kho_core::fields::{Field, LIST_LIMIT, Place, Source, Value, unpadded};
 use kho_core::tree::Counted;
 use kho_core::{Handover, SparseMemory};
 use std::path::{Path, PathBuf};
@@ -103,12 +103,6 @@ fn lines(fields: &[Field]) -> String {
 fn value(value: &Value) -> String {
     match value {
         Value::Number(number) => format!("{number:#x}"),
-        Value::Bytes(bytes) => {
-            let length = bytes
-                .iter()
-                .rposition(|byte| *byte != 0)
-                .map_or(0, |last| last + 1);
-            format!("\"{}\"", bytes[..length].escape_ascii())
-        }
+        Value::Bytes(bytes) => format!("\"{}\"", unpadded(bytes).escape_ascii()),
     }
 }

@@ -5,11 +5,14 @@
 use crate::job::{Base, Job, JobCell, Resolver};
 use crate::plan::{CampaignPlan, Cell, CellId};
 use crate::result::{CellResult, Status};
+use harness::plan::Plan;
 use harness::run::Listeners;
+use harness::trunk::Trunk;
 use harness::verdict::Judged;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
 use std::time::Instant;
+use vmm::soft::Soft;
 
 /// What a worker says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,7 +42,7 @@ pub enum WorkerError {
 
 /// Works until the input ends.
 pub fn work(input: impl BufRead, mut output: impl Write) -> Result<(), WorkerError> {
-    let mut resolver = Resolver::new()?;
+    let (mut resolver, mut trunk) = (Resolver::new()?, None);
     let mut say = |answer: &Answer| -> Result<(), WorkerError> {
         serde_json::to_writer(&mut output, answer)?;
         output.write_all(b"\n")?;
@@ -49,7 +52,7 @@ pub fn work(input: impl BufRead, mut output: impl Write) -> Result<(), WorkerErr
         let job: Job = serde_json::from_str(&line?)?;
         for cell in &job.cells {
             say(&Answer::Begin(cell.id))?;
-            let result = run_cell(&mut resolver, &job.base, cell);
+            let result = run_cell(&mut resolver, &mut trunk, &job.base, cell);
             say(&Answer::Result(Box::new(result)))?;
         }
         say(&Answer::Done)?;
@@ -57,10 +60,19 @@ pub fn work(input: impl BufRead, mut output: impl Write) -> Result<(), WorkerErr
     Ok(())
 }
 
-/// Runs a cell and sums it up.
-fn run_cell(resolver: &mut Resolver, base: &Base, cell: &JobCell) -> CellResult {
+/// Runs a cell and sums it up. Its run branches from `trunk` if it begins so; else it begins a new one.
+fn run_cell(resolver: &mut Resolver, trunk: &mut Option<Trunk>, base: &Base, cell: &JobCell) -> CellResult {
     let begin = Instant::now();
-    match judge_cell(resolver, base, cell) {
+    let judged = resolved(resolver, base, cell).and_then(|plan| {
+        let mut served = trunk
+            .take()
+            .filter(|trunk| trunk.serves(&plan))
+            .unwrap_or_else(|| Trunk::new(&plan, resolver.agent()));
+        let judged = served.run(&plan, &SILENT).map_err(|error| error.to_string());
+        *trunk = Some(served);
+        judged
+    });
+    match judged {
         Ok(judged) => {
             let wall = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
             CellResult::of(cell.id, cell.label.clone(), &judged, wall)
@@ -69,7 +81,7 @@ fn run_cell(resolver: &mut Resolver, base: &Base, cell: &JobCell) -> CellResult 
     }
 }
 
-/// Runs a cell of a plan in this process, and returns it with its result.
+/// Runs a cell of a plan in this process from power-on, and returns it with its result.
 pub fn run_again(plan: &CampaignPlan, cell: &Cell) -> Result<(Judged, CellResult), String> {
     let mut resolver = Resolver::new().map_err(|error| error.to_string())?;
     let (base, _) = &plan.bases[cell.base];
@@ -78,25 +90,29 @@ pub fn run_again(plan: &CampaignPlan, cell: &Cell) -> Result<(Judged, CellResult
         label: plan.label(cell),
         add: plan.addition(cell).to_owned(),
     };
-    let judged = judge_cell(&mut resolver, base, &cell)?;
+    let plan = resolved(&mut resolver, base, &cell)?;
+    let judged = harness::run::run(&plan, resolver.agent(), &Soft, &[], &SILENT);
+    let judged = judged.map_err(|error| error.to_string())?;
     let result = CellResult::of(cell.id, cell.label, &judged, 0);
     Ok((judged, result))
 }
 
-/// Runs a cell.
-fn judge_cell(resolver: &mut Resolver, base: &Base, cell: &JobCell) -> Result<Judged, String> {
+/// Nobody listens.
+const SILENT: Listeners<'_> = Listeners {
+    observer: &(),
+    again: &|_| {},
+};
+
+/// The plan of a cell.
+fn resolved(resolver: &mut Resolver, base: &Base, cell: &JobCell) -> Result<Plan, String> {
     let text = base.with(&cell.add);
     let plan = resolver.resolve(base, &text)?;
     let found = resolver.cell(&plan, &text);
-    if found != cell.id {
-        return Err(format!(
+    if found == cell.id {
+        Ok(plan)
+    } else {
+        Err(format!(
             "a kernel or baton has changed since the plan was made: the cell is {found} now"
-        ));
+        ))
     }
-    let listeners = Listeners {
-        observer: &(),
-        again: &|_| {},
-    };
-    harness::run::run(&plan, resolver.agent(), &vmm::soft::Soft, &[], &listeners)
-        .map_err(|error| error.to_string())
 }

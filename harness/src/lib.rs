@@ -37,6 +37,7 @@ pub mod run;
 pub mod scenario;
 pub mod seed;
 pub mod snapshot;
+pub mod trunk;
 pub mod verdict;
 
 #[cfg(any(test, feature = "testing"))]

@@ -16,7 +16,7 @@ use vmm::processors::Backend;
 
 /// Most guest RAM, in bytes, of a snapshot at a jump for the second run. If a run has written more, the second run
 /// begins at power-on.
-const MAX_HELD: u64 = 256 << 20;
+pub(crate) const MAX_HELD: u64 = 256 << 20;
 
 /// Why a plan could not be run or judged.
 #[derive(Debug, thiserror::Error)]
@@ -77,8 +77,8 @@ pub fn run(
     if !holds.is_empty() && !backend.is_repeatable() {
         return Err(RunError::Hold(MachineError::NoSnapshot));
     }
-    let start = || Run::new(plan, agent, backend, &[]).map_err(RunError::Machine);
-    finish(start()?, HostTimes::default(), backend, holds, listeners)
+    let run = Run::new(plan, agent, backend, &[]).map_err(RunError::Machine)?;
+    finish(run, HostTimes::default(), backend, holds, listeners)
 }
 
 /// Continues a run from a snapshot to its end, and judges it as [`run`] does.
@@ -93,7 +93,8 @@ pub fn resume(snapshot: &RunSnapshot, holds: &[Hold], listeners: &Listeners<'_>)
     )
 }
 
-fn finish(
+/// Takes a run to its end and judges it.
+pub(crate) fn finish(
     mut run: Run,
     host_times: HostTimes,
     backend: &dyn Backend,

@@ -3,8 +3,9 @@
 use super::Run;
 use crate::evidence::{FiringEvidence, InjectedAt, InjectionEvidence};
 use crate::oracle::millis;
-use crate::plan::InjectionPlan;
+use crate::plan::{InjectionPlan, Plan};
 use crate::resolve::{Known, deed};
+use crate::snapshot::RunSnapshot;
 use std::sync::Arc;
 use vmm::injection::{Deed, Running};
 use vmm::machine::MachineError;
@@ -32,18 +33,33 @@ impl Run {
         deed(ask, &known)
     }
 
-    /// Adds an injection to a run that has begun, such as a branch. If it waits for the beginning of the current phase,
+    /// Adds injections to a run that has begun, such as a branch. If one waits for the beginning of the current phase,
     /// that counts if no time has passed since. At a kernel's entry the handover in the evidence was captured before.
-    pub fn inject(&mut self, injection: InjectionPlan) -> Result<(), MachineError> {
-        // The plan knows how to answer before the machine asks.
-        let plan = Arc::make_mut(&mut self.plan);
-        plan.injections.push(injection.clone());
-        if let Err(error) = self.machine.add_injection(injection.injection) {
-            Arc::make_mut(&mut self.plan).injections.pop();
-            return Err(error);
-        }
+    pub fn inject(&mut self, injections: &[InjectionPlan]) -> Result<(), MachineError> {
+        let added: Vec<_> = injections
+            .iter()
+            .map(|planned| planned.injection.clone())
+            .collect();
+        self.machine.add_injections(&added)?;
+        // The plan knows how to answer what they ask.
+        Arc::make_mut(&mut self.plan)
+            .injections
+            .extend_from_slice(injections);
         self.answer_injections();
         Ok(())
+    }
+
+    /// A run of `plan` that goes on from a snapshot of the same plan without injections: it must have been taken at the
+    /// beginning of a phase, before the first of the injections is armed.
+    pub(crate) fn branched(snapshot: &RunSnapshot, plan: &Plan) -> Result<Self, MachineError> {
+        let mut run = Self::from_snapshot(snapshot, &[])?;
+        run.plan = Arc::new(Plan {
+            injections: Vec::new(),
+            ..plan.clone()
+        });
+        run.evidence.scenario_text.clone_from(&plan.scenario_text);
+        run.inject(&plan.injections)?;
+        Ok(run)
     }
 
     /// What has become of each injection.

@@ -325,6 +325,50 @@ impl Plan {
         }
     }
 
+    /// Whether a run of `other` is the same as one of this plan until the first injection of either is armed. The text
+    /// of the scenario has expectations, which no run depends on.
+    pub fn begins_as(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            scenario_file,
+            scenario_text: _,
+            overrides,
+            seed,
+            ram_bytes,
+            vcpus,
+            kexecs,
+            old_kernel,
+            new_kernel,
+            old_command_line,
+            new_command_line,
+            objects,
+            dma,
+            injections: _,
+            steps,
+            progress_ns,
+            boot_progress_ns,
+            ledger_entries,
+        } = self;
+        let kernel = |kernel: &KernelImage| (kernel.hash, kernel.path.clone());
+        *name == other.name
+            && *scenario_file == other.scenario_file
+            && *overrides == other.overrides
+            && *seed == other.seed
+            && *ram_bytes == other.ram_bytes
+            && *vcpus == other.vcpus
+            && *kexecs == other.kexecs
+            && kernel(old_kernel) == kernel(&other.old_kernel)
+            && new_kernel.as_ref().map(kernel) == other.new_kernel.as_ref().map(kernel)
+            && *old_command_line == other.old_command_line
+            && *new_command_line == other.new_command_line
+            && *objects == other.objects
+            && *dma == other.dma
+            && *steps == other.steps
+            && *progress_ns == other.progress_ns
+            && *boot_progress_ns == other.boot_progress_ns
+            && *ledger_entries == other.ledger_entries
+    }
+
     /// The kernel of a generation.
     pub fn kernel(&self, generation: u32) -> &KernelImage {
         let later = self.new_kernel.as_ref().filter(|_| generation > 0);
@@ -395,6 +439,22 @@ mod tests {
                 .as_deref(),
             Some("clear_page+0x7")
         );
+    }
+
+    #[test]
+    fn expectations_and_injections_change_nothing_before_an_injection_is_armed() {
+        let of = |added: &str| crate::testing::plan(&format!("{}\n{added}", crate::testing::SCENARIO));
+        let plain = of("");
+        let fault =
+            "[[inject]]\nwhen.phase = \"armed\"\nwhat.memory.write = { at = 0x1000, bytes = \"00\" }\n";
+        assert!(plain.begins_as(&of(fault)));
+        assert!(of(fault).begins_as(&plain));
+        assert!(!plain.begins_as(&of("[limits]\nprogress = \"3 s\"\n")));
+        let other_seed = Plan {
+            seed: plain.seed + 1,
+            ..plain.clone()
+        };
+        assert!(!plain.begins_as(&other_seed));
     }
 
     #[test]

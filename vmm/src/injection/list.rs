@@ -168,21 +168,26 @@ impl Injections {
     #[must_use]
     pub fn new(all: &[Injection]) -> Self {
         let mut injections = Self::default();
-        for injection in all {
-            injections.add(injection.clone(), 0, Stamp::START, 0);
-        }
+        injections.add(all);
+        injections.arm_added(0, 0, Stamp::START, 0);
         injections
     }
 
-    /// Adds one at guest time `now`, in the phase `stamp`, which began at `began`. If it waits for this phase's
-    /// beginning, that counts if it is now.
-    pub fn add(&mut self, injection: Injection, now: u64, stamp: Stamp, began: u64) {
-        let mut running = Running::new(injection);
-        let since = running.injection.trigger.since;
-        if since.is_none() || since == Some(stamp) && began == now {
-            running.arm(now, stamp, self.retired(now));
+    /// Adds some. [`Injections::arm_added`] is to follow.
+    pub fn add(&mut self, added: &[Injection]) {
+        self.all.extend(added.iter().cloned().map(Running::new));
+    }
+
+    /// Arms those that were added as number `first` and later, at guest time `now`, in the phase `stamp`, which began at
+    /// `began`. If one waits for this phase's beginning, that counts if it is now.
+    pub fn arm_added(&mut self, first: usize, now: u64, stamp: Stamp, began: u64) {
+        let retired = self.retired(now);
+        for running in self.all.iter_mut().skip(first) {
+            let since = running.injection.trigger.since;
+            if since.is_none() || since == Some(stamp) && began == now {
+                running.arm(now, stamp, retired);
+            }
         }
-        self.all.push(running);
     }
 
     /// What has become of each.

@@ -233,14 +233,25 @@ impl Machine {
         asked
     }
 
-    /// Adds an injection. If it waits for the beginning of the current phase, that counts if no time has passed since.
-    pub fn add_injection(&mut self, injection: Injection) -> Result<(), MachineError> {
-        let number = self.injections().len();
-        config::check_injection(number, &injection, self.processors.retired().is_some())?;
+    /// Adds injections. If one waits for the beginning of the current phase, that counts if no time has passed since:
+    /// then the machine goes on as if it had had them from power-on on.
+    pub fn add_injections(&mut self, added: &[Injection]) -> Result<(), MachineError> {
+        let first = self.injections().len();
+        let counts = self.processors.retired().is_some();
+        for (number, injection) in (first..).zip(added) {
+            config::check_injection(number, injection, counts)?;
+        }
         let (now, stamp) = (self.processors.now(), self.records.stamp);
         let began = self.phases().last().map_or(0, |phase| phase.start_ns);
-        let injections = &mut self.platform.bus.view.injections;
-        injections.add(injection, now, stamp, began);
+        self.platform.bus.view.injections.add(added);
+        // A delay in instructions begins at their present number.
+        self.platform
+            .count_instructions(now, || self.processors.retired());
+        self.platform
+            .bus
+            .view
+            .injections
+            .arm_added(first, now, stamp, began);
         self.platform.bus.inject(now);
         Ok(())
     }

@@ -1,0 +1,146 @@
+//! Runs that have their beginning in common: runs of one plan with different injections.
+//!
+//! Until its first injection is armed, such a run is that of the plan without injections. So that run is made once, is
+//! held at the beginning of phases, and each other run branches from the latest of these snapshots at which none of its
+//! injections has been armed. It ends as if it had run from power-on.
+
+use vmm::injection::Injection;
+use vmm::phase::{Phase, Stamp};
+use vmm::soft::Soft;
+
+use crate::conductor::{HostTimes, Progress, Run, Until};
+use crate::plan::Plan;
+use crate::run::{Listeners, MAX_HELD, RunError, finish, run};
+use crate::snapshot::RunSnapshot;
+use crate::verdict::Judged;
+
+/// The common beginning. It runs on the `soft` backend.
+#[derive(Debug)]
+pub struct Trunk {
+    /// Without injections.
+    plan: Plan,
+    agent: Vec<u8>,
+    /// Snapshots at the beginnings of phases, in order.
+    held: Vec<(Stamp, RunSnapshot)>,
+    /// From this place on there are no snapshots: the run ends before it, or has written too much memory.
+    none_from: Option<Stamp>,
+}
+
+impl Trunk {
+    /// The beginning of all runs that begin as `plan`. Nothing runs yet.
+    #[must_use]
+    pub fn new(plan: &Plan, agent: &[u8]) -> Self {
+        Self {
+            plan: Plan {
+                injections: Vec::new(),
+                ..plan.clone()
+            },
+            agent: agent.to_vec(),
+            held: Vec::new(),
+            none_from: None,
+        }
+    }
+
+    /// Whether runs of `plan` begin so.
+    #[must_use]
+    pub fn serves(&self, plan: &Plan) -> bool {
+        self.plan.begins_as(plan)
+    }
+
+    /// Runs a plan and judges it as [`run()`] does. A plan that begins otherwise runs from power-on.
+    pub fn run(&mut self, plan: &Plan, listeners: &Listeners<'_>) -> Result<Judged, RunError> {
+        let before = plan
+            .injections
+            .iter()
+            .map(|planned| parts_at(&planned.injection))
+            .min();
+        let snapshot = if self.serves(plan) {
+            self.last_at(before)?
+        } else {
+            None
+        };
+        match snapshot {
+            Some(snapshot) => {
+                let branch = Run::branched(snapshot, plan).map_err(RunError::Machine)?;
+                finish(branch, HostTimes::default(), &Soft, &[], listeners)
+            }
+            None => run(plan, &self.agent, &Soft, &[], listeners),
+        }
+    }
+
+    /// The last snapshot at `place` or before it; the last of all if there is no place. Goes on to the place first.
+    fn last_at(&mut self, place: Option<Stamp>) -> Result<Option<&RunSnapshot>, RunError> {
+        if let Some(place) = place {
+            self.hold(place)?;
+        }
+        let before = |held: &&(Stamp, RunSnapshot)| place.is_none_or(|place| held.0 <= place);
+        let held = self.held.iter().rfind(before);
+        Ok(held.map(|(_, snapshot)| snapshot))
+    }
+
+    /// Takes a snapshot at the beginning of a phase, unless there is one or cannot be.
+    fn hold(&mut self, place: Stamp) -> Result<(), RunError> {
+        let at = match self.held.binary_search_by_key(&place, |held| held.0) {
+            Err(at) if place > Stamp::START && self.none_from.is_none_or(|none| place < none) => at,
+            _ => return Ok(()),
+        };
+        let before = at.checked_sub(1).map(|before| &self.held[before].1);
+        let mut run = match before {
+            Some(snapshot) => Run::from_snapshot(snapshot, &[]),
+            None => Run::new(&self.plan, &self.agent, &Soft, &[]),
+        }
+        .map_err(RunError::Machine)?;
+        let reached = run.proceed(&[Until::Phase(place)], &()) == Progress::Paused(0);
+        if reached && run.touched_bytes() <= MAX_HELD {
+            let snapshot = run.snapshot().map_err(RunError::Hold)?;
+            self.held.insert(at, (place, snapshot));
+        } else {
+            self.none_from = Some(place);
+        }
+        Ok(())
+    }
+}
+
+/// The last beginning of a phase at which a run with this injection is still the run without it.
+fn parts_at(injection: &Injection) -> Stamp {
+    match injection.trigger.since {
+        // At a kernel's entry memory is changed before the handover is captured, and a run that pauses there has it
+        // captured already.
+        Some(Stamp {
+            generation,
+            phase: Phase::BootNew,
+        }) => Stamp {
+            generation: generation.saturating_sub(1),
+            phase: Phase::Jump,
+        },
+        Some(stamp) => stamp,
+        None => Stamp::START,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm::injection::{Deed, Delay, Occurrence, Repeat, Trigger};
+
+    #[test]
+    fn a_run_parts_no_later_than_its_injection_is_armed() {
+        let stamp = |generation, phase| Stamp { generation, phase };
+        let at = |since| {
+            parts_at(&Injection {
+                trigger: Trigger {
+                    since,
+                    on: Occurrence::Begin,
+                    nth: 1,
+                    delay: Delay::Time(0),
+                },
+                deed: Deed::Write(Vec::new()),
+                repeat: Repeat::ONCE,
+            })
+        };
+        assert_eq!(at(None), Stamp::START);
+        let armed = stamp(0, Phase::Armed);
+        assert_eq!(at(Some(armed)), armed);
+        assert_eq!(at(Some(stamp(2, Phase::BootNew))), stamp(1, Phase::Jump));
+    }
+}

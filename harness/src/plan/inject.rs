@@ -222,24 +222,11 @@ fn words(inject: &Inject) -> String {
         (None, Some(count)) => format!(", {count} instructions later"),
         (None, None) => String::new(),
     };
-    let deed = match what {
-        What::Dma(fault) => format!("a device write is changed ({})", debug(fault)),
-        What::Memory(fault) => format!("memory is changed ({})", debug(fault)),
-    };
     let count = *inject.count.get_ref();
     let times = if count > 1 {
         format!(", up to {count} times")
     } else {
         String::new()
     };
-    format!("at {on}{since}{later}: {deed}{times}")
-}
-
-/// A fault as data, in one line of at most 120 characters.
-fn debug(fault: &impl std::fmt::Debug) -> String {
-    let text = format!("{fault:?}");
-    match text.char_indices().nth(120) {
-        None => text,
-        Some((at, _)) => format!("{}...", &text[..at]),
-    }
+    format!("at {on}{since}{later}: {what}{times}")
 }

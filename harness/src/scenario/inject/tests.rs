@@ -309,13 +309,37 @@ fn an_injection_is_told_in_words() {
     let words = |inject: &str| planned(inject).words;
     assert_eq!(
         words("when = { phase = \"armed\", write = 2, after = \"1 us\" }\nwhat.dma = \"drop\"\ncount = 3"),
-        "at device write 2 since armed of generation 0, 1 us later: a device write is changed (Drop), up to 3 times"
+        "at device write 2 since armed of generation 0, 1 us later: a device write is dropped, up to 3 times"
     );
-    let jump = words("when.at = \"jump\"\nwhat.memory.flip.at = 4096");
-    assert!(
-        jump.starts_with("at the jump out of generation 0: memory is changed (Flip"),
-        "{jump}"
+    assert_eq!(
+        words("when.at = \"jump\"\nwhat.memory.flip.at = 4096"),
+        "at the jump out of generation 0: bit 0 is flipped of the byte at address 0x1000"
     );
+    let words = |what: &str| {
+        let words = words(&format!("when.at = \"jump\"\n{what}"));
+        let words = words.strip_prefix("at the jump out of generation 0: ");
+        words.expect("the trigger comes first").to_owned()
+    };
+    for (what, told) in [
+        (
+            "what.memory.write = { at = { object = \"m\", page = 2, offset = 9 }, bytes = \"00ff\" }",
+            "2 bytes 00ff are written at page 2 of object \"m\" at offset 9",
+        ),
+        (
+            "what.dma.redirect.to = \"hole\"",
+            "a device write is sent to a page of place \"hole\"",
+        ),
+        (
+            "what.dma.count.by = -2",
+            "a device write is made with -2 added to the completion count",
+        ),
+        (
+            "what.dma.torn = { after = \"3 ns\", at = 16 }",
+            "a device write is made up to byte 16, and the rest 3 ns later",
+        ),
+    ] {
+        assert_eq!(words(what), told);
+    }
 }
 
 proptest! {

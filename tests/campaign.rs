@@ -117,6 +117,43 @@ fn the_whole_its_parts_and_what_was_killed_are_equal() {
     killed_and_continued(&at("killed"), &expected);
 }
 
+#[test]
+fn injections_are_scored_and_a_failure_is_made_smaller() {
+    if !ready("a campaign of injections") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (out, json) = (folder.path().join("out"), folder.path().join("report.json"));
+    let file = repository().join("tests/campaigns/faults.toml");
+    let output = campaign(&[&file, &"--out", &out, &"--minimise", &"--json", &json]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let score = |deed: &str, fate: &str| report["injections"][deed][fate].as_u64().unwrap();
+    for (deed, fired, caught) in [
+        ("dma.drop", 8, 2),
+        ("memory.flip", 10, 10),
+        ("dma.redirect", 2, 2),
+    ] {
+        let found = (score(deed, "fired"), score(deed, "caught"));
+        assert_eq!(found, (fired, caught), "{deed}: {text}");
+        assert_eq!(score(deed, "not_noticed"), 0, "{deed}: {text}");
+    }
+    // A write that is made later leaves memory as it should be, and stands beside a flipped bit that was caught.
+    assert_eq!(score("dma.reorder", "cannot_be_told"), 4, "{text}");
+    // Of three injections one makes the failure, and the smaller scenario fails by itself.
+    let of_three: Vec<_> = std::fs::read_dir(out.join("minimal"))
+        .unwrap()
+        .flatten()
+        .collect();
+    assert!(!of_three.is_empty(), "{text}");
+    assert!(text.contains("fails so with 1 of "), "{text}");
+    for minimal in of_three {
+        let finished = tests::baton(["run".as_ref(), minimal.path().as_os_str()]);
+        assert_eq!(finished.scenario()["verdict"], "fail", "{}", finished.text);
+    }
+}
+
 /// Runs the script of each task, all of them after each other, and merges.
 fn parts_on_slurm(results_at: &Path, expected: &BTreeMap<String, Value>) {
     for task in 1..=8 {

@@ -52,7 +52,9 @@ impl Base {
         }
     }
 
-    fn overrides(&self) -> Overrides {
+    /// What the command line would override for this base.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
         Overrides {
             kernel: self.old.clone(),
             next_kernel: self.new.clone(),

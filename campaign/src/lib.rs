@@ -13,6 +13,8 @@
 //! | drive | [`drive`] | cells | worker processes, results appended to [`store`] |
 //! | merge | [`merge`] | directories of results | one directory, or which cells are missing or differ |
 //! | sweep | [`sweep`] | a plan | one bent field of the handover after the other, classed |
+//! | compare | [`mutation`] | a run with injections and one without | what came of each injection |
+//! | shrink | [`minimise`] | a failing scenario with injections | the smallest that fails in the same way |
 //! | sum up | [`summary`] | results | [`summary::Summary`]: counts, and failures grouped by what they show |
 //!
 //! A result is one line of a file, and everything else is computed from these lines. So a campaign that is killed goes
@@ -26,6 +28,8 @@ pub mod file;
 mod job;
 pub mod json_lines;
 pub mod merge;
+pub mod minimise;
+pub mod mutation;
 pub mod partition;
 pub mod plan;
 pub mod range;

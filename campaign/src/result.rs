@@ -1,5 +1,6 @@
 //! What came of a cell: one line of JSON.
 
+use crate::mutation::{Mutation, mutations};
 use crate::plan::{CellId, Label};
 use harness::evidence::Phase;
 use harness::oracle::{Finding, RuleName, RuleResult, Writer};
@@ -103,6 +104,9 @@ pub struct CellResult {
     pub outcome: String,
     /// Signatures of what is not as expected, the most telling first.
     pub symptoms: Vec<Symptom>,
+    /// What came of each injection, compared with the run without injections.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mutations: Vec<Mutation>,
     /// Hash of the machine's state at the end.
     pub state_hash: String,
     /// Digest of the device's writes.
@@ -116,9 +120,9 @@ pub struct CellResult {
 }
 
 impl CellResult {
-    /// The result of a cell that was judged.
+    /// The result of a cell that was judged. If it has injections, `plain` is the run without them.
     #[must_use]
-    pub fn of(cell: CellId, label: Label, judged: &Judged, wall_us: u64) -> Self {
+    pub fn of(cell: CellId, label: Label, judged: &Judged, plain: Option<&Judged>, wall_us: u64) -> Self {
         let (evidence, judgement) = (&judged.evidence, &judged.judgement);
         let phases = evidence.phases.iter();
         Self {
@@ -133,6 +137,7 @@ impl CellResult {
                 .collect(),
             outcome: evidence.outcome.kind.name().into(),
             symptoms: symptoms(judged),
+            mutations: plain.map_or_else(Vec::new, |plain| mutations(plain, judged)),
             state_hash: evidence.state_hash.clone(),
             ledger_digest: evidence.ledger_digest(),
             guest_ns: phases.clone().map(|phase| phase.guest_ns).sum(),
@@ -159,6 +164,7 @@ impl CellResult {
                 count: 1,
                 text: reason.clone(),
             }],
+            mutations: Vec::new(),
             reasons: vec![reason],
             state_hash: String::new(),
             ledger_digest: String::new(),
@@ -290,12 +296,10 @@ fn signature(finding: &Finding) -> Signature {
         Writer::CpuPage {
             generation, phase, ..
         } => ("CPU".to_owned(), place(*generation, *phase)),
+        // Its number is that of a place in the file.
         Writer::Injected {
-            injection,
-            generation,
-            phase,
-            ..
-        } => (format!("injection {injection}"), place(*generation, *phase)),
+            generation, phase, ..
+        } => ("an injection".to_owned(), place(*generation, *phase)),
         Writer::Unknown { .. } => ("unknown".to_owned(), String::new()),
         Writer::Nobody => (String::new(), String::new()),
     };
@@ -316,7 +320,7 @@ fn place(generation: u32, phase: Phase) -> String {
 }
 
 /// A text with `N` for each number: addresses, process identities and times differ from run to run.
-fn without_numbers(text: &str) -> String {
+pub(crate) fn without_numbers(text: &str) -> String {
     let mut out = String::new();
     let mut word = String::new();
     for c in text.chars().chain([' ']) {
@@ -365,7 +369,7 @@ mod tests {
     fn result(change: impl FnOnce(&mut harness::evidence::Evidence)) -> CellResult {
         let mut evidence = testing::good();
         change(&mut evidence);
-        CellResult::of(CellId::of(&[]), label(), &Judged::new(evidence).unwrap(), 7)
+        CellResult::of(CellId::of(&[]), label(), &Judged::new(evidence).unwrap(), None, 7)
     }
 
     #[test]

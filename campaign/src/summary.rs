@@ -1,6 +1,9 @@
 //! What a campaign came to, computed from its results one by one.
 
+use crate::mutation::{Fate, Mutation};
+use crate::plan::{CellId, Label};
 use crate::result::{CellResult, Signature, Status};
+use harness::oracle::RuleName;
 use serde::Serialize;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -15,6 +18,7 @@ pub struct Summary {
     groups: BTreeMap<Signature, Group>,
     /// Failures that are in no group, because there are too many.
     pub ungrouped: u64,
+    scores: BTreeMap<String, Score>,
     /// Guest instructions of all cells.
     pub instructions: u64,
     /// Host time of all cells together, in microseconds.
@@ -34,6 +38,85 @@ pub struct Group {
     pub scenarios: Vec<String>,
 }
 
+/// What came of all injections with one deed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Score {
+    /// How many fired.
+    pub fired: u64,
+    /// How many of them a rule caught.
+    pub caught: u64,
+    /// How many only ended the run otherwise.
+    pub ended_otherwise: u64,
+    /// How many changed what a user sees, and nothing noticed it.
+    pub not_noticed: u64,
+    /// How many changed nothing that a user sees.
+    pub no_effect: u64,
+    /// How many came with another injection that was caught, so that nothing can be said of them.
+    pub cannot_be_told: u64,
+    /// How many each rule caught.
+    pub by_rule: BTreeMap<RuleName, u64>,
+    /// Of those that were not noticed the first cells by name, at most [`MAX_GAPS`].
+    pub gaps: Vec<Gap>,
+}
+
+/// An injection that was not noticed although it changed what a user sees.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Gap {
+    /// The cell's name.
+    #[serde(flatten)]
+    pub label: Label,
+    /// Its identity.
+    pub cell: CellId,
+    /// What differs from the run without injections, in one sentence.
+    pub differs: String,
+}
+
+/// Most gaps that a score names.
+pub const MAX_GAPS: usize = 8;
+
+impl Score {
+    fn add(&mut self, result: &CellResult, mutation: &Mutation) {
+        if mutation.fate == Fate::NotFired {
+            return;
+        }
+        self.fired += 1;
+        match mutation.fate {
+            Fate::NotFired => {}
+            Fate::Caught => self.caught += 1,
+            Fate::EndedOtherwise => self.ended_otherwise += 1,
+            Fate::NotNoticed => self.not_noticed += 1,
+            Fate::NoEffect => self.no_effect += 1,
+            Fate::CannotBeTold => self.cannot_be_told += 1,
+        }
+        for rule in &mutation.caught_by {
+            *self.by_rule.entry(*rule).or_default() += 1;
+        }
+        if mutation.fate == Fate::NotNoticed {
+            let gap = Gap {
+                label: result.label.clone(),
+                cell: result.cell,
+                differs: mutation.differs.clone(),
+            };
+            if let Err(at) = self.gaps.binary_search(&gap) {
+                self.gaps.insert(at, gap);
+                self.gaps.truncate(MAX_GAPS);
+            }
+        }
+    }
+
+    /// Those that changed something which a user sees.
+    #[must_use]
+    pub fn mattered(&self) -> u64 {
+        self.fired - self.no_effect - self.cannot_be_told
+    }
+
+    /// Those of them that were noticed.
+    #[must_use]
+    pub fn noticed(&self) -> u64 {
+        self.caught + self.ended_otherwise
+    }
+}
+
 /// Most scenarios that a group names.
 pub const MAX_SCENARIOS: usize = 8;
 
@@ -43,6 +126,10 @@ impl Summary {
         *self.counts.entry(result.status).or_default() += 1;
         self.instructions = self.instructions.saturating_add(result.instructions);
         self.cell_us = self.cell_us.saturating_add(result.wall_us);
+        for mutation in &result.mutations {
+            let score = self.scores.entry(mutation.deed.clone()).or_default();
+            score.add(result, mutation);
+        }
         let Some(signature) = result.signature() else {
             return;
         };
@@ -76,6 +163,12 @@ impl Summary {
         self.counts.get(&status).copied().unwrap_or(0)
     }
 
+    /// What came of injections, by deed.
+    #[must_use]
+    pub fn scores(&self) -> &BTreeMap<String, Score> {
+        &self.scores
+    }
+
     /// How many results there are.
     #[must_use]
     pub fn done(&self) -> u64 {
@@ -100,7 +193,6 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{CellId, Label};
 
     fn failure(name: &str, what: &str, guest_ns: u64, status: Status) -> CellResult {
         let label = Label {
@@ -137,6 +229,34 @@ mod tests {
         assert_eq!((ranked[1].0.what.as_str(), slow.count), ("slow by N", 3));
         assert_eq!(slow.smallest.label.scenario, "b");
         assert_eq!(slow.scenarios, ["a", "b", "d"]);
+    }
+
+    #[test]
+    fn injections_are_scored_by_deed_and_gaps_are_named() {
+        let mutation = |fate, caught_by: &[RuleName]| Mutation {
+            deed: "dma.drop".into(),
+            fate,
+            caught_by: caught_by.to_vec(),
+            differs: String::new(),
+        };
+        let mut summary = Summary::default();
+        for (name, fate, rules) in [
+            ("b", Fate::NotNoticed, &[][..]),
+            ("a", Fate::NotNoticed, &[]),
+            ("c", Fate::Caught, &[RuleName::PreservedContent]),
+            ("d", Fate::NoEffect, &[]),
+            ("e", Fate::NotFired, &[]),
+            ("f", Fate::CannotBeTold, &[]),
+        ] {
+            let mut result = failure(name, "x", 1, Status::Fail);
+            result.mutations = vec![mutation(fate, rules)];
+            summary.add(&result);
+        }
+        let score = &summary.scores()["dma.drop"];
+        assert_eq!((score.fired, score.mattered(), score.noticed()), (5, 3, 1));
+        assert_eq!(score.by_rule[&RuleName::PreservedContent], 1);
+        let gaps: Vec<&str> = score.gaps.iter().map(|gap| gap.label.scenario.as_str()).collect();
+        assert_eq!(gaps, ["a", "b"]);
     }
 
     #[test]

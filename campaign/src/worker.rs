@@ -6,7 +6,7 @@ use crate::job::{Base, Job, JobCell, Resolver};
 use crate::plan::{CampaignPlan, Cell, CellId};
 use crate::result::{CellResult, Status};
 use harness::plan::Plan;
-use harness::run::Listeners;
+use harness::run::SILENT;
 use harness::trunk::Trunk;
 use harness::verdict::Judged;
 use serde::{Deserialize, Serialize};
@@ -60,25 +60,37 @@ pub fn work(input: impl BufRead, mut output: impl Write) -> Result<(), WorkerErr
     Ok(())
 }
 
-/// Runs a cell and sums it up. Its run branches from `trunk` if it begins so; else it begins a new one.
+/// Runs a cell and sums it up.
 fn run_cell(resolver: &mut Resolver, trunk: &mut Option<Trunk>, base: &Base, cell: &JobCell) -> CellResult {
     let begin = Instant::now();
-    let judged = resolved(resolver, base, cell).and_then(|plan| {
-        let mut served = trunk
-            .take()
-            .filter(|trunk| trunk.serves(&plan))
-            .unwrap_or_else(|| Trunk::new(&plan, resolver.agent()));
-        let judged = served.run(&plan, &SILENT).map_err(|error| error.to_string());
-        *trunk = Some(served);
-        judged
+    let plan = resolved(resolver, base, cell);
+    let result = plan.and_then(|plan| {
+        let (judged, plain) = branch(trunk, &plan, resolver.agent())?;
+        let wall = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let label = cell.label.clone();
+        Ok(CellResult::of(cell.id, label, &judged, plain, wall))
     });
-    match judged {
-        Ok(judged) => {
-            let wall = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-            CellResult::of(cell.id, cell.label.clone(), &judged, wall)
-        }
-        Err(reason) => CellResult::without_run(cell.id, cell.label.clone(), Status::Error, &reason),
+    result
+        .unwrap_or_else(|reason| CellResult::without_run(cell.id, cell.label.clone(), Status::Error, &reason))
+}
+
+/// Runs a plan. It branches from `trunk` if it begins so; else a new trunk takes its place. A plan with injections comes
+/// with the run without them.
+pub(crate) fn branch<'a>(
+    trunk: &'a mut Option<Trunk>,
+    plan: &Plan,
+    agent: &[u8],
+) -> Result<(Judged, Option<&'a Judged>), String> {
+    if trunk.as_ref().is_some_and(|trunk| !trunk.serves(plan)) {
+        *trunk = None;
     }
+    let trunk = trunk.get_or_insert_with(|| Trunk::new(plan, agent));
+    let judged = trunk.run(plan, &SILENT).map_err(|error| error.to_string())?;
+    if plan.injections.is_empty() {
+        return Ok((judged, None));
+    }
+    let plain = trunk.plain().map_err(|error| error.to_string())?;
+    Ok((judged, Some(plain)))
 }
 
 /// Runs a cell of a plan in this process from power-on, and returns it with its result.
@@ -91,17 +103,20 @@ pub fn run_again(plan: &CampaignPlan, cell: &Cell) -> Result<(Judged, CellResult
         add: plan.addition(cell).to_owned(),
     };
     let plan = resolved(&mut resolver, base, &cell)?;
-    let judged = harness::run::run(&plan, resolver.agent(), &Soft, &[], &SILENT);
-    let judged = judged.map_err(|error| error.to_string())?;
-    let result = CellResult::of(cell.id, cell.label, &judged, 0);
+    let run = |plan: &Plan| {
+        let judged = harness::run::run(plan, resolver.agent(), &Soft, &[], &SILENT);
+        judged.map_err(|error| error.to_string())
+    };
+    let judged = run(&plan)?;
+    let plain = if plan.injections.is_empty() {
+        None
+    } else {
+        let injections = Vec::new();
+        Some(run(&Plan { injections, ..plan })?)
+    };
+    let result = CellResult::of(cell.id, cell.label, &judged, plain.as_ref(), 0);
     Ok((judged, result))
 }
-
-/// Nobody listens.
-const SILENT: Listeners<'_> = Listeners {
-    observer: &(),
-    again: &|_| {},
-};
 
 /// The plan of a cell.
 fn resolved(resolver: &mut Resolver, base: &Base, cell: &JobCell) -> Result<Plan, String> {

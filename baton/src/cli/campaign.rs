@@ -3,10 +3,14 @@
 use super::outputs::{Outputs, ReportFiles, Said};
 use super::run::keep;
 use super::{Exit, complain, exit_of};
-use crate::report::{CampaignReport, CountProgress, Places, ScenarioReport, campaign_text, text, write_json};
+use crate::report::{
+    CampaignReport, CountProgress, MinimalPlace, Places, ScenarioReport, campaign_text, run_line, text,
+    write_json,
+};
 use campaign::drive::{DriveError, Ended, Settings, drive};
 use campaign::file;
 use campaign::merge::merge;
+use campaign::minimise::minimise;
 use campaign::partition::Partition;
 use campaign::plan::{CampaignPlan, Cell, plan};
 use campaign::result::Status;
@@ -68,6 +72,10 @@ struct CampaignRunArgs {
     /// Keep evidence of one failure of each of the worst N groups, in DIR/evidence.
     #[arg(long, value_name = "N", default_value_t = KEPT)]
     keep: usize,
+    /// For the failures whose evidence is kept: look for the smallest scenario that fails in the same way, by leaving out
+    /// injections and narrowing them, and write it to DIR/minimal.
+    #[arg(long)]
+    minimise: bool,
     /// Host time in seconds that a cell may take before its worker is killed.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     cell_timeout: u64,
@@ -271,8 +279,11 @@ fn run(path: &Path, args: &CampaignRunArgs) -> Result<Exit, Failed> {
     }
     let mut places = Places {
         campaign: Some(path.to_path_buf()),
-        evidence: Vec::new(),
+        ..Places::default()
     };
+    if args.minimise {
+        minimise_groups(&plan, &summary, &directory, args.keep, &mut places)?;
+    }
     let unequal = keep_evidence(&plan, &summary, &directory, args.keep, &mut places)?;
     let header = campaign::store::read_header(&directory)?;
     let report = CampaignReport::new(&header, &summary, &[]);
@@ -323,6 +334,43 @@ fn keep_evidence(
         places.evidence.push((id, place));
     }
     Ok(None)
+}
+
+/// Looks for the smallest scenario that fails as the smallest failure of each of the worst groups does.
+fn minimise_groups(
+    plan: &CampaignPlan,
+    summary: &Summary,
+    directory: &Path,
+    groups: usize,
+    places: &mut Places,
+) -> Result<(), Failed> {
+    for (_, group) in summary.ranked().into_iter().take(groups) {
+        let id = group.smallest.cell;
+        let ran = !matches!(group.smallest.status, Status::Died) && !group.smallest.state_hash.is_empty();
+        let Some(cell) = plan.cells.iter().find(|cell| cell.id == id && ran) else {
+            continue;
+        };
+        let minimal = minimise(plan, cell, &group.smallest).map_err(Failed::run)?;
+        let Some(minimal) = minimal else { continue };
+        let folder = directory.join("minimal");
+        let file = folder.join(format!("{id}.toml"));
+        let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, &minimal.text));
+        written.map_err(|error| Failed::run(format!("{}: cannot be written: {error}", file.display())))?;
+        let (base, _) = &plan.bases[cell.base];
+        places.minimal.push((
+            id,
+            MinimalPlace {
+                injections: (minimal.injections, minimal.of),
+                reproduce: run_line(
+                    &file.display().to_string(),
+                    base.seed,
+                    "soft",
+                    &base.overrides().arguments(),
+                ),
+            },
+        ));
+    }
+    Ok(())
 }
 
 fn say(report: &CampaignReport, json: Option<&PathBuf>, said: Said, places: &Places) -> Result<(), Failed> {

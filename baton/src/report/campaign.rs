@@ -3,8 +3,10 @@
 use campaign::plan::{CellId, Label};
 use campaign::result::{Signature, Status};
 use campaign::store::Header;
-use campaign::summary::{Group, Summary};
+use campaign::summary::{Group, Score, Summary};
 use serde::Serialize;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -38,6 +40,8 @@ pub struct CampaignReport {
     /// Failures in no group, because there are too many groups.
     ungrouped: u64,
     missing: Vec<Missing>,
+    /// What came of injections, by deed.
+    injections: BTreeMap<String, Score>,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,6 +66,17 @@ pub struct Places {
     pub campaign: Option<PathBuf>,
     /// Evidence that is kept, by cell.
     pub evidence: Vec<(CellId, PathBuf)>,
+    /// The smallest scenarios that fail as a cell does, and how many of its injections they have, by cell.
+    pub minimal: Vec<(CellId, MinimalPlace)>,
+}
+
+/// The smallest scenario that fails as a cell does.
+#[derive(Debug, Clone)]
+pub struct MinimalPlace {
+    /// Its injections, and those of the cell.
+    pub injections: (usize, usize),
+    /// The command that runs it.
+    pub reproduce: String,
 }
 
 impl CampaignReport {
@@ -95,6 +110,7 @@ impl CampaignReport {
             groups: summary.ranked().into_iter().map(group).collect(),
             ungrouped: summary.ungrouped,
             missing: missing.iter().map(absent).collect(),
+            injections: summary.scores().clone(),
         }
     }
 }
@@ -126,6 +142,7 @@ fn tell(out: &mut String, report: &CampaignReport, places: &Places) -> std::fmt:
     if more > 0 {
         writeln!(out, "missing {more} more")?;
     }
+    tell_scores(out, report, places)?;
     let CampaignReport {
         name,
         cells,
@@ -148,6 +165,64 @@ fn tell(out: &mut String, report: &CampaignReport, places: &Places) -> std::fmt:
     }
 }
 
+/// What came of injections: a line per deed, then those that were not noticed.
+fn tell_scores(out: &mut String, report: &CampaignReport, places: &Places) -> std::fmt::Result {
+    let fired = || report.injections.iter().filter(|(_, score)| score.fired > 0);
+    if fired().next().is_none() {
+        return Ok(());
+    }
+    let width = fired().map(|(deed, _)| deed.len()).max().unwrap_or(0).max(10);
+    writeln!(
+        out,
+        "{:width$}  fired  caught  ended otherwise  not noticed  no effect  cannot be told  caught by",
+        "injections"
+    )?;
+    for (deed, score) in fired() {
+        let mut rules: Vec<_> = score.by_rule.iter().collect();
+        rules.sort_by_key(|(_, count)| Reverse(**count));
+        let rules: Vec<String> = rules
+            .iter()
+            .map(|(rule, count)| format!("{rule} {count}"))
+            .collect();
+        let line = format!(
+            "{deed:width$} {:6} {:7} {:16} {:12} {:10} {:15}  {}",
+            score.fired,
+            score.caught,
+            score.ended_otherwise,
+            score.not_noticed,
+            score.no_effect,
+            score.cannot_be_told,
+            rules.join(", ")
+        );
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    let sum = |of: fn(&Score) -> u64| fired().map(|(_, score)| of(score)).sum::<u64>();
+    let (noticed, mattered) = (sum(Score::noticed), sum(Score::mattered));
+    writeln!(
+        out,
+        "noticed {noticed} of {mattered} that changed anything that a user sees\n"
+    )?;
+    for (deed, score) in fired() {
+        for gap in &score.gaps {
+            writeln!(out, "{deed} was not noticed in {}: {}", gap.label, gap.differs)?;
+            if let Some(line) = cell_line(places, gap.cell) {
+                writeln!(out, "  {line}")?;
+            }
+        }
+    }
+    if sum(|score| score.not_noticed) > 0 {
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// The command that runs a cell again.
+fn cell_line(places: &Places, cell: CellId) -> Option<String> {
+    let file = places.campaign.as_ref()?;
+    let file = super::quoted(&file.display().to_string());
+    Some(format!("baton campaign cell {file} {cell}"))
+}
+
 fn tell_group(out: &mut String, report: &GroupReport, places: &Places) -> std::fmt::Result {
     let GroupReport { signature, group } = report;
     let smallest = &group.smallest;
@@ -158,9 +233,16 @@ fn tell_group(out: &mut String, report: &GroupReport, places: &Places) -> std::f
     if !text.is_empty() {
         writeln!(out, "  {}", text.replace('\n', "\n  "))?;
     }
-    if let Some(file) = &places.campaign {
-        let file = super::quoted(&file.display().to_string());
-        writeln!(out, "  baton campaign cell {file} {}", smallest.cell)?;
+    if let Some(line) = cell_line(places, smallest.cell) {
+        writeln!(out, "  {line}")?;
+    }
+    if let Some((_, minimal)) = places.minimal.iter().find(|(cell, _)| *cell == smallest.cell) {
+        let (left, of) = minimal.injections;
+        writeln!(
+            out,
+            "  fails so with {left} of {of} injections: {}",
+            minimal.reproduce
+        )?;
     }
     if let Some((_, place)) = places.evidence.iter().find(|(cell, _)| *cell == smallest.cell) {
         writeln!(out, "  evidence in {}", place.display())?;
@@ -171,7 +253,9 @@ fn tell_group(out: &mut String, report: &GroupReport, places: &Places) -> std::f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use campaign::mutation::{Fate, Mutation};
     use campaign::result::CellResult;
+    use harness::oracle::RuleName;
 
     fn summary() -> Summary {
         let mut summary = Summary::default();
@@ -182,12 +266,27 @@ mod tests {
                 seed: 3,
                 variant: variant.into(),
             };
-            summary.add(&CellResult::without_run(
-                CellId::of(&[variant.as_bytes()]),
-                label,
-                Status::Error,
-                reason,
-            ));
+            let cell = CellId::of(&[variant.as_bytes()]);
+            let mut result = CellResult::without_run(cell, label, Status::Error, reason);
+            result.mutations = vec![Mutation {
+                deed: "dma.drop".into(),
+                fate: if variant == "a" {
+                    Fate::NotNoticed
+                } else {
+                    Fate::Caught
+                },
+                caught_by: if variant == "a" {
+                    Vec::new()
+                } else {
+                    vec![RuleName::PreservedContent]
+                },
+                differs: if variant == "a" {
+                    "page 3 of ring differs".into()
+                } else {
+                    String::new()
+                },
+            }];
+            summary.add(&result);
         }
         summary
     }
@@ -218,12 +317,26 @@ mod tests {
         let places = Places {
             campaign: Some("my campaign.toml".into()),
             evidence: vec![(cell, "out/evidence/1".into())],
+            minimal: vec![(
+                cell,
+                MinimalPlace {
+                    injections: (1, 3),
+                    reproduce: "baton run out/minimal/1.toml --seed 3".into(),
+                },
+            )],
         };
         let text = campaign_text(&report, &places);
         for said in [
             "2 error: kernel N not found\n  in s\n  such as s, 7.3.4 -> 7.2.12, seed 3, a\n  kernel 1 not found\n".to_owned(),
-            format!("  baton campaign cell 'my campaign.toml' {cell}\n  evidence in out/evidence/1\n"),
+            format!("  baton campaign cell 'my campaign.toml' {cell}\n  fails so with 1 of 3 injections: baton run out/minimal/1.toml --seed 3\n  evidence in out/evidence/1\n"),
             "t, a -> a, seed 1\n".to_owned(),
+            "\ndma.drop        2       1                0            1          0               0  preserved-content 1\n\
+             noticed 1 of 2 that changed anything that a user sees\n"
+                .to_owned(),
+            format!(
+                "dma.drop was not noticed in s, 7.3.4 -> 7.2.12, seed 3, a: page 3 of ring differs\n  \
+                 baton campaign cell 'my campaign.toml' {cell}\n"
+            ),
             "campaign quick: 2 of 3 cells: 0 pass, 0 fail, 2 error, 0 died; 0.0 s of one processor; 1 cells are missing"
                 .to_owned(),
         ] {
@@ -243,6 +356,9 @@ mod tests {
             &group["smallest"],
             &group["smallest"]["symptoms"][0],
             &value["missing"][0],
+            &value["injections"]["dma.drop"],
+            &value["injections"]["dma.drop"]["gaps"][0],
+            &group["smallest"]["mutations"][0],
         ] {
             for key in object.as_object().unwrap().keys() {
                 assert!(

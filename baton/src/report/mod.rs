@@ -16,7 +16,7 @@ mod progress;
 mod samples;
 mod text;
 
-pub use campaign::{CampaignReport, Places, campaign_text};
+pub use campaign::{CampaignReport, MinimalPlace, Places, campaign_text};
 pub use compare::CompareReport;
 pub use count::CountProgress;
 pub use host::kvm;
@@ -106,16 +106,22 @@ fn phase_lines(evidence: &Evidence) -> Vec<PhaseLine<'_>> {
 
 /// Shell command that runs the scenario again with the same seed, backend and overrides.
 fn reproduce(evidence: &Evidence) -> String {
-    let mut words = vec!["baton", "run", &evidence.scenario_file, "--seed"];
-    let seed = evidence.seed.to_string();
-    words.push(&seed);
-    words.extend(["--backend", &evidence.backend]);
-    words.extend(evidence.overrides.iter().map(String::as_str));
-    words
-        .iter()
-        .map(|word| quoted(word))
-        .collect::<Vec<_>>()
-        .join(" ")
+    let Evidence {
+        scenario_file,
+        seed,
+        backend,
+        overrides,
+        ..
+    } = evidence;
+    run_line(scenario_file, *seed, backend, overrides)
+}
+
+/// Shell command that runs a scenario.
+pub fn run_line(scenario: &str, seed: u64, backend: &str, overrides: &[String]) -> String {
+    let seed = seed.to_string();
+    let fixed = ["baton", "run", scenario, "--seed", &seed, "--backend", backend];
+    let words = fixed.into_iter().chain(overrides.iter().map(String::as_str));
+    words.map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Quotes a word for the shell if it needs quoting.

@@ -134,7 +134,10 @@ impl Writer {
             (Some(by), _) => (by, format!("kept back {}", describe(entry))),
             (None, Some(injected)) => match meant(ledger, injected) {
                 Some(meant) => (injected.injection, format!("changed {}", describe(meant))),
-                None => (injected.injection, format!("wrote {} bytes", entry.length)),
+                None => (
+                    injected.injection,
+                    format!("wrote {}", many(entry.length, "byte")),
+                ),
             },
             (None, None) => return Self::device(entry),
         };
@@ -258,6 +261,14 @@ impl std::fmt::Display for Writer {
 /// Nanoseconds as milliseconds for people.
 pub(crate) fn millis(ns: u64) -> String {
     format!("{}.{:03} ms", ns / 1_000_000, ns / 1_000 % 1_000)
+}
+
+/// How many of a thing: `1 byte`, `2 bytes`.
+pub(super) fn many(count: impl Into<u64>, thing: &str) -> String {
+    match count.into() {
+        1 => format!("1 {thing}"),
+        count => format!("{count} {thing}s"),
+    }
 }
 
 /// A bounded list of findings.

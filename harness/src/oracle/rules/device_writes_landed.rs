@@ -4,7 +4,7 @@
 
 use crate::evidence::{Checkpoint, PAGE, PageContent, describe, end_of, injected, meant};
 use crate::oracle::content::Context;
-use crate::oracle::finding::{Finding, Findings, Writer, difference};
+use crate::oracle::finding::{Finding, Findings, Writer, difference, many};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
 use guest_agent::pattern::PAGE_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,11 +43,11 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                     let lost = context.write(write);
                     let owner = super::dma_only_to_preserved::owner(context, frame, checkpoint.at.generation);
                     let text = format!(
-                        "{} of the device, written in {} of generation {}, has {} bytes changed at {address:#x}",
+                        "{} of the device, written in {} of generation {}, has {} changed at {address:#x}",
                         describe(lost),
                         lost.stamp.phase,
                         lost.stamp.generation,
-                        found.bytes
+                        many(found.bytes as u64, "byte")
                     );
                     Finding {
                         rule: RULE,
@@ -136,11 +136,11 @@ fn kept_back(
             address: Some(frame * PAGE + found.offset as u64),
             owner: super::dma_only_to_preserved::owner(context, frame, generation),
             text: format!(
-                "{} of the device, meant in {} of generation {}, is not as it was meant in {} bytes",
+                "{} of the device, meant in {} of generation {}, is not as it was meant in {}",
                 describe(write),
                 write.stamp.phase,
                 write.stamp.generation,
-                found.bytes
+                many(found.bytes as u64, "byte")
             ),
             expected: found.expected,
             actual: found.actual,

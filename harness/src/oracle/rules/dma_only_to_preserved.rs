@@ -3,7 +3,7 @@
 
 use crate::evidence::{Evidence, Moment, describe, frames_of, injected};
 use crate::oracle::content::Context;
-use crate::oracle::finding::{Finding, Findings, Writer};
+use crate::oracle::finding::{Finding, Findings, Writer, many};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
 use std::collections::{BTreeMap, HashMap};
 use vmm::ledger::Entry;
@@ -92,15 +92,18 @@ fn finding(context: &Context<'_>, frame: u64, stray: &Stray<'_>) -> Finding {
         page: Some(frame),
         address: Some(first.address),
         expected: "no device write after the jump".into(),
-        actual: format!(
-            "{} device writes, from {} to {}",
-            count,
-            describe(first),
-            describe(last)
-        ),
+        actual: match count {
+            1 => describe(first),
+            count => format!(
+                "{count} device writes, from {} to {}",
+                describe(first),
+                describe(last)
+            ),
+        },
         last_writer: Writer::of(&context.evidence.ledger, last),
         text: format!(
-            "{count} device writes after the jump, first in {}, went to page {frame:#x}, which is not preserved",
+            "{} after the jump, first in {}, went to page {frame:#x}, which is not preserved",
+            many(*count, "device write"),
             first.stamp.phase
         ),
         owner,

@@ -5,7 +5,7 @@
 
 use crate::evidence::{DigestRecord, ObjectEvidence, PageContent, describe};
 use crate::oracle::content::{Context, ExpectedPage};
-use crate::oracle::finding::{Finding, Findings, Writer, difference};
+use crate::oracle::finding::{Finding, Findings, Writer, difference, many};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, page_digest};
 
@@ -118,9 +118,9 @@ fn check_page(
             None => "the pattern that the agent filled in".into(),
         };
         let text = format!(
-            "page {index} of {} differs in {} bytes, first at offset {:#x}, from {should}",
+            "page {index} of {} differs in {}, first at offset {:#x}, from {should}",
             object.owner(),
-            found.bytes,
+            many(found.bytes as u64, "byte"),
             found.offset
         );
         Finding {
@@ -178,9 +178,9 @@ fn check_injected(
             address: Some(address),
             owner: object.owner(),
             text: format!(
-                "page {index} of {} differs in {} bytes, first at offset {:#x}, because of an injection",
+                "page {index} of {} differs in {}, first at offset {:#x}, because of an injection",
                 object.owner(),
-                found.bytes,
+                many(found.bytes as u64, "byte"),
                 found.offset
             ),
             expected: found.expected,

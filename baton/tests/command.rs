@@ -82,6 +82,7 @@ fn what_cannot_be_written_is_refused_before_anything_runs() {
         ["--json", &below],
         ["--junit", &below],
         ["--ktap", &below],
+        ["--html", &below],
         ["--out", &below],
         ["--snapshot", &snapshot],
     ] {

@@ -21,6 +21,8 @@ pub struct Handed {
     /// Those page frames of `preserved` that belong to the handover itself or to another subsystem, with a
     /// description.
     pub own: BTreeMap<u64, String>,
+    /// The scratch areas, from which the new kernel may allocate before it has read the map.
+    pub scratch: Vec<Region>,
     /// Findings of at least the severity of a warning.
     pub problems: Vec<String>,
 }
@@ -139,6 +141,7 @@ pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
         version: handover.version.to_string(),
         preserved: BTreeSet::new(),
         own: BTreeMap::new(),
+        scratch: handover.scratch.iter().map(|area| area.region).collect(),
         problems: handover
             .findings
             .iter()

@@ -3,7 +3,7 @@
 
 use super::place::SnapshotArg;
 use super::{Exit, complain};
-use crate::report::{Report, ScenarioReport, junit, ktap, write_json, write_text};
+use crate::report::{Report, ScenarioReport, html, junit, ktap, write_json, write_text};
 use clap::Args;
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind};
@@ -21,12 +21,15 @@ pub(super) struct ReportFiles {
     /// Write a report in the kernel's test protocol KTAP: a test per scenario, a subtest per rule; - as for --json.
     #[arg(long, value_name = "FILE")]
     pub ktap: Option<PathBuf>,
+    /// Write a report to read in a browser: one file that fetches nothing; - as for --json.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 impl ReportFiles {
     /// All that are asked for.
     fn paths(&self) -> impl Iterator<Item = &Path> {
-        [&self.json, &self.junit, &self.ktap]
+        [&self.json, &self.junit, &self.ktap, &self.html]
             .into_iter()
             .flatten()
             .map(PathBuf::as_path)
@@ -49,6 +52,7 @@ impl ReportFiles {
                 write_text(&text, path)
             }),
             write(&self.ktap, &|path| write_text(&ktap(&report), path)),
+            write(&self.html, &|path| write_text(&html::html(&report), path)),
         ];
         written.into_iter().collect()
     }

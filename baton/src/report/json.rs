@@ -198,7 +198,7 @@ impl ScenarioReport {
             jumps_not_before_ns: evidence.jumps_not_before.clone(),
             slowdown: evidence.slowdown,
             emulated: evidence.emulated.iter().cloned().collect(),
-            picture: Picture::new(evidence),
+            picture: Picture::new(judged),
         }
     }
 

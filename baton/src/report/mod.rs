@@ -6,6 +6,7 @@ mod cases;
 mod compare;
 mod count;
 mod host;
+pub mod html;
 mod injections;
 mod json;
 mod junit;
@@ -27,6 +28,7 @@ pub use progress::Progress;
 pub use text::text;
 
 use harness::evidence::{Evidence, OutcomeKind, injected};
+use harness::oracle::Finding;
 use harness::verdict::Judged;
 use std::path::Path;
 use vmm::ledger::Entry;
@@ -42,6 +44,17 @@ fn printable(line: &str) -> String {
     let obeyed = |c: char| c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}');
     let plain = |c: char| if obeyed(c) { '\u{fffd}' } else { c };
     line.chars().take(MAX_LINE).map(plain).collect()
+}
+
+/// Splits findings into runs on adjacent pages with the same owner and the same kind of last writer.
+fn grouped(findings: &[Finding]) -> Vec<&[Finding]> {
+    let follows = |a: &Finding, b: &Finding| {
+        let adjacent = a.page.is_some_and(|page| page.checked_add(1) == b.page);
+        adjacent
+            && a.owner == b.owner
+            && std::mem::discriminant(&a.last_writer) == std::mem::discriminant(&b.last_writer)
+    };
+    findings.chunk_by(follows).collect()
 }
 
 /// Writes a report to `path`; `-` is standard output.

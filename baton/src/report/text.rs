@@ -1,6 +1,6 @@
 //! The report as text.
 
-use super::{last_lines, phase_lines, printable, reproduce};
+use super::{grouped, last_lines, phase_lines, printable, reproduce};
 use harness::cause::{cause, kernel_lines};
 use harness::evidence::{Evidence, KernelEvidence, OutcomeKind, PAGE};
 use harness::oracle::{Finding, RuleName, RuleResult};
@@ -269,17 +269,6 @@ fn findings(result: &RuleResult, out: &mut String) -> std::fmt::Result {
         writeln!(out, "    ... and {rest} more findings")?;
     }
     Ok(())
-}
-
-/// Splits findings into runs on adjacent pages with the same owner and the same kind of last writer.
-fn grouped(findings: &[Finding]) -> Vec<&[Finding]> {
-    let follows = |a: &Finding, b: &Finding| {
-        let adjacent = a.page.is_some_and(|page| page.checked_add(1) == b.page);
-        adjacent
-            && a.owner == b.owner
-            && std::mem::discriminant(&a.last_writer) == std::mem::discriminant(&b.last_writer)
-    };
-    findings.chunk_by(follows).collect()
 }
 
 fn finding(group: &[Finding], out: &mut String) -> std::fmt::Result {

@@ -63,6 +63,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         failures: _,
         blobs: _,
         blackouts_ns: _,
+        blackout_begins_ns: _,
         jumps_not_before: _,
         outcome: _,
         state_hash: _,

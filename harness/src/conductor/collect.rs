@@ -9,7 +9,7 @@ use super::page_writes::{MAX_CPU_WRITES, keep};
 use super::{Observer, Run, chain};
 use crate::evidence::{
     Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, NOT_ENDED,
-    ObjectCapture, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, frames_of,
+    ObjectCapture, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, Staged, frames_of,
 };
 use crate::kernel::{Fit, RunningKernel};
 use crate::oracle::Question;
@@ -18,6 +18,7 @@ use guest_agent::pattern::{PAGE_BYTES, Pattern};
 use guest_agent::protocol::Request;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use vmm::boot::BootParams;
+use vmm::boot::layout::{BOOT_PARAMS_SIZE, ENTRY_64};
 use vmm::machine::Machine;
 use vmm::phase::{Phase, Stamp};
 use vmm::provenance::PageWrite;
@@ -160,7 +161,12 @@ impl Run {
     /// Captures the handover from the old kernel. To be called at the new kernel's first instruction.
     pub(super) fn take_blob(&mut self, time_ns: u64, boot_params: u64) {
         let ram = self.machine.ram();
-        let found = BootParams::read(ram, boot_params).and_then(|params| params.kho_data(ram));
+        let params = BootParams::read(ram, boot_params);
+        let staged = params.as_ref().map_or_else(
+            |_| Vec::new(),
+            |params| staged(params, self.machine.registers().rip),
+        );
+        let found = params.and_then(|params| params.kho_data(ram));
         let (kho, problem) = match found {
             Ok(kho) => (kho, None),
             Err(error) => (None, Some(chain(&error))),
@@ -183,6 +189,7 @@ impl Run {
             kho,
             problem,
             ram,
+            staged,
             complete,
             pages,
         });
@@ -298,6 +305,8 @@ impl Run {
         evidence.injections = self.injection_evidence();
         let blackouts = machine.blackouts();
         evidence.blackouts_ns = blackouts.iter().filter_map(|one| one.nanoseconds()).collect();
+        let measured = blackouts.iter().filter(|one| one.nanoseconds().is_some());
+        evidence.blackout_begins_ns = measured.filter_map(|one| one.left_user_at).collect();
         evidence.jumps_not_before = blackouts.iter().map(|one| one.jump_not_before).collect();
         evidence.device_lateness_ns = machine.device_lateness();
         evidence.emulated = machine.emulated();
@@ -371,4 +380,23 @@ impl Run {
         });
         causes.collect()
     }
+}
+
+/// What was put where for the kernel that is entered at `entry`, by its boot parameters.
+fn staged(params: &BootParams, entry: u64) -> Vec<Staged> {
+    let kernel = (entry.saturating_sub(ENTRY_64), u64::from(params.init_size));
+    let initrd = (params.initrd_address, params.initrd_bytes);
+    let itself = (params.address, BOOT_PARAMS_SIZE as u64);
+    let parts = [
+        ("kernel", kernel),
+        ("initrd", initrd),
+        ("boot parameters", itself),
+    ];
+    let present = parts.into_iter().filter(|(_, (_, bytes))| *bytes > 0);
+    let part = |(what, (address, bytes)): (&str, (u64, u64))| Staged {
+        what: what.into(),
+        address,
+        bytes,
+    };
+    present.map(part).collect()
 }

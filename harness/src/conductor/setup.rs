@@ -91,6 +91,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         interrupts: Vec::new(),
         blobs: Vec::new(),
         blackouts_ns: Vec::new(),
+        blackout_begins_ns: Vec::new(),
         jumps_not_before: Vec::new(),
         device_lateness_ns: 0,
         slowdown: 1,

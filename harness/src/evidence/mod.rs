@@ -106,6 +106,9 @@ pub struct Evidence {
     pub blobs: Vec<BlobEvidence>,
     /// Blackout of each jump, in order.
     pub blackouts_ns: Vec<u64>,
+    /// When each of these blackouts began.
+    #[serde(default)]
+    pub blackout_begins_ns: Vec<u64>,
     /// For each jump, in order: lower bound on its time; `None` if the backend saw the jump itself.
     pub jumps_not_before: Vec<Option<u64>>,
     /// Longest delay between a device's due time and its service, in guest nanoseconds; 0 on `soft`.
@@ -408,11 +411,25 @@ pub struct BlobEvidence {
     pub problem: Option<String>,
     /// Guest RAM: start and size in bytes.
     pub ram: Vec<(u64, u64)>,
+    /// What the old kernel put where for the new one to start from.
+    #[serde(default)]
+    pub staged: Vec<Staged>,
     /// Whether `pages` has all that a decoder reads. A blob that is too large is cut.
     pub complete: bool,
     /// Every page that a decoder read, by page frame number, so that a later decoder can read them again.
     #[serde(skip)]
     pub pages: BTreeMap<u64, Vec<u8>>,
+}
+
+/// A part of the next kernel's image in guest memory, at that kernel's first instruction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// Which part: `kernel`, `initrd`, `boot parameters`.
+    pub what: String,
+    /// First byte.
+    pub address: u64,
+    /// Size in bytes. Of the kernel: what it needs from its load address on (`init_size` in its header).
+    pub bytes: u64,
 }
 
 impl Evidence {

@@ -1,7 +1,7 @@
 //! A handover blob, made by hand.
 
 use super::{JUMP, OWN, RAM};
-use crate::evidence::{BlobEvidence, PAGE};
+use crate::evidence::{BlobEvidence, PAGE, Staged};
 use guest_agent::pattern::PAGE_BYTES;
 use kho_core::{KhoData, Region};
 use std::collections::BTreeMap;
@@ -33,6 +33,11 @@ pub fn blob(frames: impl IntoIterator<Item = u64>) -> BlobEvidence {
         }),
         problem: None,
         ram: vec![(0, RAM)],
+        staged: vec![Staged {
+            what: "kernel".into(),
+            address: 0x200_0000,
+            bytes: 0x10_0000,
+        }],
         complete: true,
         pages,
     }

@@ -445,6 +445,7 @@ pub fn good() -> Evidence {
         interrupts: vec![armed()],
         blobs: vec![blob((MEMFD..MEMFD + PAGES).chain([OWN]))],
         blackouts_ns: vec![900_000],
+        blackout_begins_ns: vec![950_000],
         jumps_not_before: vec![None],
         device_lateness_ns: 0,
         slowdown: 1,

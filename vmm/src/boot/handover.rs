@@ -103,6 +103,8 @@ pub struct BootParams {
     pub initrd_bytes: u64,
     /// Alignment that the kernel asked for.
     pub kernel_alignment: u32,
+    /// Bytes that the kernel needs from its load address on before it has looked at the memory map.
+    pub init_size: u32,
     /// Address of the ACPI RSDP.
     pub acpi_rsdp: u64,
     /// Address of the first setup_data node, 0 for none.
@@ -155,6 +157,7 @@ impl BootParams {
             initrd_address: wide(offset::RAMDISK_IMAGE, offset::EXT_RAMDISK_IMAGE),
             initrd_bytes: wide(offset::RAMDISK_SIZE, offset::EXT_RAMDISK_SIZE),
             kernel_alignment: u32_at(&page, offset::KERNEL_ALIGNMENT),
+            init_size: u32_at(&page, offset::INIT_SIZE),
             acpi_rsdp: u64_at(&page, offset::ACPI_RSDP_ADDR),
             first_setup_data: u64_at(&page, offset::SETUP_DATA),
             e820,

@@ -1,7 +1,9 @@
 //! The console line by line, with the guest time of each line where the trace tells it.
 
+use super::timeline::written_at;
 use crate::report::printable;
 use harness::evidence::{Evidence, Phase};
+use harness::oracle::{Finding, RuleName};
 use vmm::trace::Kind;
 
 /// Most lines of the console in a report, over all phases.
@@ -108,6 +110,31 @@ pub(super) fn excerpts(lines: &[Line]) -> Vec<Excerpt> {
         })
     };
     parts.iter().filter_map(excerpt).collect()
+}
+
+/// Lines before and after the place of a finding.
+const AROUND: (usize, usize) = (5, 3);
+
+/// The console around a finding: where the kernel's words are that the finding quotes, or else at the time at which
+/// its writer wrote. Empty if neither is known.
+pub(super) fn around(finding: &Finding, lines: &[Line]) -> Vec<Line> {
+    let quoted = finding
+        .actual
+        .lines()
+        .next()
+        .filter(|_| finding.rule == RuleName::KernelQuiet);
+    let quoted = quoted.filter(|text| !text.is_empty());
+    let at = match (quoted, written_at(&finding.last_writer)) {
+        (Some(text), _) => lines.iter().position(|line| line.text.contains(text)),
+        (None, Some(time)) => {
+            let timed = |line: &Line| line.time_ns.is_some_and(|begun| begun <= time);
+            lines.iter().rposition(timed)
+        }
+        (None, None) => None,
+    };
+    let Some(at) = at else { return Vec::new() };
+    let end = at.saturating_add(1 + AROUND.1).min(lines.len());
+    lines[at.saturating_sub(AROUND.0)..end].to_vec()
 }
 
 #[cfg(test)]

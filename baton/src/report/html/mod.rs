@@ -1,0 +1,81 @@
+//! The report as one HTML file that fetches nothing: style sheet and drawings are inside, and there is no script.
+//!
+//! Templates are compile-time ones of `maud`, which escapes every value, so text of guests cannot become markup.
+
+mod axis;
+mod findings;
+pub mod matrix;
+mod memory;
+mod overview;
+mod scenario;
+mod timeline;
+mod words;
+
+use super::json::{Report, ScenarioReport};
+use harness::verdict::Verdict;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+const STYLE: &str = include_str!("style.css");
+/// Even if something got into the page that should not be there, nothing would be fetched and no script would run.
+const POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'";
+
+/// The report as a page.
+pub fn html(report: &Report) -> String {
+    let scenarios = &report.scenarios;
+    let id = |number: usize| format!("s{}", number + 1);
+    let title = match &scenarios[..] {
+        [one] => format!("{}: {}", one.name(), one.verdict().name()),
+        several => format!("baton: {} scenarios", several.len()),
+    };
+    let body = html! {
+        @match &scenarios[..] {
+            [one] => article { (scenario::scenario(one, &id(0))) }
+            several => {
+                (overview::overview(several, &id))
+                @for (number, one) in several.iter().enumerate() { (folded(one, &id(number))) }
+            }
+        }
+    };
+    page(
+        &title,
+        &format!("Live update report of baton {}", report.baton),
+        &body,
+    )
+}
+
+/// A scenario among others, open if it did not pass.
+fn folded(one: &ScenarioReport, id: &str) -> Markup {
+    html! {
+        details.scenario id=(id) open[one.verdict() != Verdict::Pass] {
+            summary { (words::word(words::tone(one.verdict()), one.verdict().name())) " " (one.name()) }
+            article aria-label=(one.name()) { (scenario::scenario(one, id)) }
+        }
+    }
+}
+
+/// A page with this title, heading and body, in the style of all reports.
+pub fn page(title: &str, heading: &str, body: &Markup) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                link rel="icon" href="data:,";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header.top { h1 { (heading) } }
+                main { (body) }
+            }
+        }
+    };
+    page.into_string()
+}
+
+#[cfg(test)]
+mod tests;

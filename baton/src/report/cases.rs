@@ -136,6 +136,10 @@ fn lines_of(finding: &Finding) -> Vec<String> {
     if finding.last_writer != Writer::Nobody {
         lines.push(format!("  last writer: {}", finding.last_writer));
     }
+    if !finding.explained_by.is_empty() {
+        let numbers: Vec<String> = finding.explained_by.iter().map(u32::to_string).collect();
+        lines.push(format!("  explained by injection {}", numbers.join(", ")));
+    }
     lines
 }
 

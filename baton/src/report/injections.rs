@@ -12,30 +12,30 @@ const SHOWN: usize = 3;
 /// An injection, and what became of it.
 #[derive(Debug, Serialize)]
 pub(super) struct Injection {
-    number: u32,
+    pub(super) number: u32,
     /// Trigger and deed in words.
-    injection: String,
-    armed: Option<Moment>,
-    fired: u64,
-    firings: Vec<Firing>,
+    pub(super) injection: String,
+    pub(super) armed: Option<Moment>,
+    pub(super) fired: u64,
+    pub(super) firings: Vec<Firing>,
     /// Why it could not fire when it was due.
-    unable: Vec<String>,
-    first_consequence: Option<String>,
+    pub(super) unable: Vec<String>,
+    pub(super) first_consequence: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct Moment {
-    generation: u32,
-    phase: &'static str,
-    time_ns: u64,
-    instructions: Option<u64>,
+pub(super) struct Moment {
+    pub(super) generation: u32,
+    pub(super) phase: &'static str,
+    pub(super) time_ns: u64,
+    pub(super) instructions: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
-struct Firing {
+pub(super) struct Firing {
     #[serde(flatten)]
-    at: Moment,
-    what: String,
+    pub(super) at: Moment,
+    pub(super) what: String,
 }
 
 impl From<InjectedAt> for Moment {
@@ -85,6 +85,17 @@ pub(super) fn all(evidence: &Evidence, results: &[RuleResult]) -> Vec<Injection>
     all.map(one).collect()
 }
 
+impl Injection {
+    /// How often it fired, in words.
+    pub(super) fn times(&self) -> String {
+        match self.fired {
+            0 => "never fired".to_owned(),
+            1 => "fired once".to_owned(),
+            times => format!("fired {times} times"),
+        }
+    }
+}
+
 /// Writes what became of each injection.
 pub(super) fn write(judged: &Judged, out: &mut String) -> std::fmt::Result {
     for injection in all(&judged.evidence, &judged.results) {
@@ -93,12 +104,7 @@ pub(super) fn write(judged: &Judged, out: &mut String) -> std::fmt::Result {
             Some(at) => writeln!(out, "    armed {at}")?,
             None => writeln!(out, "    never armed")?,
         }
-        let times = match injection.fired {
-            0 => "never fired".to_owned(),
-            1 => "fired once".to_owned(),
-            times => format!("fired {times} times"),
-        };
-        writeln!(out, "    {times}")?;
+        writeln!(out, "    {}", injection.times())?;
         for firing in injection.firings.iter().take(SHOWN) {
             writeln!(out, "      {}: {}", firing.at, firing.what)?;
         }

@@ -91,6 +91,14 @@ fn finding(group: &[Finding], around: &[Line], open: bool) -> Markup {
                     dt { "last writer" }
                     dd { (first.last_writer) }
                 }
+                @if !first.explained_by.is_empty() {
+                    dt { "explained by" }
+                    dd {
+                        @for number in &first.explained_by {
+                            "injection " (number) " "
+                        }
+                    }
+                }
             }
             (side_by_side(first))
             @if !around.is_empty() {

@@ -5,9 +5,13 @@ use super::matrix::Tone;
 use super::words::{count, millis, number, size, tone, word};
 use super::{memory, timeline};
 use crate::report::cases::findings as found;
+use crate::report::injections::Injection;
 use crate::report::json::{Rule, ScenarioReport};
 use crate::report::picture::Excerpt;
 use maud::{Markup, html};
+
+/// Most firings of an injection, and most reasons why one could not fire, that are shown.
+const FIRINGS: usize = 3;
 
 /// The whole scenario. `id` begins all identities in it.
 pub(super) fn scenario(scenario: &ScenarioReport, id: &str) -> Markup {
@@ -15,6 +19,7 @@ pub(super) fn scenario(scenario: &ScenarioReport, id: &str) -> Markup {
         (verdict(scenario))
         (facts(scenario))
         (rules(scenario, id))
+        (injections(scenario, id))
         (findings::section(scenario, id))
         (timeline::section(scenario, id))
         (memory::section(scenario, id))
@@ -118,6 +123,49 @@ fn one_rule(rule: &Rule, id: &str) -> Markup {
                 @if !rule.note.is_empty() { br; span.note { (rule.note) } }
             }
             td.num { (count(rule.looked_at)) br; span.note { (rule.unit) } }
+        }
+    }
+}
+
+fn injections(scenario: &ScenarioReport, id: &str) -> Markup {
+    html! {
+        @if !scenario.injections.is_empty() {
+            section aria-labelledby={ (id) "-injections" } {
+                h3 id={ (id) "-injections" } { "Injections" }
+                div.scroll tabindex="0" role="region" aria-labelledby={ (id) "-injections" } {
+                    table {
+                        thead { tr {
+                            th.num scope="col" { "no." }
+                            th scope="col" { "injection" }
+                            th scope="col" { "armed" }
+                            th scope="col" { "fired" }
+                            th scope="col" { "first consequence" }
+                        } }
+                        tbody { @for injection in &scenario.injections { (one_injection(injection)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn one_injection(injection: &Injection) -> Markup {
+    let tone = if injection.fired > 0 {
+        Tone::Good
+    } else {
+        Tone::Warn
+    };
+    html! {
+        tr {
+            td.num { (injection.number) }
+            th scope="row" { (injection.injection) }
+            td { @match &injection.armed { Some(at) => (at), None => "never" } }
+            td {
+                (word(tone, &injection.times()))
+                @for firing in injection.firings.iter().take(FIRINGS) { br; span.note { (firing.at) ": " (firing.what) } }
+                @for reason in injection.unable.iter().take(FIRINGS) { br; span.note { "could not fire " (reason) } }
+            }
+            td { @match &injection.first_consequence { Some(text) => (text), None => "none seen" } }
         }
     }
 }

@@ -51,6 +51,7 @@ fn drawing(timeline: &Timeline, view: &View, id: &str) -> Markup {
     let lanes: Vec<(MarkKind, Vec<&Mark>)> = [
         MarkKind::Kexec,
         MarkKind::Device,
+        MarkKind::Injection,
         MarkKind::Retrieval,
         MarkKind::Finding,
     ]
@@ -158,6 +159,7 @@ fn class(kind: MarkKind) -> &'static str {
     match kind {
         MarkKind::Kexec => "kexec",
         MarkKind::Device => "device",
+        MarkKind::Injection => "injection",
         MarkKind::Retrieval => "preserved",
         MarkKind::Finding => "findings",
     }
@@ -167,6 +169,7 @@ fn name(kind: MarkKind) -> &'static str {
     match kind {
         MarkKind::Kexec => "kexec",
         MarkKind::Device => "device",
+        MarkKind::Injection => "injection",
         MarkKind::Retrieval => "retrieval",
         MarkKind::Finding => "what findings are about was written",
     }

@@ -55,6 +55,8 @@ pub(in crate::report) enum MarkKind {
     Kexec,
     /// The device changed its state, or the driver did.
     Device,
+    /// A fault was injected.
+    Injection,
     /// A session or memfd was retrieved, or was not.
     Retrieval,
     /// What a finding is about was written.
@@ -133,7 +135,7 @@ fn marks<'a>(
     findings: impl Iterator<Item = &'a Finding>,
 ) -> (Vec<Mark>, usize) {
     let mark = |time_ns, kind, text| Mark { time_ns, kind, text };
-    let mut kinds: [Vec<Mark>; 4] = Default::default();
+    let mut kinds: [Vec<Mark>; 5] = Default::default();
     for span in phases.iter().filter(|span| span.phase == Phase::Jump) {
         let new = span.generation.saturating_add(1);
         kinds[0].push(mark(
@@ -171,6 +173,15 @@ fn marks<'a>(
         .collect();
     kinds[3].sort_by_key(|mark| mark.time_ns);
     kinds[3].dedup_by_key(|mark| mark.time_ns);
+    let injections = (0..).zip(&evidence.injections);
+    let firings =
+        injections.flat_map(|(number, one): (u32, _)| one.firings.iter().map(move |firing| (number, firing)));
+    kinds[4] = firings
+        .map(|(number, firing)| {
+            let text = format!("injection {number}: {}", firing.what);
+            mark(firing.at.time_ns, MarkKind::Injection, text)
+        })
+        .collect();
     let total: usize = kinds.iter().map(Vec::len).sum();
     let kept = kinds
         .into_iter()
@@ -184,12 +195,14 @@ fn marks<'a>(
 /// When the writer of a finding wrote, if that is known.
 pub(in crate::report) fn written_at(writer: &Writer) -> Option<u64> {
     match writer {
-        Writer::Device { time_ns, .. } | Writer::Cpu { time_ns, .. } => Some(*time_ns),
+        Writer::Device { time_ns, .. } | Writer::Cpu { time_ns, .. } | Writer::Injected { time_ns, .. } => {
+            Some(*time_ns)
+        }
         Writer::CpuPage { .. } | Writer::Unknown { .. } | Writer::Nobody => None,
     }
 }
 
-/// An engine event in words; waits are too many to show.
+/// An engine event in words. Waits are too many to show, and injections have marks of their own.
 fn describe(kind: &EngineEventKind) -> Option<String> {
     Some(match kind {
         EngineEventKind::Start => "device started".into(),
@@ -201,7 +214,9 @@ fn describe(kind: &EngineEventKind) -> Option<String> {
             format!("bus master {bit}{then}")
         }
         EngineEventKind::Fault { reason, .. } => format!("device fault: {}", reason.text()),
-        EngineEventKind::WaitBegin | EngineEventKind::WaitEnd => return None,
+        EngineEventKind::WaitBegin | EngineEventKind::WaitEnd | EngineEventKind::Injected { .. } => {
+            return None;
+        }
     })
 }
 
@@ -253,7 +268,7 @@ mod tests {
         let timeline = Timeline::new(&evidence, std::iter::empty());
         assert_eq!(timeline.whole.writes.len(), BINS.0);
         assert_eq!(timeline.whole.writes.iter().sum::<u64>(), 500_000);
-        assert!(timeline.marks.len() < 4 * MAX_MARKS);
+        assert!(timeline.marks.len() < 5 * MAX_MARKS);
         assert_eq!(timeline.marks_left_out, 10_000 - MAX_MARKS);
     }
 }

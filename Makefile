@@ -40,6 +40,7 @@ demo: build images ## set up, then run the scenarios: five live updates, each wi
 
 test: build images ## set up, then run every test
 	images/check
+	images/setup test
 	images/build 7.3.4+kaslr >/dev/null
 	cargo test --workspace --no-fail-fast $(CARGO_FLAGS)
 

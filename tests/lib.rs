@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+pub mod chromium;
 pub mod image;
 pub mod on_kvm;
 

@@ -80,6 +80,11 @@ fn last_lines(judged: &Judged) -> Vec<&str> {
     lines
 }
 
+/// Whether a write is one of the device's that was made, be it as the device meant it or as an injection changed it.
+fn by_device(evidence: &Evidence, write: &Entry) -> bool {
+    write.was_made() && injected(&evidence.ledger, write).is_none_or(|made| made.of.is_some())
+}
+
 /// A phase with the device's writes in it, their number and their bytes.
 struct PhaseLine<'a> {
     record: &'a harness::evidence::PhaseRecord,
@@ -91,10 +96,9 @@ struct PhaseLine<'a> {
 fn phase_lines(evidence: &Evidence) -> Vec<PhaseLine<'_>> {
     let line = |record: &'_ harness::evidence::PhaseRecord| {
         let ours = |write: &&Entry| {
-            let by_device = injected(&evidence.ledger, write).is_none_or(|made| made.of.is_some());
             let here =
                 u32::from(write.stamp.generation) == record.generation && write.stamp.phase == record.phase;
-            here && by_device && write.was_made()
+            here && by_device(evidence, write)
         };
         let (writes, bytes) = evidence
             .ledger

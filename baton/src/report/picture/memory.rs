@@ -1,5 +1,6 @@
 //! Which guest memory was whose: lanes of page extents over the same addresses.
 
+use crate::report::by_device;
 use harness::blob::decode;
 use harness::evidence::{Evidence, ObjectEvidence, ObjectKind, PAGE, frames_of};
 use harness::oracle::Finding;
@@ -80,7 +81,10 @@ impl MemoryMap {
     pub fn new<'a>(evidence: &Evidence, findings: impl Iterator<Item = &'a Finding>) -> Self {
         let mut lanes: Vec<Lane> = objects(evidence);
         lanes.extend(handed(evidence));
-        let written = evidence.ledger.entries.iter().flat_map(frames_of);
+        let writes = evidence.ledger.entries.iter();
+        let written = writes
+            .filter(|write| by_device(evidence, write))
+            .flat_map(frames_of);
         lanes.push(lane(
             LaneKind::DeviceWrites,
             "the device wrote".into(),

@@ -1,5 +1,6 @@
 //! When things happened: phases, kexecs, blackouts, device writes, engine events, findings.
 
+use crate::report::by_device;
 use harness::evidence::{Evidence, Phase};
 use harness::oracle::{Finding, Writer};
 use std::ops::Range;
@@ -114,7 +115,7 @@ fn view(evidence: &Evidence, from_ns: u64, to_ns: u64, bins: usize) -> View {
     let mut writes = vec![0; bins];
     let length = u128::from(to_ns.saturating_sub(from_ns).max(1));
     for entry in &evidence.ledger.entries {
-        if (from_ns..to_ns).contains(&entry.time) {
+        if (from_ns..to_ns).contains(&entry.time) && by_device(evidence, entry) {
             let bin = u128::from(entry.time - from_ns) * bins as u128 / length;
             if let Some(count) = usize::try_from(bin).ok().and_then(|bin| writes.get_mut(bin)) {
                 *count += 1;

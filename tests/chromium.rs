@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-/// Its names: the package with nothing but this, and the whole browser.
-const NAMES: [&str; 2] = ["chromium-headless-shell", "chromium"];
+/// Debian's package with nothing but this. The whole browser makes no window narrower than 500 pixels.
+const NAME: &str = "chromium-headless-shell";
 
 /// Arguments of every call. Without its sandbox, because that does not work as root and in most containers; it shows
 /// nothing but files that the tests wrote. It says on standard error what pages write to their console, and asks
@@ -28,11 +28,9 @@ pub const DARK: &str = "--blink-settings=preferredColorScheme=0";
 #[must_use]
 pub fn program(test: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let places = NAMES
-        .iter()
-        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    let found = places.into_iter().find(|place| place.is_file());
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join(NAME))
+        .find(|place| place.is_file());
     if found.is_none() {
         assert!(std::env::var_os("CI").is_none(), "{test} needs Chromium");
         crate::skipped(&format!("{test}: needs Chromium (run `images/setup test`)"));

@@ -320,7 +320,8 @@ fn place(generation: u32, phase: Phase) -> String {
 }
 
 /// A text with `N` for each number: addresses, process identities and times differ from run to run.
-pub(crate) fn without_numbers(text: &str) -> String {
+#[must_use]
+pub fn without_numbers(text: &str) -> String {
     let mut out = String::new();
     let mut word = String::new();
     for c in text.chars().chain([' ']) {

@@ -11,10 +11,40 @@ use std::collections::BTreeMap;
 /// Most groups that are kept apart; failures of further signatures are counted together.
 const MAX_GROUPS: usize = 1000;
 
+/// Most cells of a [`Table`]; results of further ones are counted together.
+const MAX_TABLE: usize = 10_000;
+
+/// How many results have each status.
+pub type Counts = BTreeMap<Status, u64>;
+
+/// Results by the name of a row and by kernels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Counts by row and kernels, such as `("small", "7.3.4 -> 7.2.12")`.
+    pub cells: BTreeMap<(String, String), Counts>,
+    /// Results that are in no cell, because there are too many.
+    pub left_out: u64,
+}
+
+impl Table {
+    fn add(&mut self, row: &str, kernels: &str, status: Status) {
+        let place = (row.to_owned(), kernels.to_owned());
+        if self.cells.len() >= MAX_TABLE && !self.cells.contains_key(&place) {
+            self.left_out += 1;
+            return;
+        }
+        *self.cells.entry(place).or_default().entry(status).or_default() += 1;
+    }
+}
+
 /// Counts, and failures by signature.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
-    counts: BTreeMap<Status, u64>,
+    counts: Counts,
+    /// Results by scenario and kernels.
+    pub by_scenario: Table,
+    /// Results by variant and kernels; the variant of a scenario as it is has no name.
+    pub by_variant: Table,
     groups: BTreeMap<Signature, Group>,
     /// Failures that are in no group, because there are too many.
     pub ungrouped: u64,
@@ -130,6 +160,10 @@ impl Summary {
             let score = self.scores.entry(mutation.deed.clone()).or_default();
             score.add(result, mutation);
         }
+        let label = &result.label;
+        self.by_scenario
+            .add(&label.scenario, &label.kernels, result.status);
+        self.by_variant.add(&label.variant, &label.kernels, result.status);
         let Some(signature) = result.signature() else {
             return;
         };
@@ -257,6 +291,43 @@ mod tests {
         assert_eq!(score.by_rule[&RuleName::PreservedContent], 1);
         let gaps: Vec<&str> = score.gaps.iter().map(|gap| gap.label.scenario.as_str()).collect();
         assert_eq!(gaps, ["a", "b"]);
+    }
+
+    #[test]
+    fn results_are_counted_by_scenario_and_by_variant_with_each_pair_of_kernels() {
+        let mut summary = Summary::default();
+        for (scenario, kernels, variant, status) in [
+            ("a", "1 -> 1", "", Status::Pass),
+            ("a", "1 -> 1", "late", Status::Fail),
+            ("a", "1 -> 2", "late", Status::Pass),
+            ("b", "1 -> 1", "late", Status::Fail),
+        ] {
+            let mut result = failure(scenario, "x", 1, status);
+            (result.label.kernels, result.label.variant) = (kernels.into(), variant.into());
+            summary.add(&result);
+        }
+        let of = |table: &Table, row: &str, kernels: &str, status| {
+            let counts = table.cells.get(&(row.into(), kernels.into()));
+            counts.and_then(|counts| counts.get(&status)).copied()
+        };
+        let (scenarios, variants) = (&summary.by_scenario, &summary.by_variant);
+        assert_eq!((scenarios.cells.len(), variants.cells.len()), (3, 3));
+        assert_eq!(of(scenarios, "a", "1 -> 1", Status::Pass), Some(1));
+        assert_eq!(of(scenarios, "a", "1 -> 1", Status::Fail), Some(1));
+        assert_eq!(of(scenarios, "b", "1 -> 2", Status::Pass), None);
+        assert_eq!(of(variants, "late", "1 -> 1", Status::Fail), Some(2));
+        assert_eq!(of(variants, "", "1 -> 1", Status::Pass), Some(1));
+    }
+
+    #[test]
+    fn a_table_takes_bounded_memory() {
+        let mut table = Table::default();
+        for row in 0..MAX_TABLE + 3 {
+            table.add(&row.to_string(), "", Status::Pass);
+        }
+        table.add("0", "", Status::Fail);
+        assert_eq!((table.cells.len(), table.left_out), (MAX_TABLE, 3));
+        assert_eq!(table.cells[&("0".to_owned(), String::new())].len(), 2);
     }
 
     #[test]

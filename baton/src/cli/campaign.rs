@@ -1,11 +1,11 @@
 //! `baton campaign`: many runs, in worker processes, each result a line of a file.
 
-use super::outputs::{Outputs, ReportFiles, Said};
+use super::outputs::{Outputs, ReportFiles, Said, write_all};
 use super::run::keep;
 use super::{Exit, complain, exit_of};
 use crate::report::{
-    CampaignReport, CountProgress, MinimalPlace, Places, ScenarioReport, campaign_text, run_line, text,
-    write_json,
+    CampaignReport, CountProgress, MinimalPlace, Places, ScenarioReport, campaign_text, html, run_line, text,
+    write_json, write_text,
 };
 use campaign::drive::{DriveError, Ended, Settings, drive};
 use campaign::file;
@@ -79,9 +79,19 @@ struct CampaignRunArgs {
     /// Host time in seconds that a cell may take before its worker is killed.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     cell_timeout: u64,
+    #[command(flatten)]
+    files: CampaignFiles,
+}
+
+/// The files that a campaign's report is written to.
+#[derive(Debug, Args)]
+struct CampaignFiles {
     /// Write a JSON report; - is standard output, and all else goes to standard error then.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a report to read in a browser: one file that fetches nothing; - as for --json.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -122,9 +132,8 @@ struct MergeArgs {
     /// Directory that gets all results.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Write a JSON report; - is standard output, and all else goes to standard error then.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    files: CampaignFiles,
 }
 
 /// Runs the subcommand.
@@ -168,10 +177,11 @@ impl From<DriveError> for Failed {
     }
 }
 
-/// What a campaign writes: its report, and a directory.
-fn outputs<'a>(json: Option<&'a PathBuf>, out: Option<&'a PathBuf>) -> Outputs<'a> {
+/// What a campaign writes: its reports, and a directory.
+fn outputs<'a>(files: &'a CampaignFiles, out: Option<&'a PathBuf>) -> Outputs<'a> {
+    let reports = [&files.json, &files.html].into_iter().flatten();
     Outputs {
-        reports: json.map(PathBuf::as_path).into_iter().collect(),
+        reports: reports.map(PathBuf::as_path).collect(),
         out: out.map(PathBuf::as_path),
         snapshots: Vec::new(),
     }
@@ -218,11 +228,11 @@ fn again(args: &CellArgs) -> Result<Exit, Failed> {
 }
 
 fn together(args: &MergeArgs) -> Result<Exit, Failed> {
-    let outputs = outputs(args.json.as_ref(), args.out.as_ref());
+    let outputs = outputs(&args.files, args.out.as_ref());
     outputs.check().map_err(Failed::usage)?;
     let merged = merge(&args.directories, args.out.as_deref())?;
     let report = CampaignReport::new(&merged.header, &merged.summary, &merged.missing);
-    say(&report, args.json.as_ref(), outputs.said(), &Places::default())?;
+    say(&report, &args.files, outputs.said(), &Places::default())?;
     Ok(status(&merged.summary, merged.missing.len()))
 }
 
@@ -239,7 +249,7 @@ fn run(path: &Path, args: &CampaignRunArgs) -> Result<Exit, Failed> {
         .out
         .clone()
         .unwrap_or_else(|| PathBuf::from(format!("{}.campaign", plan.name)));
-    let outputs = outputs(args.json.as_ref(), Some(&directory));
+    let outputs = outputs(&args.files, Some(&directory));
     outputs.check().map_err(Failed::usage)?;
     let (mut summary, mut met) = (Summary::default(), BTreeSet::new());
     let mut store = Store::open(&directory, &plan, args.partition, &mut |result| {
@@ -287,7 +297,7 @@ fn run(path: &Path, args: &CampaignRunArgs) -> Result<Exit, Failed> {
     let unequal = keep_evidence(&plan, &summary, &directory, args.keep, &mut places)?;
     let header = campaign::store::read_header(&directory)?;
     let report = CampaignReport::new(&header, &summary, &[]);
-    say(&report, args.json.as_ref(), outputs.said(), &places)?;
+    say(&report, &args.files, outputs.said(), &places)?;
     match unequal {
         Some(cell) => Err(Failed::run(format!(
             "cell {cell} gave another result when it was run again; results cannot be trusted"
@@ -373,13 +383,15 @@ fn minimise_groups(
     Ok(())
 }
 
-fn say(report: &CampaignReport, json: Option<&PathBuf>, said: Said, places: &Places) -> Result<(), Failed> {
+fn say(report: &CampaignReport, files: &CampaignFiles, said: Said, places: &Places) -> Result<(), Failed> {
     said.line(&campaign_text(report, places));
-    match json {
-        Some(path) => write_json(report, path)
-            .map_err(|error| Failed::run(format!("{}: cannot be written: {error}", path.display()))),
-        None => Ok(()),
-    }
+    let written = write_all(&[
+        (&files.json, &|path| write_json(report, path)),
+        (&files.html, &|path| {
+            write_text(&html::campaign(report, places), path)
+        }),
+    ]);
+    written.map_err(|_| Failed::run("a report was not written"))
 }
 
 /// Exit status: that of the worst cell; a cell without a result counts as one that could not be run.

@@ -35,27 +35,35 @@ impl ReportFiles {
             .map(PathBuf::as_path)
     }
 
-    /// Writes the reports. Says which cannot be written, and goes on with the others.
+    /// Writes the reports.
     pub fn write(&self, scenarios: Vec<ScenarioReport>) -> Result<(), Exit> {
         let report = Report::new(scenarios);
-        let write = |path: &Option<PathBuf>, write: &dyn Fn(&Path) -> Result<(), Error>| match path {
-            Some(path) => write(path).map_err(|error| {
-                complain(unwritable(path, &error));
-                Exit::Failed
-            }),
-            None => Ok(()),
-        };
-        let written = [
-            write(&self.json, &|path| write_json(&report, path)),
-            write(&self.junit, &|path| {
+        write_all(&[
+            (&self.json, &|path| write_json(&report, path)),
+            (&self.junit, &|path| {
                 let text = junit(&report).map_err(|error| Error::other(error.to_string()))?;
                 write_text(&text, path)
             }),
-            write(&self.ktap, &|path| write_text(&ktap(&report), path)),
-            write(&self.html, &|path| write_text(&html::html(&report), path)),
-        ];
-        written.into_iter().collect()
+            (&self.ktap, &|path| write_text(&ktap(&report), path)),
+            (&self.html, &|path| write_text(&html::runs(&report), path)),
+        ])
     }
+}
+
+/// A file that may be asked for, and what writes it.
+pub(super) type Written<'a> = (&'a Option<PathBuf>, &'a dyn Fn(&Path) -> Result<(), Error>);
+
+/// Writes the files that are asked for. Says which cannot be written, and goes on with the others.
+pub(super) fn write_all(files: &[Written<'_>]) -> Result<(), Exit> {
+    let write = |(path, write): &Written<'_>| match path {
+        Some(path) => write(path).map_err(|error| {
+            complain(unwritable(path, &error));
+            Exit::Failed
+        }),
+        None => Ok(()),
+    };
+    let written: Vec<Result<(), Exit>> = files.iter().map(write).collect();
+    written.into_iter().collect()
 }
 
 /// What the command line asks to be written.

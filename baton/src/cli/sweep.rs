@@ -1,7 +1,8 @@
 //! `baton sweep`: one kind of fault at every place.
 
+use super::outputs::{Outputs, Said, write_all};
 use super::{Exit, complain};
-use crate::report::CountProgress;
+use crate::report::{CountProgress, SweepReport, html, write_text};
 use campaign::json_lines::{self, Appender, LinesError};
 use campaign::sweep::{CaseError, Class, Line, Only, Sweep, left, read, table};
 use clap::{Args, Subcommand};
@@ -48,6 +49,10 @@ struct BlobArgs {
     /// Print the results as lines of JSON, each when it is there; the table goes to standard error then.
     #[arg(long)]
     json: bool,
+    /// Write a report to read in a browser: one file that fetches nothing; - is standard output, and the table goes to
+    /// standard error then.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Append results to DIR/results.jsonl, leave out the cases that are in it already, and keep the evidence of
     /// interesting cases in a folder each.
     #[arg(long, value_name = "DIR")]
@@ -68,6 +73,19 @@ fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
         complain(error);
         Exit::Failed
     };
+    let outputs = Outputs {
+        reports: args.html.iter().map(PathBuf::as_path).collect(),
+        out: args.out.as_deref(),
+        snapshots: Vec::new(),
+    };
+    let usage = |error: &dyn std::fmt::Display| {
+        complain(error);
+        Exit::Usage
+    };
+    outputs.check().map_err(|error| usage(&error))?;
+    if args.json && outputs.said() == Said::Error {
+        return Err(usage(&"--json and --html - are both standard output"));
+    }
     let agent = harness::agent::load().map_err(|error| failed(&error))?;
     let kernels: Vec<Option<&String>> = match &args.kernel[..] {
         [] => vec![None],
@@ -112,11 +130,14 @@ fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     lines.extend(state.lines);
     let text = format!("{}{}", table(&lines), interesting(&lines));
-    if args.json {
+    if args.json || outputs.said() == Said::Error {
         eprint!("{text}");
     } else {
         super::print(&text)?;
     }
+    write_all(&[(&args.html, &|path| {
+        write_text(&html::sweep(&SweepReport::new(&lines)), path)
+    })])?;
     Ok(if state.failed { Exit::Failed } else { Exit::Met })
 }
 

@@ -3,7 +3,7 @@
 use campaign::plan::{CellId, Label};
 use campaign::result::{Signature, Status};
 use campaign::store::Header;
-use campaign::summary::{Group, Score, Summary};
+use campaign::summary::{Counts, Group, Score, Summary, Table};
 use serde::Serialize;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -23,40 +23,64 @@ pub struct CampaignReport {
     /// `"baton-campaign-report"`.
     schema: &'static str,
     version: u32,
-    baton: String,
-    name: String,
-    plan: CellId,
-    partition: String,
-    cells: u64,
-    done: u64,
-    pass: u64,
-    fail: u64,
-    error: u64,
-    died: u64,
-    guest_instructions: u64,
+    pub(super) baton: String,
+    pub(super) name: String,
+    pub(super) plan: CellId,
+    pub(super) partition: String,
+    pub(super) cells: u64,
+    pub(super) done: u64,
+    pub(super) pass: u64,
+    pub(super) fail: u64,
+    pub(super) error: u64,
+    pub(super) died: u64,
+    pub(super) guest_instructions: u64,
     /// Host time of all cells together, in seconds.
-    cell_seconds: f64,
-    groups: Vec<GroupReport>,
+    pub(super) cell_seconds: f64,
+    /// Results by scenario and kernels.
+    #[serde(serialize_with = "listed")]
+    pub(super) by_scenario: Table,
+    /// Results by variant and kernels.
+    #[serde(serialize_with = "listed")]
+    pub(super) by_variant: Table,
+    pub(super) groups: Vec<GroupReport>,
     /// Failures in no group, because there are too many groups.
-    ungrouped: u64,
-    missing: Vec<Missing>,
+    pub(super) ungrouped: u64,
+    pub(super) missing: Vec<Missing>,
     /// What came of injections, by deed.
-    injections: BTreeMap<String, Score>,
+    pub(super) injections: BTreeMap<String, Score>,
 }
 
 #[derive(Debug, Serialize)]
-struct GroupReport {
+pub(super) struct GroupReport {
     #[serde(flatten)]
-    signature: Signature,
+    pub(super) signature: Signature,
     #[serde(flatten)]
-    group: Group,
+    pub(super) group: Group,
 }
 
 #[derive(Debug, Serialize)]
-struct Missing {
-    cell: CellId,
+pub(super) struct Missing {
+    pub(super) cell: CellId,
     #[serde(flatten)]
-    label: Label,
+    pub(super) label: Label,
+}
+
+/// A cell of a table in the JSON report.
+#[derive(Debug, Serialize)]
+struct Tabled<'a> {
+    name: &'a str,
+    kernels: &'a str,
+    counts: &'a Counts,
+}
+
+/// A table as a list of its cells. What it leaves out is the difference between their counts and `done`.
+fn listed<S: serde::Serializer>(table: &Table, serializer: S) -> Result<S::Ok, S::Error> {
+    let cells = table.cells.iter();
+    serializer.collect_seq(cells.map(|((name, kernels), counts)| Tabled {
+        name,
+        kernels,
+        counts,
+    }))
 }
 
 /// Where things of a campaign are, for its report as text.
@@ -107,6 +131,8 @@ impl CampaignReport {
             died: summary.count(Status::Died),
             guest_instructions: summary.instructions,
             cell_seconds,
+            by_scenario: summary.by_scenario.clone(),
+            by_variant: summary.by_variant.clone(),
             groups: summary.ranked().into_iter().map(group).collect(),
             ungrouped: summary.ungrouped,
             missing: missing.iter().map(absent).collect(),
@@ -217,7 +243,7 @@ fn tell_scores(out: &mut String, report: &CampaignReport, places: &Places) -> st
 }
 
 /// The command that runs a cell again.
-fn cell_line(places: &Places, cell: CellId) -> Option<String> {
+pub(super) fn cell_line(places: &Places, cell: CellId) -> Option<String> {
     let file = places.campaign.as_ref()?;
     let file = super::quoted(&file.display().to_string());
     Some(format!("baton campaign cell {file} {cell}"))
@@ -251,13 +277,14 @@ fn tell_group(out: &mut String, report: &GroupReport, places: &Places) -> std::f
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use campaign::mutation::{Fate, Mutation};
     use campaign::result::CellResult;
     use harness::oracle::RuleName;
 
-    fn summary() -> Summary {
+    /// Two failures of one group.
+    pub(in crate::report) fn summary() -> Summary {
         let mut summary = Summary::default();
         for (variant, reason) in [("a", "kernel 1 not found"), ("b", "kernel 2 not found")] {
             let label = Label {
@@ -291,7 +318,8 @@ mod tests {
         summary
     }
 
-    fn header() -> Header {
+    /// The header of a campaign of three cells.
+    pub(in crate::report) fn header() -> Header {
         Header {
             schema: String::new(),
             version: 1,
@@ -359,6 +387,8 @@ mod tests {
             &value["injections"]["dma.drop"],
             &value["injections"]["dma.drop"]["gaps"][0],
             &group["smallest"]["mutations"][0],
+            &value["by_scenario"][0],
+            &value["by_variant"][0],
         ] {
             for key in object.as_object().unwrap().keys() {
                 assert!(

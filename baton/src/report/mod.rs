@@ -15,6 +15,7 @@ mod picture;
 mod progress;
 #[cfg(test)]
 mod samples;
+mod sweep;
 mod text;
 
 pub use campaign::{CampaignReport, MinimalPlace, Places, campaign_text};
@@ -25,6 +26,7 @@ pub use json::{Report, ScenarioReport, VERSION, write_json};
 pub use junit::junit;
 pub use ktap::ktap;
 pub use progress::Progress;
+pub use sweep::SweepReport;
 pub use text::text;
 
 use harness::evidence::{Evidence, OutcomeKind, injected};
@@ -41,9 +43,18 @@ const MAX_LINE: usize = 200;
 
 /// A line of text of the guest without characters that a terminal would obey, and without line breaks.
 fn printable(line: &str) -> String {
+    printable_to(line, MAX_LINE)
+}
+
+/// Likewise, with at most so many characters. A text that is longer ends in three dots.
+fn printable_to(line: &str, most: usize) -> String {
     let obeyed = |c: char| c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}');
     let plain = |c: char| if obeyed(c) { '\u{fffd}' } else { c };
-    line.chars().take(MAX_LINE).map(plain).collect()
+    let mut shown: String = line.chars().take(most).map(plain).collect();
+    if line.chars().nth(most).is_some() {
+        shown.push_str("...");
+    }
+    shown
 }
 
 /// Splits findings into runs on adjacent pages with the same owner and the same kind of last writer.

@@ -80,6 +80,30 @@ impl Class {
         }
     }
 
+    /// What it says of the kernel, in half a sentence.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Refused => "the kernel refuses the whole handover and boots as without one",
+            Self::RefusedInPart => {
+                "a part is refused with an error or a line on the console, and all else works"
+            }
+            Self::SessionLost => "user space gets an error, and no memfd is retrieved",
+            Self::NoEffect => "nothing differs from the unchanged run",
+            Self::Leak => "all is said to work, and preserved memory is not given back",
+            Self::PartialAsWhole => {
+                "a retrieval succeeds, and the file has other content than the preserved memory"
+            }
+            Self::SilentLoss => "a retrieval succeeds, and preserved memory was overwritten or given away",
+            Self::Warning => "the kernel complains of itself and goes on",
+            Self::Oops => "kernel code faults or comes to a BUG, and its task is killed",
+            Self::AgentStuck => "a step after the retrieval fails, or the agent dies",
+            Self::Panic => "the kernel panics, or faults before it can handle faults",
+            Self::Hang => "the kernel makes no progress",
+            Self::Reset => "triple fault, or a reset that nobody asked for",
+            Self::NotJudged => "the machine itself failed: says nothing of the kernel",
+        }
+    }
+
     /// Whether a kernel should rather not do that.
     pub fn is_interesting(self) -> bool {
         !matches!(

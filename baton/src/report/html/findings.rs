@@ -14,12 +14,7 @@ const SHOWN: (usize, usize) = (24, 2);
 pub(super) fn section(scenario: &ScenarioReport, id: &str) -> Markup {
     let violated: Vec<&Rule> = scenario.rules.iter().filter(|rule| rule.findings > 0).collect();
     html! {
-        @if !violated.is_empty() {
-            section aria-labelledby={ (id) "-findings" } {
-                h3 id={ (id) "-findings" } { "Findings" }
-                @for rule in violated { (of_rule(rule, scenario, id)) }
-            }
-        }
+        @for rule in violated { (of_rule(rule, scenario, id)) }
     }
 }
 

@@ -18,20 +18,17 @@ pub(super) fn section(scenario: &ScenarioReport, id: &str) -> Markup {
     }
     let near = around_findings(map);
     html! {
-        section aria-labelledby={ (id) "-memory" } {
-            h3 id={ (id) "-memory" } { "Guest memory" }
-            figure.figure {
-                figcaption { "All " (size(scenario.picture.ram_bytes)) " of RAM, from low to high addresses" }
-                (drawing(map, &map.ram))
-            }
-            @if let Some(window) = near {
-                figure.figure {
-                    figcaption { "Around the findings" }
-                    (drawing(map, &window))
-                }
-            }
-            (table(map, id))
+        figure.figure {
+            figcaption { "All " (size(scenario.picture.ram_bytes)) " of RAM, from low to high addresses" }
+            (drawing(map, &map.ram))
         }
+        @if let Some(window) = near {
+            figure.figure {
+                figcaption { "Around the findings" }
+                (drawing(map, &window))
+            }
+        }
+        (table(map, id))
     }
 }
 

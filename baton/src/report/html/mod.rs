@@ -1,15 +1,20 @@
-//! The report as one HTML file that fetches nothing: style sheet and drawings are inside, and there is no script.
+//! Reports as one HTML file that fetches nothing: style sheet and drawings are inside, and there is no script.
 //!
 //! Templates are compile-time ones of `maud`, which escapes every value, so text of guests cannot become markup.
 
 mod axis;
+mod campaign;
 mod findings;
-pub mod matrix;
+mod matrix;
 mod memory;
 mod overview;
 mod scenario;
+mod sweep;
 mod timeline;
 mod words;
+
+pub use campaign::campaign;
+pub use sweep::sweep;
 
 use super::json::{Report, ScenarioReport};
 use harness::verdict::Verdict;
@@ -20,8 +25,8 @@ const STYLE: &str = include_str!("style.css");
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'";
 
-/// The report as a page.
-pub fn html(report: &Report) -> String {
+/// The page on runs of scenarios.
+pub fn runs(report: &Report) -> String {
     let scenarios = &report.scenarios;
     let id = |number: usize| format!("s{}", number + 1);
     let title = match &scenarios[..] {
@@ -55,7 +60,7 @@ fn folded(one: &ScenarioReport, id: &str) -> Markup {
 }
 
 /// A page with this title, heading and body, in the style of all reports.
-pub fn page(title: &str, heading: &str, body: &Markup) -> String {
+fn page(title: &str, heading: &str, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -74,7 +79,16 @@ pub fn page(title: &str, heading: &str, body: &Markup) -> String {
             }
         }
     };
-    page.into_string()
+    page.into_string().chars().map(shown).collect()
+}
+
+/// The character, if a page may have it. No text of ours has others, so they are a guest's: control characters, which
+/// HTML forbids, and those that change the order in which text is shown, which could make it read as something else.
+fn shown(c: char) -> char {
+    let control = c.is_control() && c != '\n' && c != '\t';
+    let reorders =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}');
+    if control || reorders { '\u{fffd}' } else { c }
 }
 
 #[cfg(test)]

@@ -15,16 +15,33 @@ const FIRINGS: usize = 3;
 
 /// The whole scenario. `id` begins all identities in it.
 pub(super) fn scenario(scenario: &ScenarioReport, id: &str) -> Markup {
+    let all = [
+        ("rules", "Rules", rules(scenario, id)),
+        ("injections", "Injections", injections(scenario, id)),
+        ("findings", "Findings", findings::section(scenario, id)),
+        ("time", "Timeline", timeline::section(scenario, id)),
+        ("memory", "Guest memory", memory::section(scenario, id)),
+        ("console", "Console", consoles(scenario)),
+        ("kernels", "Kernels and hashes", kernels(scenario)),
+    ];
+    let sections: Vec<_> = all
+        .into_iter()
+        .filter(|(_, _, body)| !body.0.is_empty())
+        .collect();
     html! {
         (verdict(scenario))
         (facts(scenario))
-        (rules(scenario, id))
-        (injections(scenario, id))
-        (findings::section(scenario, id))
-        (timeline::section(scenario, id))
-        (memory::section(scenario, id))
-        (consoles(scenario, id))
-        (kernels(scenario, id))
+        @if !sections.is_empty() {
+            nav.contents aria-label={ "Contents of " (scenario.name()) } {
+                ul { @for (key, title, _) in &sections { li { a href={ "#" (id) "-" (key) } { (title) } } } }
+            }
+        }
+        @for (key, title, body) in &sections {
+            section aria-labelledby={ (id) "-" (key) } {
+                h3 id={ (id) "-" (key) } { (title) }
+                (body)
+            }
+        }
     }
 }
 
@@ -89,16 +106,13 @@ fn facts(scenario: &ScenarioReport) -> Markup {
 fn rules(scenario: &ScenarioReport, id: &str) -> Markup {
     html! {
         @if !scenario.rules.is_empty() {
-            section aria-labelledby={ (id) "-rules" } {
-                h3 id={ (id) "-rules" } { "Rules" }
-                table.rules {
-                    thead { tr {
-                        th scope="col" { "result" }
-                        th scope="col" { "rule" }
-                        th.num scope="col" { "looked at" }
-                    } }
-                    tbody { @for rule in &scenario.rules { (one_rule(rule, id)) } }
-                }
+            table.rules {
+                thead { tr {
+                    th scope="col" { "result" }
+                    th scope="col" { "rule" }
+                    th scope="col" { "looked at" }
+                } }
+                tbody { @for rule in &scenario.rules { (one_rule(rule, id)) } }
             }
         }
     }
@@ -119,10 +133,12 @@ fn one_rule(rule: &Rule, id: &str) -> Markup {
             th scope="row" {
                 @if rule.findings > 0 { a href={ "#" (id) "-" (rule.name) } { (rule.name) } } @else { (rule.name) }
                 @if let Some(story) = story(&rule.name) { br; span.note { (story) } }
-                @for blind in &rule.blind { br; span.note { "Not seen: " (blind) } }
-                @if !rule.note.is_empty() { br; span.note { (rule.note) } }
             }
-            td.num { (count(rule.looked_at)) br; span.note { (rule.unit) } }
+            td {
+                (count(rule.looked_at)) "\u{a0}" (rule.unit)
+                @if !rule.note.is_empty() { br; span.note { (rule.note) } }
+                @for blind in &rule.blind { br; span.note { "Not seen: " (blind) } }
+            }
         }
     }
 }
@@ -130,19 +146,16 @@ fn one_rule(rule: &Rule, id: &str) -> Markup {
 fn injections(scenario: &ScenarioReport, id: &str) -> Markup {
     html! {
         @if !scenario.injections.is_empty() {
-            section aria-labelledby={ (id) "-injections" } {
-                h3 id={ (id) "-injections" } { "Injections" }
-                div.scroll tabindex="0" role="region" aria-labelledby={ (id) "-injections" } {
-                    table {
-                        thead { tr {
-                            th.num scope="col" { "no." }
-                            th scope="col" { "injection" }
-                            th scope="col" { "armed" }
-                            th scope="col" { "fired" }
-                            th scope="col" { "first consequence" }
-                        } }
-                        tbody { @for injection in &scenario.injections { (one_injection(injection)) } }
-                    }
+            div.scroll tabindex="0" role="region" aria-labelledby={ (id) "-injections" } {
+                table {
+                    thead { tr {
+                        th.num scope="col" { "no." }
+                        th scope="col" { "injection" }
+                        th scope="col" { "armed" }
+                        th scope="col" { "fired" }
+                        th scope="col" { "first consequence" }
+                    } }
+                    tbody { @for injection in &scenario.injections { (one_injection(injection)) } }
                 }
             }
         }
@@ -187,21 +200,18 @@ pub(super) fn result(rule: &Rule) -> (Tone, String) {
     (tone, said)
 }
 
-fn consoles(scenario: &ScenarioReport, id: &str) -> Markup {
+fn consoles(scenario: &ScenarioReport) -> Markup {
     let parts = &scenario.picture.console;
     html! {
         @if !parts.is_empty() {
-            section aria-labelledby={ (id) "-console" } {
-                h3 id={ (id) "-console" } { "Console" }
-                p.note { "On the left guest time in ms, where the trace tells it. What the handover's subsystems say is bold." }
-                @for part in parts {
-                    details {
-                        summary {
-                            (part.phase.name()) " of generation " (part.generation) ", "
-                            (number((part.head.len() + part.left_out + part.tail.len()) as u64, "line", "lines"))
-                        }
-                        (excerpt(part))
+            p.note { "On the left guest time in ms, where the trace tells it. What the handover's subsystems say is bold." }
+            @for part in parts {
+                details {
+                    summary {
+                        (part.phase.name()) " of generation " (part.generation) ", "
+                        (number((part.head.len() + part.left_out + part.tail.len()) as u64, "line", "lines"))
                     }
+                    (excerpt(part))
                 }
             }
         }
@@ -221,32 +231,29 @@ fn excerpt(part: &Excerpt) -> Markup {
     }
 }
 
-fn kernels(scenario: &ScenarioReport, id: &str) -> Markup {
+fn kernels(scenario: &ScenarioReport) -> Markup {
     html! {
         @if !scenario.kernels.is_empty() {
-            section aria-labelledby={ (id) "-kernels" } {
-                h3 id={ (id) "-kernels" } { "Kernels and hashes" }
-                @for kernel in &scenario.kernels {
-                    h4 { "Generation " (kernel.generation) ": Linux " (kernel.release) }
-                    dl.pairs {
-                        dt { "command line" }
-                        dd { code { (kernel.command_line) } }
-                        dt { "image" }
-                        dd { code { (kernel.image) } ", XXH3 " code { (kernel.image_hash) } }
-                        @if let Some(build) = &kernel.build_id { dt { "build id" } dd { code { (build) } } }
-                        @if let Some(processors) = kernel.processors { dt { "processors" } dd { (processors) } }
-                        @if let Some(refused) = &kernel.symbols_refused { dt { "symbols" } dd { (refused) } }
-                    }
-                }
-                h4 { "The run" }
+            @for kernel in &scenario.kernels {
+                h4 { "Generation " (kernel.generation) ": Linux " (kernel.release) }
                 dl.pairs {
-                    dt { "scenario" }
-                    dd { code { (scenario.scenario_file) } }
-                    dt { "final state" }
-                    dd { code { (scenario.state_hash) } }
-                    dt { "device writes" }
-                    dd { code { (scenario.ledger_digest) } }
+                    dt { "command line" }
+                    dd { code { (kernel.command_line) } }
+                    dt { "image" }
+                    dd { code { (kernel.image) } ", XXH3 " code { (kernel.image_hash) } }
+                    @if let Some(build) = &kernel.build_id { dt { "build id" } dd { code { (build) } } }
+                    @if let Some(processors) = kernel.processors { dt { "processors" } dd { (processors) } }
+                    @if let Some(refused) = &kernel.symbols_refused { dt { "symbols" } dd { (refused) } }
                 }
+            }
+            h4 { "The run" }
+            dl.pairs {
+                dt { "scenario" }
+                dd { code { (scenario.scenario_file) } }
+                dt { "final state" }
+                dd { code { (scenario.state_hash) } }
+                dt { "device writes" }
+                dd { code { (scenario.ledger_digest) } }
             }
         }
     }

@@ -1,5 +1,9 @@
 use super::*;
+use crate::report::campaign::tests::{header, summary};
 use crate::report::samples::{report, variety};
+use crate::report::sweep::tests::line;
+use crate::report::{CampaignReport, Places, SweepReport};
+use ::campaign::sweep::{Class, Line};
 use harness::testing;
 use std::collections::BTreeSet;
 
@@ -62,11 +66,30 @@ fn elements(page: &str) -> Vec<Tag> {
     tags
 }
 
+/// The page on a sweep with two kernels and a case of each class.
+fn swept() -> String {
+    let line = |kernel, class: Class| {
+        let path = format!("luo/session[{}]/count", class.name());
+        line(kernel, &path, "ones", class, "what was seen")
+    };
+    let mut lines: Vec<_> = Class::ALL.into_iter().map(|class| line("7.3.4", class)).collect();
+    lines.push(Line {
+        class: Class::Panic,
+        ..line("7.2.12", Class::Refused)
+    });
+    sweep(&SweepReport::new(&lines))
+}
+
 fn pages() -> Vec<String> {
-    let one = |scenario| html(&Report::new(vec![scenario]));
+    let one = |scenario| runs(&Report::new(vec![scenario]));
     let mut pages: Vec<String> = variety().into_iter().map(one).collect();
-    pages.push(html(&Report::new(variety())));
-    pages.push(html(&Report::new(Vec::new())));
+    pages.push(runs(&Report::new(variety())));
+    pages.push(runs(&Report::new(Vec::new())));
+    pages.push(swept());
+    pages.push(campaign(
+        &CampaignReport::new(&header(), &summary(), &[]),
+        &Places::default(),
+    ));
     pages
 }
 
@@ -163,10 +186,14 @@ fn text_of_the_guest_stays_text() {
     evidence.objects[0].name = evil.into();
     evidence.retrievals[0].what = evil.into();
     evidence.state_hash = evil.into();
-    let page = html(&Report::new(vec![report(evidence)]));
+    let page = runs(&Report::new(vec![report(evidence)]));
     let tags = elements(&page);
     assert!(tags.iter().all(|tag| tag.name != "script" && tag.name != "img"));
     assert!(page.matches("&lt;script src=&quot;").count() > 5);
+    assert!(
+        !page.contains('\u{202e}') && page.contains('\u{fffd}'),
+        "text is shown in another order"
+    );
     // Escaped once, not twice and not never.
     assert!(page.contains("&amp;amp;") && !page.contains("&amp;amp;amp;"));
 }
@@ -178,7 +205,7 @@ fn the_verdict_and_its_cause_come_before_all_else() {
     evidence.outcome.generation = 0;
     let hello = evidence.kernels[0].hello.as_mut().unwrap();
     (hello.liveupdate, hello.release) = (false, "6.17.8".into());
-    let page = html(&Report::new(vec![report(evidence)]));
+    let page = runs(&Report::new(vec![report(evidence)]));
     let main = page.split_once("<main>").unwrap().1;
     let places = [
         "ERROR",
@@ -215,7 +242,7 @@ fn a_large_run_has_a_small_page() {
         .collect();
     let scenario = report(evidence);
     assert!(scenario.findings.len() > 64, "{}", scenario.findings.len());
-    let page = html(&Report::new(vec![scenario]));
+    let page = runs(&Report::new(vec![scenario]));
     assert!(page.len() < 1_000_000, "{} bytes", page.len());
 }
 
@@ -272,6 +299,9 @@ fn both_schemes_have_enough_contrast() {
             for front in ["text", "muted", "link", "good", "bad", "warn"] {
                 enough(front, back, 4.5);
             }
+        }
+        for tone in ["silent", "dead"] {
+            enough(tone, &format!("{tone}-bg"), 4.5);
         }
         for tone in ["good", "bad", "warn"] {
             for front in [tone, "text", "muted", "link"] {

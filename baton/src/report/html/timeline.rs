@@ -18,24 +18,21 @@ pub(super) fn section(scenario: &ScenarioReport, id: &str) -> Markup {
         return html! {};
     }
     html! {
-        section aria-labelledby={ (id) "-time" } {
-            h3 id={ (id) "-time" } { "Timeline" }
-            figure.figure {
-                figcaption { "The whole run in guest time" }
-                (drawing(timeline, &timeline.whole, &format!("{id}-t")))
-            }
-            @for (number, view) in (1..).zip(&timeline.close_ups) {
-                figure.figure {
-                    figcaption { "Kexec " (number) " from close up: " (millis(view.to_ns - view.from_ns)) " of it" }
-                    (drawing(timeline, view, &format!("{id}-k{number}")))
-                }
-            }
-            @if timeline.marks_left_out > 0 {
-                p.note { (number(timeline.marks_left_out as u64, "more moment is", "more moments are")) " not marked." }
-            }
-            (marks(timeline, id))
-            (phases(scenario))
+        figure.figure {
+            figcaption { "The whole run in guest time" }
+            (drawing(timeline, &timeline.whole, &format!("{id}-t")))
         }
+        @for (number, view) in (1..).zip(&timeline.close_ups) {
+            figure.figure {
+                figcaption { "Kexec " (number) " from close up: " (millis(view.to_ns - view.from_ns)) " of it" }
+                (drawing(timeline, view, &format!("{id}-k{number}")))
+            }
+        }
+        @if timeline.marks_left_out > 0 {
+            p.note { (number(timeline.marks_left_out as u64, "more moment is", "more moments are")) " not marked." }
+        }
+        (marks(timeline, id))
+        (phases(scenario, id))
     }
 }
 
@@ -202,10 +199,11 @@ fn marks(timeline: &Timeline, id: &str) -> Markup {
 }
 
 /// The phases as a table.
-fn phases(scenario: &ScenarioReport) -> Markup {
+fn phases(scenario: &ScenarioReport, id: &str) -> Markup {
     html! {
-        div.scroll tabindex="0" role="region" aria-label="phases" {
+        div.scroll tabindex="0" role="region" aria-labelledby={ (id) "-phases" } {
             table {
+                caption id={ (id) "-phases" } { "Phases" }
                 thead { tr {
                     th scope="col" { "phase" }
                     th.num scope="col" { "generation" }

@@ -1,6 +1,7 @@
 // Run in a copy of a page: opens all that can be opened, and measures. What it finds becomes the text of an element
 // of its own, so that a browser that prints the page prints it.
-addEventListener('load', () => {
+// Later than the load itself, so that requests that failed are on record.
+addEventListener('load', () => setTimeout(() => {
   const all = (selector) => [...document.querySelectorAll(selector)];
   const brief = (one) => one.outerHTML.slice(0, 100);
   const closed = all('details').filter(one => !one.open).length;
@@ -94,10 +95,12 @@ addEventListener('load', () => {
       headers: all('th:not([scope])').map(brief),
       twice: ids.filter((id, at) => ids.indexOf(id) !== at),
       nowhere: refers.concat(links).filter(id => !document.getElementById(id)),
-      document: ['html[lang]', 'title', 'main', 'h1', 'meta[name=viewport]']
+      document: ['html[lang]', 'head > title', 'main', 'h1', 'meta[name=viewport]']
         .filter(selector => document.querySelectorAll(selector).length !== 1),
-      requests: performance.getEntriesByType('resource').map(one => one.name),
+      // Requests to files are not on record.
+      requests: performance.getEntriesByType('resource').map(one => one.name).concat(
+        all('[src], [srcset], [data], link[href]:not([href^="data:"]), image, use').map(brief)),
     },
   });
   document.body.append(out);
-});
+}, 100));

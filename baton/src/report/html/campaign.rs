@@ -390,6 +390,9 @@ mod tests {
             ),
             "out/evidence/1".into(),
             "1\u{a0}cell is missing".into(),
+            "<th scope=\"row\">dma.drop</th>".into(),
+            "1 not noticed".into(),
+            "page 3 of ring differs".into(),
         ] {
             assert!(page.contains(&said), "{said}\n{page}");
         }

@@ -133,7 +133,7 @@ fn micros(ns: u64) -> String {
 
 fn phase(span: &Span, from: f64, to: f64) -> Markup {
     let wide = (to - from).max(0.15);
-    let class = if span.generation % 2 == 0 {
+    let class = if span.generation.is_multiple_of(2) {
         "span-old"
     } else {
         "span-new"

@@ -1,10 +1,10 @@
 //! Answers injections that ask what to do, and takes what became of each as evidence.
 
-use super::Run;
+use super::{Run, chain};
 use crate::evidence::{FiringEvidence, InjectedAt, InjectionEvidence};
 use crate::oracle::millis;
 use crate::plan::{InjectionPlan, Plan};
-use crate::resolve::{Known, deed};
+use crate::resolve::{Known, deed, needs_never_written};
 use crate::snapshot::RunSnapshot;
 use std::sync::Arc;
 use vmm::injection::{Deed, Running};
@@ -20,15 +20,20 @@ impl Run {
         }
     }
 
-    fn answer(&self, number: usize) -> Result<Deed, String> {
+    fn answer(&mut self, number: usize) -> Result<Deed, String> {
         let planned = self.plan.injections.get(number);
         let ask = planned.and_then(|planned| planned.ask.as_ref());
         let ask = ask.ok_or("the plan does not say what it is to do")?;
+        let mut never_written = Vec::new();
+        if needs_never_written(ask) {
+            never_written = self.machine.never_written().map_err(|error| chain(&error))?;
+        }
         let known = Known {
             machine: &self.machine,
             plan: &self.plan,
             evidence: &self.evidence,
             number,
+            never_written,
         };
         deed(ask, &known)
     }

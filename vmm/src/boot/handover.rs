@@ -1,5 +1,7 @@
 //! Reads the `struct boot_params` that one kernel handed to the next from guest RAM. No value in it is trusted.
 
+use std::sync::Arc;
+
 use kho_core::KhoData;
 use thiserror::Error;
 
@@ -66,6 +68,24 @@ pub enum HandoverError {
     },
 }
 
+/// Memory from which boot parameters are read: guest RAM, or RAM as it will be when a kernel is entered.
+pub trait BootMemory {
+    /// Reads memory. Fails if the range is not wholly RAM.
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryError>;
+}
+
+impl BootMemory for GuestRam {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        Self::read(self, address, buffer)
+    }
+}
+
+impl BootMemory for Arc<GuestRam> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        self.as_ref().read(address, buffer)
+    }
+}
+
 /// One entry of the memory map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct E820Entry {
@@ -115,7 +135,7 @@ pub struct BootParams {
 
 impl BootParams {
     /// Reads the structure at `address`.
-    pub fn read(ram: &GuestRam, address: u64) -> Result<Self, HandoverError> {
+    pub fn read(ram: &dyn BootMemory, address: u64) -> Result<Self, HandoverError> {
         let mut page = [0; BOOT_PARAMS_SIZE];
         read(ram, "boot parameters", address, &mut page)?;
         let magic = |offset, expected, found| {
@@ -165,7 +185,7 @@ impl BootParams {
     }
 
     /// The command line, without its NUL.
-    pub fn command_line(&self, ram: &GuestRam) -> Result<Vec<u8>, HandoverError> {
+    pub fn command_line(&self, ram: &dyn BootMemory) -> Result<Vec<u8>, HandoverError> {
         let mut line = Vec::new();
         let start = self.command_line_address;
         for at in start..start.saturating_add(COMMAND_LINE_ROOM) {
@@ -180,7 +200,7 @@ impl BootParams {
     }
 
     /// All nodes of the setup_data chain, in order.
-    pub fn setup_data(&self, ram: &GuestRam) -> Result<Vec<SetupData>, HandoverError> {
+    pub fn setup_data(&self, ram: &dyn BootMemory) -> Result<Vec<SetupData>, HandoverError> {
         let mut nodes: Vec<SetupData> = Vec::new();
         let mut seen = Vec::new();
         let mut address = self.first_setup_data;
@@ -207,7 +227,7 @@ impl BootParams {
     }
 
     /// Address of the KHO node's header, if the chain has such a node and it is not behind an indirection.
-    pub fn kho_node(&self, ram: &GuestRam) -> Result<Option<u64>, HandoverError> {
+    pub fn kho_node(&self, ram: &dyn BootMemory) -> Result<Option<u64>, HandoverError> {
         let nodes = self.setup_data(ram)?;
         let node = nodes.iter().find(|node| node.kind == SETUP_KEXEC_KHO);
         let Some(at) = node.and_then(|node| node.address.checked_sub(SETUP_DATA_HEADER)) else {
@@ -219,7 +239,7 @@ impl BootParams {
     }
 
     /// The KHO node, if the chain has one; the first counts, as in the kernel.
-    pub fn kho_data(&self, ram: &GuestRam) -> Result<Option<KhoData>, HandoverError> {
+    pub fn kho_data(&self, ram: &dyn BootMemory) -> Result<Option<KhoData>, HandoverError> {
         let nodes = self.setup_data(ram)?;
         let Some(node) = nodes.iter().find(|node| node.kind == SETUP_KEXEC_KHO) else {
             return Ok(None);
@@ -237,7 +257,7 @@ impl BootParams {
 }
 
 /// Follows a `setup_indirect` {u32 type, u32 reserved, u64 len, u64 addr}, one level deep as in the kernel.
-fn node(ram: &GuestRam, kind: u32, address: u64, length: u64) -> Result<SetupData, HandoverError> {
+fn node(ram: &dyn BootMemory, kind: u32, address: u64, length: u64) -> Result<SetupData, HandoverError> {
     if kind != SETUP_INDIRECT || length < 24 {
         return Ok(SetupData {
             kind,
@@ -255,7 +275,7 @@ fn node(ram: &GuestRam, kind: u32, address: u64, length: u64) -> Result<SetupDat
     })
 }
 
-fn read(ram: &GuestRam, what: &'static str, address: u64, buffer: &mut [u8]) -> Result<(), HandoverError> {
+fn read(ram: &dyn BootMemory, what: &'static str, address: u64, buffer: &mut [u8]) -> Result<(), HandoverError> {
     ram.read(address, buffer)
         .map_err(|source| HandoverError::Unreadable { what, source })
 }
@@ -267,7 +287,6 @@ mod tests {
 
     use super::*;
     use crate::memory::MIN_RAM;
-    use std::sync::Arc;
 
     const PARAMS: u64 = 0x10_0000;
 

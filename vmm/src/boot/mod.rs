@@ -8,5 +8,5 @@ pub mod load;
 pub mod wakeup;
 
 pub use bzimage::{BzImage, ImageError};
-pub use handover::{BootParams, HandoverError, SetupData};
+pub use handover::{BootMemory, BootParams, HandoverError, SetupData};
 pub use load::{BootError, BootRequest, load};

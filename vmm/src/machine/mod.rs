@@ -357,6 +357,13 @@ impl Machine {
         blackouts
     }
 
+    /// Page frames that nobody has written to since power-on, in ascending order: neither loader, processor, device nor
+    /// injection. A page does not count if one of the 16 around it was written to.
+    pub fn never_written(&mut self) -> Result<Vec<u64>, MachineError> {
+        self.mark_page_writes()?;
+        Ok(self.platform.ram.untouched_groups())
+    }
+
     /// Starts recording the last write to each byte of these page frames.
     pub fn watch(&mut self, pfns: impl IntoIterator<Item = u64>) {
         pfns.into_iter()

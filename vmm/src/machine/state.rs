@@ -268,7 +268,7 @@ impl Machine {
     }
 
     /// Marks in RAM the pages that processors wrote in the current phase, which have not been marked yet.
-    fn mark_page_writes(&mut self) -> Result<(), MachineError> {
+    pub(super) fn mark_page_writes(&mut self) -> Result<(), MachineError> {
         let ram = &self.platform.ram;
         Ok(self
             .processors

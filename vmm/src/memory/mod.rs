@@ -9,6 +9,7 @@
 mod image;
 mod mapping;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -281,6 +282,16 @@ impl GuestRam {
             first += pages;
         }
         touched
+    }
+
+    /// Page frame numbers of the pages in groups of which no page may differ from zero, in ascending order. An image
+    /// stores whole groups, so the answer is the same before and after an image was taken.
+    #[must_use]
+    pub fn untouched_groups(&self) -> Vec<u64> {
+        let touched: BTreeSet<u64> = self.touched_pages().iter().map(|page| page / GRAIN).collect();
+        let pages = |range: &Range<u64>| range.start / PAGE_SIZE..range.end / PAGE_SIZE;
+        let all = self.regions.iter().flat_map(pages);
+        all.filter(|page| !touched.contains(&(page / GRAIN))).collect()
     }
 }
 

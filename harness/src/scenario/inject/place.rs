@@ -40,11 +40,35 @@ pub enum Class {
     AboveRam,
     /// In the hole below 4 GiB.
     Hole,
+    /// The scratch areas.
+    Scratch,
+    /// The next kernel's image before it is entered.
+    StagedKernel,
+    /// Its initrd.
+    StagedInitrd,
+    /// The pages of the handover itself.
+    Blob,
+    /// The page tables that are used.
+    PageTable,
+    /// The running kernel's text.
+    KernelText,
+    /// Memory that belongs to nobody.
+    Free,
 }
 
 impl Class {
     /// All, with their names in scenarios.
-    pub const ALL: [(&'static str, Self); 2] = [("above-ram", Self::AboveRam), ("hole", Self::Hole)];
+    pub const ALL: [(&'static str, Self); 9] = [
+        ("above-ram", Self::AboveRam),
+        ("hole", Self::Hole),
+        ("scratch", Self::Scratch),
+        ("staged-kernel", Self::StagedKernel),
+        ("staged-initrd", Self::StagedInitrd),
+        ("blob", Self::Blob),
+        ("page-table", Self::PageTable),
+        ("kernel-text", Self::KernelText),
+        ("free", Self::Free),
+    ];
 
     /// The name in scenarios.
     pub fn name(self) -> &'static str {

@@ -2,7 +2,11 @@
 //! words becomes a deed with addresses.
 //!
 //! Each answer is a function of the machine, the evidence so far and the seed. What cannot be found is told by a
-//! reason, which becomes evidence.
+//! reason, which becomes evidence. Guest memory is not trusted: what it says is checked or bounded.
+
+mod handover;
+mod kernel;
+mod staged;
 
 use crate::evidence::{Evidence, PAGE};
 use crate::plan::{Ask, Plan, Thing, Where};
@@ -24,6 +28,14 @@ pub(crate) struct Known<'a> {
     pub evidence: &'a Evidence,
     /// Number of the injection, from 0.
     pub number: usize,
+    /// Page frames that nobody has written to since power-on, if that was asked for.
+    pub never_written: Vec<u64>,
+}
+
+/// Whether [`Known::never_written`] is needed to answer.
+pub(crate) fn needs_never_written(ask: &Ask) -> bool {
+    let (Ask::Redirect { to: place, .. } | Ask::Write { at: place, .. } | Ask::Flip { at: place, .. }) = ask;
+    place.what == Thing::Class(Class::Free)
 }
 
 /// The deed that an injection asks for, or why there is none.
@@ -53,7 +65,10 @@ impl Known<'_> {
             None => self.choice(frames.len() as u64),
         };
         let frame = usize::try_from(page).ok().and_then(|page| frames.get(page));
-        let frame = frame.ok_or_else(|| format!("{place}: there are {} pages of it", frames.len()))?;
+        let frame = frame.ok_or_else(|| match frames.len() {
+            0 => format!("{place}: there is none"),
+            pages => format!("{place}: there are {pages} pages of it"),
+        })?;
         Ok(frame.saturating_mul(PAGE).saturating_add(place.offset))
     }
 
@@ -69,12 +84,25 @@ impl Known<'_> {
                 }
                 Ok(frames)
             }
-            Thing::Class(Class::AboveRam) => {
+            Thing::Class(class) => self.frames_of_class(*class).map_err(|reason| format!("{}: {reason}", class.name())),
+        }
+    }
+
+    fn frames_of_class(&self, class: Class) -> Result<Vec<u64>, String> {
+        match class {
+            Class::Scratch => self.scratch(),
+            Class::StagedKernel => Ok(self.next_kernel()?.kernel),
+            Class::StagedInitrd => Ok(self.next_kernel()?.initrd),
+            Class::Blob => self.blob(),
+            Class::PageTable => self.page_tables(),
+            Class::KernelText => self.kernel_text(),
+            Class::Free => self.free(),
+            Class::AboveRam => {
                 let end = self.machine.ram().regions().last().map_or(0, |region| region.end);
                 let end = end.max(1 << 32) / PAGE;
                 Ok((end..end + 16).collect())
             }
-            Thing::Class(Class::Hole) => Ok((HOLE / PAGE..HOLE / PAGE + 16).collect()),
+            Class::Hole => Ok((HOLE / PAGE..HOLE / PAGE + 16).collect()),
         }
     }
 

@@ -50,6 +50,11 @@ pub enum Exit {
         /// Guest physical address of the instruction.
         gpa: u64,
     },
+    /// A kernel instruction at an awaited virtual address is about to run (see [`Cpu::await_addresses`]).
+    WatchAddress {
+        /// Virtual address of the instruction.
+        rip: u64,
+    },
     /// An instruction that the processor should be able to execute and is not.
     Unknown(UnknownInstruction),
 }
@@ -317,7 +322,8 @@ impl Cpu {
         let supervisor = self.core.mode_tag == 0;
         let low =
             hooks.low_supervisor_fetch && supervisor && rip >> 47 == 0 && !self.core.code_tlb[slot].passed;
-        if watched || low {
+        let (awaited, here) = if supervisor { hooks.awaits(rip) } else { (false, false) };
+        if watched || low || here {
             if hooks.pass.take() != Some(rip) {
                 hooks.pass = Some(rip);
                 return Err(Obstacle::Exit(if watched {
@@ -325,13 +331,15 @@ impl Cpu {
                         rip,
                         gpa: cx.ram.address_of(page) + rip % PAGE_SIZE,
                     }
-                } else {
+                } else if low {
                     Exit::LowSupervisorFetch { rip }
+                } else {
+                    Exit::WatchAddress { rip }
                 }));
             }
             self.core.code_tlb[slot].passed |= low;
         }
-        if watched {
+        if watched || awaited {
             return self.step_watched(cx);
         }
         self.attach(rip, page);

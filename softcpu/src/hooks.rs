@@ -59,6 +59,10 @@ pub(crate) struct Hooks {
     /// Writes to guarded pages since somebody last asked: RAM offset and length.
     pub guarded_writes: Vec<(u64, u64)>,
     pub low_supervisor_fetch: bool,
+    /// Stop before kernel code at these virtual addresses, as far as they are in [`Self::address_mask`].
+    addresses: Vec<u64>,
+    /// Bits of virtual addresses that are compared.
+    address_mask: u64,
     /// The stop at this instruction has been reported; go on past it.
     pub pass: Option<u64>,
     /// When user mode was last left.
@@ -214,6 +218,21 @@ impl Hooks {
 
     pub fn watches_execution(&self, page: u64) -> bool {
         self.flags(page) & EXECUTION != 0
+    }
+
+    pub fn await_addresses(&mut self, addresses: &[u64], mask: u64) {
+        self.addresses = addresses.to_vec();
+        self.address_mask = mask;
+    }
+
+    /// Whether an awaited address can lie in the page of `rip`, and whether `rip` is one.
+    pub fn awaits(&self, rip: u64) -> (bool, bool) {
+        if self.addresses.is_empty() {
+            return (false, false);
+        }
+        let differs = |address: &u64| (address ^ rip) & self.address_mask;
+        let page = self.addresses.iter().any(|address| differs(address) & !(PAGE_SIZE - 1) == 0);
+        (page, page && self.addresses.iter().any(|address| differs(address) == 0))
     }
 
     pub fn watch_first_access(&mut self, page: u64) {

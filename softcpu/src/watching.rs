@@ -28,6 +28,16 @@ impl Cpu {
         }
     }
 
+    /// Makes [`Cpu::run`] return [`crate::Exit::WatchAddress`] before each instruction in kernel mode whose virtual
+    /// address is one of these in the bits of `mask`. It costs time only in pages where such an address can lie. It is
+    /// not part of the state.
+    pub fn await_addresses(&mut self, addresses: &[u64], mask: u64) {
+        self.core.hooks.await_addresses(addresses, mask);
+        for entry in self.core.code_tlb.iter_mut() {
+            entry.tag |= WITHHELD;
+        }
+    }
+
     /// Keeps, for each 8 bytes of the page of `gpa`, which CPU write came last.
     pub fn watch_writes(&mut self, ram: &Ram, gpa: u64, on: bool) {
         self.core.hooks.cover(ram);

@@ -4,7 +4,7 @@ mod common;
 
 use common::{CODE, Guest, PT, STACK};
 use iced_x86::code_asm::*;
-use softcpu::NoBus;
+use softcpu::{Exit, NoBus};
 
 fn run(guest: &mut Guest) {
     guest.cpu.run(&mut guest.ram, &mut NoBus, 100_000);
@@ -76,4 +76,46 @@ fn an_unwatched_page_is_logged_with_the_exact_instruction() {
         .find(|w| w.gpa >= PT + 0x1000)
         .expect("a write besides the page tables'");
     assert_eq!((record.gpa, record.rip, record.time), (STACK - 8, CODE + 1, 1));
+}
+
+/// Runs until an awaited address or the end; the addresses, and when.
+fn awaited(guest: &mut Guest) -> Vec<(u64, u64)> {
+    let mut seen = Vec::new();
+    loop {
+        match guest.cpu.run(&mut guest.ram, &mut NoBus, 100_000) {
+            Exit::WatchAddress { rip } => seen.push((rip - CODE, guest.cpu.now())),
+            Exit::Halted { .. } => return seen,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_processor_stops_before_each_awaited_instruction_and_nothing_else_changes() {
+    let program = |a: &mut CodeAssembler| {
+        let mut again = a.create_label();
+        a.mov(ecx, 3).unwrap(); // 0
+        a.set_label(&mut again).unwrap();
+        a.nop().unwrap(); // 5
+        a.dec(ecx).unwrap(); // 6
+        a.jne(again).unwrap();
+        a.hlt().unwrap();
+    };
+    let mut free = Guest::new(program);
+    assert_eq!(awaited(&mut free), []);
+    let mut guest = Guest::new(program);
+    guest.cpu.await_addresses(&[CODE + 5, CODE + 0x2000], u64::MAX);
+    assert_eq!(awaited(&mut guest), [(5, 1), (5, 4), (5, 7)]);
+    assert_eq!(guest.cpu.now(), free.cpu.now());
+    assert_eq!(guest.cpu.registers(), free.cpu.registers());
+    // Only some bits count.
+    guest.set(|state| state.rip = CODE);
+    guest.cpu.await_addresses(&[CODE + 5 + (1 << 30)], (1 << 30) - 1);
+    assert_eq!(awaited(&mut guest).len(), 3);
+    guest.set(|state| state.rip = CODE);
+    guest.cpu.await_addresses(&[CODE + 5 + (1 << 30)], u64::MAX);
+    assert_eq!(awaited(&mut guest), []);
+    guest.set(|state| state.rip = CODE);
+    guest.cpu.await_addresses(&[], u64::MAX);
+    assert_eq!(awaited(&mut guest), []);
 }

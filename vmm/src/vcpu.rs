@@ -140,6 +140,8 @@ pub trait Vcpu {
     fn memory_written(&mut self, address: u64, length: u64);
     /// Whether [`Vcpu::run`] stops with [`Exit::LowSupervisorFetch`].
     fn stop_on_low_supervisor_fetch(&mut self, wanted: bool);
+    /// Makes [`Vcpu::run`] stop with [`Exit::WatchAddress`]. See [`softcpu::Cpu::await_addresses`].
+    fn await_addresses(&mut self, _addresses: &[u64], _mask: u64) {}
     /// Starts or stops recording the last write to each byte of this page frame.
     fn watch_writes(&mut self, pfn: u64, on: bool);
     /// The last write to the byte at `address`, if its page is watched and was written.

@@ -52,6 +52,9 @@ impl Hooks {
             new_code: _,
             guarded_writes: _,
             low_supervisor_fetch,
+            // Whoever awaits them says so again after a restore.
+            addresses: _,
+            address_mask: _,
             pass,
             left_user,
             entered_user,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Deed, Delay, Done, Filter, Firing, Injection, Occurrence};
 use crate::ledger::Kind;
-use crate::phase::Stamp;
+use crate::phase::{Generation, Stamp};
 
 /// Most firings, and most reasons why one could not fire, that are kept of an injection. Further ones are counted.
 pub const MAX_KEPT: usize = 64;
@@ -15,7 +15,13 @@ pub struct Injections {
     all: Vec<Running>,
     /// A guest time, and the instructions retired until then. Later instructions take 1 ns each.
     counted: (u64, u64),
+    /// How far the kernel of a generation lies above the addresses that it was linked for.
+    kernel_offset: Option<(Generation, u64)>,
 }
+
+/// Bits of a kernel's virtual address that are the same wherever the kernel lies: it moves by multiples of 2 MiB
+/// (`CONFIG_PHYSICAL_ALIGN` at the least).
+const SAME_BITS: u64 = (2 << 20) - 1;
 
 /// An injection in a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +105,12 @@ impl Running {
     fn is_filter(&self) -> bool {
         // Only a filter is asked for when it is armed.
         matches!(self.injection.deed, Deed::Filter(_) | Deed::AskWhenArmed)
+    }
+
+    /// Whether it waits for something in this generation. A filter that acts on writes already does not.
+    fn awaits_in(&self, generation: Generation) -> bool {
+        let armed = self.armed.is_some_and(|(_, stamp)| stamp.generation == generation);
+        armed && !self.is_over() && !matches!(self.due, Due::Open(_))
     }
 
     fn is_over(&self) -> bool {
@@ -228,6 +240,46 @@ impl Injections {
         let retired = self.retired(now);
         for running in &mut self.all {
             if running.armed.is_some() && !running.is_over() && what(running.injection.trigger.on) {
+                running.occurred(now, retired);
+            }
+        }
+    }
+
+    /// Addresses of kernel instructions that the injections wait for, and the bits of them that count. If it is not
+    /// known where the kernel lies, those are the lower ones.
+    #[must_use]
+    pub fn awaited_addresses(&self, generation: Generation) -> (Vec<u64>, u64) {
+        let offset = self.kernel_offset_of(generation);
+        let awaited = self.all.iter().filter(|running| running.awaits_in(generation));
+        let addresses = awaited.filter_map(|running| match running.injection.trigger.on {
+            Occurrence::Execute(address) => Some(address.wrapping_add(offset.unwrap_or(0))),
+            _ => None,
+        });
+        let mask = if offset.is_some() { u64::MAX } else { SAME_BITS };
+        (addresses.collect(), mask)
+    }
+
+    /// How far the kernel of a generation lies above the addresses that it was linked for, once that was found.
+    #[must_use]
+    pub fn kernel_offset_of(&self, generation: Generation) -> Option<u64> {
+        let known = self.kernel_offset.filter(|(of, _)| *of == generation);
+        known.map(|(_, offset)| offset)
+    }
+
+    /// Notes that.
+    pub fn kernel_found(&mut self, generation: Generation, offset: u64) {
+        self.kernel_offset = Some((generation, offset));
+    }
+
+    /// The kernel of a generation is about to execute the instruction at `rip`.
+    pub fn on_execute(&mut self, now: u64, generation: Generation, rip: u64) {
+        let Some(offset) = self.kernel_offset_of(generation) else {
+            return;
+        };
+        let retired = self.retired(now);
+        let linked = Occurrence::Execute(rip.wrapping_sub(offset));
+        for running in &mut self.all {
+            if running.injection.trigger.on == linked && running.awaits_in(generation) {
                 running.occurred(now, retired);
             }
         }

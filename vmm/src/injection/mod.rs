@@ -59,6 +59,9 @@ pub enum Occurrence {
     Read,
     /// A processor accesses a register of the DMA engine in one of its BARs.
     Access,
+    /// A processor is about to execute the instruction at this virtual address, in the kernel generation in which the
+    /// injection is armed. The address is the one that the kernel was linked for. Needs a backend that can stop there.
+    Execute(u64),
 }
 
 /// Which writes of devices.

@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::boot::BootError;
 use crate::devices::dma::DmaConfig;
-use crate::injection::{Delay, Injection, MAX_INJECTIONS};
+use crate::injection::{Delay, Injection, MAX_INJECTIONS, Occurrence};
 use crate::memory::MemoryError;
 use crate::processors::Backend;
 use crate::vcpu::BackendError;
@@ -72,7 +72,7 @@ impl MachineConfig {
     }
 }
 
-/// Checks injection `number`. `counted` says whether the backend counts instructions.
+/// Checks injection `number`. `counted` says whether the backend counts instructions, and stops at one.
 pub(super) fn check_injection(
     number: usize,
     injection: &Injection,
@@ -90,6 +90,11 @@ pub(super) fn check_injection(
     }
     if !counted && matches!(injection.trigger.delay, Delay::Instructions(_)) {
         return refused("its trigger counts instructions, which the kvm backend cannot; use --backend soft");
+    }
+    if !counted && matches!(injection.trigger.on, Occurrence::Execute(_)) {
+        return refused(
+            "its trigger waits for an instruction of the kernel, where the kvm backend cannot stop; use --backend soft",
+        );
     }
     Ok(())
 }

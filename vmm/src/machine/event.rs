@@ -101,6 +101,12 @@ pub enum Event {
         /// Number of the injection, from 0.
         number: usize,
     },
+    /// A kernel is about to execute an instruction that an injection may wait for, if the kernel lies there. The machine
+    /// stands until [`super::Machine::kernel_lies_at`].
+    AwaitedAddress {
+        /// When.
+        at: Moment,
+    },
     /// The backend cannot execute an instruction.
     UnknownInstruction {
         /// When.
@@ -118,7 +124,11 @@ impl Event {
     pub fn is_final(&self) -> bool {
         !matches!(
             self,
-            Self::Message(_) | Self::Jump { .. } | Self::KernelEntry { .. } | Self::InjectionAsks { .. }
+            Self::Message(_)
+                | Self::Jump { .. }
+                | Self::KernelEntry { .. }
+                | Self::InjectionAsks { .. }
+                | Self::AwaitedAddress { .. }
         )
     }
 }
@@ -144,6 +154,7 @@ impl fmt::Display for Event {
                     "entry of kernel {generation} at {time} ns with boot parameters at {boot_params:#x}"
                 )
             }
+            Self::AwaitedAddress { at } => write!(f, "an instruction that an injection may wait for ({at})"),
             Self::PowerOff { at } => write!(f, "power off ({at})"),
             Self::Reset { at } => write!(f, "reset ({at})"),
             Self::TripleFault { at, reason } => write!(f, "triple fault: {reason} ({at})"),

@@ -105,11 +105,13 @@ impl Machine {
             registers,
         };
         let processors = backend.power_on(ram, &mut platform, &power_on)?;
-        Ok(Self {
+        let mut machine = Self {
             platform,
             processors,
             records: Records::new(),
-        })
+        };
+        machine.await_addresses();
+        Ok(machine)
     }
 
     /// Answers the agent's message, so that the machine can run on. An empty answer only lets the agent continue.
@@ -209,6 +211,7 @@ impl Machine {
             .count_instructions(now, || self.processors.retired());
         self.platform.bus.view.injections.begin(now, stamp);
         self.platform.bus.inject(now);
+        self.await_addresses();
     }
 
     /// The injections, and what has become of each.
@@ -230,6 +233,7 @@ impl Machine {
         let now = self.processors.now();
         let asked = self.platform.bus.view.injections.answer(number, now, answer);
         self.platform.bus.inject(now);
+        self.await_addresses();
         asked
     }
 
@@ -253,7 +257,34 @@ impl Machine {
             .injections
             .arm_added(first, now, stamp, began);
         self.platform.bus.inject(now);
+        self.await_addresses();
         Ok(())
+    }
+
+    /// Tells the processors which instructions injections wait for.
+    pub(super) fn await_addresses(&mut self) {
+        let injections = &self.platform.bus.view.injections;
+        let (addresses, mask) = injections.awaited_addresses(self.records.stamp.generation);
+        self.processors.await_addresses(&addresses, mask);
+    }
+
+    /// Answers [`Event::AwaitedAddress`]: how far the running kernel lies above the addresses that it was linked for,
+    /// or `None` if that cannot be told yet.
+    pub fn kernel_lies_at(&mut self, offset: Option<u64>) {
+        let (now, generation) = (self.processors.now(), self.records.stamp.generation);
+        if let Some(offset) = offset {
+            self.platform.bus.view.injections.kernel_found(generation, offset);
+        }
+        self.executes(now, self.registers().rip);
+    }
+
+    /// A processor is about to execute an instruction that injections may wait for.
+    pub(super) fn executes(&mut self, now: u64, rip: u64) {
+        let generation = self.records.stamp.generation;
+        self.platform.count_instructions(now, || self.processors.retired());
+        self.platform.bus.view.injections.on_execute(now, generation, rip);
+        self.platform.bus.inject(now);
+        self.await_addresses();
     }
 
     /// Moves the processors' log of first writes into the provenance of the phase that made them.

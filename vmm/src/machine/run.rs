@@ -50,6 +50,7 @@ impl Machine {
                 StopReason::LowSupervisorFetch { rip, not_before } => {
                     self.low_supervisor_fetch(rip, not_before)?
                 }
+                StopReason::AwaitedAddress { rip } => self.awaited_address(rip),
                 StopReason::DeviceEvent(event) => Some(self.device_event(event)),
                 StopReason::NoProgress => {
                     let (at, (since, limit)) = (self.moment(), self.platform.progress.since_and_limit());
@@ -124,6 +125,15 @@ impl Machine {
             DeviceEvent::Power(PowerRequest::Off) => Event::PowerOff { at: self.moment() },
             DeviceEvent::Power(PowerRequest::Reset) => Event::Reset { at: self.moment() },
         }
+    }
+
+    fn awaited_address(&mut self, rip: u64) -> Option<Event> {
+        let (now, generation) = (self.processors.now(), self.records.stamp.generation);
+        if self.platform.bus.view.injections.kernel_offset_of(generation).is_none() {
+            return Some(Event::AwaitedAddress { at: self.moment() });
+        }
+        self.executes(now, rip);
+        None
     }
 
     /// Puts a message between agent and host into the trace.

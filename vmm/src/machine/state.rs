@@ -236,7 +236,7 @@ impl Machine {
                 device: "clock of the processors",
             });
         }
-        Ok(Self {
+        let mut machine = Self {
             processors: Box::new(resumed),
             platform: Platform {
                 ram,
@@ -245,7 +245,9 @@ impl Machine {
                 progress: progress.clone(),
             },
             records: records.clone(),
-        })
+        };
+        machine.await_addresses();
+        Ok(machine)
     }
 
     /// XXH3-128 over the whole state: the digest of each part, then number and content of every page of RAM that is not

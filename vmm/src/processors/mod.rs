@@ -38,6 +38,11 @@ pub enum StopReason {
         /// Lower bound on the time of the jump, in guest nanoseconds; `None` if the backend saw the jump itself.
         not_before: Option<u64>,
     },
+    /// A processor is about to execute an awaited instruction of a kernel.
+    AwaitedAddress {
+        /// Its virtual address.
+        rip: u64,
+    },
     /// A processor shut down.
     TripleFault {
         /// What the backend knows about it.
@@ -72,6 +77,9 @@ pub trait Processors {
     /// Whether [`Processors::run`] returns [`StopReason::LowSupervisorFetch`]. Off until the agent has greeted, because
     /// a booting kernel executes in the lower half, too.
     fn watch_for_kexec(&mut self, wanted: bool);
+    /// Whether [`Processors::run`] returns [`StopReason::AwaitedAddress`], and where: before instructions in kernel mode
+    /// whose virtual address is one of these in the bits of `mask`. Not part of the state. Only `soft` can.
+    fn await_addresses(&mut self, _addresses: &[u64], _mask: u64) {}
     /// To be called before the agent executes the kexec. `machine_kexec` returns the address of that function in the
     /// running kernel, if its symbols are known.
     fn expect_kexec(&mut self, ram: &GuestRam, machine_kexec: &dyn Fn() -> Option<u64>);

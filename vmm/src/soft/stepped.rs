@@ -250,6 +250,7 @@ impl Stepped {
                 rip,
                 not_before: None,
             }),
+            Exit::WatchAddress { rip } => Some(StopReason::AwaitedAddress { rip }),
             // This backend watches no page for execution.
             Exit::WatchExecute { .. } => None,
             Exit::Shutdown(Shutdown { vectors, rip, cr2 }) => {
@@ -342,6 +343,12 @@ impl Processors for Stepped {
     fn watch_for_kexec(&mut self, wanted: bool) {
         for vcpu in &mut self.vcpus {
             vcpu.stop_on_low_supervisor_fetch(wanted);
+        }
+    }
+
+    fn await_addresses(&mut self, addresses: &[u64], mask: u64) {
+        for vcpu in &mut self.vcpus {
+            vcpu.await_addresses(addresses, mask);
         }
     }
 

@@ -170,6 +170,10 @@ impl Vcpu for SoftVcpu {
         self.cpu.stop_on_low_supervisor_fetch(wanted);
     }
 
+    fn await_addresses(&mut self, addresses: &[u64], mask: u64) {
+        self.cpu.await_addresses(addresses, mask);
+    }
+
     fn watch_writes(&mut self, pfn: u64, on: bool) {
         self.cpu.watch_writes(&self.ram, pfn * PAGE_SIZE, on);
     }

@@ -322,7 +322,11 @@ impl Cpu {
         let supervisor = self.core.mode_tag == 0;
         let low =
             hooks.low_supervisor_fetch && supervisor && rip >> 47 == 0 && !self.core.code_tlb[slot].passed;
-        let (awaited, here) = if supervisor { hooks.awaits(rip) } else { (false, false) };
+        let (awaited, here) = if supervisor {
+            hooks.awaits(rip)
+        } else {
+            (false, false)
+        };
         if watched || low || here {
             if hooks.pass.take() != Some(rip) {
                 hooks.pass = Some(rip);

@@ -231,8 +231,14 @@ impl Hooks {
             return (false, false);
         }
         let differs = |address: &u64| (address ^ rip) & self.address_mask;
-        let page = self.addresses.iter().any(|address| differs(address) & !(PAGE_SIZE - 1) == 0);
-        (page, page && self.addresses.iter().any(|address| differs(address) == 0))
+        let page = self
+            .addresses
+            .iter()
+            .any(|address| differs(address) & !(PAGE_SIZE - 1) == 0);
+        (
+            page,
+            page && self.addresses.iter().any(|address| differs(address) == 0),
+        )
     }
 
     pub fn watch_first_access(&mut self, page: u64) {

@@ -127,8 +127,22 @@ impl Run {
         (cpl == 0).then(|| kernel.symbol(fit, rip))?
     }
 
+    /// Tells the machine where the running kernel lies, which it asks at an instruction that an injection may wait for.
+    pub(super) fn tell_where_the_kernel_lies(&mut self) {
+        let fit = self.fit_of_running(self.machine.moment().stamp.generation.into(), "");
+        self.machine.kernel_lies_at(fit.offset());
+    }
+
     /// Compares the running kernel with its symbol file. `build_id` is the kernel's, as its agent says.
     pub(super) fn fit_symbols(&mut self, build_id: &str) {
+        let generation = self.cursor.generation;
+        let fit = self.fit_of_running(generation, build_id);
+        if let Some(kernel) = self.evidence.kernels.get_mut(generation as usize) {
+            kernel.symbols = fit;
+        }
+    }
+
+    fn fit_of_running(&self, generation: u32, build_id: &str) -> Fit {
         let spaces = AddressSpace::all_of(&self.machine.registers());
         let ram = self.machine.ram();
         let kernel = RunningKernel {
@@ -136,11 +150,7 @@ impl Run {
             read: &|address, buffer| spaces.iter().any(|space| space.read(ram, address, buffer)),
             build_id,
         };
-        let generation = self.cursor.generation;
-        let fit = self.plan.kernel(generation).fit(&kernel);
-        if let Some(kernel) = self.evidence.kernels.get_mut(generation as usize) {
-            kernel.symbols = fit;
-        }
+        self.plan.kernel(generation).fit(&kernel)
     }
 
     /// The same for a kernel that has ended before its agent came up. It may have ended before its tables were set up,

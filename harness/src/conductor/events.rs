@@ -57,9 +57,11 @@ pub(super) fn ended_by(event: &Event, panic: Option<String>, at: Point) -> Endin
         Event::DeadHalt { .. } | Event::NoProgress { .. } => OutcomeKind::GuestHang,
         Event::LedgerFull { .. } => OutcomeKind::LedgerFull,
         Event::UnknownInstruction { .. } => OutcomeKind::UnknownInstruction,
-        Event::Message(_) | Event::Jump { .. } | Event::KernelEntry { .. } | Event::InjectionAsks { .. } => {
-            OutcomeKind::MachineFailed
-        }
+        Event::Message(_)
+        | Event::Jump { .. }
+        | Event::KernelEntry { .. }
+        | Event::InjectionAsks { .. }
+        | Event::AwaitedAddress { .. } => OutcomeKind::MachineFailed,
     };
     let text = match event {
         Event::NoProgress { at, since, limit } => format!(

@@ -267,6 +267,10 @@ impl Run {
                 if event.is_none() && machine.moment().time >= turn {
                     event = self.dead_of_panic();
                 }
+                if let Some(Event::AwaitedAddress { .. }) = event {
+                    self.tell_where_the_kernel_lies();
+                    return Ok(None);
+                }
                 if let Some(Event::InjectionAsks { .. }) = event {
                     return Ok(None);
                 }

@@ -52,6 +52,16 @@ pub enum KernelError {
         /// What the system says.
         reason: String,
     },
+    /// Its symbol file lacks a symbol that the scenario names.
+    #[error("kernel {path}: no symbol {symbol} in its System.map or vmlinux{}", if *.known { "" } else { ", which was not found" })]
+    NoSymbol {
+        /// Which bzImage.
+        path: PathBuf,
+        /// The symbol.
+        symbol: String,
+        /// Whether there is such a file.
+        known: bool,
+    },
     /// The file is not a kernel that can be booted.
     #[error("kernel {path}: not a usable bzImage: {reason}")]
     NotBzImage {
@@ -172,6 +182,11 @@ impl KernelImage {
         self.symbols()?.address(name)?.checked_add(fit.offset()?)
     }
 
+    /// Address of a symbol as the kernel was linked; `None` if it has no symbol file, or that lacks the symbol.
+    pub fn linked_address(&self, name: &str) -> Option<u64> {
+        self.symbols()?.address(name)
+    }
+
     /// Whether, and at which offset, the symbol file fits a kernel that runs. The file is read at the first call.
     pub fn fit(&self, kernel: &RunningKernel<'_>) -> Fit {
         let Some(symbols) = self.symbols() else {
@@ -184,6 +199,16 @@ impl KernelImage {
                 reason,
             },
         }
+    }
+
+    /// The same; the error says what is missing.
+    pub(crate) fn require_symbol(&self, name: &str) -> Result<u64, KernelError> {
+        let missing = || KernelError::NoSymbol {
+            path: self.path.clone(),
+            symbol: name.to_owned(),
+            known: self.symbols().is_some(),
+        };
+        self.linked_address(name).ok_or_else(missing)
     }
 
     fn symbols(&self) -> Option<&Symbols> {

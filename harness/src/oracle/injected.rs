@@ -1,7 +1,8 @@
 //! Which injections explain a finding, and what came of an injection first.
 //!
 //! An injection explains a finding if it is the finding's last writer, or if the finding is about what a kernel handed
-//! over and the injection wrote to pages of that handover.
+//! over and the injection wrote to pages of that handover. What was not retrieved is also explained by an injection that
+//! wrote to memory of no object: a kernel may work with it.
 
 use super::content::Context;
 use super::finding::{Finding, Writer};
@@ -24,10 +25,15 @@ pub(super) fn explain(context: &Context<'_>, result: &mut RuleResult) {
     } else {
         BTreeSet::new()
     };
+    let of_kernels = if result.rule == RuleName::SessionRetrieved {
+        of_no_object(context)
+    } else {
+        BTreeSet::new()
+    };
     for finding in &mut result.findings.kept {
         let by: BTreeSet<u32> = by_writer(finding)
             .into_iter()
-            .chain(handover.iter().copied())
+            .chain(handover.iter().chain(&of_kernels).copied())
             .collect();
         finding.explained_by = by.into_iter().collect();
     }
@@ -49,6 +55,23 @@ fn of_handover(context: &Context<'_>) -> BTreeSet<u32> {
     let acted = entries.filter_map(|entry| {
         let by = injected(ledger, entry)?.injection;
         frames_of(entry).any(handed).then_some(by.into())
+    });
+    acted.collect()
+}
+
+/// Injections that wrote to guest memory that was no object's at that time.
+fn of_no_object(context: &Context<'_>) -> BTreeSet<u32> {
+    let (evidence, ledger) = (context.evidence, &context.evidence.ledger);
+    let made = ledger.entries.iter().filter(|entry| entry.was_made());
+    let acted = made.filter_map(|entry| {
+        let by = injected(ledger, entry)?.injection;
+        let generation = u32::from(entry.stamp.generation);
+        let owned = |frame: u64| {
+            let mut objects = evidence.objects.iter();
+            objects.any(|object| object.frames(generation).contains(&frame))
+        };
+        let outside = frames_of(entry).any(|frame| evidence.is_ram(frame) && !owned(frame));
+        outside.then_some(by.into())
     });
     acted.collect()
 }

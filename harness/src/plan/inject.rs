@@ -6,6 +6,7 @@ use crate::scenario::{Inject, Scenario};
 use crate::seed::seed_for;
 use serde::{Deserialize, Serialize};
 use vmm::injection::{Change, Deed, Delay, Filter, Injection, Occurrence, Poke, Repeat, Trigger, WriteKind};
+use vmm::phase::Generation;
 
 /// An injection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,12 +80,34 @@ impl std::fmt::Display for Where {
 }
 
 /// The injections of a scenario in a run of this seed.
-pub(super) fn of(scenario: &Scenario, seed: u64, objects: &[ObjectPlan]) -> Vec<InjectionPlan> {
-    let one = |inject: &Inject| one(inject, seed, objects);
-    scenario.inject.iter().map(one).collect()
+/// `linked` says at which address the kernel of a generation was linked to have a symbol.
+pub(super) fn of(
+    scenario: &Scenario,
+    seed: u64,
+    objects: &[ObjectPlan],
+    linked: &dyn Fn(Generation, &str) -> Option<u64>,
+) -> Vec<InjectionPlan> {
+    let all = (0..).zip(&scenario.inject);
+    all.map(|(number, inject)| {
+        let later = |most: u64| chosen(seed, number, most);
+        one(inject, seed, objects, linked, &later)
+    })
+    .collect()
 }
 
-fn one(inject: &Inject, seed: u64, objects: &[ObjectPlan]) -> InjectionPlan {
+/// A number below `most` that the seed chooses for injection `number`.
+fn chosen(seed: u64, number: u64, most: u64) -> u64 {
+    let random = seed_for(seed, &format!("inject/{number}/within"));
+    random.checked_rem(most).unwrap_or(0)
+}
+
+fn one(
+    inject: &Inject,
+    seed: u64,
+    objects: &[ObjectPlan],
+    linked: &dyn Fn(Generation, &str) -> Option<u64>,
+    later: &dyn Fn(u64) -> u64,
+) -> InjectionPlan {
     let (when, what) = (inject.when.get_ref(), inject.what.get_ref());
     let (deed, ask) = match what {
         What::Dma(fault) => dma(fault, when, seed, objects),
@@ -92,13 +115,9 @@ fn one(inject: &Inject, seed: u64, objects: &[ObjectPlan]) -> InjectionPlan {
     };
     let trigger = Trigger {
         since: when.since(),
-        on: occurrence(when, what),
-        nth: counted(when).unwrap_or(1),
-        delay: match (when.after, when.instructions) {
-            (Some(after), _) => Delay::Time(after.0),
-            (None, Some(instructions)) => Delay::Instructions(instructions),
-            (None, None) => Delay::Time(0),
-        },
+        on: occurrence(when, what, linked),
+        nth: counted(when).map_or(1, |number| number + more_counted(when, later)),
+        delay: delay(when, later),
     };
     let every = inject.every.as_ref().map_or(1, |every| match every.get_ref() {
         Every::Number(number) => *number,
@@ -120,7 +139,33 @@ fn counted(when: &When) -> Option<u64> {
     when.write.or(when.read).or(when.msi).or(when.access)
 }
 
-fn occurrence(when: &When, what: &What) -> Occurrence {
+/// How many more of what it counts `within` adds.
+fn more_counted(when: &When, later: &dyn Fn(u64) -> u64) -> u64 {
+    match (when.within, when.instructions) {
+        (Some(Every::Number(most)), None) => later(most),
+        _ => 0,
+    }
+}
+
+fn delay(when: &When, later: &dyn Fn(u64) -> u64) -> Delay {
+    match (when.instructions, when.within) {
+        (Some(count), Some(Every::Number(most))) => Delay::Instructions(count.saturating_add(later(most))),
+        (Some(count), _) => Delay::Instructions(count),
+        (None, within) => {
+            let more = match within {
+                Some(Every::Time(most)) => later(most.0),
+                _ => 0,
+            };
+            Delay::Time(when.after.map_or(0, |after| after.0).saturating_add(more))
+        }
+    }
+}
+
+fn occurrence(when: &When, what: &What, linked: &dyn Fn(Generation, &str) -> Option<u64>) -> Occurrence {
+    if let (Some(symbol), Some(since)) = (&when.symbol, when.since()) {
+        // A plan with a symbol that the kernel lacks is refused; nothing executes at 0.
+        return Occurrence::Execute(linked(since.generation, symbol).unwrap_or(0));
+    }
     if when.write.is_some() {
         Occurrence::Write(writes(when, what))
     } else if when.read.is_some() {
@@ -216,11 +261,19 @@ fn words(inject: &Inject) -> String {
         .or_else(|| counted(when.read, "device read"))
         .or_else(|| counted(when.msi, "interrupt message"))
         .or_else(|| counted(when.access, "register access"))
+        .or_else(|| {
+            let symbol = when.symbol.as_ref()?;
+            Some(format!("the first execution of {symbol} since "))
+        })
         .unwrap_or_default();
     let later = match (when.after, when.instructions) {
         (Some(after), _) => format!(", {after} later"),
         (None, Some(count)) => format!(", {count} instructions later"),
         (None, None) => String::new(),
+    };
+    let later = match when.within {
+        Some(within) => format!("{later}, up to {within} later"),
+        None => later,
     };
     let count = *inject.count.get_ref();
     let times = if count > 1 {

@@ -132,7 +132,7 @@ pub fn bytes_before_buffers(entries: u32) -> u64 {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{source}")]
 pub struct PlanError {
-    /// Where the scenario's text names the kernel; `None` if the command line or the default does.
+    /// Where the scenario's text names the kernel, or what the kernel lacks; `None` if the command line or the default does.
     pub span: Option<std::ops::Range<usize>>,
     /// Why.
     pub source: KernelError,
@@ -169,6 +169,17 @@ pub fn plan_with(
     } else {
         Some(resolve(&new, &new_span)?)
     };
+    for inject in &scenario.inject {
+        let when = inject.when.get_ref();
+        if let (Some(symbol), Some(since)) = (&when.symbol, when.since()) {
+            let later = new_kernel.as_ref().filter(|_| since.generation > 0);
+            let found = later.unwrap_or(&old_kernel).require_symbol(symbol);
+            found.map_err(|source| PlanError {
+                span: Some(inject.when.span()),
+                source,
+            })?;
+        }
+    }
     Ok(with_kernels(
         scenario, file, text, overrides, old_kernel, new_kernel,
     ))
@@ -198,7 +209,11 @@ pub(crate) fn with_kernels(
         })
         .collect();
     let dma = dma_plan(scenario, seed, &mut objects);
-    let injections = inject::of(scenario, seed, &objects);
+    let linked = |generation: u16, symbol: &str| {
+        let later = new_kernel.as_ref().filter(|_| generation > 0);
+        later.unwrap_or(&old_kernel).linked_address(symbol)
+    };
+    let injections = inject::of(scenario, seed, &objects, &linked);
     let mut plan = Plan {
         name: scenario.name.get_ref().clone(),
         scenario_file: file.into(),

@@ -33,7 +33,11 @@ impl Known<'_> {
         let head = if at.phase == Phase::Jump {
             // What relocate_kernel is called with, as long as it has not begun to copy
             // (arch/x86/kernel/relocate_kernel_64.S).
-            let jumped = self.machine.phases().last().is_some_and(|phase| phase.start_ns == self.machine.moment().time);
+            let jumped = self
+                .machine
+                .phases()
+                .last()
+                .is_some_and(|phase| phase.start_ns == self.machine.moment().time);
             if !jumped {
                 return Err("the image is being copied".into());
             }
@@ -92,9 +96,9 @@ impl Known<'_> {
             (_, Some(blob)) => listed(&crate::blob::memory(blob), blob.kho),
             _ => self.scratch_of_kernel()?,
         };
-        let frames = areas.iter().flat_map(|(address, size)| {
-            address.div_ceil(PAGE)..address.saturating_add(*size) / PAGE
-        });
+        let frames = areas
+            .iter()
+            .flat_map(|(address, size)| address.div_ceil(PAGE)..address.saturating_add(*size) / PAGE);
         let ram = self.machine.ram();
         Ok(frames
             .filter(|frame| !staged.contains(frame) && ram.contains(frame.saturating_mul(PAGE), PAGE))
@@ -141,7 +145,10 @@ fn listed(memory: &dyn PhysicalMemory, kho: Option<KhoData>) -> Vec<(u64, u64)> 
     let count = (kho.scratch.size / SCRATCH_BYTES).min(MAX_SCRATCH);
     let word = |address: u64| {
         let mut word = [0; 8];
-        memory.read(address, &mut word).ok().map(|()| u64::from_le_bytes(word))
+        memory
+            .read(address, &mut word)
+            .ok()
+            .map(|()| u64::from_le_bytes(word))
     };
     let area = |index: u64| {
         let at = kho.scratch.start.checked_add(index * SCRATCH_BYTES)?;
@@ -149,4 +156,3 @@ fn listed(memory: &dyn PhysicalMemory, kho: Option<KhoData>) -> Vec<(u64, u64)> 
     };
     (0..count).map_while(area).collect()
 }
-

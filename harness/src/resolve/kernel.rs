@@ -27,7 +27,8 @@ impl Known<'_> {
     /// A word of the kernel's memory.
     pub(super) fn kernel_word(&self, address: u64) -> Option<u64> {
         let mut word = [0; 8];
-        self.read_kernel(address, &mut word).then(|| u64::from_le_bytes(word))
+        self.read_kernel(address, &mut word)
+            .then(|| u64::from_le_bytes(word))
     }
 
     /// The address of a symbol in the running kernel. Before its agent has greeted, the kernel is compared with its
@@ -71,7 +72,9 @@ impl Known<'_> {
             return Err("at the jump the kernel's page tables are not used any more".into());
         }
         let (ram, spaces) = (self.machine.ram(), self.spaces());
-        let mappings = spaces.last().map_or(Vec::new(), |space| space.mappings(ram, IMAGE));
+        let mappings = spaces
+            .last()
+            .map_or(Vec::new(), |space| space.mappings(ram, IMAGE));
         let text = mappings.iter().filter(|mapping| mapping.executable);
         let frames: Vec<u64> = text
             .flat_map(|mapping| mapping.physical / PAGE..(mapping.physical + mapping.length) / PAGE)

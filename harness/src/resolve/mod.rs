@@ -84,7 +84,9 @@ impl Known<'_> {
                 }
                 Ok(frames)
             }
-            Thing::Class(class) => self.frames_of_class(*class).map_err(|reason| format!("{}: {reason}", class.name())),
+            Thing::Class(class) => self
+                .frames_of_class(*class)
+                .map_err(|reason| format!("{}: {reason}", class.name())),
         }
     }
 

@@ -78,7 +78,8 @@ impl<'a> Placed<'a> {
                 _ => return Err(format!("the list of the image's pages has the word {entry:#x}")),
             }
             let word = ram.read_u64(at);
-            entry = word.map_err(|_| format!("the list of the image's pages leads to {at:#x}, which is no RAM"))?;
+            entry =
+                word.map_err(|_| format!("the list of the image's pages leads to {at:#x}, which is no RAM"))?;
             at += 8;
         }
         Err("the list of the image's pages does not end".into())
@@ -126,7 +127,9 @@ impl PhysicalMemory for Placed<'_> {
 
     fn ranges(&self) -> Vec<Region> {
         let regions = self.ram.regions().iter();
-        regions.map(|range| Region::new(range.start, range.end - range.start)).collect()
+        regions
+            .map(|range| Region::new(range.start, range.end - range.start))
+            .collect()
     }
 }
 
@@ -134,7 +137,9 @@ impl<'a> Next<'a> {
     /// The image that waits for the jump. `file` is the bzImage that it was made of.
     pub fn waiting(memory: Placed<'a>, file: &[u8]) -> Result<Self, String> {
         let firsts = memory.segments.iter().map(|segment| segment.start * PAGE);
-        let params = firsts.filter_map(|address| BootParams::read(&memory, address).ok()).next();
+        let params = firsts
+            .filter_map(|address| BootParams::read(&memory, address).ok())
+            .next();
         let params = params.ok_or("no segment of the image has boot parameters")?;
         // The kernel's segment has room for the kernel after it is decompressed.
         let pages = u64::from(params.init_size).div_ceil(PAGE);
@@ -145,16 +150,25 @@ impl<'a> Next<'a> {
     }
 
     /// The image of a kernel that is about to execute its first instruction, at `load_address` plus 0x200.
-    pub fn entered(params: &BootParams, load_address: u64, ram: &'a GuestRam, file: &[u8]) -> Result<Self, String> {
+    pub fn entered(
+        params: &BootParams,
+        load_address: u64,
+        ram: &'a GuestRam,
+        file: &[u8],
+    ) -> Result<Self, String> {
         Self::of(params, load_address / PAGE, Placed::already(ram), file)
     }
 
     fn of(params: &BootParams, kernel: u64, memory: Placed<'a>, file: &[u8]) -> Result<Self, String> {
         let sectors = file.get(SETUP_SECTS).map_or(0, |sectors| u64::from(*sectors));
         let setup = (if sectors == 0 { 4 } else { sectors } + 1) * 512;
-        let bytes = (file.len() as u64).saturating_sub(setup).min(params.init_size.into());
+        let bytes = (file.len() as u64)
+            .saturating_sub(setup)
+            .min(params.init_size.into());
         let now = |first: u64, bytes: u64| -> Vec<u64> {
-            (first..first.saturating_add(bytes.div_ceil(PAGE))).map(|frame| memory.now(frame)).collect()
+            (first..first.saturating_add(bytes.div_ceil(PAGE)))
+                .map(|frame| memory.now(frame))
+                .collect()
         };
         let ram = memory.ram.bytes();
         let initrd = now(params.initrd_address / PAGE, params.initrd_bytes.min(ram));

@@ -275,7 +275,12 @@ fn node(ram: &dyn BootMemory, kind: u32, address: u64, length: u64) -> Result<Se
     })
 }
 
-fn read(ram: &dyn BootMemory, what: &'static str, address: u64, buffer: &mut [u8]) -> Result<(), HandoverError> {
+fn read(
+    ram: &dyn BootMemory,
+    what: &'static str,
+    address: u64,
+    buffer: &mut [u8],
+) -> Result<(), HandoverError> {
     ram.read(address, buffer)
         .map_err(|source| HandoverError::Unreadable { what, source })
 }

@@ -109,7 +109,9 @@ impl Running {
 
     /// Whether it waits for something in this generation. A filter that acts on writes already does not.
     fn awaits_in(&self, generation: Generation) -> bool {
-        let armed = self.armed.is_some_and(|(_, stamp)| stamp.generation == generation);
+        let armed = self
+            .armed
+            .is_some_and(|(_, stamp)| stamp.generation == generation);
         armed && !self.is_over() && !matches!(self.due, Due::Open(_))
     }
 

@@ -281,7 +281,8 @@ impl Machine {
     /// A processor is about to execute an instruction that injections may wait for.
     pub(super) fn executes(&mut self, now: u64, rip: u64) {
         let generation = self.records.stamp.generation;
-        self.platform.count_instructions(now, || self.processors.retired());
+        self.platform
+            .count_instructions(now, || self.processors.retired());
         self.platform.bus.view.injections.on_execute(now, generation, rip);
         self.platform.bus.inject(now);
         self.await_addresses();

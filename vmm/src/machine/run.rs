@@ -129,7 +129,14 @@ impl Machine {
 
     fn awaited_address(&mut self, rip: u64) -> Option<Event> {
         let (now, generation) = (self.processors.now(), self.records.stamp.generation);
-        if self.platform.bus.view.injections.kernel_offset_of(generation).is_none() {
+        if self
+            .platform
+            .bus
+            .view
+            .injections
+            .kernel_offset_of(generation)
+            .is_none()
+        {
             return Some(Event::AwaitedAddress { at: self.moment() });
         }
         self.executes(now, rip);

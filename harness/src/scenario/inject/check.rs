@@ -49,21 +49,21 @@ fn check_when(scenario: &Scenario, inject: &Inject) -> Result<(), Problem> {
     require(when.at.is_none() || when.phase.is_none(), spanned, || {
         "found at and phase, expected one of them".into()
     })?;
-    require(when.counted().count() <= 1, spanned, || {
-        "found several of write, read, msi and access, expected one of them".into()
+    let waits = when.counted().count() + usize::from(when.symbol.is_some());
+    require(waits <= 1, spanned, || {
+        "found several of write, read, msi, access and symbol, expected one of them".into()
     })?;
+    check_within(inject)?;
     require(
         when.after.is_none() || when.instructions.is_none(),
         spanned,
         || "found after and instructions, expected one of them".into(),
     )?;
     let since = when.since();
-    let anything = since.is_some()
-        || when.counted().next().is_some()
-        || when.after.is_some()
-        || when.instructions.is_some();
+    let anything = since.is_some() || when.waits() || when.after.is_some() || when.instructions.is_some();
     require(anything, spanned, || {
-        "it says nothing of when: expected at, phase, write, read, msi, access, after or instructions".into()
+        "it says nothing of when: expected at, phase, write, read, msi, access, symbol, after or instructions"
+            .into()
     })?;
     require(when.counted().all(|number| number > 0), spanned, || {
         "found number 0, and they are counted from 1".into()
@@ -78,6 +78,9 @@ fn check_when(scenario: &Scenario, inject: &Inject) -> Result<(), Problem> {
     let Some(Stamp { generation, phase }) = since else {
         return Ok(());
     };
+    require(when.symbol.is_none() || phase != Phase::Jump, spanned, || {
+        "found symbol at the jump, where the old kernel executes nothing more".into()
+    })?;
     let kexecs = *scenario.kexecs.get_ref();
     let (least, most) = match phase {
         Phase::BootOld => (0, 0),
@@ -88,6 +91,25 @@ fn check_when(scenario: &Scenario, inject: &Inject) -> Result<(), Problem> {
     require((least..=most).contains(&generation.into()), spanned, || {
         format!("generation {generation} has no phase {phase}: expected {least} to {most}")
     })
+}
+
+fn check_within(inject: &Inject) -> Result<(), Problem> {
+    let (spanned, when) = (&inject.when, inject.when.get_ref());
+    match when.within {
+        None => Ok(()),
+        Some(Every::Number(0) | Every::Time(Span(0))) => {
+            require(false, spanned, || "found within = 0, expected more".into())
+        }
+        Some(Every::Time(_)) => require(when.instructions.is_none(), spanned, || {
+            "found within as a time beside instructions, expected a number of instructions".into()
+        }),
+        Some(Every::Number(_)) => {
+            let counts = when.instructions.is_some() || when.counted().next().is_some();
+            require(counts, spanned, || {
+                "found within as a number, expected a time: nothing is counted".into()
+            })
+        }
+    }
 }
 
 fn check_every(inject: &Inject) -> Result<(), Problem> {
@@ -112,5 +134,5 @@ fn check_every(inject: &Inject) -> Result<(), Problem> {
 
 /// Whether its times are a matter of guest time alone.
 fn is_timed(inject: &Inject) -> bool {
-    !inject.what.get_ref().is_filter() && inject.when.get_ref().counted().next().is_none()
+    !inject.what.get_ref().is_filter() && !inject.when.get_ref().waits()
 }

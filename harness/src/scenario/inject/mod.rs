@@ -48,6 +48,15 @@ pub enum Every {
     Time(Span),
 }
 
+impl fmt::Display for Every {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Time(time) => time.fmt(f),
+        }
+    }
+}
+
 /// What an injection does.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]

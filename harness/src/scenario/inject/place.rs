@@ -70,6 +70,21 @@ impl Class {
         ("free", Self::Free),
     ];
 
+    /// What a page of it is, in words.
+    fn words(self) -> &'static str {
+        match self {
+            Self::AboveRam => "above RAM",
+            Self::Hole => "in the hole below 4 GiB",
+            Self::Scratch => "of scratch",
+            Self::StagedKernel => "of the staged kernel",
+            Self::StagedInitrd => "of the staged initrd",
+            Self::Blob => "of the handover",
+            Self::PageTable => "of the page tables",
+            Self::KernelText => "of the kernel's text",
+            Self::Free => "that belongs to nobody",
+        }
+    }
+
     /// The name in scenarios.
     pub fn name(self) -> &'static str {
         let mut all = Self::ALL.iter();
@@ -151,7 +166,7 @@ impl fmt::Display for Target {
         }
         match &self.place {
             Place::Object(name) => write!(f, "of object \"{name}\"")?,
-            Place::Class(class) => write!(f, "of place \"{}\"", class.name())?,
+            Place::Class(class) => f.write_str(class.words())?,
             Place::Address(_) => {}
         }
         match self.offset {

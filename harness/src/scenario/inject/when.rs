@@ -4,6 +4,7 @@ use serde::Deserialize;
 use vmm::injection::WriteKind;
 use vmm::phase::{Generation, Phase, Stamp};
 
+use super::Every;
 use crate::scenario::Span;
 
 /// When an injection is due. Without `at` and `phase` it is armed at power-on.
@@ -31,6 +32,12 @@ pub struct When {
     /// The n-th access to a register of the DMA engine since then.
     #[serde(default)]
     pub access: Option<u64>,
+    /// The first execution of this symbol of the kernel.
+    #[serde(default)]
+    pub symbol: Option<String>,
+    /// Later by up to so much, which the seed chooses: guest time, or a number of what is counted.
+    #[serde(default)]
+    pub within: Option<Every>,
     /// Which device writes count and are changed.
     #[serde(default)]
     pub of: Option<Of>,
@@ -80,13 +87,24 @@ impl When {
         let phase = match self.at {
             Some(Boundary::Jump) => Phase::Jump,
             Some(Boundary::Entry) => Phase::BootNew,
-            None => self.phase?,
+            None => match (self.phase, &self.symbol) {
+                (Some(phase), _) => phase,
+                // A kernel's symbol is waited for from its first instruction on.
+                (None, Some(_)) if self.generation == Some(0) => Phase::BootOld,
+                (None, Some(_)) => Phase::BootNew,
+                (None, None) => return None,
+            },
         };
         let first = Generation::from(phase >= Phase::BootNew);
         Some(Stamp {
             generation: self.generation.unwrap_or(first),
             phase,
         })
+    }
+
+    /// Whether it waits for something that can occur several times.
+    pub(super) fn waits(&self) -> bool {
+        self.symbol.is_some() || self.counted().next().is_some()
     }
 
     /// How many of the things that are counted are given.

@@ -336,3 +336,116 @@ fn what_cannot_be_held_is_said_in_one_sentence() {
     );
     assert!(!file.exists());
 }
+
+/// A small live update with injections that take their time: device writes that are held back and torn, deeds that are
+/// done several times, a symbol that is waited for, places that are looked for, and one that counts instructions.
+const INJECTED: &str = r#"
+[[inject]]
+when.phase = "armed"
+what.dma.delay.by = "3 ms"
+count = 6
+every = 2
+
+[[inject]]
+when = { phase = "armed", write = 2 }
+what.dma.torn = { after = "4 ms", at = 100 }
+count = 4
+every = 3
+
+[[inject]]
+when = { phase = "armed", after = "500 us" }
+what.memory.flip = { at = { object = "data" }, bit = 3 }
+count = 5
+every = "1 ms"
+
+[[inject]]
+when.symbol = "kho_memory_init"
+what.memory.flip.at = "scratch"
+
+[[inject]]
+when = { phase = "restore", instructions = 10000, within = 5000 }
+what.memory.flip.at = "free"
+"#;
+
+fn with_injections() -> (String, String) {
+    let file = scenarios().join("inject/dma-drop.toml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let without = text.split("[[inject]]").next().unwrap().to_owned();
+    (format!("{without}{INJECTED}"), without)
+}
+
+fn plan_of(text: &str) -> Plan {
+    plan(
+        &parse("s.toml", text).unwrap(),
+        "s.toml",
+        text,
+        &Overrides::default(),
+    )
+    .unwrap()
+}
+
+#[test]
+fn runs_go_on_from_the_middle_of_injections() {
+    if !ready("branches of injections half done") {
+        return;
+    }
+    let plan = plan_of(&with_injections().0);
+    let straight = to_the_end(power_on(&plan));
+    let fired = |evidence: &Evidence| -> Vec<u64> {
+        evidence
+            .injections
+            .iter()
+            .map(|injection| injection.fired)
+            .collect()
+    };
+    assert_eq!(fired(&straight), [6, 4, 5, 1, 1]);
+    let begin = |phase| {
+        let mut records = straight.phases.iter();
+        records.find(|record| record.phase == phase).unwrap().begin_ns
+    };
+    let armed = begin(Phase::Armed);
+    let mut places: Vec<u64> = (1..16).map(|step| armed + step * 400_000).collect();
+    places.extend([begin(Phase::BootNew) + 5_000_000, begin(Phase::Restore) + 5_000]);
+    let places: Vec<Until> = places.into_iter().map(Until::Time).collect();
+    // Some of them have fired half of their times there.
+    let mut run = power_on(&plan);
+    let half = [places[6]];
+    assert_eq!(run.proceed(&half, &()), Progress::Paused(0));
+    let here = run.finish(&());
+    assert!(
+        (1..6).contains(&fired(&here)[0]) && (1..5).contains(&fired(&here)[2]),
+        "{:?}",
+        fired(&here)
+    );
+    branches_agree(&plan, &places, |index| usize::from(index % 5 == 1), &straight);
+}
+
+#[test]
+fn an_injection_into_a_run_that_has_begun_does_what_it_does_from_the_start() {
+    if !ready("injections into branches") {
+        return;
+    }
+    let (with, without) = with_injections();
+    let (with, without) = (plan_of(&with), plan_of(&without));
+    let expected = to_the_end(power_on(&with));
+    let mut run = power_on(&without);
+    let armed = Stamp {
+        generation: 0,
+        phase: Phase::Armed,
+    };
+    assert_eq!(run.proceed(&[Until::Phase(armed)], &()), Progress::Paused(0));
+    let here = run.snapshot().unwrap();
+    for mut run in [branch(&here), run] {
+        run.inject(&with.injections).unwrap();
+        let found = to_the_end(run);
+        let found = Evidence {
+            scenario_text: expected.scenario_text.clone(),
+            ..found
+        };
+        same_end(&expected, &found, "injections into a run that has begun");
+    }
+    // Nothing comes of none.
+    let mut control = branch(&here);
+    control.inject(&[]).unwrap();
+    assert!(to_the_end(control).injections.is_empty());
+}

@@ -277,3 +277,19 @@ fn an_injection_that_never_fired_is_an_error() {
         assert!(judgement.reasons[0].ends_with(why), "{judgement:?}");
     }
 }
+
+#[test]
+fn memory_of_no_object_that_an_injection_wrote_to_explains_what_was_not_retrieved() {
+    for (frame, explained) in [(MEMFD - 1, true), (MEMFD + 15, false)] {
+        let mut evidence = good();
+        evidence.retrievals.clear();
+        evidence.blobs.clear();
+        inject(&mut evidence, None, frame * PAGE, Content::Bytes(vec![0xaa]), 1);
+        let told = found(&evidence);
+        let mut lost = told
+            .iter()
+            .filter(|finding| finding.rule == RuleName::SessionRetrieved);
+        let by = if explained { vec![0] } else { vec![] };
+        assert_eq!(lost.next().unwrap().explained_by, by, "{frame:#x}");
+    }
+}

@@ -327,7 +327,7 @@ fn an_injection_is_told_in_words() {
         ),
         (
             "what.dma.redirect.to = \"hole\"",
-            "a device write is sent to a page of place \"hole\"",
+            "a device write is sent to a page in the hole below 4 GiB",
         ),
         (
             "what.dma.count.by = -2",
@@ -348,5 +348,93 @@ proptest! {
         let _ = parse("s.toml", &text(&format!("when = {when}\nwhat = {what}")));
         let _ = parse("s.toml", &text(&format!("when.write = {number}\nwhat.dma.count.by = {number}\nevery = {number}")));
         let _ = parse("s.toml", &text(&format!("when.at = \"jump\"\nwhat.memory.flip = {{ at = {number}, bit = {number} }}")));
+    }
+}
+
+#[test]
+fn a_symbol_is_waited_for_in_the_kernel_of_its_generation() {
+    let trigger = |when: &str| {
+        planned(&format!("when = {{ {when} }}\nwhat.dma = \"drop\""))
+            .injection
+            .trigger
+    };
+    let on = Occurrence::Execute(0xffff_ffff_8100_0100);
+    for (when, since) in [
+        ("symbol = \"clear_page\"", stamp(1, Phase::BootNew)),
+        (
+            "symbol = \"clear_page\", generation = 0",
+            stamp(0, Phase::BootOld),
+        ),
+        (
+            "symbol = \"clear_page\", phase = \"handover\"",
+            stamp(0, Phase::Handover),
+        ),
+        (
+            "symbol = \"clear_page\", at = \"entry\"",
+            stamp(1, Phase::BootNew),
+        ),
+    ] {
+        let trigger = trigger(when);
+        assert_eq!((trigger.since, trigger.on, trigger.nth), (since, on, 1), "{when}");
+    }
+    for (when, what) in [
+        ("symbol = \"a\", write = 1", "several of write"),
+        ("symbol = \"a\", at = \"jump\"", "nothing more"),
+        ("symbol = \"a\", within = 3", "nothing is counted"),
+        ("phase = \"armed\", within = 0", "within = 0"),
+        ("phase = \"armed\", within = 7", "nothing is counted"),
+        (
+            "phase = \"armed\", instructions = 1, within = \"1 us\"",
+            "beside instructions",
+        ),
+    ] {
+        let error = error(&format!("when = {{ {when} }}\nwhat.dma = \"drop\""));
+        assert!(error.contains(what), "{when}: {error}");
+    }
+}
+
+#[test]
+fn the_seed_chooses_within_a_window() {
+    let trigger = |when: &str, seed: u64| {
+        let text = format!(
+            "seed = {seed}\n{}",
+            text(&format!("when = {{ {when} }}\nwhat.dma = \"drop\""))
+        );
+        testing::plan(&text).injections[0].injection.trigger
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..20 {
+        let Delay::Time(time) = trigger("phase = \"armed\", after = \"5 us\", within = \"3 us\"", seed).delay
+        else {
+            panic!()
+        };
+        assert!((5_000..8_000).contains(&time), "{time}");
+        let nth = trigger("write = 10, within = 4", seed).nth;
+        assert!((10..14).contains(&nth), "{nth}");
+        let Delay::Instructions(count) =
+            trigger("at = \"entry\", instructions = 100, within = 9", seed).delay
+        else {
+            panic!()
+        };
+        assert!((100..109).contains(&count), "{count}");
+        seen.insert((time, nth, count));
+    }
+    assert!(seen.len() > 10, "{seen:?}");
+    assert_eq!(
+        trigger("write = 10, within = 4", 3),
+        trigger("write = 10, within = 4", 3)
+    );
+}
+
+#[test]
+fn every_place_has_a_name_and_words() {
+    for (name, class) in super::Class::ALL {
+        assert_eq!(class.name(), name);
+        let planned = planned(&format!("when.at = \"jump\"\nwhat.memory.flip.at = \"{name}\""));
+        let Some(Ask::Flip { at, .. }) = planned.ask else {
+            panic!()
+        };
+        assert_eq!(at.what, Thing::Class(class));
+        assert!(planned.words.contains("a page "), "{}", planned.words);
     }
 }

@@ -196,3 +196,39 @@ fn an_answer_for_another_moment_is_no_answer() {
     assert_eq!((list.asks(), list.take_due(200)), (None, None));
     assert_eq!(list.on_write(200, BLOCK), None);
 }
+
+#[test]
+fn an_instruction_is_awaited_where_its_kernel_lies_and_in_its_generation_alone() {
+    const LINKED: u64 = 0xffff_ffff_8123_4560;
+    let deed = Deed::Write(Vec::new());
+    let mut list = Injections::new(&[injection(
+        Occurrence::Execute(LINKED),
+        1,
+        Delay::Time(0),
+        deed,
+        (2, 1),
+    )]);
+    let generation = ARMED.generation;
+    assert!(list.awaited_addresses(generation).0.is_empty(), "not armed");
+    list.begin(100, ARMED);
+    assert_eq!(list.awaited_addresses(generation), (vec![LINKED], (2 << 20) - 1));
+    assert!(list.awaited_addresses(generation + 1).0.is_empty());
+    list.on_execute(110, generation, LINKED);
+    assert_eq!(list.take_due(110), None, "it is not known where the kernel lies");
+    let offset = 6 << 20;
+    list.kernel_found(generation, offset);
+    assert_eq!(
+        list.awaited_addresses(generation),
+        (vec![LINKED + offset], u64::MAX)
+    );
+    list.on_execute(120, generation, LINKED);
+    assert_eq!(list.take_due(120), None);
+    for time in [130, 140] {
+        list.on_execute(time, generation, LINKED + offset);
+        assert!(list.take_due(time).is_some());
+        list.fired(0, time, ARMED, DONE);
+    }
+    let over = list.awaited_addresses(generation).0.is_empty();
+    assert!(over, "it has fired as often as it may");
+    assert_eq!(list.kernel_offset_of(generation + 1), None);
+}

@@ -1,13 +1,13 @@
 //! Answers injections that ask what to do, and takes what became of each as evidence.
 
 use super::{Run, chain};
-use crate::evidence::{FiringEvidence, InjectedAt, InjectionEvidence};
+use crate::evidence::{FiringEvidence, InjectedAt, InjectionEvidence, PAGE, describe};
 use crate::oracle::millis;
 use crate::plan::{InjectionPlan, Plan};
 use crate::resolve::{Known, deed, needs_never_written};
 use crate::snapshot::RunSnapshot;
 use std::sync::Arc;
-use vmm::injection::{Deed, Running};
+use vmm::injection::{Deed, Done, Firing, Running};
 use vmm::machine::MachineError;
 use vmm::phase::Stamp;
 
@@ -75,6 +75,45 @@ impl Run {
             .collect()
     }
 
+    /// What an injection did, in words.
+    fn told_of(&self, firing: &Firing) -> String {
+        let generation = firing.stamp.generation.into();
+        match firing.done {
+            Done::Changed { entry, change } => {
+                let meant = self
+                    .machine
+                    .ledger()
+                    .entries()
+                    .iter()
+                    .find(|found| found.index == entry);
+                meant.map_or(firing.done.to_string(), |meant| {
+                    let (bytes, to) = (meant.length, self.place_of(meant.address, generation));
+                    format!(
+                        "write of {bytes} bytes ({}) to {to} was {change}",
+                        describe(meant)
+                    )
+                })
+            }
+            Done::Wrote { address, bytes, .. } => {
+                let s = if bytes == 1 { "" } else { "s" };
+                format!(
+                    "{bytes} byte{s} written at {}",
+                    self.place_of(address, generation)
+                )
+            }
+        }
+    }
+
+    /// An address with the object that it belongs to, in words.
+    fn place_of(&self, address: u64, generation: u32) -> String {
+        let owned = self.evidence.objects.iter().find_map(|object| {
+            let frames = object.frames(generation);
+            let page = frames.iter().position(|frame| *frame == address / PAGE)?;
+            Some(format!("page {page} of \"{}\" ({address:#x})", object.name))
+        });
+        owned.unwrap_or_else(|| format!("{address:#x}"))
+    }
+
     fn one_injection(&self, planned: &InjectionPlan, running: &Running) -> InjectionEvidence {
         let at = |time, stamp: Stamp| InjectedAt {
             generation: stamp.generation.into(),
@@ -84,7 +123,7 @@ impl Run {
         };
         let firings = running.firings.iter().map(|firing| FiringEvidence {
             at: at(firing.time, firing.stamp),
-            what: firing.done.to_string(),
+            what: self.told_of(firing),
         });
         let unable = running.unable.iter();
         InjectionEvidence {

@@ -18,6 +18,19 @@ impl Known<'_> {
         AddressSpace::all_of(&self.machine.registers())
     }
 
+    /// The kernel's own address space. With page table isolation it comes after user space's; without it the last one
+    /// may be no address space at all, and does not map the kernel's entry.
+    fn kernel_space(&self) -> Option<AddressSpace> {
+        let (ram, spaces) = (self.machine.ram(), self.spaces());
+        let entries = self.machine.syscall_entries();
+        let maps = |space: &&AddressSpace| {
+            let mut set = entries.iter().filter(|entry| **entry != 0);
+            set.any(|entry| space.translate(ram, *entry).is_some())
+        };
+        let found = spaces.iter().rev().find(maps).or(spaces.first());
+        found.copied()
+    }
+
     /// Reads memory at a kernel address. Returns whether it is mapped.
     fn read_kernel(&self, address: u64, buffer: &mut [u8]) -> bool {
         let ram = self.machine.ram();
@@ -59,8 +72,11 @@ impl Known<'_> {
     pub(super) fn page_tables(&self) -> Result<Vec<u64>, String> {
         let registers = self.machine.registers();
         let low = registers.rip < LOWER_HALF && registers.segments[CS].selector & 3 == 0;
-        // With page table isolation the kernel's own tables come last.
-        let space = self.spaces().pop();
+        let space = if low {
+            self.spaces().first().copied()
+        } else {
+            self.kernel_space()
+        };
         let tables = space.map_or(Vec::new(), |space| space.tables(self.machine.ram(), !low));
         let found = (!tables.is_empty()).then_some(tables);
         found.ok_or_else(|| format!("CR3 is {:#x}, where no page table is", registers.cr3))
@@ -71,10 +87,8 @@ impl Known<'_> {
         if self.machine.moment().stamp.phase == Phase::Jump {
             return Err("at the jump the kernel's page tables are not used any more".into());
         }
-        let (ram, spaces) = (self.machine.ram(), self.spaces());
-        let mappings = spaces
-            .last()
-            .map_or(Vec::new(), |space| space.mappings(ram, IMAGE));
+        let (ram, space) = (self.machine.ram(), self.kernel_space());
+        let mappings = space.map_or(Vec::new(), |space| space.mappings(ram, IMAGE));
         let text = mappings.iter().filter(|mapping| mapping.executable);
         let frames: Vec<u64> = text
             .flat_map(|mapping| mapping.physical / PAGE..(mapping.physical + mapping.length) / PAGE)

@@ -93,6 +93,7 @@ fn a_late_branch_ends_as_one_at_the_entry() {
         return;
     }
     let mut sweep = Sweep::new(&receiver(), &harness::agent::load().unwrap(), "baton").unwrap();
+    sweep.hashed = true;
     assert!(sweep.base.snapshots() > 2);
     let only = [
         "setup_data/fdt_size=0x0",
@@ -115,6 +116,7 @@ fn a_late_branch_ends_as_one_at_the_entry() {
         sweep.from_entry = true;
         let early = sweep.run(case).unwrap();
         let path = &case.field.path;
+        assert!(!late.1.evidence.state_hash.is_empty());
         assert_eq!(late.0, early.0, "{path}");
         assert!(
             late.1.evidence == early.1.evidence,

@@ -114,6 +114,7 @@ fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
         let command = command(args, *kernel, plan.seed);
         let mut sweep = Sweep::new(plan, &agent, &command).map_err(|error| failed(&error))?;
         sweep.from_entry = args.from_entry;
+        sweep.hashed = args.out.is_some();
         let cases = sweep.cases(&args.only).map_err(|error| {
             complain(error);
             Exit::Usage

@@ -78,6 +78,8 @@ pub struct Sweep {
     command: String,
     /// Branch at the entry always, not as late as is equal.
     pub from_entry: bool,
+    /// Whether evidence has the hash of the machine's state, which costs time in each case.
+    pub hashed: bool,
 }
 
 /// Why a case could not be run.
@@ -98,6 +100,7 @@ impl Sweep {
             plan: plan.clone(),
             command: command.into(),
             from_entry: false,
+            hashed: false,
         })
     }
 
@@ -183,7 +186,12 @@ impl Sweep {
                 .map_err(|error| failed(chain(&error)))?;
         }
         run.proceed(&[], &());
-        let judged = Judged::new(run.finish(&())).map_err(|error| failed(error.to_string()))?;
+        let evidence = if self.hashed {
+            run.finish(&())
+        } else {
+            run.finish_unhashed(&())
+        };
+        let judged = Judged::new(evidence).map_err(|error| failed(error.to_string()))?;
         let Classed { class, what, warned } = classify(&judged, &self.base.reference);
         let set = written(&case.named.value);
         let line = Line {

@@ -225,7 +225,17 @@ impl Run {
     }
 
     /// Ends the run at its present position, and returns its evidence.
-    pub fn finish(mut self, observer: &dyn Observer) -> Evidence {
+    pub fn finish(self, observer: &dyn Observer) -> Evidence {
+        self.end(observer, true)
+    }
+
+    /// The same without the hash of the machine's state, which takes most of the time: for many short runs of which
+    /// nobody keeps the evidence.
+    pub fn finish_unhashed(self, observer: &dyn Observer) -> Evidence {
+        self.end(observer, false)
+    }
+
+    fn end(mut self, observer: &dyn Observer, hashed: bool) -> Evidence {
         self.fit_symbols_of_the_dead();
         let (generation, phase) = (self.cursor.generation, self.machine.moment().stamp.phase);
         let Ending {
@@ -274,8 +284,9 @@ impl Run {
         // Watches are not part of the state, which must be equal with and without them.
         self.machine
             .unwatch(self.questions.iter().map(|question| question.address / PAGE));
-        match self.machine.state_hash() {
-            Ok(hash) => evidence.state_hash = format!("{hash:032x}"),
+        match hashed.then(|| self.machine.state_hash()).transpose() {
+            Ok(None) => {}
+            Ok(Some(hash)) => evidence.state_hash = format!("{hash:032x}"),
             Err(error) => {
                 (kind, text) = (OutcomeKind::MachineFailed, format!("{text}; {}", chain(&error)));
             }

@@ -116,13 +116,14 @@ fn a_late_branch_ends_as_one_at_the_entry() {
         sweep.from_entry = true;
         let early = sweep.run(case).unwrap();
         let path = &case.field.path;
-        assert!(!late.1.evidence.state_hash.is_empty());
-        assert_eq!(late.0, early.0, "{path}");
+        assert!(!late.judged.evidence.state_hash.is_empty());
+        assert_eq!(late.line, early.line, "{path}");
         assert!(
-            late.1.evidence == early.1.evidence,
+            late.judged.evidence == early.judged.evidence,
             "{path}: {:?}",
-            late.1.evidence.outcome
+            late.judged.evidence.outcome
         );
+        assert!(late.cost.instructions <= early.cost.instructions, "{path}");
     }
 }
 

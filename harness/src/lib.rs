@@ -21,6 +21,7 @@
 
 pub mod agent;
 pub mod backend;
+pub mod bend;
 pub mod blob;
 pub mod cause;
 pub mod compare;

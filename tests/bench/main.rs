@@ -14,7 +14,8 @@
 //!
 //! Then come figures of the backends, each beside its peer in the same run: port writes per second on soft and KVM, the
 //! time from `baton run` to the first guest instruction, device writes against memcpy, and, with `--kvm-cycle`, a small
-//! live update on both, phase by phase. Last come snapshots and branches of the scenario's guest.
+//! live update on both, phase by phase. Then come snapshots and branches of the scenario's guest, and
+//! last what an injection costs: cases of a sweep of the handover, which branch from one run.
 #![forbid(unsafe_code)]
 
 mod backends;
@@ -29,6 +30,7 @@ mod qemu;
 mod report;
 mod samples;
 mod start;
+mod sweep;
 mod table;
 
 use backends::{Backends, Settings};
@@ -67,6 +69,15 @@ struct Arguments {
     /// Measure snapshots and branches only, without QEMU.
     #[arg(long, conflicts_with = "backends_only")]
     forks_only: bool,
+    /// Measure injections only, without QEMU.
+    #[arg(long, conflicts_with_all = ["backends_only", "forks_only"])]
+    injections_only: bool,
+    /// The scenario whose handover is swept.
+    #[arg(long, default_value = "tests/scenarios/sweeps/receiver.toml")]
+    receiver: PathBuf,
+    /// Measured injections.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..))]
+    injections: u16,
     /// Write every sample to this file.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -78,6 +89,8 @@ fn main() -> ExitCode {
         backends_only(&arguments)
     } else if arguments.forks_only {
         forks_only(&arguments)
+    } else if arguments.injections_only {
+        injections_only(&arguments)
     } else {
         bench(&arguments)
     };
@@ -111,6 +124,19 @@ fn forks_only(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     Ok(forks.is_fast())
 }
 
+/// Measures injections only. Returns whether they are fast enough.
+fn injections_only(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
+    let injections = injections(arguments, &harness::agent::load()?)?;
+    print!("{}", injections.table(None));
+    keep(arguments, &(serde_json::to_string_pretty(&injections)? + "\n"))?;
+    Ok(injections.is_fast())
+}
+
+fn injections(arguments: &Arguments, agent: &[u8]) -> Result<sweep::Injections, Box<dyn Error>> {
+    let plan = resolved(&arguments.receiver, arguments.kernel.clone())?;
+    Ok(sweep::measure(&plan, agent, arguments.injections.into())?)
+}
+
 fn measured(arguments: &Arguments, plan: &Plan, work: &Path) -> Result<Backends, String> {
     backends::measure(&Settings {
         program: &arguments.baton,
@@ -129,8 +155,8 @@ fn keep(arguments: &Arguments, json: &str) -> Result<(), String> {
     std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Measures everything. Returns whether baton stayed within its memory limit, branches are fast enough, and everything
-/// could be measured.
+/// Measures everything. Returns whether baton stayed within its memory limit, branches and injections are fast enough, and
+/// everything could be measured.
 fn bench(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let plan = planned(&arguments.scenario, arguments.kernel.clone())?;
     let agent = harness::agent::load()?;
@@ -172,20 +198,19 @@ fn bench(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         qemu: samples.1,
         backends,
         forks,
+        injections: injections(arguments, &agent)?,
     };
     print!("{report}");
     keep(arguments, &report.json()?)?;
-    Ok(report.memory_is_bounded() && report.forks.is_fast() && report.backends.cycle_error.is_none())
+    Ok(report.memory_is_bounded()
+        && report.forks.is_fast()
+        && report.injections.is_fast()
+        && report.backends.cycle_error.is_none())
 }
 
 /// The scenario with everything resolved, if QEMU can do the same.
 fn planned(scenario: &Path, kernel: Option<String>) -> Result<Plan, Box<dyn Error>> {
-    let (read, text) = harness::scenario::load(scenario)?;
-    let overrides = Overrides {
-        kernel,
-        ..Overrides::default()
-    };
-    let plan = plan(&read, &scenario.display().to_string(), &text, &overrides)?;
+    let plan = resolved(scenario, kernel)?;
     if plan.kexecs != 1 || plan.objects.len() != 1 || plan.kernel(0).hash != plan.kernel(1).hash {
         return Err(format!(
             "{}: only one memfd and one kexec into the same kernel can be compared; found {} and {}",
@@ -196,4 +221,14 @@ fn planned(scenario: &Path, kernel: Option<String>) -> Result<Plan, Box<dyn Erro
         .into());
     }
     Ok(plan)
+}
+
+/// The scenario with everything resolved.
+fn resolved(scenario: &Path, kernel: Option<String>) -> Result<Plan, Box<dyn Error>> {
+    let (read, text) = harness::scenario::load(scenario)?;
+    let overrides = Overrides {
+        kernel,
+        ..Overrides::default()
+    };
+    Ok(plan(&read, &scenario.display().to_string(), &text, &overrides)?)
 }

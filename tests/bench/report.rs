@@ -4,6 +4,7 @@ use crate::backends::Backends;
 use crate::fork::Forks;
 use crate::host::Machine;
 use crate::samples::{Executed, Sample, Spread};
+use crate::sweep::Injections;
 use serde::Serialize;
 
 /// Memory that baton may use besides guest RAM, in bytes.
@@ -34,6 +35,8 @@ pub struct Report {
     pub backends: Backends,
     /// What snapshots and branches cost.
     pub forks: Forks,
+    /// What injections cost.
+    pub injections: Injections,
 }
 
 /// What the samples say.
@@ -173,6 +176,7 @@ pub mod tests {
             qemu: vec![qemu(1.5), qemu(1.0), qemu(2.0)],
             backends: crate::backends::tests::backends(true),
             forks: crate::fork::tests::forks(0.001),
+            injections: crate::sweep::tests::injections(1),
         }
     }
 

@@ -111,7 +111,9 @@ impl fmt::Display for Report {
             &format!("at most {limit} MiB of memory (guest RAM and 256 MiB)"),
             self.memory_is_bounded(),
         )?;
-        write!(f, "\n{}\n{}", self.backends, self.forks)
+        let of_qemu = summary.qemu_cpu_s.map(|spread| spread.median);
+        let injections = self.injections.table(of_qemu);
+        write!(f, "\n{}\n{}\n{injections}", self.backends, self.forks)
     }
 }
 

@@ -8,23 +8,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use harness::bend::Bendable;
 use harness::blob;
 use harness::conductor::{Progress, Run, Until, chain};
 use harness::evidence::PAGE;
 use harness::plan::Plan;
 use harness::snapshot::RunSnapshot;
 use harness::verdict::Judged;
-use kho_core::fields::{ByteOrder, Field, FieldError, Kind, LIST_LIMIT, Place, Source, Value, Write};
-use kho_core::{Handover, Owner, Owners, PhysicalMemory, SparseMemory};
+use kho_core::fields::{FieldError, Write};
+use kho_core::{Handover, PhysicalMemory, SparseMemory};
 use vmm::soft::Soft;
 
 use super::class::Reference;
-use super::values::Around;
 
-/// Path of the field that points to the first `setup_data` node.
-pub const FIRST_NODE: &str = "boot_params/setup_data";
-/// Its offset in `struct boot_params` (Documentation/arch/x86/zero-page.rst).
-const SETUP_DATA: u64 = 0x250;
 /// Moments closer together than this share a snapshot, in nanoseconds of guest time.
 const CLOSE: u64 = 100_000;
 /// A guest counts as hung when it is silent for so many times as long as the unchanged run took from the entry on, and
@@ -122,72 +118,13 @@ impl Base {
         })
     }
 
-    /// The fields of the handover, and the pointer in the boot parameters that leads to it.
-    pub fn fields(&self) -> Vec<Field> {
-        let source = self.source();
-        self.first_node()
-            .into_iter()
-            .chain(source.list(LIST_LIMIT))
-            .collect()
-    }
-
-    /// The field of this path.
-    pub fn find(&self, path: &str) -> Result<Field, FieldError> {
-        match self.first_node().filter(|_| path == FIRST_NODE) {
-            Some(field) => Ok(field),
-            None => self.source().find(path),
-        }
-    }
-
-    fn source(&self) -> Source<'_> {
-        Source {
+    /// The handover, ready to be bent.
+    pub fn bendable(&self) -> Bendable<'_> {
+        Bendable {
             handover: &self.handover,
             memory: &self.memory,
             setup_data: self.setup_data,
-        }
-    }
-
-    fn first_node(&self) -> Option<Field> {
-        let place = Place::Bytes {
-            at: self.boot_params + SETUP_DATA,
-            width: 8,
-            order: ByteOrder::Little,
-            shift: 0,
-            bits: 64,
-        };
-        let field = Field {
-            path: FIRST_NODE.into(),
-            kind: Kind::Address,
-            place,
-            value: Value::Number(0),
-        };
-        let value = field.read(&self.memory)?;
-        Some(Field { value, ..field })
-    }
-
-    /// The writes that give a field a value.
-    pub fn writes(&self, field: &Field, value: &Value) -> Result<Vec<Write>, FieldError> {
-        field.set(value, &self.handover, &self.memory)
-    }
-
-    /// Places that pointers can be bent to.
-    pub fn around(&self) -> Around {
-        let owners = Owners::of(&self.handover);
-        let data = |record: &&kho_core::owners::Record| {
-            matches!(record.owner, Owner::FileData { .. } | Owner::ReserveMem(_))
-        };
-        let mut objects = owners.iter().filter(data).map(|record| record.region.start);
-        let ram = self.memory.ranges();
-        Around {
-            ram_end: ram.iter().map(kho_core::Region::end).max().unwrap_or(0),
-            scratch: self
-                .handover
-                .scratch
-                .first()
-                .map(|area| area.region.start + 16 * PAGE),
-            objects: [objects.next(), objects.next()],
-            fdt: self.handover.fdt.start,
-            map: self.handover.map.root(),
+            boot_params: Some(self.boot_params),
         }
     }
 

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use harness::hex;
-use kho_core::fields::{Kind, Value, unpadded};
+use kho_core::fields::Kind;
 use serde::{Deserialize, Serialize};
 
 use super::class::Class;
@@ -58,36 +57,6 @@ pub fn read(path: &Path) -> Result<Vec<Line>, LinesError> {
         Ok::<(), LinesError>(())
     })?;
     Ok(lines)
-}
-
-/// A value as `--only` takes it: a number, `text:kho-v9` or `hex:6b686f`.
-pub fn written(value: &Value) -> String {
-    match value {
-        Value::Number(number) => format!("{number:#x}"),
-        Value::Bytes(bytes) => {
-            let text = unpadded(bytes);
-            let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.,".contains(byte);
-            if text.iter().all(plain) {
-                return format!("text:{}", String::from_utf8_lossy(text));
-            }
-            format!("hex:{}", hex::encode(text))
-        }
-    }
-}
-
-/// The value of [`written`]; `None` if the text is none.
-pub fn value(text: &str) -> Option<Value> {
-    if let Some(text) = text.strip_prefix("text:") {
-        return Some(Value::Bytes(text.as_bytes().to_vec()));
-    }
-    if let Some(digits) = text.strip_prefix("hex:") {
-        return hex::decode(digits).map(Value::Bytes);
-    }
-    let number = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    number.ok().map(Value::Number)
 }
 
 /// The part of a handover that a field belongs to, for tables.
@@ -149,23 +118,6 @@ mod tests {
             warned: false,
             what: "w".into(),
             reproduce: "r".into(),
-        }
-    }
-
-    #[test]
-    fn values_are_read_as_they_are_written() {
-        for value_ in [
-            Value::Number(0),
-            Value::Number(u64::MAX),
-            Value::Bytes(b"kho-v9".to_vec()),
-            Value::Bytes(b"a b\xff".to_vec()),
-            Value::Bytes(vec![]),
-        ] {
-            assert_eq!(value(&written(&value_)), Some(value_));
-        }
-        assert_eq!(written(&Value::Bytes(b"ab\0\0".to_vec())), "text:ab");
-        for wrong in ["", "x", "0xg", "hex:6", "hex:zz"] {
-            assert_eq!(value(wrong), None, "{wrong}");
         }
     }
 

@@ -5,24 +5,25 @@
 
 mod base;
 mod class;
+mod cost;
 mod lines;
-mod values;
 
-pub use base::{Base, BaseError, FIRST_NODE};
+pub use base::{Base, BaseError};
 pub use class::{Class, Classed, Reference, classify};
-use lines::value as literal;
-pub use lines::{Key, Line, part, read, table, written};
-pub use values::{Around, NAMES, Named, values};
+pub use cost::Cost;
+use cost::Meter;
+pub use lines::{Key, Line, part, read, table};
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use harness::bend::{NAMES, Named, literal, written};
 use harness::conductor::{Run, chain};
 use harness::plan::Plan;
 use harness::verdict::Judged;
-use kho_core::fields::{Field, FieldError};
+use kho_core::fields::{Field, FieldError, LIST_LIMIT};
 
 /// Which cases to run: all values of the fields of a path, or one value.
 ///
@@ -82,6 +83,17 @@ pub struct Sweep {
     pub hashed: bool,
 }
 
+/// A case that was run.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its result.
+    pub line: Line,
+    /// Its evidence, judged.
+    pub judged: Judged,
+    /// What it took.
+    pub cost: Cost,
+}
+
 /// Why a case could not be run.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {reason}")]
@@ -111,12 +123,11 @@ impl Sweep {
 
     /// The cases: those of `only`, or all if there are none.
     pub fn cases(&self, only: &[Only]) -> Result<Vec<Case>, FieldError> {
-        let around = self.base.around();
+        let handover = self.base.bendable();
         let of = |field: &Field| {
-            let at = field.bytes_in(&self.base.handover).map(|(at, _)| at);
-            let all = values(field, &around, at).into_iter();
+            let all = handover.values(field).into_iter();
             // A bit of a block that no bitmap has a place for cannot be set.
-            all.filter(|named| self.base.writes(field, &named.value).is_ok())
+            all.filter(|named| handover.writes(field, &named.value).is_ok())
                 .collect::<Vec<_>>()
         };
         let all_of = |field: &Field| {
@@ -127,17 +138,17 @@ impl Sweep {
             of(field).into_iter().map(case).collect::<Vec<_>>()
         };
         if only.is_empty() {
-            return Ok(self.base.fields().iter().flat_map(all_of).collect());
+            return Ok(handover.fields(LIST_LIMIT).iter().flat_map(all_of).collect());
         }
         let mut cases = Vec::new();
         for Only { path, value } in only {
             let fields = match path.strip_suffix('*') {
                 Some(prefix) => {
-                    let mut fields = self.base.fields();
+                    let mut fields = handover.fields(LIST_LIMIT);
                     fields.retain(|field| field.path.starts_with(prefix));
                     fields
                 }
-                None => vec![self.base.find(path)?],
+                None => vec![handover.find(path)?],
             };
             for field in fields {
                 match value {
@@ -155,7 +166,7 @@ impl Sweep {
             all.retain(|case| case.named.name == value);
             return Ok(all.pop());
         };
-        self.base.writes(field, &literal)?;
+        self.base.bendable().writes(field, &literal)?;
         let known = all.into_iter().find(|case| written(&case.named.value) == value);
         let named = Named {
             name: "given",
@@ -168,12 +179,13 @@ impl Sweep {
     }
 
     /// Runs a case to its end and classes it.
-    pub fn run(&self, case: &Case) -> Result<(Line, Judged), CaseError> {
+    pub fn run(&self, case: &Case) -> Result<Ran, CaseError> {
+        let meter = Meter::start();
         let failed = |reason: String| CaseError {
             path: case.field.path.clone(),
             reason,
         };
-        let writes = self.base.writes(&case.field, &case.named.value);
+        let writes = self.base.bendable().writes(&case.field, &case.named.value);
         let writes = writes.map_err(|error| failed(chain(&error)))?;
         let snapshot = if self.from_entry {
             &self.base.entry
@@ -185,7 +197,11 @@ impl Sweep {
             run.put(write.at, &write.bytes)
                 .map_err(|error| failed(chain(&error)))?;
         }
+        let running = Meter::start();
+        let before = run.stands_at().retired;
         run.proceed(&[], &());
+        let ran = running.elapsed();
+        let after = run.stands_at().retired;
         let evidence = if self.hashed {
             run.finish(&())
         } else {
@@ -208,7 +224,12 @@ impl Sweep {
             reproduce: format!("{} --only '{}={set}'", self.command, case.field.path),
             set,
         };
-        Ok((line, judged))
+        let cost = Cost {
+            instructions: after.unwrap_or(0).saturating_sub(before.unwrap_or(0)),
+            running: ran,
+            whole: meter.elapsed(),
+        };
+        Ok(Ran { line, judged, cost })
     }
 
     /// Runs cases on `jobs` threads. `each` is told each result when it is there; a case that could not be run is told
@@ -226,7 +247,7 @@ impl Sweep {
             for _ in 0..jobs.clamp(1, cases.len().max(1)) {
                 scope.spawn(|| {
                     while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let result = self.run(case).and_then(|(line, judged)| {
+                        let result = self.run(case).and_then(|Ran { line, judged, .. }| {
                             keep.map_or(Ok(()), |keep| keep_evidence(&line, &judged, keep))?;
                             Ok(line)
                         });

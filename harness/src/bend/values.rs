@@ -1,4 +1,4 @@
-//! The values that a sweep gives a field, by what the field means. docs/sweeps.md lists them.
+//! The wrong values for a field, by what the field means. docs/sweeps.md lists them.
 
 use kho_core::fields::{Field, Kind, Value};
 
@@ -34,13 +34,25 @@ pub struct Around {
     pub map: u64,
 }
 
-/// The values for a field, each different from the present one and from the others.
-pub fn values(field: &Field, around: &Around, at: Option<u64>) -> Vec<Named> {
-    let mut all = match &field.value {
+/// The value of a name for a field; `None` if the field has none of that name, or has that value already.
+pub fn value(field: &Field, around: &Around, at: Option<u64>, name: &str) -> Option<Value> {
+    let mut all = all(field, around, at).into_iter();
+    let named = all.find(|named| named.name == name)?;
+    (named.value != field.value).then_some(named.value)
+}
+
+fn all(field: &Field, around: &Around, at: Option<u64>) -> Vec<Named> {
+    match &field.value {
         Value::Number(now) => numbers(field, *now, around, at),
         Value::Bytes(now) if field.kind == Kind::Text => texts(now),
         Value::Bytes(now) => bytes(now),
-    };
+    }
+}
+
+/// The values for a field, each different from the present one and from the others. One that several names have has the
+/// first of them.
+pub fn values(field: &Field, around: &Around, at: Option<u64>) -> Vec<Named> {
+    let mut all = all(field, around, at);
     let mut known = vec![field.value.clone()];
     all.retain(|named| {
         let fits = match named.value {
@@ -264,6 +276,17 @@ mod tests {
             frames.contains(&("scratch", Value::Number(0x6000))),
             "{frames:x?}"
         );
+    }
+
+    #[test]
+    fn a_name_finds_its_value_though_another_has_it_too() {
+        let field = number(Kind::Offset, 8, 0);
+        let around = named(&field);
+        assert!(!around.iter().any(|(name, _)| *name == "one-more"), "{around:?}");
+        let of = |name| value(&field, &AROUND, None, name);
+        assert_eq!(of("one-more"), Some(Value::Number(1)));
+        assert_eq!(of("zero"), None, "it is zero");
+        assert_eq!(of("unterminated"), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::map::Block;
 use crate::memory::{MemoryError, PhysicalMemory, Region, clamp, read_pieces};
 use crate::model::{Content, File, FileContent, Handover, Luo, Memfd};
-use crate::owners::Owners;
+use crate::owners::{Owner, Owners};
 
 /// What is to be handed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ use crate::owners::Owners;
 pub struct Blueprint {
     /// Scratch areas.
     pub scratch: Vec<Region>,
-    /// Preserved blocks that belong to nothing below, ascending.
+    /// Preserved blocks that belong to nothing below, or that a blob refers to, ascending.
     pub blocks: Vec<Block>,
     /// `reserve_mem=` regions.
     pub reserve_mem: Vec<NamedRegion>,
@@ -173,7 +173,12 @@ impl Handover {
             blocks: self
                 .map
                 .blocks_by_address()
-                .filter(|block| owners.at(block.address).is_none())
+                // Blobs are copied as they are, so what they refer to stays where it is.
+                .filter(|block| {
+                    owners
+                        .at(block.address)
+                        .is_none_or(|owner| matches!(owner, Owner::SubBlobData(_)))
+                })
                 .collect(),
             ..Blueprint::default()
         };

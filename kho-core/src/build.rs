@@ -14,9 +14,9 @@ use alloc::string::{String, ToString};
 use core::fmt;
 
 use crate::blueprint::Blueprint;
-use crate::map::Block;
+use crate::map::{Block, MapFormat};
 use crate::memory::{MemoryError, PhysicalMemoryMut, Region, len64};
-use crate::model::{KhoVersion, LuoVersion, MemfdVersion};
+use crate::model::{Handover, KhoVersion, LuoVersion, MemfdVersion};
 use crate::setup_data::KhoData;
 
 pub use map::blocks_of;
@@ -68,6 +68,17 @@ impl Abi {
     /// The ABI of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|abi| abi.name() == name)
+    }
+
+    /// The ABI of a handover. One of kho-v1 without a single bitmap counts as the later one.
+    pub fn of(handover: &Handover) -> Self {
+        match handover.version {
+            KhoVersion::V1 if handover.map.format() == MapFormat::ChunksOf512 => Self::KhoV1Bitmaps512,
+            KhoVersion::V1 => Self::KhoV1,
+            KhoVersion::V2 => Self::KhoV2,
+            KhoVersion::V3 => Self::KhoV3,
+            KhoVersion::V4 => Self::KhoV4,
+        }
     }
 
     /// Version of the KHO root.

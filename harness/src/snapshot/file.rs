@@ -133,6 +133,15 @@ pub(super) struct Content {
     pub ram: Arc<RamImage>,
 }
 
+/// Whether a file begins as a snapshot does. A file that cannot be read does not.
+pub fn is_snapshot(path: &Path) -> bool {
+    let mut start = [0; MAGIC.len()];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut start))
+        .is_ok()
+        && start == MAGIC
+}
+
 /// Writes a snapshot. A file of that name is replaced once the new one is complete.
 pub(super) fn write(path: &Path, header: &Header, content: &Content) -> Result<(), SnapshotError> {
     let io = |source| SnapshotError::Io {

@@ -18,7 +18,7 @@ use crate::conductor::{Cursor, HostTimes};
 use crate::evidence::{Captures, Evidence};
 use crate::oracle::Question;
 use crate::plan::Plan;
-pub use file::{Header, SnapshotError, VERSION};
+pub use file::{Header, SnapshotError, VERSION, is_snapshot};
 
 /// A run at one moment.
 #[derive(Debug, Clone)]

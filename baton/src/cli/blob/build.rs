@@ -1,5 +1,6 @@
 //! `baton blob build`: a handover from a model file into an image of RAM.
 
+use super::extract::{MODEL, PAGES};
 use super::image::{Image, ImageError, PAGE};
 use super::locate::Located;
 use super::model::Model;
@@ -9,7 +10,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use harness::scenario::{Bytes, wrong_at};
 use kho_core::find::{Found, find};
 use kho_core::{
-    Abi, FreeRegions, Handover, KhoData, PageAllocator, PhysicalMemory, PhysicalMemoryMut, Region, Severity,
+    Abi, FreeRegions, Handover, KhoData, MemoryError, PageAllocator, PhysicalMemory, PhysicalMemoryMut,
+    Region, Severity,
 };
 use std::path::{Path, PathBuf};
 
@@ -20,12 +22,13 @@ const LOW_MEMORY: Region = Region::new(0, 1 << 20);
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
-    /// What is to be handed over; docs/blob.md describes the form.
-    #[arg(value_name = "MODEL.toml")]
+    /// What is to be handed over; docs/blob.md describes the form. Or a directory that extract made, whose pages are
+    /// written into the image, too.
+    #[arg(value_name = "MODEL.toml|DIR")]
     model: PathBuf,
-    /// Version of the records.
+    /// Version of the records; unless given, the model's.
     #[arg(long, value_parser = abis())]
-    abi: Abi,
+    abi: Option<Abi>,
     /// Raw image of RAM to write the handover into. Only zeroed pages are written to, unless the model names free
     /// memory.
     #[arg(long, value_name = "RAM.img")]
@@ -72,9 +75,18 @@ fn is_zero(image: &Image, address: u64, size: u64) -> bool {
 
 /// Builds the handover, reads it back and verifies it. If that fails, an image that `--ram` made is removed.
 pub(super) fn build(args: &BuildArgs) -> Result<Exit, Exit> {
-    let model = load(&args.model)?;
+    let (file, pages) = if args.model.is_dir() {
+        let pages = open_pages(&args.model.join(PAGES))?;
+        (args.model.join(MODEL), Some(pages))
+    } else {
+        (args.model.clone(), None)
+    };
+    let model = load(&file)?;
+    let Some(abi) = args.abi.or(model.abi) else {
+        return Err(wrong(&file, "it names no ABI: expected --abi"));
+    };
     let image = target(args)?;
-    let result = build_into(args, &model, image);
+    let result = build_into(args, &model, abi, pages.as_ref(), image);
     if result.is_err()
         && args.ram.is_some()
         && let Err(error) = std::fs::remove_file(&args.into)
@@ -84,13 +96,41 @@ pub(super) fn build(args: &BuildArgs) -> Result<Exit, Exit> {
     result
 }
 
-fn build_into(args: &BuildArgs, model: &Model, mut image: Image) -> Result<Exit, Exit> {
+/// Opens the pages of an extracted handover.
+fn open_pages(path: &Path) -> Result<Image, Exit> {
+    Image::open(path).map_err(|error| match error {
+        ImageError::Unreadable(error) => failed(path, error),
+        ImageError::Wrong(error) => wrong(path, error),
+    })
+}
+
+/// Copies what is not zero from one image into another.
+fn copy(from: &Image, into: &mut Image) -> Result<(), MemoryError> {
+    let mut page = [0; PAGE];
+    for frame in from.frames() {
+        let at = frame * PAGE as u64;
+        from.read(at, &mut page)?;
+        into.write(at, &page)?;
+    }
+    Ok(())
+}
+
+fn build_into(
+    args: &BuildArgs,
+    model: &Model,
+    abi: Abi,
+    pages: Option<&Image>,
+    mut image: Image,
+) -> Result<Exit, Exit> {
     let before = find(&image);
+    if let Some(pages) = pages {
+        copy(pages, &mut image).map_err(|error| wrong(&args.into, harness::conductor::chain(&error)))?;
+    }
     let mut free = allocator(model, &image).map_err(|error| failed(&args.into, error))?;
     let plan = model
         .blueprint(image.size(), &mut free)
         .map_err(|error| wrong(&args.model, error))?;
-    let entry = kho_core::build(&plan, args.abi, &mut image, &mut free)
+    let entry = kho_core::build(&plan, abi, &mut image, &mut free)
         .map_err(|error| wrong(&args.model, harness::conductor::chain(&error)))?;
     let setup_data = announce(entry, &mut image, &mut free).map_err(|error| failed(&args.into, error))?;
     let handover = Handover::read(&image, entry.fdt, entry.scratch)

@@ -3,7 +3,7 @@
 use super::{Exit, address, complain, json, open_ram, print, text, wrong};
 use clap::Args;
 use harness::conductor::chain;
-use harness::evidence::BlobEvidence;
+use harness::evidence::{BlobEvidence, Evidence};
 use kho_core::fields::{Field, LIST_LIMIT, Place, Source, Value, unpadded};
 use kho_core::tree::Counted;
 use kho_core::{Handover, SparseMemory};
@@ -32,7 +32,11 @@ pub(super) struct FieldsArgs {
 pub(super) fn fields(args: &FieldsArgs) -> Result<Exit, Exit> {
     let limit = if args.all { usize::MAX } else { LIST_LIMIT };
     let fields = if args.source.is_dir() {
-        let (memory, handover) = of_evidence(&args.source, args.generation)?;
+        let evidence = harness::evidence::load(&args.source).map_err(|error| {
+            complain(chain(&error));
+            Exit::Failed
+        })?;
+        let (memory, handover) = of_evidence(&args.source, &evidence, args.generation)?;
         let source = Source {
             handover: &handover,
             memory: &memory,
@@ -56,12 +60,12 @@ pub(super) fn fields(args: &FieldsArgs) -> Result<Exit, Exit> {
     print(&shown).map(|()| Exit::Met)
 }
 
-/// The handover that a generation left, from an evidence directory.
-fn of_evidence(directory: &Path, generation: u32) -> Result<(SparseMemory, Handover), Exit> {
-    let evidence = harness::evidence::load(directory).map_err(|error| {
-        complain(chain(&error));
-        Exit::Failed
-    })?;
+/// The handover that a generation left, from the evidence in a directory.
+pub(super) fn of_evidence(
+    directory: &Path,
+    evidence: &Evidence,
+    generation: u32,
+) -> Result<(SparseMemory, Handover), Exit> {
     let blobs = evidence.blobs.iter();
     let blob = { blobs }.find(|blob| blob.generation == generation);
     let missing = || wrong(directory, format!("generation {generation} left no handover"));

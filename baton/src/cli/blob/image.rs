@@ -94,6 +94,14 @@ impl Image {
         }
     }
 
+    /// Page frames that may hold something else than zeroes, ascending.
+    pub(super) fn frames(&self) -> Vec<u64> {
+        match self {
+            Self::Raw { size, .. } => (0..size / PAGE as u64).collect(),
+            Self::Unpacked { pages, .. } => pages.keys().copied().collect(),
+        }
+    }
+
     /// Size in bytes.
     pub(super) fn size(&self) -> u64 {
         match self {

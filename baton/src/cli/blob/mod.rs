@@ -1,7 +1,8 @@
-//! `baton blob`: shows, checks, compares and builds the handover in an image of RAM.
+//! `baton blob`: shows, checks, compares, extracts and builds the handover in an image of RAM.
 
 mod build;
 mod classes;
+mod extract;
 mod fdt;
 mod fields;
 mod image;
@@ -10,6 +11,7 @@ mod locate;
 mod map;
 mod model;
 mod text;
+mod written;
 
 use super::{Exit, complain, print};
 use clap::{Args, Subcommand};
@@ -40,6 +42,8 @@ enum BlobCommand {
     Extents(LookArgs),
     /// List every field with its path, its address and its value.
     Fields(fields::FieldsArgs),
+    /// Write the model and the pages of a handover into a directory, which build takes.
+    Extract(extract::ExtractArgs),
     /// Write a handover into an image of RAM.
     Build(build::BuildArgs),
 }
@@ -97,6 +101,7 @@ pub(super) fn blob(args: &BlobArgs) -> Exit {
         BlobCommand::Diff(args) => diff(args),
         BlobCommand::Extents(args) => extents(args),
         BlobCommand::Fields(args) => fields::fields(args),
+        BlobCommand::Extract(args) => extract::extract(args),
         BlobCommand::Build(args) => build::build(args),
     };
     result.unwrap_or_else(|failed| failed)

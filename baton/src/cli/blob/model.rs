@@ -5,8 +5,9 @@ use kho_core::abi::memfd::{FOLIO_DIRTY, FOLIO_UPTODATE};
 use kho_core::blueprint::{
     Blob, FileContentPlan, FilePlan, FlbPlan, FolioPlan, Kexec, LuoPlan, MemfdPlan, NamedRegion, SessionPlan,
 };
-use kho_core::{Block, Blueprint, PageAllocator, Region};
-use serde::Deserialize;
+use kho_core::{Abi, Block, Blueprint, PageAllocator, Region};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// Largest order of a folio on x86-64: 1 GiB.
 const MAX_ORDER: u8 = 18;
@@ -15,6 +16,8 @@ const MAX_ORDER: u8 = 18;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Model {
+    /// Version of the records, unless the command line gives one.
+    pub abi: Option<Abi>,
     /// Memory for records and for whatever has no address in the model; if empty, any zeroed RAM.
     pub free: Vec<Area>,
     scratch: Vec<Area>,
@@ -25,9 +28,28 @@ pub(super) struct Model {
     blob: Vec<BlobModel>,
 }
 
+/// Reads a number, or one as text (`"0xffffffffffffffff"`), because TOML's own end at 2^63.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    struct Either;
+    impl Visitor<'_> for Either {
+        type Value = u64;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a number")
+        }
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<u64, E> {
+            u64::try_from(number).map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
+            super::address(text).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        }
+    }
+    deserializer.deserialize_any(Either)
+}
+
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Area {
+    #[serde(deserialize_with = "number")]
     start: u64,
     size: Bytes,
 }
@@ -42,6 +64,7 @@ impl Area {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BlockModel {
+    #[serde(deserialize_with = "number")]
     address: u64,
     #[serde(default)]
     order: u8,
@@ -51,6 +74,7 @@ struct BlockModel {
 #[serde(deny_unknown_fields)]
 struct Reserved {
     name: String,
+    #[serde(deserialize_with = "number")]
     start: u64,
     size: Bytes,
 }
@@ -65,7 +89,7 @@ struct KexecModel {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LuoModel {
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "number")]
     liveupdate_number: u64,
     #[serde(default)]
     session: Vec<SessionModel>,
@@ -89,6 +113,7 @@ struct SessionModel {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileModel {
+    #[serde(deserialize_with = "number")]
     token: u64,
     memfd: Option<MemfdModel>,
     other: Option<OtherModel>,
@@ -98,6 +123,7 @@ struct FileModel {
 #[serde(deny_unknown_fields)]
 struct OtherModel {
     compatible: String,
+    #[serde(deserialize_with = "number")]
     data: u64,
 }
 
@@ -105,7 +131,7 @@ struct OtherModel {
 #[serde(deny_unknown_fields)]
 struct MemfdModel {
     size: Bytes,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number")]
     position: u64,
     #[serde(default)]
     seals: u32,
@@ -121,9 +147,11 @@ struct MemfdModel {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FolioModel {
+    #[serde(deserialize_with = "number")]
     address: u64,
     #[serde(default)]
     order: u8,
+    #[serde(deserialize_with = "number")]
     index: u64,
     #[serde(default = "written")]
     flags: u16,
@@ -137,7 +165,9 @@ fn written() -> u16 {
 #[serde(deny_unknown_fields)]
 struct FlbModel {
     compatible: String,
+    #[serde(deserialize_with = "number")]
     data: u64,
+    #[serde(deserialize_with = "number")]
     count: u64,
 }
 

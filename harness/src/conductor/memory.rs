@@ -6,6 +6,13 @@ use vmm::memory::GuestRam;
 /// Guest RAM.
 pub struct GuestMemory<'a>(pub(super) &'a GuestRam);
 
+impl<'a> GuestMemory<'a> {
+    /// This guest RAM.
+    pub fn new(ram: &'a GuestRam) -> Self {
+        Self(ram)
+    }
+}
+
 impl PhysicalMemory for GuestMemory<'_> {
     fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
         let size = buf.len() as u64;

@@ -1,13 +1,13 @@
 //! Which injections explain a finding, and what came of an injection first.
 //!
 //! An injection explains a finding if it is the finding's last writer, or if the finding is about what a kernel handed
-//! over and the injection wrote to pages of that handover. What was not retrieved is also explained by an injection that
-//! wrote to memory of no object: a kernel may work with it.
+//! over, or what became of the memory, and the injection wrote to pages of that handover. What was not retrieved is also
+//! explained by an injection that wrote to memory of no object: a kernel may work with it.
 
 use super::content::Context;
 use super::finding::{Finding, Writer};
 use super::{RuleName, RuleResult};
-use crate::evidence::{Evidence, OutcomeKind, frames_of, injected};
+use crate::evidence::{Evidence, OutcomeKind, PAGE, frames_of, injected};
 use crate::kernel_log::of_generation;
 use std::collections::BTreeSet;
 
@@ -16,10 +16,19 @@ pub(super) fn explain(context: &Context<'_>, result: &mut RuleResult) {
     if context.evidence.injections.is_empty() {
         return;
     }
-    let about_handover = matches!(
+    // What becomes of preserved memory follows from a bent handover, too.
+    let about_memory = matches!(
         result.rule,
-        RuleName::BlobWellFormed | RuleName::MapCoversPreserved | RuleName::SessionRetrieved
+        RuleName::PreservedContent
+            | RuleName::NoCpuWriteBeforeRetrieval
+            | RuleName::KeptFromAllocator
+            | RuleName::NothingLeaked
     );
+    let about_handover = about_memory
+        || matches!(
+            result.rule,
+            RuleName::BlobWellFormed | RuleName::MapCoversPreserved | RuleName::SessionRetrieved
+        );
     let handover = if about_handover {
         of_handover(context)
     } else {
@@ -31,9 +40,11 @@ pub(super) fn explain(context: &Context<'_>, result: &mut RuleResult) {
         BTreeSet::new()
     };
     for finding in &mut result.findings.kept {
+        let follows = !about_memory || by_writer(finding).is_none();
         let by: BTreeSet<u32> = by_writer(finding)
             .into_iter()
-            .chain(handover.iter().chain(&of_kernels).copied())
+            .chain(handover.iter().copied().filter(|_| follows))
+            .chain(of_kernels.iter().copied())
             .collect();
         finding.explained_by = by.into_iter().collect();
     }
@@ -46,11 +57,20 @@ fn by_writer(finding: &Finding) -> Option<u32> {
     }
 }
 
-/// Injections that wrote to pages of a handover.
+/// Pages from the boot parameters on in which the old kernel places the `setup_data` nodes: behind the parameters and
+/// the command line (arch/x86/kernel/kexec-bzimage64.c, `bzImage64_load`).
+const PARAMETER_PAGES: u64 = 4;
+
+/// Injections that wrote to pages of a handover, or of the boot parameters that announce it.
 fn of_handover(context: &Context<'_>) -> BTreeSet<u32> {
     let ledger = &context.evidence.ledger;
     let blobs = &context.evidence.blobs;
-    let handed = |frame: u64| blobs.iter().any(|blob| blob.pages.contains_key(&frame));
+    let handed = |frame: u64| {
+        blobs.iter().any(|blob| {
+            let first = blob.boot_params / PAGE;
+            blob.pages.contains_key(&frame) || (first..first + PARAMETER_PAGES).contains(&frame)
+        })
+    };
     let entries = ledger.entries.iter();
     let acted = entries.filter_map(|entry| {
         let by = injected(ledger, entry)?.injection;

@@ -1,7 +1,9 @@
 //! Injections of a plan: what the machine is given, and what has to be found out while it runs.
 
 use super::ObjectPlan;
-use crate::scenario::inject::{Boundary, Class, DmaFault, Every, MemoryFault, Place, Target, What, When};
+use crate::scenario::inject::{
+    BlobFault, Boundary, Class, DmaFault, Every, MemoryFault, NodeFault, Place, Setting, Target, What, When,
+};
 use crate::scenario::{Inject, Scenario};
 use crate::seed::seed_for;
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,31 @@ pub enum Ask {
         /// Which bit, 0 to 7.
         bit: u8,
     },
+    /// The handover is changed.
+    Blob(BlobAsk),
+}
+
+/// How a handover is changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlobAsk {
+    /// A field of it.
+    Field {
+        /// Its path.
+        path: String,
+        /// How.
+        change: FieldChange,
+    },
+    /// The `setup_data` node that announces it.
+    Node(NodeFault),
+}
+
+/// How a field is changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FieldChange {
+    /// It gets a value, given by its name or as [`crate::bend::literal`] reads it.
+    Set(String),
+    /// This bit of it is flipped.
+    Flip(u32),
 }
 
 /// A byte of guest memory that has to be found.
@@ -112,6 +139,7 @@ fn one(
     let (deed, ask) = match what {
         What::Dma(fault) => dma(fault, when, seed, objects),
         What::Memory(fault) => memory(fault, objects),
+        What::Blob(fault) => blob(fault),
     };
     let trigger = Trigger {
         since: when.since(),
@@ -184,7 +212,7 @@ fn writes(when: &When, what: &What) -> WriteKind {
     let usual = match what {
         What::Dma(DmaFault::Count { .. }) => WriteKind::Completion,
         What::Dma(_) => WriteKind::Block,
-        What::Memory(_) => WriteKind::Any,
+        _ => WriteKind::Any,
     };
     when.of.map_or(usual, WriteKind::from)
 }
@@ -228,6 +256,23 @@ fn memory(fault: &MemoryFault, objects: &[ObjectPlan]) -> (Deed, Option<Ask>) {
             Err(at) => (Deed::AskWhenDue, Some(Ask::Flip { at, bit: *bit })),
         },
     }
+}
+
+fn blob(fault: &BlobFault) -> (Deed, Option<Ask>) {
+    let BlobFault {
+        field,
+        set,
+        flip,
+        node,
+    } = fault;
+    let change = match (set, flip) {
+        (Some(Setting(value)), _) => Some(FieldChange::Set(value.clone())),
+        (None, bit) => bit.map(FieldChange::Flip),
+    };
+    let of_field = field.clone().zip(change);
+    let of_field = of_field.map(|(path, change)| BlobAsk::Field { path, change });
+    let ask = of_field.or(node.map(BlobAsk::Node));
+    (Deed::AskWhenDue, ask.map(Ask::Blob))
 }
 
 /// The address of a target, or what has to be found out for it.

@@ -3,7 +3,7 @@
 mod inject;
 mod steps;
 
-pub use inject::{Ask, InjectionPlan, Thing, Where};
+pub use inject::{Ask, BlobAsk, FieldChange, InjectionPlan, Thing, Where};
 pub use steps::Step;
 
 use crate::evidence::{CheckpointKind, DmaSetup, PAGE, Phase};

@@ -4,6 +4,7 @@
 //! Each answer is a function of the machine, the evidence so far and the seed. What cannot be found is told by a
 //! reason, which becomes evidence. Guest memory is not trusted: what it says is checked or bounded.
 
+mod blob;
 mod handover;
 mod kernel;
 mod staged;
@@ -34,8 +35,12 @@ pub(crate) struct Known<'a> {
 
 /// Whether [`Known::never_written`] is needed to answer.
 pub(crate) fn needs_never_written(ask: &Ask) -> bool {
-    let (Ask::Redirect { to: place, .. } | Ask::Write { at: place, .. } | Ask::Flip { at: place, .. }) = ask;
-    place.what == Thing::Class(Class::Free)
+    match ask {
+        Ask::Redirect { to: place, .. } | Ask::Write { at: place, .. } | Ask::Flip { at: place, .. } => {
+            place.what == Thing::Class(Class::Free)
+        }
+        Ask::Blob(_) => false,
+    }
 }
 
 /// The deed that an injection asks for, or why there is none.
@@ -49,6 +54,7 @@ pub(crate) fn deed(ask: &Ask, known: &Known<'_>) -> Result<Deed, String> {
             address: known.address(at)?,
             bytes: bytes.clone(),
         }]),
+        Ask::Blob(ask) => Deed::Write(blob::pokes(ask, known)?),
         Ask::Flip { at, bit } => Deed::Flip {
             address: known.address(at)?,
             bit: *bit,

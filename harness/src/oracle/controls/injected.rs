@@ -226,9 +226,10 @@ fn a_handover_that_an_injection_wrote_to_explains_what_is_wrong_with_it() {
         evidence
     };
     let in_blob = *without_a_page().blobs[0].pages.keys().next().unwrap();
-    for (frame, explained) in [(in_blob, true), (MEMFD - 1, false)] {
+    let parameters = without_a_page().blobs[0].boot_params / PAGE + 1;
+    for (frame, explained) in [(in_blob, true), (parameters, true), (MEMFD - 1, false)] {
         let mut evidence = without_a_page();
-        assert_eq!(evidence.blobs[0].pages.contains_key(&frame), explained);
+        assert_eq!(evidence.blobs[0].pages.contains_key(&frame), frame == in_blob);
         inject(&mut evidence, None, frame * PAGE, Content::Bytes(vec![0xaa]), 1);
         let told = found(&evidence);
         let mut of_map = told

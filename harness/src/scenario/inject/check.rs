@@ -39,6 +39,7 @@ fn check_one(scenario: &Scenario, inject: &Inject) -> Result<(), Problem> {
     match what {
         What::Dma(fault) => fault.check(inject)?,
         What::Memory(fault) => fault.check(inject)?,
+        What::Blob(fault) => fault.check(inject)?,
     }
     what.target()
         .map_or(Ok(()), |target| place::check(scenario, &inject.what, target))

@@ -1,5 +1,6 @@
 //! `[[inject]]`: faults on purpose. `docs/injections.md` describes every key. One file for each family of deeds.
 
+mod blob;
 mod check;
 mod dma;
 mod memory;
@@ -14,6 +15,7 @@ use toml::Spanned;
 
 use super::Span;
 
+pub use blob::{BlobFault, NodeFault, Setting};
 pub(super) use check::check;
 pub use dma::DmaFault;
 pub use memory::{Hex, MemoryFault};
@@ -65,6 +67,8 @@ pub enum What {
     Dma(DmaFault),
     /// Memory changes.
     Memory(MemoryFault),
+    /// The handover changes.
+    Blob(BlobFault),
 }
 
 impl<'de> Deserialize<'de> for Every {
@@ -99,6 +103,7 @@ impl What {
         match self {
             Self::Dma(fault) => fault.target(),
             Self::Memory(fault) => Some(fault.target()),
+            Self::Blob(_) => None,
         }
     }
 }
@@ -109,6 +114,7 @@ impl fmt::Display for What {
         match self {
             Self::Dma(fault) => fault.fmt(f),
             Self::Memory(fault) => fault.fmt(f),
+            Self::Blob(fault) => fault.fmt(f),
         }
     }
 }

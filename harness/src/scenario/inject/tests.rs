@@ -1,4 +1,5 @@
-use crate::plan::{Ask, InjectionPlan, Thing};
+use crate::plan::{Ask, BlobAsk, FieldChange, InjectionPlan, Thing};
+use crate::scenario::inject::NodeFault;
 use crate::scenario::parse;
 use crate::testing;
 use proptest::prelude::*;
@@ -436,5 +437,75 @@ fn every_place_has_a_name_and_words() {
         };
         assert_eq!(at.what, Thing::Class(class));
         assert!(planned.words.contains("a page "), "{}", planned.words);
+    }
+}
+
+#[test]
+fn changes_of_the_handover_are_what_the_file_says() {
+    let asked = |what: &str| {
+        let planned = planned(&format!("when.at = \"entry\"\n{what}"));
+        assert_eq!(planned.injection.deed, Deed::AskWhenDue, "{what}");
+        match planned.ask {
+            Some(Ask::Blob(ask)) => ask,
+            other => panic!("{what}: {other:?}"),
+        }
+    };
+    let field = |change| BlobAsk::Field {
+        path: "luo/a".into(),
+        change,
+    };
+    let set = |value: &str| field(FieldChange::Set(value.into()));
+    for (what, ask) in [
+        ("what.blob = { field = \"luo/a\", set = 66 }", set("0x42")),
+        (
+            "what.blob = { field = \"luo/a\", set = \"one-more\" }",
+            set("one-more"),
+        ),
+        (
+            "what.blob = { field = \"luo/a\", set = \"text:b\" }",
+            set("text:b"),
+        ),
+        (
+            "what.blob = { field = \"luo/a\", flip = 63 }",
+            field(FieldChange::Flip(63)),
+        ),
+        ("what.blob.node = \"missing\"", BlobAsk::Node(NodeFault::Missing)),
+        ("what.blob.node = \"twice\"", BlobAsk::Node(NodeFault::Twice)),
+    ] {
+        assert_eq!(asked(what), ask, "{what}");
+    }
+    for (inject, said) in [
+        (
+            "when.at = \"entry\"\nwhat.blob = { field = \"luo/a\" }",
+            "one of set and flip",
+        ),
+        (
+            "when.at = \"entry\"\nwhat.blob = { field = \"luo/a\", set = 1, flip = 1 }",
+            "one of set and flip",
+        ),
+        (
+            "when.at = \"entry\"\nwhat.blob = { set = 1 }",
+            "one of field and node",
+        ),
+        (
+            "when.at = \"entry\"\nwhat.blob = { field = \"a\", node = \"twice\" }",
+            "one of field and node",
+        ),
+        (
+            "when.at = \"entry\"\nwhat.blob = { field = \"a\", set = \"a-bit\" }",
+            "one-more",
+        ),
+        (
+            "when.at = \"entry\"\nwhat.blob = { field = \"a\", set = -1 }",
+            "negative",
+        ),
+        ("when.at = \"jump\"\nwhat.blob.node = \"twice\"", "entry"),
+        (
+            "when = { at = \"entry\", after = \"1 us\" }\nwhat.blob.node = \"twice\"",
+            "entry",
+        ),
+    ] {
+        let error = error(inject);
+        assert!(error.contains(said), "{inject}: {error}");
     }
 }

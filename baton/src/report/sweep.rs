@@ -3,7 +3,8 @@
 
 use super::{printable, printable_to};
 use campaign::result::without_numbers;
-use campaign::sweep::{Class, Line, NAMES, part};
+use campaign::sweep::{Class, Line, part};
+use harness::bend::NAMES;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -136,7 +136,7 @@ proptest! {
             .filter(|finding| finding.severity() > Severity::Note && finding.rule != Rule::BitmapSizeCertain).collect();
         prop_assert!(wrong.is_empty(), "{abi}: {wrong:?}");
         if abi == Abi::KhoV1Bitmaps512 {
-            prop_assert_eq!(handover.map.format(), crate::map::MapFormat::ChunksOf512);
+            prop_assert_eq!(handover.map.format(), MapFormat::ChunksOf512);
         }
     }
 

@@ -45,7 +45,7 @@ fn contents(report: &SweepReport) -> Markup {
                 @if report.kernels.len() > 1 { li { a href="#differences" { "Differences" } } }
                 @for (number, kernel) in (1..).zip(&report.kernels) {
                     li { a href={ "#k" (number) } { "Linux " (kernel.release) } }
-                    li { a href={ "#k" (number) "-wrong" } { "what it should not do" } }
+                    li { a href={ "#k" (number) "-wrong" } { "What " (kernel.release) " should not do" } }
                 }
             }
         }

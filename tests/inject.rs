@@ -55,6 +55,24 @@ fn each_injection_is_caught_or_has_no_effect() {
 }
 
 #[test]
+fn what_kvm_cannot_do_is_refused_before_anything_runs() {
+    for (name, what) in [
+        ("interrupt-pending", "makes an interrupt pending"),
+        ("machine-unstoppable", "keeps interrupts between processors back"),
+        ("time-tsc-back", "shifts time stamp counters"),
+        ("time-late-timer", "delays timers"),
+        ("time-slow-device", "lets time pass"),
+    ] {
+        let file = scenarios().join(format!("inject/{name}.toml"));
+        let arguments = ["run", "--backend", "kvm"].map(str::to_owned).into_iter();
+        let finished = baton(arguments.chain([file.display().to_string()]));
+        assert_eq!(finished.status, 2, "{name}: {}", finished.text);
+        let said = finished.text.contains(what) && finished.text.contains("use --backend soft");
+        assert!(said, "{name}: {}", finished.text);
+    }
+}
+
+#[test]
 fn an_injection_that_never_fires_is_an_error() {
     if !ready("an injection that never fires") {
         return;

@@ -218,6 +218,7 @@ mod tests {
         };
         let mut evidence = testing::good();
         evidence.injections = vec![InjectionEvidence {
+            acts_on_machine: false,
             words: "at some time: something".into(),
             armed: Some(at),
             fired: 1,
@@ -257,6 +258,7 @@ mod tests {
         testing::change_page(&mut evidence, 1, 15, |page| page[100] ^= 0xff);
         let mut judged = Judged::new(evidence).unwrap();
         let fired = InjectionEvidence {
+            acts_on_machine: false,
             words: String::new(),
             armed: None,
             fired: 1,

@@ -149,6 +149,12 @@ impl Cpu {
         self.now() - self.core.skipped
     }
 
+    /// Lets the time stamp counter jump by so many ticks, as if software had written it.
+    pub fn shift_tsc(&mut self, by: i64) {
+        let offset = &mut self.core.msrs.tsc_offset;
+        *offset = offset.wrapping_add_signed(by);
+    }
+
     /// Lets time pass without executing, to `time`; nothing when that is past.
     pub fn skip_to(&mut self, time: u64) {
         let ahead = time.saturating_sub(self.core.until);

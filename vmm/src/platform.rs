@@ -18,8 +18,8 @@ pub enum DeviceEvent {
     LedgerFull,
     /// The agent rang the doorbell.
     Message(Result<Vec<u8>, TooLong>),
-    /// The guest asked to be switched off or reset.
-    Power(PowerRequest),
+    /// The guest, or the injection of this number, asked to switch the machine off or to reset it.
+    Power(PowerRequest, Option<u16>),
     /// The injection of this number asks the host what to do.
     InjectionAsks(usize),
 }
@@ -80,7 +80,8 @@ impl Platform {
             self.progress.mark(now);
             return Some(DeviceEvent::Message(message));
         }
-        self.bus.power.requested().map(DeviceEvent::Power)
+        let requested = self.bus.power.requested();
+        requested.map(|(request, by)| DeviceEvent::Power(request, by))
     }
 
     /// Counts new console output as progress.

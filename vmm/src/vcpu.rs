@@ -111,6 +111,8 @@ pub trait Vcpu {
     fn now(&self) -> u64;
     /// Lets time pass up to `time` without executing anything.
     fn skip_to(&mut self, time: u64);
+    /// Lets the time stamp counter jump by so many nanoseconds.
+    fn shift_tsc(&mut self, by: i64);
     /// Instructions retired so far.
     fn retired(&self) -> u64;
     /// CR8. An interrupt is delivered only if the upper four bits of its vector are greater.

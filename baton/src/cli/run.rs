@@ -50,6 +50,15 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         (_, false) => BackendChoice::Soft,
         (choice, true) => choice,
     };
+    let alone = plans.iter().find_map(|plan| Some((plan, plan.needs_soft()?)));
+    let choice = match (choice, alone) {
+        (BackendChoice::Kvm, Some((plan, reason))) => {
+            complain(format!("{}: {reason}", plan.name));
+            return Exit::Usage;
+        }
+        (BackendChoice::Auto, Some(_)) => BackendChoice::Soft,
+        (choice, _) => choice,
+    };
     let outputs = Outputs::new(&args.reports, args.out.as_ref(), &args.snapshot);
     if let Err(error) = outputs.check() {
         complain(error);

@@ -345,6 +345,7 @@ mod tests {
         };
         evidence.injections = vec![harness::evidence::InjectionEvidence {
             words: "at a time: something".into(),
+            acts_on_machine: false,
             armed: Some(at),
             fired: 1,
             firings: vec![harness::evidence::FiringEvidence {

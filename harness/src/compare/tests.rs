@@ -26,6 +26,7 @@ fn full() -> Evidence {
     evidence.ledger.counters = vec![(ARMED, Counters::default())];
     evidence.injections = vec![crate::evidence::InjectionEvidence {
         words: "once".into(),
+        acts_on_machine: false,
         armed: None,
         fired: 1,
         firings: Vec::new(),

@@ -101,6 +101,7 @@ impl Run {
                     self.place_of(address, generation)
                 )
             }
+            Done::Acted(act) => act.to_string(),
         }
     }
 
@@ -128,6 +129,7 @@ impl Run {
         let unable = running.unable.iter();
         InjectionEvidence {
             words: planned.words.clone(),
+            acts_on_machine: planned.injection.acts_on_machine(),
             armed: running.armed.map(|(time, stamp)| at(time, stamp)),
             fired: running.fired,
             firings: firings.collect(),

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 pub struct InjectionEvidence {
     /// Trigger and deed in words.
     pub words: String,
+    /// Whether it acts on the machine itself: interrupts, the device, its bus, processors or time. If not, it acts on
+    /// memory or on what the device writes.
+    #[serde(default)]
+    pub acts_on_machine: bool,
     /// When it was armed; `None` if the run did not come to that.
     pub armed: Option<InjectedAt>,
     /// How often it fired.

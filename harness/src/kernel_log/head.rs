@@ -53,6 +53,8 @@ pub enum Kind {
     Slab,
     /// Memory that nothing points to (mm/kmemleak.c).
     Leak,
+    /// An interrupt that nobody handles, or an NMI without a reason that the kernel knows (arch/x86/kernel/irq.c, nmi.c).
+    Interrupt,
 }
 
 impl Kind {
@@ -79,6 +81,7 @@ impl Kind {
             Self::List => "list corruption",
             Self::Slab => "slab corruption",
             Self::Leak => "memory leak",
+            Self::Interrupt => "unexpected interrupt",
         }
     }
 }
@@ -113,6 +116,14 @@ const LOCKDEP: [&str; 11] = [
     "suspicious RCU usage",
     "Nested lock was not taken",
     "chain_key collision",
+];
+
+/// How messages about interrupts that nobody handles begin, and about NMIs.
+const INTERRUPTS: [&str; 4] = [
+    "No irq handler for ",
+    "Uhhuh. NMI received for unknown reason",
+    "NMI: PCI system error",
+    "NMI: IOCK error",
 ];
 
 /// Messages of lib/list_debug.c.
@@ -156,6 +167,10 @@ pub(super) fn head(text: &str, after_rule: bool) -> Option<(Kind, Option<Code>)>
         Kind::Refcount
     } else if text.starts_with("kmemleak: ") && text.contains(" new suspected memory leak") {
         Kind::Leak
+    } else if INTERRUPTS.iter().any(|begin| text.starts_with(begin))
+        || text.contains(" No irq handler for vector")
+    {
+        Kind::Interrupt
     } else {
         return blocked(text).or_else(|| slab(text)).map(|kind| (kind, None));
     };

@@ -195,6 +195,22 @@ fn the_forms_of_each_kind_are_known() {
             "BUG: sleeping function called from invalid context at mm/slab.h:1",
         ),
         (Kind::Refcount, "", "refcount_t: underflow; use-after-free."),
+        (Kind::Interrupt, "", "No irq handler for 0.119"),
+        (
+            Kind::Interrupt,
+            "",
+            "__common_interrupt: 0.119 No irq handler for vector",
+        ),
+        (
+            Kind::Interrupt,
+            "",
+            "NMI: PCI system error (SERR) for reason ff on CPU 0.",
+        ),
+        (
+            Kind::Interrupt,
+            "",
+            "Uhhuh. NMI received for unknown reason 2d on CPU 0.",
+        ),
         (
             Kind::List,
             "",

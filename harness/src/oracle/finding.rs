@@ -134,10 +134,11 @@ impl Writer {
             (Some(by), _) => (by, format!("kept back {}", describe(entry))),
             (None, Some(injected)) => match meant(ledger, injected) {
                 Some(meant) => (injected.injection, format!("changed {}", describe(meant))),
-                None => (
+                None if entry.goes_to_memory() => (
                     injected.injection,
                     format!("wrote {}", many(entry.length, "byte")),
                 ),
+                None => (injected.injection, "sent an interrupt message".into()),
             },
             (None, None) => return Self::device(entry),
         };

@@ -1,15 +1,23 @@
 //! Which injections explain a finding, and what came of an injection first.
 //!
-//! An injection explains a finding if it is the finding's last writer, or if the finding is about what a kernel handed
-//! over, or what became of the memory, and the injection wrote to pages of that handover. What was not retrieved is also
-//! explained by an injection that wrote to memory of no object: a kernel may work with it.
+//! An injection explains a finding if
+//! - it is the finding's last writer;
+//! - the finding is about what a kernel handed over, or about what became of memory that no injection wrote, and the
+//!   injection wrote to pages of that handover;
+//! - the finding is a complaint of a kernel, and the injection acted on the machine before;
+//! - the finding's last writer is a write that the device made after its driver had stopped it, and the injection acted on
+//!   the device before;
+//! - the finding is that something was never retrieved, and the injection acted on the machine in a run that was cut short;
+//! - the finding is that something was never retrieved, and the injection wrote to memory of no object: a kernel may work
+//!   with it.
 
 use super::content::Context;
 use super::finding::{Finding, Writer};
 use super::{RuleName, RuleResult};
-use crate::evidence::{Evidence, OutcomeKind, PAGE, frames_of, injected};
+use crate::evidence::{Evidence, OutcomeKind, PAGE, Phase, frames_of, injected};
 use crate::kernel_log::of_generation;
 use std::collections::BTreeSet;
+use vmm::ledger::EngineEventKind;
 
 /// Says of each finding of a rule which injections explain it.
 pub(super) fn explain(context: &Context<'_>, result: &mut RuleResult) {
@@ -34,17 +42,26 @@ pub(super) fn explain(context: &Context<'_>, result: &mut RuleResult) {
     } else {
         BTreeSet::new()
     };
-    let of_kernels = if result.rule == RuleName::SessionRetrieved {
-        of_no_object(context)
-    } else {
-        BTreeSet::new()
-    };
+    let mut everywhere = BTreeSet::new();
+    if result.rule == RuleName::SessionRetrieved {
+        everywhere.extend(of_no_object(context));
+        if was_cut_short(context.evidence) {
+            everywhere.extend(acted_before(
+                context.evidence,
+                context.evidence.outcome.generation,
+                None,
+            ));
+        }
+    }
     for finding in &mut result.findings.kept {
+        let known = std::mem::take(&mut finding.explained_by);
         let follows = !about_memory || by_writer(finding).is_none();
         let by: BTreeSet<u32> = by_writer(finding)
             .into_iter()
+            .chain(after_stop(context.evidence, finding))
+            .chain(known)
             .chain(handover.iter().copied().filter(|_| follows))
-            .chain(of_kernels.iter().copied())
+            .chain(everywhere.iter().copied())
             .collect();
         finding.explained_by = by.into_iter().collect();
     }
@@ -55,6 +72,49 @@ fn by_writer(finding: &Finding) -> Option<u32> {
         Writer::Injected { injection, .. } => Some(injection),
         _ => None,
     }
+}
+
+/// Whether the run came to no planned end.
+fn was_cut_short(evidence: &Evidence) -> bool {
+    !matches!(
+        evidence.outcome.kind,
+        OutcomeKind::Completed | OutcomeKind::SessionLost
+    )
+}
+
+/// The injection without which the device would not have made the finding's last write, because its driver had stopped
+/// it.
+fn after_stop(evidence: &Evidence, finding: &Finding) -> Option<u32> {
+    let Writer::Device { time_ns, .. } = finding.last_writer else {
+        return None;
+    };
+    let events = evidence.ledger.events.iter();
+    let before = events.rev().skip_while(|event| event.time > time_ns);
+    let told = evidence.dma.as_ref().and_then(|dma| dma.stopped);
+    let mut stopped = told.is_some_and(|told| told.time_ns < time_ns);
+    for event in before {
+        match event.kind {
+            EngineEventKind::Start if !stopped => return None,
+            EngineEventKind::Stop => stopped = true,
+            EngineEventKind::Injected { injection } if stopped => return Some(injection.into()),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Injections that had acted on the machine by this phase of a generation; `None` is its end.
+pub(super) fn acted_before(evidence: &Evidence, generation: u32, phase: Option<Phase>) -> Vec<u32> {
+    let all = (0..).zip(&evidence.injections);
+    let acted = all.filter(|(_, injection)| {
+        let first = injection.firings.first().filter(|_| injection.acts_on_machine);
+        first.is_some_and(|first| {
+            let at = first.at;
+            at.generation < generation
+                || at.generation == generation && phase.is_none_or(|phase| at.phase <= phase)
+        })
+    });
+    acted.map(|(number, _)| number).collect()
 }
 
 /// Pages from the boot parameters on in which the old kernel places the `setup_data` nodes: behind the parameters and

@@ -1,5 +1,7 @@
 //! Injections of a plan: what the machine is given, and what has to be found out while it runs.
 
+mod acts;
+
 use super::ObjectPlan;
 use crate::scenario::inject::{
     BlobFault, Boundary, Class, DmaFault, Every, MemoryFault, NodeFault, Place, Setting, Target, What, When,
@@ -140,6 +142,11 @@ fn one(
         What::Dma(fault) => dma(fault, when, seed, objects),
         What::Memory(fault) => memory(fault, objects),
         What::Blob(fault) => blob(fault),
+        What::Interrupt(fault) => (acts::interrupt(*fault), None),
+        What::Engine(fault) => (Deed::Act(acts::engine(*fault)), None),
+        What::Bus(fault) => (Deed::Act(acts::bus(*fault)), None),
+        What::Machine(fault) => (Deed::Act(acts::machine(*fault)), None),
+        What::Time(fault) => (Deed::Act(acts::time(*fault)), None),
     };
     let trigger = Trigger {
         since: when.since(),

@@ -104,6 +104,20 @@ pub struct Plan {
     pub ledger_entries: u64,
 }
 
+impl Plan {
+    /// Why only the `soft` backend can run it, in one sentence; `None` if `kvm` can, too.
+    pub fn needs_soft(&self) -> Option<String> {
+        let all = self.injections.iter().enumerate();
+        let mut reasons = all.filter_map(|(number, planned)| {
+            let what = planned.injection.needs_soft()?;
+            Some(format!(
+                "injection {number}: {what}, which the kvm backend cannot; use --backend soft"
+            ))
+        });
+        reasons.next()
+    }
+}
+
 /// A memory object of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectPlan {

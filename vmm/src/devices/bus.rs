@@ -215,7 +215,7 @@ impl SystemBus {
         })
     }
 
-    fn interrupt(&mut self, message: Message) {
+    pub(super) fn interrupt(&mut self, message: Message) {
         if let Some(outbox) = &mut self.outbox {
             outbox.push(message.into());
             return;
@@ -225,10 +225,10 @@ impl SystemBus {
 
     /// Tells injections of a processor's access to a register of the DMA engine.
     fn note_access(&mut self, now: u64, address: u64) {
-        if self.view.injections.count_accesses()
-            && self.function(address).is_some_and(|(slot, ..)| slot == DMA_SLOT)
-        {
+        let wanted = self.view.injections.count_accesses() || self.dma.is_slow(now);
+        if wanted && self.function(address).is_some_and(|(slot, ..)| slot == DMA_SLOT) {
             self.view.injections.occurred(now, |on| on == Occurrence::Access);
+            self.dma.accessed(now);
         }
     }
 
@@ -261,7 +261,7 @@ impl SystemBus {
         match target.slot {
             0 => self.bridge.read(target.offset, size),
             MAILBOX_SLOT => self.mailbox.config.read(target.offset, size),
-            DMA_SLOT => self.dma.config.read(target.offset, size),
+            DMA_SLOT => self.dma.config_read(target.offset, size),
             _ => u32::MAX,
         }
     }

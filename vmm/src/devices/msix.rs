@@ -14,6 +14,8 @@ pub struct Msix {
     table: Vec<[u32; 4]>,
     pending: u64,
     pba: u64,
+    /// The last message that was sent.
+    last: Option<Msi>,
 }
 
 impl Msix {
@@ -24,6 +26,7 @@ impl Msix {
             table: vec![[0, 0, 0, VECTOR_MASKED]; usize::from(vectors.min(64))],
             pending: 0,
             pba,
+            last: None,
         }
     }
 
@@ -70,6 +73,23 @@ impl Msix {
         self.deliver_pending(config)
     }
 
+    /// A reset of the function: every vector is masked and has no message.
+    pub fn reset(&mut self) {
+        self.table.fill([0, 0, 0, VECTOR_MASKED]);
+        self.pending = 0;
+        self.last = None;
+    }
+
+    /// The message that the driver has programmed for a vector, whether it is masked or not; else the last one that was
+    /// sent; `None` if there is neither.
+    #[must_use]
+    pub fn programmed(&self, vector: u16) -> Option<Msi> {
+        let [low, high, data, _] = *self.table.get(usize::from(vector))?;
+        let address = u64::from(low & !3) | u64::from(high) << 32;
+        let programmed = (address != 0).then_some(Msi { address, data });
+        programmed.or(self.last)
+    }
+
     /// Raises a vector. Returns the message to send; `None` if the vector is masked (it is then pending) or MSI-X is
     /// off.
     pub fn raise(&mut self, config: &ConfigSpace, vector: u16) -> Option<Msi> {
@@ -82,10 +102,11 @@ impl Msix {
             self.pending |= 1 << vector;
             return None;
         }
-        Some(Msi {
+        self.last = Some(Msi {
             address: u64::from(low & !3) | u64::from(high) << 32,
             data,
-        })
+        });
+        self.last
     }
 
     /// Returns messages that are pending and no longer masked. To be called after writes to the capability's control

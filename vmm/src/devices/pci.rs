@@ -25,7 +25,8 @@ pub const COMMAND_MASTER: u16 = 1 << 2;
 const COMMAND_WRITABLE: u16 = 0x0547;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
 
-const COMMAND: usize = 0x04;
+/// Offset of the COMMAND register.
+pub const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const BARS: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
@@ -113,6 +114,23 @@ impl ConfigSpace {
             let mask = self.writable[offset + i];
             *byte = *byte & !mask | new & mask;
         }
+    }
+
+    /// A reset of the function: everything that can be written is 0, so that it answers nowhere.
+    pub fn reset(&mut self) {
+        for (byte, mask) in self.bytes.iter_mut().zip(&self.writable) {
+            *byte &= !mask;
+        }
+    }
+
+    /// Moves a BAR, which keeps its size. Returns whether there is such a BAR, and `address` is a multiple of its size.
+    pub fn move_bar(&mut self, index: usize, address: u32) -> bool {
+        let size = self.bar_sizes.get(index).copied().unwrap_or(0);
+        let fits = size > 0 && address.is_multiple_of(size);
+        if fits {
+            self.put(BARS + 4 * index, &address.to_le_bytes());
+        }
+        fits
     }
 
     /// The COMMAND register.
@@ -226,6 +244,31 @@ mod tests {
         assert_eq!(space.decode(0xe000_0004), Some((0, 4)));
         space.write(BARS + 4, 4, u32::MAX);
         assert_eq!(space.read(BARS + 4, 4), 0, "no second BAR");
+    }
+
+    #[test]
+    fn a_reset_leaves_what_software_cannot_write() {
+        let fresh = ConfigSpace::new(1, 2, 3);
+        let mut space = ConfigSpace::new(1, 2, 3)
+            .with_bar(2, 0x1000, 0xe000_0000)
+            .with_msix(1, 2, 0x800);
+        assert!(!space.move_bar(0, 0xe100_0000), "there is none");
+        assert!(!space.move_bar(2, 0xe100_0800), "misaligned");
+        assert!(space.move_bar(2, 0xe100_0000));
+        assert_eq!(
+            (space.decode(0xe000_0000), space.decode(0xe100_0004)),
+            (None, Some((2, 4)))
+        );
+        space.write(0x42, 2, 0x8000);
+        space.write(INTERRUPT_LINE, 1, 9);
+        space.reset();
+        assert_eq!(
+            (space.command(), space.decode(0), space.msix_enabled().0),
+            (0, None, false)
+        );
+        assert_eq!((space.read(BARS + 8, 4), space.read(INTERRUPT_LINE, 1)), (0, 0));
+        assert_eq!(space.read(0, 4), fresh.read(0, 4));
+        assert_eq!(space.read(0x40, 1), u32::from(MSIX_ID));
     }
 
     #[test]

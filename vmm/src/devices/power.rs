@@ -20,7 +20,7 @@ const KEYBOARD_RESET: u32 = 0xfe;
 const DELAY: u16 = 0x80;
 const SLEEP_ENABLE: u32 = 1 << 5;
 
-/// What the guest asked for.
+/// A request to switch the machine off or to reset it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PowerRequest {
     /// ACPI S5.
@@ -33,6 +33,8 @@ pub enum PowerRequest {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Power {
     requested: Option<PowerRequest>,
+    /// The injection that asked; `None` if the guest did.
+    by: Option<u16>,
 }
 
 impl Power {
@@ -65,10 +67,17 @@ impl Power {
         true
     }
 
-    /// The guest's first request, if there was one.
+    /// An injection asks, unless the guest has.
+    pub fn inject(&mut self, injection: u16, request: PowerRequest) {
+        if self.requested.is_none() {
+            (self.requested, self.by) = (Some(request), Some(injection));
+        }
+    }
+
+    /// The first request, if there was one, and the injection that made it; `None` if the guest did.
     #[must_use]
-    pub fn requested(&self) -> Option<PowerRequest> {
-        self.requested
+    pub fn requested(&self) -> Option<(PowerRequest, Option<u16>)> {
+        self.requested.map(|request| (request, self.by))
     }
 }
 
@@ -79,7 +88,7 @@ mod tests {
     fn after(port: u16, value: u32) -> Option<PowerRequest> {
         let mut power = Power::default();
         assert!(power.write(port, 1, value));
-        power.requested()
+        power.requested().map(|(request, _)| request)
     }
 
     #[test]
@@ -93,5 +102,18 @@ mod tests {
         assert_eq!(after(KEYBOARD_COMMAND, 0xfe), Some(PowerRequest::Reset));
         assert_eq!(after(DELAY, 0xff), None);
         assert!(!Power::default().write(0xcf8, 4, 0x8000_0000));
+    }
+
+    #[test]
+    fn the_first_request_counts_and_says_whose_it_is() {
+        let mut power = Power::default();
+        power.inject(3, PowerRequest::Reset);
+        power.inject(4, PowerRequest::Off);
+        assert!(power.write(SLEEP_CONTROL, 1, 5 << 2 | 1 << 5));
+        assert_eq!(power.requested(), Some((PowerRequest::Reset, Some(3))));
+        let mut power = Power::default();
+        assert!(power.write(RESET, 1, 1));
+        power.inject(3, PowerRequest::Off);
+        assert_eq!(power.requested(), Some((PowerRequest::Reset, None)));
     }
 }

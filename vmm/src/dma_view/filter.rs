@@ -9,7 +9,7 @@ use crate::interrupt::{Msi, is_message_address};
 use crate::ledger::{Content, Injected, Kind, LedgerFull};
 
 /// Most writes that wait to be made later, each of at most a page.
-const MAX_LATE: usize = 1024;
+pub const MAX_LATE: usize = 1024;
 
 /// A write that an injection makes later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,18 @@ pub(super) struct Late {
     what: Injected,
     address: u64,
     bytes: Vec<u8>,
+}
+
+impl Late {
+    /// One that is due at this time.
+    pub(super) fn new(due: u64, what: Injected, address: u64, bytes: &[u8]) -> Self {
+        Self {
+            due: Some(due),
+            what,
+            address,
+            bytes: bytes.to_vec(),
+        }
+    }
 }
 
 impl DmaView {
@@ -105,7 +117,7 @@ impl DmaView {
     }
 
     /// Makes and records a write of an injection. Where no RAM is, it is lost.
-    fn make(&mut self, time: u64, what: Injected, address: u64, bytes: &[u8]) {
+    pub(super) fn make(&mut self, time: u64, what: Injected, address: u64, bytes: &[u8]) {
         self.put(address, bytes);
         self.ledger
             .record_injected((time, self.stamp), what, address, bytes);

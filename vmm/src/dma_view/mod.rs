@@ -24,6 +24,7 @@
 //! was made of it.
 
 mod filter;
+mod messages;
 
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ use crate::ledger::{Kind, Ledger, LedgerFull};
 use crate::memory::{GuestRam, MemoryError};
 use crate::phase::Stamp;
 use filter::Late;
+pub use filter::MAX_LATE;
 
 /// Why a device write was refused.
 #[derive(Debug, Error)]

@@ -8,12 +8,14 @@
 //! What a deed acts on may be known only while the machine runs: "a page of the handover blob". The machine then stops
 //! with [`crate::machine::Event::InjectionAsks`], and goes on with [`crate::machine::Machine::answer_injection`].
 
+mod act;
 mod list;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use act::Act;
 pub use list::{Injections, MAX_KEPT, Running};
 
 use crate::ledger::Kind;
@@ -33,6 +35,33 @@ pub struct Injection {
     pub deed: Deed,
     /// How often.
     pub repeat: Repeat,
+}
+
+impl Injection {
+    /// What of it the `kvm` backend cannot do; `None` if it can.
+    #[must_use]
+    pub fn needs_soft(&self) -> Option<&'static str> {
+        if matches!(self.trigger.delay, Delay::Instructions(_)) {
+            return Some("its trigger counts instructions");
+        }
+        if matches!(self.trigger.on, Occurrence::Execute(_)) {
+            return Some("its trigger waits for an instruction of the kernel");
+        }
+        match &self.deed {
+            Deed::Act(act) => act.needs_soft(),
+            _ => None,
+        }
+    }
+
+    /// Whether it acts on the machine itself, and not on memory or on what devices write to memory.
+    #[must_use]
+    pub fn acts_on_machine(&self) -> bool {
+        match &self.deed {
+            Deed::Act(_) => true,
+            Deed::Filter(filter) => filter.of == WriteKind::Message,
+            _ => false,
+        }
+    }
 }
 
 /// When an injection is due.
@@ -128,6 +157,8 @@ pub enum Deed {
         /// Which bit, 0 to 7.
         bit: u8,
     },
+    /// Does something else at a moment.
+    Act(Act),
     /// The host says what, when the injection is armed. It says so once.
     AskWhenArmed,
     /// The host says what, whenever the injection is due.
@@ -195,11 +226,11 @@ impl fmt::Display for Change {
             Self::Delay(by) => write!(f, "delayed by {by} ns"),
             Self::Reorder => f.write_str("made after the next one"),
             Self::Tear { after, .. } => write!(f, "torn, the rest of it {after} ns later"),
-            Self::Flip(bit) => write!(f, "with bit {bit} flipped"),
-            Self::Content { sequence, .. } => write!(f, "with the content of block {sequence}"),
+            Self::Flip(bit) => write!(f, "made with bit {bit} flipped"),
+            Self::Content { sequence, .. } => write!(f, "made with the content of block {sequence}"),
             Self::Redirect(address) => write!(f, "sent to {address:#x}"),
-            Self::Add(number) => write!(f, "with {number:+} added"),
-            Self::Vector(vector) => write!(f, "with vector {vector:#x}"),
+            Self::Add(number) => write!(f, "made with {number:+} added"),
+            Self::Vector(vector) => write!(f, "made with vector {vector:#x}"),
         }
     }
 }
@@ -234,6 +265,8 @@ pub enum Done {
         /// Bytes in all.
         bytes: u64,
     },
+    /// Something else.
+    Acted(Act),
 }
 
 impl fmt::Display for Done {
@@ -248,6 +281,7 @@ impl fmt::Display for Done {
                 f,
                 "{bytes} bytes were written from {address:#x} on (ledger entry {entry})"
             ),
+            Self::Acted(act) => act.fmt(f),
         }
     }
 }

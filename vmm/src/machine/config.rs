@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::boot::BootError;
 use crate::devices::dma::DmaConfig;
-use crate::injection::{Delay, Injection, MAX_INJECTIONS, Occurrence};
+use crate::injection::{Act, Deed, Injection, MAX_INJECTIONS};
 use crate::memory::MemoryError;
 use crate::processors::Backend;
 use crate::vcpu::BackendError;
@@ -67,34 +67,40 @@ impl MachineConfig {
             return Err(MachineError::ProgressLimit);
         }
         let mut injections = self.injections.iter().enumerate();
-        injections
-            .try_for_each(|(number, injection)| check_injection(number, injection, backend.is_repeatable()))
+        injections.try_for_each(|(number, injection)| {
+            check_injection(number, injection, self.vcpus, backend.is_repeatable())
+        })
     }
 }
 
-/// Checks injection `number`. `counted` says whether the backend counts instructions, and stops at one.
+/// Checks injection `number` of a machine with so many processors. `soft` says whether the backend is `soft`.
 pub(super) fn check_injection(
     number: usize,
     injection: &Injection,
-    counted: bool,
+    vcpus: u8,
+    soft: bool,
 ) -> Result<(), MachineError> {
     let refused = |reason: &str| {
         let reason = reason.to_owned();
         Err(MachineError::Injection { number, reason })
     };
+    if let Some(what) = injection.needs_soft().filter(|_| !soft) {
+        return refused(&format!(
+            "{what}, which the kvm backend cannot; use --backend soft"
+        ));
+    }
+    if let Deed::Act(Act::Nmi { processor } | Act::Unstoppable { processor }) = injection.deed
+        && processor >= vcpus
+    {
+        return refused(&format!(
+            "there is no processor {processor}, expected less than {vcpus}"
+        ));
+    }
     if number >= MAX_INJECTIONS {
         return refused("there are more than 64");
     }
     if injection.repeat.count == 0 || injection.repeat.every == 0 || injection.trigger.nth == 0 {
         return refused("it would never fire: expected a count, a distance and a number of 1 or more");
-    }
-    if !counted && matches!(injection.trigger.delay, Delay::Instructions(_)) {
-        return refused("its trigger counts instructions, which the kvm backend cannot; use --backend soft");
-    }
-    if !counted && matches!(injection.trigger.on, Occurrence::Execute(_)) {
-        return refused(
-            "its trigger waits for an instruction of the kernel, where the kvm backend cannot stop; use --backend soft",
-        );
     }
     Ok(())
 }
@@ -215,6 +221,50 @@ pub(crate) mod tests {
         );
         assert!(check(&|config| config.dma.rate = u64::MAX).is_some());
         assert!(check(&|config| config.progress_limit_ns = 0).is_some());
+    }
+
+    #[test]
+    fn what_kvm_cannot_do_is_refused_in_a_sentence() {
+        use crate::injection::{Delay, Occurrence, Repeat, Trigger};
+        let injection = |act: Act| Injection {
+            trigger: Trigger {
+                since: None,
+                on: Occurrence::Begin,
+                nth: 1,
+                delay: Delay::Time(0),
+            },
+            deed: Deed::Act(act),
+            repeat: Repeat::ONCE,
+        };
+        let refused = |act: Act, soft: bool| {
+            let checked = check_injection(2, &injection(act), 2, soft);
+            checked.err().map(|error| error.to_string())
+        };
+        let soft_alone = [
+            Act::Pend { vector: None },
+            Act::Unstoppable { processor: 1 },
+            Act::ShiftTsc { by: 1 },
+            Act::DelayTimers { by: 1 },
+            Act::SlowAccesses { by: 1, ns: 1 },
+        ];
+        for act in soft_alone {
+            assert_eq!(refused(act, true), None, "{act}");
+            let told = refused(act, false).expect("it is refused");
+            let (first, last) = (
+                "injection 2: it ",
+                ", which the kvm backend cannot; use --backend soft",
+            );
+            assert!(told.starts_with(first) && told.ends_with(last), "{told}");
+        }
+        let both = [Act::Remove, Act::Nmi { processor: 0 }, Act::Burst { blocks: 1 }];
+        for act in both {
+            assert_eq!(refused(act, false), None, "{act}");
+        }
+        assert!(
+            refused(Act::Nmi { processor: 2 }, true)
+                .expect("it is refused")
+                .contains("less than 2")
+        );
     }
 
     #[test]

@@ -56,15 +56,19 @@ pub enum Event {
         /// Its generation.
         generation: Generation,
     },
-    /// The guest switched the machine off.
+    /// The machine was switched off.
     PowerOff {
         /// When.
         at: Moment,
+        /// The injection that did it; `None` if the guest did.
+        by: Option<u16>,
     },
-    /// The guest reset the machine.
+    /// The machine was reset.
     Reset {
         /// When.
         at: Moment,
+        /// The injection that did it; `None` if the guest did.
+        by: Option<u16>,
     },
     /// The processor shut down.
     TripleFault {
@@ -155,8 +159,12 @@ impl fmt::Display for Event {
                 )
             }
             Self::AwaitedAddress { at } => write!(f, "an instruction that an injection may wait for ({at})"),
-            Self::PowerOff { at } => write!(f, "power off ({at})"),
-            Self::Reset { at } => write!(f, "reset ({at})"),
+            Self::PowerOff { at, by: None } => write!(f, "power off ({at})"),
+            Self::PowerOff { at, by: Some(by) } => {
+                write!(f, "injection {by} switched the machine off ({at})")
+            }
+            Self::Reset { at, by: None } => write!(f, "reset ({at})"),
+            Self::Reset { at, by: Some(by) } => write!(f, "injection {by} reset the machine ({at})"),
             Self::TripleFault { at, reason } => write!(f, "triple fault: {reason} ({at})"),
             Self::DeadHalt {
                 at,

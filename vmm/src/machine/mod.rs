@@ -241,9 +241,12 @@ impl Machine {
     /// then the machine goes on as if it had had them from power-on on.
     pub fn add_injections(&mut self, added: &[Injection]) -> Result<(), MachineError> {
         let first = self.injections().len();
-        let counts = self.processors.retired().is_some();
+        let (vcpus, soft) = (
+            self.platform.bus.lapics.count(),
+            self.processors.retired().is_some(),
+        );
         for (number, injection) in (first..).zip(added) {
-            config::check_injection(number, injection, counts)?;
+            config::check_injection(number, injection, vcpus, soft)?;
         }
         let (now, stamp) = (self.processors.now(), self.records.stamp);
         let began = self.phases().last().map_or(0, |phase| phase.start_ns);

@@ -122,8 +122,13 @@ impl Machine {
                 at: self.moment(),
                 number,
             },
-            DeviceEvent::Power(PowerRequest::Off) => Event::PowerOff { at: self.moment() },
-            DeviceEvent::Power(PowerRequest::Reset) => Event::Reset { at: self.moment() },
+            DeviceEvent::Power(request, by) => {
+                let at = self.moment();
+                match request {
+                    PowerRequest::Off => Event::PowerOff { at, by },
+                    PowerRequest::Reset => Event::Reset { at, by },
+                }
+            }
         }
     }
 

@@ -123,6 +123,7 @@ impl Vcpu for Player {
         self.skipped += time - self.now;
         self.now = time;
     }
+    fn shift_tsc(&mut self, _: i64) {}
     fn retired(&self) -> u64 {
         self.now - self.skipped
     }
@@ -221,7 +222,10 @@ fn a_message_stands_until_it_is_answered() {
         Err(MachineError::NothingAsked { length: 3 })
     ));
     let off = machine.run().unwrap();
-    assert!(matches!(off, Event::PowerOff { at } if at.time == 150), "{off}");
+    assert!(
+        matches!(off, Event::PowerOff { at, by: None } if at.time == 150),
+        "{off}"
+    );
     assert_eq!(machine.run().unwrap(), off, "a final event stays");
 }
 

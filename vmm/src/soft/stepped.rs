@@ -106,6 +106,10 @@ impl Stepped {
     /// Lets the devices do what is due, and makes the processors drop code that the devices overwrote.
     fn advance(&mut self, platform: &mut Platform) {
         platform.advance(self.now(), || Some(self.total_retired()));
+        let shift = platform.bus.lapics.take_tsc_shift();
+        if shift != 0 {
+            self.vcpus.iter_mut().for_each(|vcpu| vcpu.shift_tsc(shift));
+        }
         for (address, length) in platform.bus.view.take_written() {
             for vcpu in &mut self.vcpus {
                 vcpu.memory_written(address, length);
@@ -172,6 +176,12 @@ impl Stepped {
             return Some(StopReason::NoProgress);
         }
         let next = platform.bus.next_event();
+        let stand_until = platform.bus.dma.stand_until();
+        if now < stand_until {
+            let next = next.unwrap_or(u64::MAX).max(now + 1);
+            self.sleep_to(next.min(stand_until).min(patience).min(limit));
+            return None;
+        }
         if !self.is(Activity::Running) {
             if self.nothing_can_wake() {
                 return Some(StopReason::DeadHalt { interruptible: false });

@@ -3,6 +3,8 @@
 use super::Soft;
 use crate::boot::bzimage::tests::image;
 use crate::devices::pci;
+use crate::devices::power::PowerRequest;
+use crate::injection::{Act, Deed, Delay, Injection, Occurrence, Repeat, Trigger};
 use crate::machine::config::tests::config;
 use crate::machine::{Event, Machine, MachineConfig};
 use crate::phase::Phase;
@@ -44,7 +46,7 @@ fn a_guest_prints_and_switches_off() {
     let mut machine = machine(&[out(0x3f8, b'h'), out(0x3f8, b'i'), out(POWER_OFF.0, POWER_OFF.1)]);
     let event = machine.run().unwrap();
     assert!(
-        matches!(event, Event::PowerOff { at } if at.retired == Some(9)),
+        matches!(event, Event::PowerOff { at, .. } if at.retired == Some(9)),
         "{event}"
     );
     assert_eq!(machine.console().text(), b"hi");
@@ -167,4 +169,89 @@ fn deaths_are_told_apart() {
     );
     let wild = end(&[0x48, 0x31, 0xc0, 0x48, 0xff, 0xc8, 0xff, 0xe0]); // xor rax,rax; dec rax; jmp rax
     assert!(matches!(wild, Event::TripleFault { .. }), "{wild}");
+}
+
+/// An injection that is due at once.
+fn now(act: Act) -> Injection {
+    Injection {
+        trigger: Trigger {
+            since: None,
+            on: Occurrence::Begin,
+            nth: 1,
+            delay: Delay::Time(0),
+        },
+        deed: Deed::Act(act),
+        repeat: Repeat::ONCE,
+    }
+}
+
+/// rdtsc; mov [address], eax
+fn store_tsc(address: u32) -> Vec<u8> {
+    let mut code = vec![0x0f, 0x31, 0x89, 0x04, 0x25];
+    code.extend(address.to_le_bytes());
+    code
+}
+
+#[test]
+fn time_stamp_counters_jump_at_once_also_over_a_snapshot() {
+    let doorbell = pci::WINDOW_START + u32::try_from(guest_agent::device::mailbox::DOORBELL).unwrap();
+    let guest = || {
+        let mut machine = machine(&[
+            store_mmio(doorbell, 3),
+            store_tsc(0x50_0000),
+            out(POWER_OFF.0, POWER_OFF.1),
+        ]);
+        assert!(matches!(machine.run().unwrap(), Event::Message(_)));
+        machine.reply(b"").unwrap();
+        machine
+    };
+    let tsc = |mut machine: Machine| {
+        while !matches!(machine.run().unwrap(), Event::PowerOff { .. }) {}
+        machine.ram().read_u64(0x50_0000).unwrap()
+    };
+    let usual = tsc(guest());
+    for by in [1_000_000, -2] {
+        let mut shifted = guest();
+        shifted.add_injections(&[now(Act::ShiftTsc { by })]).unwrap();
+        let held = shifted.snapshot().unwrap();
+        assert_eq!(tsc(shifted), usual.wrapping_add_signed(by));
+        let restored = Machine::from_snapshot(&held).unwrap();
+        assert_eq!(tsc(restored), usual.wrapping_add_signed(by), "from the snapshot");
+    }
+}
+
+#[test]
+fn a_slow_access_lets_time_pass_and_no_instruction_retire() {
+    let bar = pci::WINDOW_START + u32::try_from(guest_agent::device::mailbox::BAR0_SIZE).unwrap();
+    let end = |injections: &[Injection]| {
+        let mut machine = machine(&[
+            store_mmio(bar + 0x10, 1),
+            store_mmio(bar + 0x10, 1),
+            out(POWER_OFF.0, POWER_OFF.1),
+        ]);
+        machine.add_injections(injections).unwrap();
+        let Event::PowerOff { at, .. } = machine.run().unwrap() else {
+            panic!("the guest switches the machine off")
+        };
+        (at.time, at.retired)
+    };
+    let (time, retired) = end(&[]);
+    let slow = now(Act::SlowAccesses { by: 700, ns: 10_000 });
+    assert_eq!(end(&[slow]), (time + 1_400, retired));
+}
+
+#[test]
+fn an_injection_resets_the_machine_and_is_named() {
+    let mut machine = machine(&[store(0x50_0010, 7), out(POWER_OFF.0, POWER_OFF.1)]);
+    machine
+        .add_injections(&[now(Act::Power(PowerRequest::Reset))])
+        .unwrap();
+    let event = machine.run().unwrap();
+    assert!(matches!(event, Event::Reset { by: Some(0), .. }), "{event}");
+    assert!(
+        event.to_string().starts_with("injection 0 reset the machine"),
+        "{event}"
+    );
+    let absent = machine.add_injections(&[now(Act::Nmi { processor: 1 })]);
+    assert!(absent.unwrap_err().to_string().contains("no processor 1"));
 }

@@ -112,6 +112,10 @@ impl Vcpu for SoftVcpu {
         self.cpu.skip_to(time);
     }
 
+    fn shift_tsc(&mut self, by: i64) {
+        self.cpu.shift_tsc(by);
+    }
+
     fn retired(&self) -> u64 {
         self.cpu.retired()
     }

@@ -87,7 +87,7 @@ impl<'a> Guest<'a> {
                     time: self.at.moment.time_ns,
                 })
             }
-            Some(Request::PowerOff) => event(Event::PowerOff { at: here() }),
+            Some(Request::PowerOff) => event(Event::PowerOff { at: here(), by: None }),
             Some(_) => event(Event::NoProgress {
                 at: here(),
                 since: 1,

@@ -322,7 +322,7 @@ fn a_failure_ends_the_run_and_is_the_setup_s_only_in_the_first_generation() {
 fn a_death_ends_the_run() {
     let consume = |one: &Request| *one == Request::ConsumeDma;
     let dies = |reason: &str| What::Event {
-        event: Event::Reset { at: here() },
+        event: Event::Reset { at: here(), by: None },
         panic: Some(format!("Kernel panic - not syncing: {reason}")),
     };
     let init = dies("Attempted to kill init!");
@@ -431,7 +431,7 @@ fn an_agent_that_ought_to_end_may_not_go_on() {
     // A machine that switches itself off is no way to spin.
     let told = talk(&testing::plan(&fault), &|guest, due| {
         let spins = matches!(guest.released, Some(Request::Misbehave(_))) && *due == Move::Run;
-        spins.then(|| event(Event::PowerOff { at: here() }))
+        spins.then(|| event(Event::PowerOff { at: here(), by: None }))
     });
     assert_eq!(told.ending().0, OutcomeKind::UnexpectedReset);
 }
@@ -466,7 +466,7 @@ fn any_what() -> impl Strategy<Value = What> {
             boot_params: time,
             generation
         }),
-        Just(Event::PowerOff { at: here() }),
+        Just(Event::PowerOff { at: here(), by: None }),
         Just(Event::LedgerFull { at: here() }),
         Just(Event::Message(vec![1])),
     ];

@@ -18,6 +18,7 @@ fn injection() -> InjectionEvidence {
     };
     InjectionEvidence {
         words: "at some time: something".into(),
+        acts_on_machine: false,
         armed: Some(at),
         fired: 1,
         firings: vec![FiringEvidence {

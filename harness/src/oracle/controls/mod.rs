@@ -2,6 +2,7 @@
 
 mod content;
 mod device;
+mod disturbed;
 mod free_memory;
 mod full_ledger;
 mod handover;

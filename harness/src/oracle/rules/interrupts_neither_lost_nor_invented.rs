@@ -5,8 +5,8 @@
 //! SDM volume 3, "Interrupt Acceptance for Fixed Interrupts"), so one interrupt stands for all messages since the one
 //! before.
 //!
-//! What counts are the messages that were sent. That an injection kept one back, changed its vector or sent it twice is a
-//! finding whose last writer is the injection.
+//! What counts are the messages that were sent. That an injection kept one back, changed its vector, sent it twice or sent
+//! one that the device did not mean is a finding whose last writer is the injection.
 
 use crate::evidence::{ArmedRecord, DisarmedRecord, Moment, bytes_of, injected, meant};
 use crate::oracle::content::Context;
@@ -171,7 +171,7 @@ fn vector_of(context: &Context<'_>, entry: &Entry) -> Option<u64> {
     }
 }
 
-/// Tells what injections made of messages: lost, sent with another vector, or twice.
+/// Tells what injections made of messages: lost, sent with another vector, twice, or without the device.
 fn injections(context: &Context<'_>, all: &[&Entry], vectors: &BTreeSet<u64>, findings: &mut Findings) {
     let ledger = &context.evidence.ledger;
     let made_of = |index: u64| {
@@ -184,18 +184,33 @@ fn injections(context: &Context<'_>, all: &[&Entry], vectors: &BTreeSet<u64>, fi
         if !message.was_made() && !made_of(message.index).any(ours) {
             findings.add(|| lost(context, message));
         }
-        let again = injected(ledger, message).and_then(|made| meant(ledger, made));
-        if again.is_some_and(Entry::was_made) {
-            findings.add(|| Finding {
-                expected: "one message".into(),
-                actual: "the same message again".into(),
-                text: format!(
-                    "an injection sent a message of the device again at {}",
-                    millis(message.time)
-                ),
-                ..lost(context, message)
-            });
+        let Some(made) = injected(ledger, message) else {
+            continue;
+        };
+        let again = meant(ledger, made).is_some_and(Entry::was_made);
+        let unasked = made.of.is_none() && ours(message);
+        if !again && !unasked {
+            continue;
         }
+        let (expected, actual, what) = if again {
+            (
+                "one message",
+                "the same message again",
+                "a message of the device again",
+            )
+        } else {
+            (
+                "no message",
+                "a message",
+                "a message that the device did not send,",
+            )
+        };
+        findings.add(|| Finding {
+            expected: expected.into(),
+            actual: actual.into(),
+            text: format!("an injection sent {what} at {}", millis(message.time)),
+            ..lost(context, message)
+        });
     }
 }
 

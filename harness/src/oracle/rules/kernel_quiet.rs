@@ -1,9 +1,10 @@
 //! `kernel-quiet`: no kernel complains about itself, in its console output or in its log.
 
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, Phase};
 use crate::kernel_log::{Code, Complaint, Complaints, of_generation, with_symbols};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
+use crate::oracle::injected::acted_before;
 use crate::oracle::{LookedAt, RuleName, RuleResult};
 use std::collections::BTreeSet;
 
@@ -81,7 +82,8 @@ fn not_seen(evidence: &Evidence, generation: u32, log: &Complaints) -> Option<St
 struct Told<'a> {
     generation: u32,
     complaint: &'a Complaint,
-    phase: Option<&'static str>,
+    phase: Option<Phase>,
+    explained_by: Vec<u32>,
     headline: String,
     lines: Vec<String>,
     code: Option<String>,
@@ -98,7 +100,8 @@ impl<'a> Told<'a> {
         Self {
             generation,
             complaint,
-            phase: phase.map(|phase| phase.name()),
+            phase,
+            explained_by: acted_before(evidence, generation, phase),
             headline: with_symbols(&complaint.headline, symbol),
             lines: complaint
                 .lines
@@ -141,7 +144,7 @@ impl<'a> Told<'a> {
                 self.generation, self.headline
             ),
             question: None,
-            explained_by: Vec::new(),
+            explained_by: self.explained_by.clone(),
         }
     }
 }

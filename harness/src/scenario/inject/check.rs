@@ -32,14 +32,19 @@ fn check_one(scenario: &Scenario, inject: &Inject) -> Result<(), Problem> {
     })?;
     check_every(inject)?;
     let dma = scenario.dma.is_some();
-    let needs_device = what.is_filter() || when.counted().next().is_some();
+    let needs_device = what.needs_device() || when.counted().next().is_some();
     require(dma || !needs_device, &inject.what, || {
-        "it waits for the DMA engine or changes its writes, and the scenario has no [dma]".into()
+        "it waits for the DMA engine or acts on it, and the scenario has no [dma]".into()
     })?;
     match what {
         What::Dma(fault) => fault.check(inject)?,
         What::Memory(fault) => fault.check(inject)?,
         What::Blob(fault) => fault.check(inject)?,
+        What::Interrupt(fault) => fault.check(scenario, inject)?,
+        What::Engine(fault) => fault.check(inject)?,
+        What::Bus(fault) => fault.check(inject)?,
+        What::Machine(fault) => fault.check(scenario, inject)?,
+        What::Time(fault) => fault.check(inject)?,
     }
     what.target()
         .map_or(Ok(()), |target| place::check(scenario, &inject.what, target))
@@ -72,7 +77,7 @@ fn check_when(scenario: &Scenario, inject: &Inject) -> Result<(), Problem> {
     require(since.is_some() || when.generation.is_none(), spanned, || {
         "found generation without at or phase".into()
     })?;
-    let of_writes = inject.what.get_ref().is_filter() || when.write.is_some();
+    let of_writes = matches!(inject.what.get_ref(), What::Dma(_)) || when.write.is_some();
     require(when.of.is_none() || of_writes, spanned, || {
         "found of, and nothing in it is about device writes".into()
     })?;

@@ -1,10 +1,15 @@
 //! `[[inject]]`: faults on purpose. `docs/injections.md` describes every key. One file for each family of deeds.
 
 mod blob;
+mod bus;
 mod check;
 mod dma;
+mod engine;
+mod interrupt;
+mod machine;
 mod memory;
 mod place;
+mod time;
 mod when;
 
 use std::fmt;
@@ -16,10 +21,15 @@ use toml::Spanned;
 use super::Span;
 
 pub use blob::{BlobFault, NodeFault, Setting};
+pub use bus::BusFault;
 pub(super) use check::check;
 pub use dma::DmaFault;
+pub use engine::EngineFault;
+pub use interrupt::InterruptFault;
+pub use machine::MachineFault;
 pub use memory::{Hex, MemoryFault};
 pub use place::{Class, Place, Target};
+pub use time::TimeFault;
 pub use when::{Boundary, Of, When};
 
 /// A fault on purpose.
@@ -69,6 +79,16 @@ pub enum What {
     Memory(MemoryFault),
     /// The handover changes.
     Blob(BlobFault),
+    /// Interrupts are changed, or come unasked.
+    Interrupt(InterruptFault),
+    /// The DMA engine acts against its driver's will.
+    Engine(EngineFault),
+    /// Something happens to the DMA engine on its bus.
+    Bus(BusFault),
+    /// Something happens to the machine or to a processor.
+    Machine(MachineFault),
+    /// Something happens to time.
+    Time(TimeFault),
 }
 
 impl<'de> Deserialize<'de> for Every {
@@ -93,9 +113,22 @@ impl<'de> Deserialize<'de> for Every {
 }
 
 impl What {
-    /// Whether it changes device writes on their way.
+    /// Whether it changes device writes or messages on their way.
     pub fn is_filter(&self) -> bool {
-        matches!(self, Self::Dma(_))
+        match self {
+            Self::Dma(_) => true,
+            Self::Interrupt(fault) => fault.is_filter(),
+            _ => false,
+        }
+    }
+
+    /// Whether it needs the DMA engine.
+    fn needs_device(&self) -> bool {
+        match self {
+            Self::Dma(_) | Self::Interrupt(_) | Self::Engine(_) | Self::Bus(_) => true,
+            Self::Time(fault) => fault.needs_device(),
+            Self::Memory(_) | Self::Blob(_) | Self::Machine(_) => false,
+        }
     }
 
     /// The place in memory that it names, if any.
@@ -103,7 +136,7 @@ impl What {
         match self {
             Self::Dma(fault) => fault.target(),
             Self::Memory(fault) => Some(fault.target()),
-            Self::Blob(_) => None,
+            _ => None,
         }
     }
 }
@@ -115,6 +148,11 @@ impl fmt::Display for What {
             Self::Dma(fault) => fault.fmt(f),
             Self::Memory(fault) => fault.fmt(f),
             Self::Blob(fault) => fault.fmt(f),
+            Self::Interrupt(fault) => fault.fmt(f),
+            Self::Engine(fault) => fault.fmt(f),
+            Self::Bus(fault) => fault.fmt(f),
+            Self::Machine(fault) => fault.fmt(f),
+            Self::Time(fault) => fault.fmt(f),
         }
     }
 }

@@ -3,7 +3,8 @@ use crate::scenario::inject::NodeFault;
 use crate::scenario::parse;
 use crate::testing;
 use proptest::prelude::*;
-use vmm::injection::{Change, Deed, Delay, Filter, Occurrence, Poke, Repeat, WriteKind};
+use vmm::devices::power::PowerRequest;
+use vmm::injection::{Act, Change, Deed, Delay, Filter, Injection, Occurrence, Poke, Repeat, WriteKind};
 use vmm::phase::{Phase, Stamp};
 
 const DMA: &str = "[dma]\nrate = \"1 MB/s\"\nbuffer = \"64 B\"\nring = 4\n";
@@ -143,6 +144,185 @@ fn changes_of_memory_are_done_or_asked_for() {
             ..
         })
     ));
+}
+
+/// A scenario with interrupts and two processors, and this injection.
+fn all_there_is(inject: &str) -> String {
+    let dma = DMA.replace(
+        "ring = 4\n",
+        "ring = 4\nwhen_full = \"wait\"\ninterrupts = true\n",
+    );
+    format!("vcpus = 2\n{}{dma}[[inject]]\n{inject}\n", testing::SCENARIO)
+}
+
+#[test]
+fn deeds_at_a_moment_are_what_the_file_says() {
+    for (what, act) in [
+        (
+            "interrupt.spurious = {}",
+            Act::Messages {
+                vector: None,
+                count: 1,
+                every: 1,
+            },
+        ),
+        (
+            "interrupt.storm = { messages = 9, distance = \"2 us\", vector = 0x52 }",
+            Act::Messages {
+                vector: Some(0x52),
+                count: 9,
+                every: 2_000,
+            },
+        ),
+        ("interrupt.pending = {}", Act::Pend { vector: None }),
+        ("engine.ignore-stop = {}", Act::IgnoreStop { ns: None }),
+        (
+            "engine.ignore-stop.for = \"1 us\"",
+            Act::IgnoreStop { ns: Some(1_000) },
+        ),
+        ("engine.silent.for = \"1 us\"", Act::Silence { ns: 1_000 }),
+        ("engine.burst.blocks = 4", Act::Burst { blocks: 4 }),
+        ("bus = \"master-cleared\"", Act::BusMaster { on: false }),
+        ("bus = \"master-set\"", Act::BusMaster { on: true }),
+        ("bus = \"function-reset\"", Act::ResetFunction),
+        ("bus = \"gone\"", Act::Remove),
+        (
+            "bus.bar-moved = { bar = 2, to = 0xe8000000 }",
+            Act::MoveBar {
+                bar: 2,
+                to: 0xe800_0000,
+            },
+        ),
+        ("machine = \"reset\"", Act::Power(PowerRequest::Reset)),
+        ("machine = \"power-off\"", Act::Power(PowerRequest::Off)),
+        ("machine.nmi = {}", Act::Nmi { processor: 0 }),
+        ("machine.nmi.processor = 1", Act::Nmi { processor: 1 }),
+        (
+            "machine.unstoppable.processor = 1",
+            Act::Unstoppable { processor: 1 },
+        ),
+        ("time.tsc-forward.by = \"1 ms\"", Act::ShiftTsc { by: 1_000_000 }),
+        ("time.tsc-back.by = \"1 ms\"", Act::ShiftTsc { by: -1_000_000 }),
+        (
+            "time.late-timer.by = \"1 ms\"",
+            Act::DelayTimers { by: 1_000_000 },
+        ),
+        (
+            "time.slow-device = { by = \"1 us\", for = \"1 ms\" }",
+            Act::SlowAccesses {
+                by: 1_000,
+                ns: 1_000_000,
+            },
+        ),
+    ] {
+        let text = all_there_is(&format!("when.at = \"jump\"\nwhat.{what}"));
+        let planned = testing::plan(&text).injections.remove(0);
+        assert_eq!(planned.injection.deed, Deed::Act(act), "{what}");
+        assert!(planned.injection.acts_on_machine());
+        let words = planned.words.strip_prefix("at the jump out of generation 0: ");
+        assert!(
+            words.is_some_and(|words| !words.contains(['{', '('])),
+            "{}",
+            planned.words
+        );
+    }
+}
+
+#[test]
+fn changes_of_interrupts_are_what_the_file_says() {
+    let of = WriteKind::Message;
+    for (what, change) in [
+        ("interrupt = \"lost\"", Change::Drop),
+        ("interrupt.duplicate.after = \"1 us\"", Change::Duplicate(1_000)),
+        ("interrupt.late.by = \"1 us\"", Change::Delay(1_000)),
+        ("interrupt.vector.to = 0x52", Change::Vector(0x52)),
+    ] {
+        let text = all_there_is(&format!("when.msi = 3\nwhat.{what}\ncount = 2\nevery = 4"));
+        let Injection {
+            trigger,
+            deed,
+            repeat,
+        } = testing::plan(&text).injections.remove(0).injection;
+        assert_eq!(deed, Deed::Filter(Filter { of, change }), "{what}");
+        assert_eq!((trigger.on, trigger.nth), (Occurrence::Write(of), 3));
+        assert_eq!(repeat, Repeat { count: 2, every: 4 });
+    }
+}
+
+#[test]
+fn what_only_one_backend_can_do_is_told_by_the_plan() {
+    let told = |what: &str| {
+        let text = all_there_is(&format!("when.at = \"jump\"\nwhat.{what}"));
+        testing::plan(&text).needs_soft()
+    };
+    assert_eq!(told("machine.nmi = {}"), None);
+    let shift = told("time.tsc-back.by = \"1 ms\"").expect("a reason");
+    assert!(
+        shift.starts_with("injection 0: it shifts") && shift.ends_with("use --backend soft"),
+        "{shift}"
+    );
+    let counted = text("when.instructions = 9\nwhat.dma = \"drop\"");
+    assert!(
+        testing::plan(&counted)
+            .needs_soft()
+            .is_some_and(|why| why.contains("counts instructions"))
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_deed_at_a_moment_is_told_with_its_place() {
+    let mut wrong = Vec::new();
+    for (what, place, words) in [
+        ("interrupt = \"mislaid\"", "16:18", "`lost`"),
+        ("interrupt.vector.to = 31", "16:1", "expected 32 to 255"),
+        ("interrupt.spurious.vector = 256", "16:34", "256"),
+        ("interrupt.late.from = \"1 us\"", "16:21", "available keys: by"),
+        (
+            "interrupt.storm = { messages = 0, distance = \"1 us\" }",
+            "16:1",
+            "expected 1 to 1024",
+        ),
+        (
+            "interrupt.storm = { messages = 2, distance = \"0 us\" }",
+            "16:1",
+            "distance = 0",
+        ),
+        ("engine.silent = {}", "16:22", "missing field `for`"),
+        ("engine.silent.for = \"0 us\"", "16:1", "changes nothing"),
+        ("engine.ignore-stop.for = \"0 us\"", "16:1", "changes nothing"),
+        ("engine.burst.blocks = 0", "16:1", "expected 1 to 4096"),
+        ("bus = \"moved\"", "16:12", "`bar-moved`"),
+        ("bus.bar-moved = { bar = 1, to = 0 }", "16:1", "expected 0 or 2"),
+        (
+            "bus.bar-moved = { bar = 0, to = 0xe8000010 }",
+            "16:1",
+            "a multiple of 4096",
+        ),
+        ("machine.nmi.processor = 2", "16:1", "expected 0 to 1"),
+        ("machine.unstoppable.processor = 0", "16:1", "expected 1 to 1"),
+        ("machine.unstoppable = {}", "16:28", "missing field `processor`"),
+        ("time.tsc-back.by = \"0 s\"", "16:1", "more than 0"),
+        ("time.tsc-forward.by = \"2000000 s\"", "16:1", "at most"),
+        (
+            "time.slow-device = { by = \"1 us\", for = \"0 s\" }",
+            "16:1",
+            "changes nothing",
+        ),
+    ] {
+        let text = all_there_is(&format!("when.at = \"jump\"\nwhat.{what}"));
+        let said = parse("s.toml", &text).expect_err(what).to_string();
+        if !said.starts_with(&format!("s.toml:{place}: ")) || !said.contains(words) {
+            wrong.push(format!("{what}: {said}"));
+        }
+    }
+    assert_eq!(wrong, [] as [String; 0]);
+    let of = all_there_is("when = { phase = \"armed\", of = \"block\" }\nwhat.interrupt = \"lost\"");
+    let said = parse("s.toml", &of).expect_err("of").to_string();
+    assert!(said.contains("nothing in it is about device writes"), "{said}");
+    let without = error("when.at = \"jump\"\nwhat.interrupt.spurious = {}");
+    assert!(without.contains("no dma.interrupts = true"), "{without}");
+    let alone = error("when.at = \"jump\"\nwhat.machine.unstoppable.processor = 1");
+    assert!(alone.contains("set vcpus"), "{alone}");
 }
 
 #[test]
@@ -299,6 +479,9 @@ fn without_a_device_nothing_waits_for_one() {
     for inject in [
         "when.at = \"jump\"\nwhat.dma = \"drop\"",
         "when.write = 1\nwhat.memory.flip.at = 4096",
+        "when.at = \"jump\"\nwhat.engine.burst.blocks = 1",
+        "when.at = \"jump\"\nwhat.bus = \"gone\"",
+        "when.at = \"jump\"\nwhat.time.slow-device = { by = \"1 us\", for = \"1 us\" }",
     ] {
         let said = parse(inject).unwrap_err().to_string();
         assert!(said.contains("has no [dma]"), "{said}");

@@ -6,6 +6,7 @@
 //! bus master bit is clear if it honours that bit. Only CONTROL's reset bit resets it, because it offers neither
 //! function-level reset nor power states.
 
+mod faults;
 mod ring;
 
 use guest_agent::device::{DMA_DEVICE_ID, VENDOR_ID, dma as map};
@@ -16,6 +17,7 @@ use super::pci::{CLASS_COMMUNICATION, COMMAND_MASTER, ConfigSpace};
 use crate::dma_view::DmaView;
 use crate::interrupt::Msi;
 use crate::ledger::EngineEventKind;
+use faults::Faults;
 use ring::Pace;
 
 /// Effect of the bus master bit in the PCI COMMAND register on the engine.
@@ -69,6 +71,7 @@ pub struct DmaEngine {
     /// When the engine was enabled, last wrote a block or ended a wait; `None` while disabled.
     active_at: Option<u64>,
     ledger_full: bool,
+    faults: Faults,
     #[serde(skip)]
     buffer: Scratch,
 }
@@ -119,6 +122,7 @@ impl DmaEngine {
             waiting_since: None,
             active_at: None,
             ledger_full: false,
+            faults: Faults::default(),
             buffer: Scratch::default(),
         }
     }
@@ -152,8 +156,20 @@ impl DmaEngine {
         self.ledger_full
     }
 
+    /// Reads configuration space.
+    #[must_use]
+    pub fn config_read(&self, offset: usize, size: u8) -> u32 {
+        if self.is_gone() {
+            return u32::MAX;
+        }
+        self.config.read(offset, size)
+    }
+
     /// Writes configuration space.
     pub fn config_write(&mut self, now: u64, view: &mut DmaView, offset: usize, size: u8, value: u32) {
+        if self.is_gone() {
+            return;
+        }
         let before = self.config.command() & COMMAND_MASTER != 0;
         self.config.write(offset, size, value);
         let on = self.config.command() & COMMAND_MASTER != 0;
@@ -171,6 +187,9 @@ impl DmaEngine {
     /// Reads BAR 0 or BAR 2.
     #[must_use]
     pub fn read(&self, bar: usize, offset: u64, size: u8) -> u64 {
+        if self.is_gone() {
+            return u64::MAX;
+        }
         if bar == 2 {
             return self.msix.read(offset, size);
         }
@@ -196,6 +215,9 @@ impl DmaEngine {
 
     /// Writes BAR 0 or BAR 2.
     pub fn write(&mut self, now: u64, view: &mut DmaView, bar: usize, offset: u64, size: u8, value: u64) {
+        if self.is_gone() {
+            return;
+        }
         if bar == 2 {
             let messages = self.msix.write(&self.config, offset, size, value);
             self.send(now, view, messages);
@@ -220,6 +242,7 @@ impl DmaEngine {
             view.ledger.event(now, view.stamp(), EngineEventKind::Reset);
             self.end_activity(now, view);
             self.registers = Registers::default();
+            self.is_obedient_again();
             self.settle(now);
             return;
         }
@@ -229,10 +252,13 @@ impl DmaEngine {
         let is = value & map::CONTROL_ENABLE != 0;
         if is && !was {
             view.ledger.event(now, view.stamp(), EngineEventKind::Start);
+            self.is_obedient_again();
             self.active_at = Some(now);
         } else if was && !is {
             view.ledger.event(now, view.stamp(), EngineEventKind::Stop);
-            self.end_activity(now, view);
+            if self.obeys_stop(now) {
+                self.end_activity(now, view);
+            }
         }
         self.end_wait_if_free(now, view);
         self.settle(now);
@@ -241,11 +267,8 @@ impl DmaEngine {
     /// When [`DmaEngine::advance`] next has something to do.
     #[must_use]
     pub fn next_event(&self) -> Option<u64> {
-        if self.waiting_since.is_some() {
-            None
-        } else {
-            self.pace.map(|pace| pace.due(self.setup.rate))
-        }
+        let due = self.pace.filter(|_| self.waiting_since.is_none());
+        self.written_at(due.map(|pace| pace.due(self.setup.rate)))
     }
 
     /// To be called when a phase ends: adds the engine's inactivity until now to that phase's counters.
@@ -260,7 +283,8 @@ impl DmaEngine {
     fn running(&self) -> bool {
         let master = self.config.command() & COMMAND_MASTER != 0;
         let may_master = master || self.mastered && self.setup.bus_master == BusMaster::Retained;
-        self.enabled() && may_master && !self.registers.fault && !self.ledger_full
+        let told = self.enabled() || self.goes_on();
+        told && may_master && !self.registers.fault && !self.ledger_full && !self.is_gone()
     }
 
     /// Starts or stops the pace after a change of any condition of [`Self::running`].

@@ -51,12 +51,18 @@ struct Unusable {
 impl DmaEngine {
     /// Writes every block that is due.
     pub fn advance(&mut self, now: u64, view: &mut DmaView) {
+        self.end_faults(now, view);
         while self.next_event().is_some_and(|due| due <= now) {
-            match self.block(now, view) {
-                Ok(()) => {}
-                Err(Halt::Fault(unusable)) => self.fault(now, view, &unusable),
-                Err(Halt::LedgerFull) => self.stop_for_ledger(now),
-            }
+            self.one_block(now, view);
+        }
+    }
+
+    /// Writes one block, or stops.
+    pub(super) fn one_block(&mut self, now: u64, view: &mut DmaView) {
+        match self.block(now, view) {
+            Ok(()) => {}
+            Err(Halt::Fault(unusable)) => self.fault(now, view, &unusable),
+            Err(Halt::LedgerFull) => self.stop_for_ledger(now),
         }
     }
 

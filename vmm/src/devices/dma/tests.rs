@@ -16,15 +16,15 @@ const DONE: u64 = 0x2000;
 const BUFFERS: u64 = 0x10_0000;
 const MASTER: u32 = 0b110;
 
-struct Bench {
-    ram: Arc<GuestRam>,
-    view: DmaView,
-    engine: DmaEngine,
+pub(super) struct Bench {
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) view: DmaView,
+    pub(super) engine: DmaEngine,
 }
 
 impl Bench {
     /// Four buffers of 4096 bytes at one block per 1000 ns.
-    fn new(bus_master: BusMaster) -> Self {
+    pub(super) fn new(bus_master: BusMaster) -> Self {
         let ram = GuestRam::new(MIN_RAM).unwrap();
         let view = DmaView::new(Arc::clone(&ram), Ledger::new(1024));
         let setup = DmaConfig {
@@ -60,34 +60,34 @@ impl Bench {
         self.ram.write(LIST + index * 8, &page.to_le_bytes()).unwrap();
     }
 
-    fn write(&mut self, register: u64, size: u8, value: u64, now: u64) {
+    pub(super) fn write(&mut self, register: u64, size: u8, value: u64, now: u64) {
         self.engine.write(now, &mut self.view, 0, register, size, value);
     }
 
-    fn read(&self, register: u64, size: u8) -> u64 {
+    pub(super) fn read(&self, register: u64, size: u8) -> u64 {
         self.engine.read(0, register, size)
     }
 
-    fn command(&mut self, now: u64, value: u32) {
+    pub(super) fn command(&mut self, now: u64, value: u32) {
         self.engine.config_write(now, &mut self.view, 4, 2, value);
     }
 
-    fn enable(&mut self, now: u64, extra: u32) {
+    pub(super) fn enable(&mut self, now: u64, extra: u32) {
         self.write(map::CONTROL, 4, (map::CONTROL_ENABLE | extra).into(), now);
     }
 
     /// Calls the engine exactly when it wants, until `end`.
-    fn run(&mut self, end: u64) {
+    pub(super) fn run(&mut self, end: u64) {
         while let Some(due) = self.engine.next_event().filter(|&due| due <= end) {
             self.engine.advance(due, &mut self.view);
         }
     }
 
-    fn events(&self) -> Vec<EngineEventKind> {
+    pub(super) fn events(&self) -> Vec<EngineEventKind> {
         self.view.ledger.events().iter().map(|event| event.kind).collect()
     }
 
-    fn block_at(&self, address: u64) -> Option<u64> {
+    pub(super) fn block_at(&self, address: u64) -> Option<u64> {
         let mut bytes = [0; 16];
         self.ram.read(address, &mut bytes).unwrap();
         recognise(&bytes)

@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ipi, LocalApic, MODE_FIXED, MODE_LOWEST_PRIORITY, MODE_NMI};
+use super::{Ipi, LocalApic, MODE_FIXED, MODE_INIT, MODE_LOWEST_PRIORITY, MODE_NMI};
 use crate::interrupt::Message;
+
+/// Vector with which Linux asks other processors to stop (`REBOOT_VECTOR` of arch/x86/include/asm/irq_vectors.h). If a
+/// processor does not answer, Linux sends it an NMI (`native_stop_other_cpus` of arch/x86/kernel/smp.c).
+const STOP_VECTOR: u8 = 0xf8;
 
 /// One local APIC per processor, in order of their identities, which begin at 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +15,10 @@ pub struct LocalApics {
     apics: Vec<LocalApic>,
     accessing: usize,
     unserved: Option<Ipi>,
+    /// Bit i: an injection keeps the requests of other processors to stop from processor i.
+    unstoppable: u64,
+    /// How far the time stamp counters have jumped that the processors have yet to take over, in nanoseconds.
+    tsc_shift: i64,
 }
 
 impl LocalApics {
@@ -23,7 +31,15 @@ impl LocalApics {
                 .collect(),
             accessing: 0,
             unserved: None,
+            unstoppable: 0,
+            tsc_shift: 0,
         }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u8 {
+        u8::try_from(self.apics.len()).unwrap_or(u8::MAX)
     }
 
     /// Makes `index` the processor that accesses the register page and the model-specific registers.
@@ -81,11 +97,46 @@ impl LocalApics {
         self.hand_over(message.mode, message.vector, message.level, &receivers);
     }
 
+    /// Makes a message pending that came before the local APICs were switched off, and was not taken.
+    pub fn pend(&mut self, message: Message) {
+        for apic in &mut self.apics {
+            if apic.matches(message.destination, message.logical) {
+                apic.pend(message.vector);
+            }
+        }
+    }
+
+    /// From now on no request of another processor to stop reaches processor `index`.
+    pub fn make_unstoppable(&mut self, index: u8) {
+        self.unstoppable |= 1_u64.checked_shl(index.into()).unwrap_or(0);
+    }
+
+    /// The time stamp counters of all processors jump. Timers follow at once; the processors take the jump from
+    /// [`LocalApics::take_tsc_shift`].
+    pub fn shift_tsc(&mut self, now: u64, by: i64) {
+        self.apics.iter_mut().for_each(|apic| apic.shift_tsc(now, by));
+        self.tsc_shift = self.tsc_shift.wrapping_add(by);
+    }
+
+    /// How far the time stamp counters have jumped since the last call, in nanoseconds.
+    pub fn take_tsc_shift(&mut self) -> i64 {
+        std::mem::take(&mut self.tsc_shift)
+    }
+
+    /// Puts off every timer that is armed. Returns how many were.
+    pub fn delay_timers(&mut self, by: u64) -> usize {
+        let delayed = self.apics.iter_mut().map(|apic| apic.delay_timer(by));
+        delayed.filter(|delayed| *delayed).count()
+    }
+
     /// Delivers an interrupt of the current local APIC to others.
     fn send(&mut self, ipi: Ipi) {
         let addressed = |apic: &LocalApic| ipi.all_others || apic.matches(ipi.destination, ipi.logical);
+        let stops = ipi.vector == STOP_VECTOR && ipi.mode <= MODE_LOWEST_PRIORITY
+            || matches!(ipi.mode, MODE_NMI | MODE_INIT);
+        let kept_back = |index: usize| stops && self.unstoppable >> index & 1 == 1;
         let receivers: Vec<usize> = (0..self.apics.len())
-            .filter(|&index| index != self.accessing && addressed(&self.apics[index]))
+            .filter(|&index| index != self.accessing && addressed(&self.apics[index]) && !kept_back(index))
             .collect();
         if !self.hand_over(ipi.mode, ipi.vector, false, &receivers) && !receivers.is_empty() {
             self.unserved.get_or_insert(ipi);
@@ -215,6 +266,55 @@ mod tests {
         assert_eq!(pending(&apics, 4), [None, Some(0x41), None, None]);
         apics.deliver(message(MODE_FIXED, 0x42));
         assert_eq!(pending(&apics, 4), [None, Some(0x42), Some(0x42), None]);
+    }
+
+    #[test]
+    fn requests_to_stop_do_not_reach_a_processor_that_is_unstoppable() {
+        let mut apics = apics(3);
+        apics.make_unstoppable(1);
+        apics.write(0, ICR_LOW, 0b11 << 18 | u32::from(STOP_VECTOR));
+        assert_eq!(pending(&apics, 3), [None, None, Some(STOP_VECTOR)]);
+        apics.write(0, ICR_LOW, 0b11 << 18 | 0x400);
+        assert!(!apics.of(1).nmi_pending() && apics.of(2).nmi_pending());
+        apics.write(0, ICR_LOW, 0b11 << 18 | 0x41);
+        assert_eq!(pending(&apics, 3)[1], Some(0x41), "any other interrupt comes");
+        apics.make_unstoppable(u8::MAX);
+    }
+
+    #[test]
+    fn a_pending_message_outlasts_the_local_apic_being_off() {
+        let mut apics = apics(2);
+        let message = Message {
+            vector: 0x41,
+            destination: 0b10,
+            logical: true,
+            mode: MODE_FIXED,
+            level: false,
+        };
+        apics.select(1);
+        apics.write(0, 0xf0, 0xff);
+        apics.deliver(message);
+        apics.pend(message);
+        assert_eq!(pending(&apics, 2), [None, None], "it is off");
+        apics.write(0, 0xf0, 0x1ff);
+        assert_eq!(pending(&apics, 2), [None, Some(0x41)]);
+    }
+
+    #[test]
+    fn timers_are_put_off_and_follow_the_time_stamp_counter() {
+        let mut apics = apics(2);
+        assert_eq!(apics.delay_timers(100), 0, "none is armed");
+        apics.write(0, 0x320, 0b10 << 17 | 0x41);
+        assert!(apics.current_mut().msr_write(0, 0x6e0, 1_000));
+        assert_eq!(apics.next_event(), Some(1_000));
+        assert_eq!(apics.delay_timers(500), 1);
+        assert_eq!(apics.next_event(), Some(1_500));
+        assert!(apics.current_mut().msr_write(0, 0x6e0, 1_000));
+        apics.shift_tsc(100, 300);
+        assert_eq!((apics.next_event(), apics.take_tsc_shift()), (Some(700), 300));
+        apics.shift_tsc(100, -400);
+        assert_eq!((apics.next_event(), apics.take_tsc_shift()), (Some(1_100), -400));
+        assert_eq!(apics.take_tsc_shift(), 0, "once");
     }
 
     #[test]

@@ -318,6 +318,26 @@ impl LocalApic {
         self.arm_deadline(now, self.tsc_deadline);
     }
 
+    /// The processor's TSC jumps by so many nanoseconds.
+    pub fn shift_tsc(&mut self, now: u64, by: i64) {
+        self.set_tsc_offset(now, self.tsc_offset.wrapping_add_signed(by));
+    }
+
+    /// Lets the timer expire so much later, if it is armed. Returns whether it is.
+    pub fn delay_timer(&mut self, by: u64) -> bool {
+        let due = [&mut self.deadline_due, &mut self.timer_end];
+        let armed = due.into_iter().flatten();
+        armed.map(|due| *due = due.saturating_add(by)).count() > 0
+    }
+
+    /// Makes a vector pending although the local APIC may be off.
+    pub fn pend(&mut self, vector: u8) {
+        if vector >= 16 {
+            self.irr.set(vector, true);
+            self.tmr.set(vector, false);
+        }
+    }
+
     /// Arms the timer with a value of the TSC, one that has passed included; 0 disarms it.
     fn arm_deadline(&mut self, now: u64, deadline: u64) {
         let ahead = deadline.saturating_sub(now.wrapping_add(self.tsc_offset));

@@ -34,6 +34,7 @@ fn scenarios() -> Vec<ScenarioReport> {
         instructions: None,
     };
     damaged.injections.push(InjectionEvidence {
+        acts_on_machine: false,
         words: format!("at 1.2 ms flip a bit of {long}"),
         armed: Some(at),
         fired: 0,

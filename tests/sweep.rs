@@ -172,3 +172,24 @@ fn a_sweep_goes_on_where_it_stopped() {
     all.sort();
     assert_eq!(again, all);
 }
+
+/// A name stands for its value even if another name is listed for it; a value that a field has already is no case.
+#[test]
+fn a_case_is_found_by_each_of_its_names() {
+    if !ready("a case by its name") {
+        return;
+    }
+    // The position is 0.
+    let [one, more]: [Line; 2] = swept(&["memfd[0]/pos=one", "memfd[0]/pos=one-more"])
+        .try_into()
+        .unwrap();
+    assert_eq!((&one.set, one.class), (&more.set, more.class));
+    let mut command = std::process::Command::new(program());
+    command
+        .args(["sweep", "blob"])
+        .arg(scenarios().join("sweeps/receiver.toml"));
+    let output = command.args(["--only", "memfd[0]/pos=zero"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--only names no case"), "{said}");
+}

@@ -119,6 +119,13 @@ fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
             complain(error);
             Exit::Usage
         })?;
+        if cases.is_empty() {
+            let kernel = sweep.kernel();
+            complain(format!(
+                "--only names no case: no such field of {kernel} can have such a value, or it has it already"
+            ));
+            return Err(Exit::Usage);
+        }
         let cases = left(cases, sweep.kernel(), &lines);
         sink.begin(sweep.kernel(), cases.len());
         let jobs = args.jobs.map_or_else(super::processors, usize::from);

@@ -161,17 +161,15 @@ impl Sweep {
     }
 
     /// The case of a value that is given by its name or literally.
-    fn given(&self, field: &Field, value: &str, mut all: Vec<Case>) -> Result<Option<Case>, FieldError> {
-        let Some(literal) = literal(value) else {
-            all.retain(|case| case.named.name == value);
-            return Ok(all.pop());
+    fn given(&self, field: &Field, value: &str, all: Vec<Case>) -> Result<Option<Case>, FieldError> {
+        let handover = self.base.bendable();
+        // The list has one name for values that are equal.
+        let Some(value) = literal(value).or_else(|| handover.value(field, value)) else {
+            return Ok(None);
         };
-        self.base.bendable().writes(field, &literal)?;
-        let known = all.into_iter().find(|case| written(&case.named.value) == value);
-        let named = Named {
-            name: "given",
-            value: literal,
-        };
+        handover.writes(field, &value)?;
+        let known = all.into_iter().find(|case| case.named.value == value);
+        let named = Named { name: "given", value };
         Ok(known.or(Some(Case {
             field: field.clone(),
             named,

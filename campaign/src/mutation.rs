@@ -206,28 +206,12 @@ fn first_unequal<T: PartialEq>(ours: &[T], theirs: &[T]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harness::evidence::{FiringEvidence, InjectedAt, OutcomeKind, Phase};
+    use harness::evidence::{OutcomeKind, Phase};
     use harness::testing;
 
     fn injected(change: impl FnOnce(&mut Evidence)) -> Mutation {
-        let at = InjectedAt {
-            generation: 1,
-            phase: Phase::BootNew,
-            time_ns: 1_500_000,
-            instructions: None,
-        };
         let mut evidence = testing::good();
-        evidence.injections = vec![InjectionEvidence {
-            acts_on_machine: false,
-            words: "at some time: something".into(),
-            armed: Some(at),
-            fired: 1,
-            firings: vec![FiringEvidence {
-                at,
-                what: "it was done".into(),
-            }],
-            unable: Vec::new(),
-        }];
+        evidence.injections = vec![testing::fired(1, Phase::BootNew, 1_500_000)];
         change(&mut evidence);
         let plain = Judged::new(testing::good()).unwrap();
         mutations(&plain, &Judged::new(evidence).unwrap()).remove(0)
@@ -257,14 +241,7 @@ mod tests {
         let mut evidence = testing::good();
         testing::change_page(&mut evidence, 1, 15, |page| page[100] ^= 0xff);
         let mut judged = Judged::new(evidence).unwrap();
-        let fired = InjectionEvidence {
-            acts_on_machine: false,
-            words: String::new(),
-            armed: None,
-            fired: 1,
-            firings: Vec::new(),
-            unable: Vec::new(),
-        };
+        let fired = testing::fired(1, Phase::BootNew, 1_500_000);
         judged.evidence.injections = vec![fired.clone(), fired];
         for result in &mut judged.results {
             for finding in &mut result.findings.kept {

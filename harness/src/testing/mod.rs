@@ -548,6 +548,27 @@ pub fn cpu_write(address: u64, time_ns: u64) -> CpuWrite {
     }
 }
 
+/// An injection that was armed and fired once, at that place and guest time.
+pub fn fired(generation: u32, phase: Phase, time_ns: u64) -> InjectionEvidence {
+    let at = InjectedAt {
+        generation,
+        phase,
+        time_ns,
+        instructions: None,
+    };
+    InjectionEvidence {
+        words: "at some time: something".into(),
+        acts_on_machine: false,
+        armed: Some(at),
+        fired: 1,
+        firings: vec![FiringEvidence {
+            at,
+            what: "it was done".into(),
+        }],
+        unable: Vec::new(),
+    }
+}
+
 /// Replaces page `index` of the memfd in checkpoint `checkpoint` by what `change` makes of it.
 pub fn change_page(evidence: &mut Evidence, checkpoint: usize, index: usize, change: impl FnOnce(&mut [u8])) {
     let pattern = Pattern::new(evidence.objects[0].pattern_seed);

@@ -9,23 +9,10 @@ use vmm::phase::Stamp;
 
 /// Evidence in which injection 0 acted on the machine, or not on it, once in this phase.
 fn acted(acts_on_machine: bool, generation: u32, phase: Phase) -> Evidence {
-    let at = InjectedAt {
-        generation,
-        phase,
-        time_ns: 500_000,
-        instructions: None,
-    };
     let mut evidence = good();
     evidence.injections = vec![InjectionEvidence {
-        words: "at some time: something".into(),
         acts_on_machine,
-        armed: Some(at),
-        fired: 1,
-        firings: vec![FiringEvidence {
-            at,
-            what: "it was done".into(),
-        }],
-        unable: Vec::new(),
+        ..testing::fired(generation, phase, 500_000)
     }];
     evidence
 }

@@ -8,27 +8,6 @@ use crate::verdict::{Judged, Verdict};
 use vmm::ledger::{Content, Entry, Injected, Kind};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// An injection that fired once.
-fn injection() -> InjectionEvidence {
-    let at = InjectedAt {
-        generation: 1,
-        phase: Phase::BootNew,
-        time_ns: 1_500_000,
-        instructions: None,
-    };
-    InjectionEvidence {
-        words: "at some time: something".into(),
-        acts_on_machine: false,
-        armed: Some(at),
-        fired: 1,
-        firings: vec![FiringEvidence {
-            at,
-            what: "it was done".into(),
-        }],
-        unable: Vec::new(),
-    }
-}
-
 /// Adds an entry of an injection to the end of the ledger.
 fn inject(evidence: &mut Evidence, of: Option<u64>, address: u64, content: Content, length: u32) -> Entry {
     let ledger = &mut evidence.ledger;
@@ -43,7 +22,7 @@ fn inject(evidence: &mut Evidence, of: Option<u64>, address: u64, content: Conte
     entry.checksum = xxh3_64(&bytes_of(&evidence.ledger, &entry, 42));
     evidence.ledger.entries.push(entry);
     evidence.ledger.made += 1;
-    evidence.injections = vec![injection()];
+    evidence.injections = vec![testing::fired(1, Phase::BootNew, 1_500_000)];
     // The last checkpoint, which is the only one here, and the close come after it.
     let (length, checkpoints) = (evidence.ledger.made, &mut evidence.captures.checkpoints);
     checkpoints.drain(..checkpoints.len() - 1);
@@ -124,7 +103,7 @@ fn last_block() -> usize {
 fn withheld() -> Evidence {
     let mut evidence = good();
     let block = last_block();
-    evidence.injections = vec![injection()];
+    evidence.injections = vec![testing::fired(1, Phase::BootNew, 1_500_000)];
     evidence.ledger.entries[block].withheld = Some(0);
     let before = written_bytes(&evidence.ledger.entries[block - 16], 42);
     let index = evidence.ledger.entries[block].address / PAGE - MEMFD;
@@ -186,7 +165,7 @@ fn a_block_sent_elsewhere_is_missed_here_and_found_there() {
 #[test]
 fn a_silence_that_injections_made_is_theirs() {
     let mut evidence = good();
-    evidence.injections = vec![injection()];
+    evidence.injections = vec![testing::fired(1, Phase::BootNew, 1_500_000)];
     for entry in &mut evidence.ledger.entries[24..30] {
         entry.withheld = matches!(entry.kind, Kind::Block { .. }).then_some(0);
     }
@@ -200,7 +179,7 @@ fn a_silence_that_injections_made_is_theirs() {
 fn a_message_that_was_withheld_is_no_kernels_loss() {
     const RULE: RuleName = RuleName::InterruptsNeitherLostNorInvented;
     let mut evidence = good();
-    evidence.injections = vec![injection()];
+    evidence.injections = vec![testing::fired(1, Phase::BootNew, 1_500_000)];
     // The last message was not sent, so no interrupt came of it.
     evidence.ledger.entries.last_mut().unwrap().withheld = Some(0);
     evidence.trace.records.pop();
@@ -249,7 +228,7 @@ fn a_handover_that_an_injection_wrote_to_explains_what_is_wrong_with_it() {
 fn an_injection_that_never_fired_is_an_error() {
     let judged = |change: fn(&mut InjectionEvidence)| {
         let mut evidence = good();
-        let mut injection = injection();
+        let mut injection = testing::fired(1, Phase::BootNew, 1_500_000);
         change(&mut injection);
         evidence.injections = vec![injection];
         Judged::new(evidence).unwrap().judgement

@@ -1,6 +1,8 @@
 //! Sweeps: the kernel's documented answers come out of them, and a late branch ends as one at the entry does.
 
-use campaign::sweep::{Line, Only, Sweep};
+use campaign::mutation::Fate;
+use campaign::sweep::{DmaCase, DmaDeed, DmaLine, DmaSweep, Line, Only, Sweep};
+use harness::plan::InjectionPlan;
 use harness::plan::{Overrides, Plan, plan};
 use harness::scenario::load;
 use tests::{program, ready, scenarios};
@@ -192,4 +194,114 @@ fn a_case_is_found_by_each_of_its_names() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("--only names no case"), "{said}");
+}
+
+/// A small scenario with device writes.
+fn small() -> std::path::PathBuf {
+    scenarios()
+        .parent()
+        .unwrap()
+        .join("campaigns/small-scenario.toml")
+}
+
+fn under_dma() -> Plan {
+    let file = small();
+    let (scenario, text) = load(&file).unwrap();
+    plan(&scenario, file.to_str().unwrap(), &text, &Overrides::default()).unwrap()
+}
+
+/// A drop and one more write in each phase; what the command says is what the library finds, and goes on after a kill.
+#[test]
+fn moments_of_device_writes_are_swept() {
+    if !ready("a sweep of moments") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = || {
+        let mut command = std::process::Command::new(program());
+        command.args(["sweep", "dma"]).arg(small());
+        command
+            .args(["--moments", "8", "--json", "--out"])
+            .arg(folder.path());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        (String::from_utf8(output.stdout).unwrap(), said)
+    };
+    let (text, said) = run();
+    let lines: Vec<DmaLine> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 16, "{said}");
+    for deed in DmaDeed::ALL {
+        assert_eq!(lines.iter().filter(|line| line.deed == deed).count(), 8);
+    }
+    for line in &lines {
+        let fired = !matches!(line.fate, Fate::NotFired | Fate::CannotBeTold);
+        assert!(fired, "{line:?}");
+        assert_eq!(line.fate == Fate::Caught, !line.caught_by.is_empty(), "{line:?}");
+        let case = format!("--only {}@{}", line.deed, line.moment_ns);
+        assert!(line.reproduce.ends_with(&case), "{line:?}");
+    }
+    assert!(lines.iter().any(|line| line.phase == "0:armed"), "{said}");
+    let (again, said) = run();
+    assert!(
+        again.is_empty() && said.contains(": 0 injections"),
+        "{again}{said}"
+    );
+}
+
+/// A case does what the run from power-on with the same injection does.
+#[test]
+fn a_moment_is_that_of_a_run_from_power_on() {
+    if !ready("a moment of a sweep") {
+        return;
+    }
+    let (plan, agent) = (under_dma(), harness::agent::load().unwrap());
+    let sweep = DmaSweep::new(&plan, &agent, "baton").unwrap();
+    let cases = sweep.cases(5);
+    for case in [cases[2], cases[5], cases[8]] {
+        let (_, branch) = sweep.run(case, false).unwrap();
+        let whole = from_power_on(&plan, &agent, case);
+        assert_eq!(branch.evidence.ledger, whole.ledger, "{case}");
+        assert_eq!(branch.evidence.captures, whole.captures, "{case}");
+        assert_eq!(branch.evidence.console, whole.console, "{case}");
+        assert_eq!(branch.evidence.outcome, whole.outcome, "{case}");
+    }
+}
+
+fn from_power_on(plan: &Plan, agent: &[u8], case: DmaCase) -> harness::evidence::Evidence {
+    use vmm::injection::{
+        Act, Change, Deed, Delay, Filter, Injection, Occurrence, Repeat, Trigger, WriteKind,
+    };
+    let deed = match case.deed {
+        DmaDeed::Drop => Deed::Filter(Filter {
+            of: WriteKind::Block,
+            change: Change::Drop,
+        }),
+        DmaDeed::Extra => Deed::Act(Act::Burst { blocks: 1 }),
+    };
+    let trigger = Trigger {
+        since: None,
+        on: Occurrence::Begin,
+        nth: 1,
+        delay: Delay::Time(case.moment),
+    };
+    let injections = vec![InjectionPlan {
+        words: case.to_string(),
+        injection: Injection {
+            trigger,
+            deed,
+            repeat: Repeat::ONCE,
+        },
+        ask: None,
+    }];
+    let plan = Plan {
+        injections,
+        ..plan.clone()
+    };
+    let mut run = harness::conductor::Run::new(&plan, agent, &vmm::soft::Soft, &[]).unwrap();
+    run.proceed(&[], &());
+    run.finish(&())
 }

@@ -39,6 +39,31 @@ pub enum Fate {
     CannotBeTold,
 }
 
+impl Fate {
+    /// All.
+    pub const ALL: [Self; 6] = [
+        Self::NotFired,
+        Self::Caught,
+        Self::EndedOtherwise,
+        Self::NotNoticed,
+        Self::NoEffect,
+        Self::CannotBeTold,
+    ];
+
+    /// The name in results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFired => "not-fired",
+            Self::Caught => "caught",
+            Self::EndedOtherwise => "ended-otherwise",
+            Self::NotNoticed => "not-noticed",
+            Self::NoEffect => "no-effect",
+            Self::CannotBeTold => "cannot-be-told",
+        }
+    }
+}
+
 /// What came of each injection of a run, given the same run without injections.
 #[must_use]
 pub fn mutations(plain: &Judged, injected: &Judged) -> Vec<Mutation> {

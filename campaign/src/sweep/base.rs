@@ -45,6 +45,9 @@ pub enum BaseError {
     /// The new kernel is handed nothing that can be read.
     #[error("the new kernel is handed nothing that can be read: {0}")]
     NoHandover(String),
+    /// There is no device whose writes could be changed.
+    #[error("the scenario has no [dma], so there are no device writes")]
+    NoDevice,
     /// The unchanged run is not what the scenario expects, so there is nothing to compare with.
     #[error("the unchanged run does not meet its expectations: {0}")]
     Unmet(String),

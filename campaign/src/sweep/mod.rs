@@ -2,16 +2,19 @@
 //!
 //! [`Sweep`] bends one field of the handover at a time, lets the new kernel have it, and classes what it does. The
 //! cases are branches of one run, so that each costs only what the new kernel executes after it first reads the field.
+//! [`DmaSweep`] changes one device write, at one moment after the other.
 
 mod base;
 mod class;
 mod cost;
+mod dma;
 mod lines;
 
 pub use base::{Base, BaseError};
 pub use class::{Class, Classed, Reference, classify};
 pub use cost::Cost;
 use cost::Meter;
+pub use dma::{DmaCase, DmaDeed, DmaLine, DmaSweep, dma_table};
 pub use lines::{Key, Line, part, read, table};
 
 use std::collections::HashSet;
@@ -239,23 +242,30 @@ impl Sweep {
         keep: Option<&Path>,
         each: &(dyn Fn(Result<&Line, &CaseError>) + Sync),
     ) {
-        let next = AtomicUsize::new(0);
         let told = Mutex::new(());
-        std::thread::scope(|scope| {
-            for _ in 0..jobs.clamp(1, cases.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let result = self.run(case).and_then(|Ran { line, judged, .. }| {
-                            keep.map_or(Ok(()), |keep| keep_evidence(&line, &judged, keep))?;
-                            Ok(line)
-                        });
-                        let _one_at_a_time = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        each(result.as_ref());
-                    }
-                });
-            }
+        each_of(cases, jobs, |case| {
+            let result = self.run(case).and_then(|Ran { line, judged, .. }| {
+                keep.map_or(Ok(()), |keep| keep_evidence(&line, &judged, keep))?;
+                Ok(line)
+            });
+            let _one_at_a_time = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            each(result.as_ref());
         });
     }
+}
+
+/// Works on cases on `jobs` threads.
+pub fn each_of<C: Sync>(cases: &[C], jobs: usize, work: impl Fn(&C) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, cases.len().max(1)) {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    work(case);
+                }
+            });
+        }
+    });
 }
 
 /// The folder under `keep` for the evidence of a case.

@@ -65,10 +65,10 @@ impl Trunk {
 
     /// Runs a plan and judges it as [`run()`] does. A plan that begins otherwise runs from power-on.
     pub fn run(&mut self, plan: &Plan, listeners: &Listeners<'_>) -> Result<Judged, RunError> {
-        if let Some(plain) = &self.plain
-            && plan.injections.is_empty()
-            && self.serves(plan)
-        {
+        if !self.serves(plan) {
+            return run(plan, &self.agent, &Soft, &[], listeners);
+        }
+        if let Some(plain) = self.plain.as_ref().filter(|_| plan.injections.is_empty()) {
             return Ok(Judged::new(Evidence {
                 scenario_text: plan.scenario_text.clone(),
                 ..plain.evidence.clone()
@@ -79,12 +79,7 @@ impl Trunk {
             .iter()
             .map(|planned| parts_at(&planned.injection))
             .min();
-        let snapshot = if self.serves(plan) {
-            self.last_at(before)?
-        } else {
-            None
-        };
-        match snapshot {
+        match self.last_at(before)? {
             Some(snapshot) => {
                 let branch = Run::branched(snapshot, plan).map_err(RunError::Machine)?;
                 finish(branch, HostTimes::default(), &Soft, &[], listeners)

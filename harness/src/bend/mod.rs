@@ -7,6 +7,8 @@ use kho_core::fields::{ByteOrder, Field, FieldError, Kind, Place, Source, Value,
 use kho_core::owners::Record;
 use kho_core::{Handover, Owner, Owners, PhysicalMemory, Region};
 
+use vmm::boot::layout::offset::SETUP_DATA;
+
 use crate::evidence::PAGE;
 
 pub use literal::{literal, written};
@@ -14,8 +16,6 @@ pub use values::{Around, NAMES, Named, value, values};
 
 /// Path of the field that points to the first `setup_data` node.
 pub const FIRST_NODE: &str = "boot_params/setup_data";
-/// Its offset in `struct boot_params` (Documentation/arch/x86/zero-page.rst).
-pub(crate) const SETUP_DATA: u64 = 0x250;
 
 /// A handover whose fields can be bent, and where it was read from.
 #[derive(Clone, Copy)]
@@ -87,7 +87,7 @@ impl Bendable<'_> {
 
     fn first_node(&self) -> Option<Field> {
         let place = Place::Bytes {
-            at: self.boot_params?.checked_add(SETUP_DATA)?,
+            at: self.boot_params?.checked_add(SETUP_DATA as u64)?,
             width: 8,
             order: ByteOrder::Little,
             shift: 0,

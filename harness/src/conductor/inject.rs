@@ -2,7 +2,7 @@
 
 use super::{Run, chain};
 use crate::evidence::{FiringEvidence, InjectedAt, InjectionEvidence, PAGE, describe};
-use crate::oracle::millis;
+use crate::oracle::{many, millis};
 use crate::plan::{InjectionPlan, Plan};
 use crate::resolve::{Known, deed, needs_never_written};
 use crate::snapshot::RunSnapshot;
@@ -95,11 +95,8 @@ impl Run {
                 })
             }
             Done::Wrote { address, bytes, .. } => {
-                let s = if bytes == 1 { "" } else { "s" };
-                format!(
-                    "{bytes} byte{s} written at {}",
-                    self.place_of(address, generation)
-                )
+                let to = self.place_of(address, generation);
+                format!("{} written at {to}", many(bytes, "byte"))
             }
             Done::Acted(act) => act.to_string(),
         }

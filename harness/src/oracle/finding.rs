@@ -265,7 +265,7 @@ pub(crate) fn millis(ns: u64) -> String {
 }
 
 /// How many of a thing: `1 byte`, `2 bytes`.
-pub(super) fn many(count: impl Into<u64>, thing: &str) -> String {
+pub(crate) fn many(count: impl Into<u64>, thing: &str) -> String {
     match count.into() {
         1 => format!("1 {thing}"),
         count => format!("{count} {thing}s"),

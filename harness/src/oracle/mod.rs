@@ -16,7 +16,7 @@ pub mod rules;
 pub use finding::{Finding, Findings, MAX_KEPT, Question, Writer};
 pub use injected::first_consequence;
 
-pub(crate) use finding::millis;
+pub(crate) use finding::{many, millis};
 
 use crate::evidence::{Evidence, OutcomeKind};
 use content::Context;

@@ -146,7 +146,8 @@ pub fn bytes_before_buffers(entries: u32) -> u64 {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{source}")]
 pub struct PlanError {
-    /// Where the scenario's text names the kernel, or what the kernel lacks; `None` if the command line or the default does.
+    /// Where the scenario's text names the kernel, or what the kernel lacks; `None` if the command line or the default
+    /// names it.
     pub span: Option<std::ops::Range<usize>>,
     /// Why.
     pub source: KernelError,
@@ -186,8 +187,8 @@ pub fn plan_with(
     for inject in &scenario.inject {
         let when = inject.when.get_ref();
         if let (Some(symbol), Some(since)) = (&when.symbol, when.since()) {
-            let later = new_kernel.as_ref().filter(|_| since.generation > 0);
-            let found = later.unwrap_or(&old_kernel).require_symbol(symbol);
+            let kernel = kernel_of(since.generation.into(), &old_kernel, new_kernel.as_ref());
+            let found = kernel.require_symbol(symbol);
             found.map_err(|source| PlanError {
                 span: Some(inject.when.span()),
                 source,
@@ -224,8 +225,7 @@ pub(crate) fn with_kernels(
         .collect();
     let dma = dma_plan(scenario, seed, &mut objects);
     let linked = |generation: u16, symbol: &str| {
-        let later = new_kernel.as_ref().filter(|_| generation > 0);
-        later.unwrap_or(&old_kernel).linked_address(symbol)
+        kernel_of(generation.into(), &old_kernel, new_kernel.as_ref()).linked_address(symbol)
     };
     let injections = inject::of(scenario, seed, &objects, &linked);
     let mut plan = Plan {
@@ -253,6 +253,11 @@ pub(crate) fn with_kernels(
         .map(|generation| steps::of(&plan, scenario, generation))
         .collect();
     plan
+}
+
+/// The kernel of a generation. Without a new one it is the old one again.
+fn kernel_of<'a>(generation: u32, old: &'a KernelImage, new: Option<&'a KernelImage>) -> &'a KernelImage {
+    new.filter(|_| generation > 0).unwrap_or(old)
 }
 
 /// Guest time without progress that is allowed, and that while a kernel boots, in nanoseconds.
@@ -400,8 +405,7 @@ impl Plan {
 
     /// The kernel of a generation.
     pub fn kernel(&self, generation: u32) -> &KernelImage {
-        let later = self.new_kernel.as_ref().filter(|_| generation > 0);
-        later.unwrap_or(&self.old_kernel)
+        kernel_of(generation, &self.old_kernel, self.new_kernel.as_ref())
     }
 
     /// The command line of a generation.

@@ -4,12 +4,12 @@ use kho_core::fields::Value;
 use kho_core::find::find;
 use kho_core::{Handover, KhoData, PhysicalMemory};
 use vmm::boot::BootParams;
+use vmm::boot::layout::offset::SETUP_DATA;
 use vmm::injection::Poke;
 use vmm::phase::Phase;
-use vmm::vcpu::RSI;
 
 use super::Known;
-use crate::bend::{Bendable, SETUP_DATA, literal};
+use crate::bend::{Bendable, literal};
 use crate::conductor::{GuestMemory, chain};
 use crate::evidence::PAGE;
 use crate::plan::{BlobAsk, FieldChange};
@@ -75,7 +75,7 @@ struct InMemory {
 /// times one that is found by a search. Those that former kernels got are not meant.
 fn handed(known: &Known<'_>) -> Result<InMemory, String> {
     let memory = GuestMemory::new(known.machine.ram());
-    if let Some(boot_params) = entered_with(known) {
+    if let Some(boot_params) = known.entered_with() {
         let params = boot_params_at(known, boot_params)?;
         let kho = params.kho_data(known.machine.ram());
         let kho = kho
@@ -112,21 +112,15 @@ fn before_the_entry(known: &Known<'_>) -> bool {
     )
 }
 
-/// Address of the boot parameters if the machine stands at a kernel's entry.
-fn entered_with(known: &Known<'_>) -> Option<u64> {
-    let phases = known.machine.phases();
-    let last = phases.last()?;
-    let at_entry = last.stamp.phase == Phase::BootNew && last.start_ns == known.machine.moment().time;
-    at_entry.then(|| known.machine.registers().gpr[RSI])
-}
-
 fn boot_params_at(known: &Known<'_>, address: u64) -> Result<BootParams, String> {
     BootParams::read(known.machine.ram(), address).map_err(|error| chain(&error))
 }
 
 fn node(fault: NodeFault, known: &Known<'_>) -> Result<Vec<Poke>, String> {
     let ram = known.machine.ram();
-    let boot_params = entered_with(known).ok_or("the machine does not stand at a kernel's entry")?;
+    let boot_params = known
+        .entered_with()
+        .ok_or("the machine does not stand at a kernel's entry")?;
     let params = boot_params_at(known, boot_params)?;
     let node = params.kho_node(ram).map_err(|error| chain(&error))?;
     let node = node.ok_or("the new kernel is handed nothing")?;
@@ -138,7 +132,7 @@ fn node(fault: NodeFault, known: &Known<'_>) -> Result<Vec<Poke>, String> {
     };
     match fault {
         NodeFault::Missing => {
-            let mut link = boot_params.saturating_add(SETUP_DATA);
+            let mut link = boot_params.saturating_add(SETUP_DATA as u64);
             for _ in 0..MAX_NODES {
                 match word(&memory, link)? {
                     to if to == node => return Ok(vec![pointer(link, next)]),

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use vmm::boot::BootParams;
 use vmm::boot::layout::{ENTRY_64, EXTENDED_START};
 use vmm::phase::Phase;
-use vmm::vcpu::RSI;
 
 /// Bytes of a scratch area in the list of them: address and size (`struct kho_scratch`).
 const SCRATCH_BYTES: u64 = 16;
@@ -56,10 +55,7 @@ impl Known<'_> {
 
     /// The boot parameters of a kernel that is about to execute its first instruction.
     fn entered_now(&self) -> Option<BootParams> {
-        let (now, ram) = (self.machine.moment(), self.machine.ram());
-        let began = self.machine.phases().last()?.start_ns;
-        let at_entry = now.stamp.phase == Phase::BootNew && began == now.time;
-        at_entry.then(|| BootParams::read(ram, self.machine.registers().gpr[RSI]).ok())?
+        BootParams::read(self.machine.ram(), self.entered_with()?).ok()
     }
 
     /// What the running kernel was handed, once it has been entered.

@@ -15,6 +15,8 @@ use crate::scenario::inject::Class;
 use crate::seed::seed_for;
 use vmm::injection::{Change, Deed, Filter, Poke};
 use vmm::machine::Machine;
+use vmm::phase::Phase;
+use vmm::vcpu::RSI;
 
 /// First address of the hole below 4 GiB in which no RAM is (see [`vmm::memory::ram_regions`]).
 const HOLE: u64 = 0xd000_0000;
@@ -112,6 +114,14 @@ impl Known<'_> {
             }
             Class::Hole => Ok((HOLE / PAGE..HOLE / PAGE + 16).collect()),
         }
+    }
+
+    /// Address of the boot parameters, if a kernel is about to execute its first instruction.
+    fn entered_with(&self) -> Option<u64> {
+        let now = self.machine.moment();
+        let began = self.machine.phases().last()?.start_ns;
+        let at_entry = now.stamp.phase == Phase::BootNew && began == now.time;
+        at_entry.then(|| self.machine.registers().gpr[RSI])
     }
 
     /// A number below `most` that the seed chooses, another one each time that the injection is due.

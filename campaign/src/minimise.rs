@@ -26,8 +26,8 @@ pub struct Minimal {
     pub runs: u32,
 }
 
-/// Looks for the smallest scenario that fails as a cell does. `failure` is the cell's result. Returns `None` if the cell
-/// has no injections.
+/// Looks for the smallest scenario that fails as a cell does. `failure` is the cell's result. Returns `None` if the
+/// cell has no injections.
 pub fn minimise(plan: &CampaignPlan, cell: &Cell, failure: &CellResult) -> Result<Option<Minimal>, String> {
     let mut resolver = Resolver::new().map_err(|error| error.to_string())?;
     let (base, _) = &plan.bases[cell.base];

@@ -1,7 +1,8 @@
-//! What came of each injection, compared with the same run without injections. This judges the oracle: an injection that
-//! changed what a user sees, and that no rule caught, is a gap in the rules.
+//! What came of each injection, compared with the same run without injections. This judges the oracle: an injection
+//! that changed what a user sees, and that no rule caught, is a gap in the rules.
 
-use harness::evidence::{Checkpoint, Evidence, InjectionEvidence};
+use guest_agent::pattern::Pattern;
+use harness::evidence::{Evidence, InjectionEvidence, ObjectCapture, PageContent};
 use harness::oracle::{RuleName, RuleResult};
 use harness::verdict::Judged;
 use serde::{Deserialize, Serialize};
@@ -68,19 +69,24 @@ impl Fate {
 #[must_use]
 pub fn mutations(plain: &Judged, injected: &Judged) -> Vec<Mutation> {
     let deeds = deeds(&injected.evidence.scenario_text);
-    let differs = difference(&plain.evidence, &injected.evidence);
     let ended = |judged: &Judged| {
         let outcome = &judged.evidence.outcome;
         (outcome.kind, outcome.generation, outcome.phase)
     };
     let ended_otherwise = ended(plain) != ended(injected);
-    let all = injected.evidence.injections.iter();
     let caught: Vec<Vec<RuleName>> = (0..)
-        .zip(all)
+        .zip(&injected.evidence.injections)
         .map(|(number, _)| caught_by(plain, injected, number))
         .collect();
     let any_caught = caught.iter().any(|rules| !rules.is_empty());
-    let one = |(number, (injection, caught_by)): (usize, (&InjectionEvidence, Vec<RuleName>))| {
+    let all = injected.evidence.injections.iter().zip(&caught);
+    let in_question = all
+        .clone()
+        .any(|(injection, rules)| injection.fired > 0 && rules.is_empty());
+    let differs = in_question
+        .then(|| difference(&plain.evidence, &injected.evidence))
+        .flatten();
+    let one = |(number, (injection, caught_by)): (usize, (&InjectionEvidence, &Vec<RuleName>))| {
         let fate = match () {
             () if injection.fired == 0 => Fate::NotFired,
             () if !caught_by.is_empty() => Fate::Caught,
@@ -93,14 +99,13 @@ pub fn mutations(plain: &Judged, injected: &Judged) -> Vec<Mutation> {
         Mutation {
             deed: deed.unwrap_or_else(|| "unknown".into()),
             fate,
-            caught_by,
+            caught_by: caught_by.clone(),
             differs: differs
                 .clone()
                 .filter(|_| fate == Fate::NotNoticed)
                 .unwrap_or_default(),
         }
     };
-    let all = injected.evidence.injections.iter().zip(caught);
     all.enumerate().map(one).collect()
 }
 
@@ -188,38 +193,58 @@ fn handovers(plain: &Evidence, injected: &Evidence) -> Option<String> {
 }
 
 fn memory(plain: &Evidence, injected: &Evidence) -> Option<String> {
-    let checkpoints = |evidence: &'_ Evidence| evidence.captures.checkpoints.len();
-    let both = checkpoints(plain).min(checkpoints(injected));
-    (0..both).find_map(|at| page_of(plain, injected, at))
+    let mut both = plain
+        .captures
+        .checkpoints
+        .iter()
+        .zip(&injected.captures.checkpoints);
+    both.find_map(|(ours, theirs)| {
+        let mut objects = ours.objects.iter().zip(&theirs.objects);
+        let (object, index) = objects.find_map(|(ours, theirs)| {
+            let object = plain.object(ours.object)?;
+            let index = first_page((plain, ours), (injected, theirs), object.pattern_seed)?;
+            Some((object, index))
+        })?;
+        let (name, generation) = (&object.name, theirs.at.generation);
+        Some(format!(
+            "page {index} of {name} differs in generation {generation}"
+        ))
+    })
 }
 
-/// The first page that differs at a checkpoint.
-fn page_of(plain: &Evidence, injected: &Evidence, checkpoint: usize) -> Option<String> {
-    let at = |evidence: &'_ Evidence| -> Option<Checkpoint> {
-        evidence.captures.checkpoints.get(checkpoint).cloned()
+/// The first page in which two captures of an object differ, each with the evidence that it is of.
+fn first_page(
+    ours: (&Evidence, &ObjectCapture),
+    theirs: (&Evidence, &ObjectCapture),
+    seed: u64,
+) -> Option<usize> {
+    let pattern = Pattern::new(seed);
+    let page = |(evidence, capture): (&Evidence, &ObjectCapture), index: usize| {
+        let content = *capture.pages.get(index)?;
+        evidence.captures.bytes(&pattern, index as u64, content)
     };
-    let (ours, theirs) = (at(plain)?, at(injected)?);
-    for (ours, theirs) in ours.objects.iter().zip(&theirs.objects) {
-        let pages = ours.pages.len().max(theirs.pages.len());
-        for index in 0..pages {
-            if plain.captured(ours, index) != injected.captured(theirs, index) {
-                let name = plain.object(ours.object).map_or("", |object| &object.name);
-                let generation = at(injected)?.at.generation;
-                return Some(format!(
-                    "page {index} of {name} differs in generation {generation}"
-                ));
-            }
-        }
-    }
-    None
+    let is_pattern = |(_, capture): (&Evidence, &ObjectCapture), index: usize| {
+        capture.pages.get(index) == Some(&PageContent::Pattern)
+    };
+    let pages = ours.1.pages.len().max(theirs.1.pages.len());
+    (0..pages).find(|index| {
+        let alike = is_pattern(ours, *index) && is_pattern(theirs, *index);
+        !alike && page(ours, *index) != page(theirs, *index)
+    })
 }
 
 fn console(plain: &Evidence, injected: &Evidence) -> Option<String> {
-    let lines = |text: &str| text.lines().map(without_numbers).collect::<Vec<_>>();
-    let (ours, theirs) = (lines(&plain.console), lines(&injected.console));
-    let at = first_unequal(&ours, &theirs)?;
-    let said = injected.console.lines().nth(at).unwrap_or("nothing more");
-    Some(format!("the console has {:?}", said.trim()))
+    let (mut ours, mut theirs) = (plain.console.lines(), injected.console.lines());
+    loop {
+        let (one, other) = (ours.next(), theirs.next());
+        if one.is_none() && other.is_none() {
+            return None;
+        }
+        if one.map(without_numbers) != other.map(without_numbers) {
+            let said = other.unwrap_or("nothing more");
+            return Some(format!("the console has {:?}", said.trim()));
+        }
+    }
 }
 
 /// The first place at which two lists differ.

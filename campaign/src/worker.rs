@@ -74,8 +74,8 @@ fn run_cell(resolver: &mut Resolver, trunk: &mut Option<Trunk>, base: &Base, cel
         .unwrap_or_else(|reason| CellResult::without_run(cell.id, cell.label.clone(), Status::Error, &reason))
 }
 
-/// Runs a plan. It branches from `trunk` if it begins so; else a new trunk takes its place. A plan with injections comes
-/// with the run without them.
+/// Runs a plan. It branches from `trunk` if it begins so; else a new trunk takes its place. A plan with injections
+/// comes with the run without them.
 pub(crate) fn branch<'a>(
     trunk: &'a mut Option<Trunk>,
     plan: &Plan,

@@ -13,7 +13,7 @@ use campaign::merge::merge;
 use campaign::minimise::minimise;
 use campaign::partition::Partition;
 use campaign::plan::{CampaignPlan, Cell, plan};
-use campaign::result::Status;
+use campaign::result::{CellResult, Status};
 use campaign::store::{Store, StoreError};
 use campaign::summary::Summary;
 use campaign::worker;
@@ -65,15 +65,15 @@ struct CampaignRunArgs {
         hide_default_value = true
     )]
     partition: Partition,
-    /// Directory of the results. If it holds some already, the campaign goes on. Without it, NAME.campaign in the current
-    /// directory.
+    /// Directory of the results. If it holds some already, the campaign goes on. Without it, NAME.campaign in the
+    /// current directory.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Keep evidence of one failure of each of the worst N groups, in DIR/evidence.
     #[arg(long, value_name = "N", default_value_t = KEPT)]
     keep: usize,
-    /// For the failures whose evidence is kept: look for the smallest scenario that fails in the same way, by leaving out
-    /// injections and narrowing them, and write it to DIR/minimal.
+    /// For the failures whose evidence is kept: look for the smallest scenario that fails in the same way, by leaving
+    /// out injections and narrowing them, and write it to DIR/minimal.
     #[arg(long)]
     minimise: bool,
     /// Host time in seconds that a cell may take before its worker is killed.
@@ -315,6 +315,22 @@ fn settings(args: &CampaignRunArgs) -> Result<Settings, Failed> {
     })
 }
 
+/// The smallest failure of each of the worst groups, with its cell. One that was never judged cannot be looked at
+/// again.
+fn smallest_failures<'a>(
+    plan: &'a CampaignPlan,
+    summary: &'a Summary,
+    groups: usize,
+) -> impl Iterator<Item = (&'a Cell, &'a CellResult)> {
+    let worst = summary.ranked().into_iter().take(groups);
+    let failures = worst.map(|(_, group)| &group.smallest);
+    let judged = failures.filter(|failure| failure.status != Status::Died && !failure.state_hash.is_empty());
+    judged.filter_map(|failure| {
+        let cell = plan.cells.iter().find(|cell| cell.id == failure.cell)?;
+        Some((cell, failure))
+    })
+}
+
 /// Runs the smallest failure of each of the worst groups again and keeps its evidence, unless it is kept already.
 /// Returns a cell whose result differed.
 fn keep_evidence(
@@ -324,20 +340,15 @@ fn keep_evidence(
     groups: usize,
     places: &mut Places,
 ) -> Result<Option<campaign::plan::CellId>, Failed> {
-    for (_, group) in summary.ranked().into_iter().take(groups) {
-        let id = group.smallest.cell;
+    for (cell, failure) in smallest_failures(plan, summary, groups) {
+        let id = cell.id;
         let place = directory.join("evidence").join(id.to_string());
-        let cell = plan.cells.iter().find(|cell| cell.id == id);
-        let ran = !matches!(group.smallest.status, Status::Died) && !group.smallest.state_hash.is_empty();
-        let Some(cell) = cell.filter(|_| ran) else {
-            continue;
-        };
         if !harness::evidence::is_kept_in(&place) {
             let (judged, result) = worker::run_again(plan, cell).map_err(Failed::run)?;
             if keep(&judged, Some(place.clone())).is_err() {
                 return Err(Failed::run("evidence was not kept"));
             }
-            if !result.is_same_as(&group.smallest) {
+            if !result.is_same_as(failure) {
                 return Ok(Some(id));
             }
         }
@@ -354,13 +365,9 @@ fn minimise_groups(
     groups: usize,
     places: &mut Places,
 ) -> Result<(), Failed> {
-    for (_, group) in summary.ranked().into_iter().take(groups) {
-        let id = group.smallest.cell;
-        let ran = !matches!(group.smallest.status, Status::Died) && !group.smallest.state_hash.is_empty();
-        let Some(cell) = plan.cells.iter().find(|cell| cell.id == id && ran) else {
-            continue;
-        };
-        let minimal = minimise(plan, cell, &group.smallest).map_err(Failed::run)?;
+    for (cell, failure) in smallest_failures(plan, summary, groups) {
+        let id = cell.id;
+        let minimal = minimise(plan, cell, failure).map_err(Failed::run)?;
         let Some(minimal) = minimal else { continue };
         let folder = directory.join("minimal");
         let file = folder.join(format!("{id}.toml"));

@@ -103,7 +103,32 @@ pub struct MinimalPlace {
     pub reproduce: String,
 }
 
+impl Places {
+    /// The evidence that is kept of a cell.
+    pub(super) fn evidence_of(&self, cell: CellId) -> Option<&PathBuf> {
+        let found = self.evidence.iter().find(|(kept, _)| *kept == cell);
+        found.map(|(_, place)| place)
+    }
+
+    /// The smallest scenario that fails as a cell does.
+    pub(super) fn minimal_of(&self, cell: CellId) -> Option<&MinimalPlace> {
+        let found = self.minimal.iter().find(|(of, _)| *of == cell);
+        found.map(|(_, minimal)| minimal)
+    }
+}
+
 impl CampaignReport {
+    /// Deeds of which some injection fired.
+    pub(super) fn fired(&self) -> impl Iterator<Item = (&String, &Score)> {
+        self.injections.iter().filter(|(_, score)| score.fired > 0)
+    }
+
+    /// How many injections were noticed, and how many changed anything that a user sees.
+    pub(super) fn noticed(&self) -> (u64, u64) {
+        let sum = |of: fn(&Score) -> u64| self.fired().map(|(_, score)| of(score)).sum();
+        (sum(Score::noticed), sum(Score::mattered))
+    }
+
     /// The report of results.
     pub fn new(header: &Header, summary: &Summary, missing: &[(CellId, Label)]) -> Self {
         #[allow(clippy::cast_precision_loss)] // seconds for people
@@ -193,17 +218,21 @@ fn tell(out: &mut String, report: &CampaignReport, places: &Places) -> std::fmt:
 
 /// What came of injections: a line per deed, then those that were not noticed.
 fn tell_scores(out: &mut String, report: &CampaignReport, places: &Places) -> std::fmt::Result {
-    let fired = || report.injections.iter().filter(|(_, score)| score.fired > 0);
-    if fired().next().is_none() {
+    if report.fired().next().is_none() {
         return Ok(());
     }
-    let width = fired().map(|(deed, _)| deed.len()).max().unwrap_or(0).max(10);
+    let width = report
+        .fired()
+        .map(|(deed, _)| deed.len())
+        .max()
+        .unwrap_or(0)
+        .max(10);
     writeln!(
         out,
         "{:width$}  fired  caught  ended otherwise  not noticed  no effect  cannot be told  caught by",
         "injections"
     )?;
-    for (deed, score) in fired() {
+    for (deed, score) in report.fired() {
         let mut rules: Vec<_> = score.by_rule.iter().collect();
         rules.sort_by_key(|(_, count)| Reverse(**count));
         let rules: Vec<String> = rules
@@ -222,13 +251,12 @@ fn tell_scores(out: &mut String, report: &CampaignReport, places: &Places) -> st
         );
         writeln!(out, "{}", line.trim_end())?;
     }
-    let sum = |of: fn(&Score) -> u64| fired().map(|(_, score)| of(score)).sum::<u64>();
-    let (noticed, mattered) = (sum(Score::noticed), sum(Score::mattered));
+    let (noticed, mattered) = report.noticed();
     writeln!(
         out,
         "noticed {noticed} of {mattered} that changed anything that a user sees\n"
     )?;
-    for (deed, score) in fired() {
+    for (deed, score) in report.fired() {
         for gap in &score.gaps {
             writeln!(out, "{deed} was not noticed in {}: {}", gap.label, gap.differs)?;
             if let Some(line) = cell_line(places, gap.cell) {
@@ -236,7 +264,7 @@ fn tell_scores(out: &mut String, report: &CampaignReport, places: &Places) -> st
             }
         }
     }
-    if sum(|score| score.not_noticed) > 0 {
+    if report.fired().any(|(_, score)| score.not_noticed > 0) {
         writeln!(out)?;
     }
     Ok(())
@@ -262,7 +290,7 @@ fn tell_group(out: &mut String, report: &GroupReport, places: &Places) -> std::f
     if let Some(line) = cell_line(places, smallest.cell) {
         writeln!(out, "  {line}")?;
     }
-    if let Some((_, minimal)) = places.minimal.iter().find(|(cell, _)| *cell == smallest.cell) {
+    if let Some(minimal) = places.minimal_of(smallest.cell) {
         let (left, of) = minimal.injections;
         writeln!(
             out,
@@ -270,7 +298,7 @@ fn tell_group(out: &mut String, report: &GroupReport, places: &Places) -> std::f
             minimal.reproduce
         )?;
     }
-    if let Some((_, place)) = places.evidence.iter().find(|(cell, _)| *cell == smallest.cell) {
+    if let Some(place) = places.evidence_of(smallest.cell) {
         writeln!(out, "  evidence in {}", place.display())?;
     }
     writeln!(out)
@@ -355,8 +383,13 @@ pub(super) mod tests {
         };
         let text = campaign_text(&report, &places);
         for said in [
-            "2 error: kernel N not found\n  in s\n  such as s, 7.3.4 -> 7.2.12, seed 3, a\n  kernel 1 not found\n".to_owned(),
-            format!("  baton campaign cell 'my campaign.toml' {cell}\n  fails so with 1 of 3 injections: baton run out/minimal/1.toml --seed 3\n  evidence in out/evidence/1\n"),
+            "2 error: kernel N not found\n  in s\n  such as s, 7.3.4 -> 7.2.12, seed 3, a\n  \
+             kernel 1 not found\n"
+                .to_owned(),
+            format!(
+                "  baton campaign cell 'my campaign.toml' {cell}\n  fails so with 1 of 3 injections: \
+                 baton run out/minimal/1.toml --seed 3\n  evidence in out/evidence/1\n"
+            ),
             "t, a -> a, seed 1\n".to_owned(),
             "\ndma.drop        2       1                0            1          0               0  preserved-content 1\n\
              noticed 1 of 2 that changed anything that a user sees\n"

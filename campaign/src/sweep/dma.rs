@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fmt::Write as _;
 
 use harness::conductor::{Progress, Run, Until, chain};
 use harness::evidence::{Evidence, Phase};
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use vmm::injection::{Act, Change, Deed, Delay, Filter, Injection, Occurrence, Repeat, Trigger, WriteKind};
 use vmm::soft::Soft;
 
+use super::lines::counts_table;
 use super::{BaseError, CaseError};
 use crate::mutation::{Fate, mutations};
 
@@ -300,29 +300,24 @@ fn end_of_restore(evidence: &Evidence) -> Option<u64> {
 /// The number of cases of each fate, by kernel, deed and phase, as a table in Markdown.
 #[must_use]
 pub fn dma_table(lines: &[DmaLine]) -> String {
-    let used: Vec<Fate> = Fate::ALL
-        .into_iter()
-        .filter(|fate| lines.iter().any(|line| line.fate == *fate))
-        .collect();
     let kernels: BTreeSet<&str> = lines.iter().map(|line| line.kernel.as_str()).collect();
+    let used = |fate: &Fate| lines.iter().any(|line| line.fate == *fate);
+    let used: Vec<(Fate, &str)> = Fate::ALL
+        .into_iter()
+        .filter(used)
+        .map(|fate| (fate, fate.name()))
+        .collect();
     let mut out = String::new();
     for kernel in kernels {
-        let mut of_kernel: BTreeMap<(DmaDeed, &str), BTreeMap<Fate, usize>> = BTreeMap::new();
+        let mut counts: BTreeMap<(DmaDeed, &str), BTreeMap<Fate, usize>> = BTreeMap::new();
         for line in lines.iter().filter(|line| line.kernel == kernel) {
-            let of_phase = of_kernel.entry((line.deed, &line.phase)).or_default();
-            *of_phase.entry(line.fate).or_default() += 1;
+            let row = counts.entry((line.deed, &line.phase)).or_default();
+            *row.entry(line.fate).or_default() += 1;
         }
-        let names: Vec<&str> = used.iter().map(|fate| fate.name()).collect();
-        // Writing to a string cannot fail.
-        let _ = writeln!(out, "| {kernel} | cases | {} |", names.join(" | "));
-        let _ = writeln!(out, "| --- |{}", " ---: |".repeat(used.len() + 1));
-        for ((deed, phase), by_fate) in of_kernel {
-            let cell = |fate| by_fate.get(fate).map_or("-".into(), usize::to_string);
-            let cells: Vec<String> = used.iter().map(cell).collect();
-            let total: usize = by_fate.values().sum();
-            let _ = writeln!(out, "| {deed} in {phase} | {total} | {} |", cells.join(" | "));
-        }
-        out.push('\n');
+        let rows = counts
+            .into_iter()
+            .map(|((deed, phase), counts)| (format!("{deed} in {phase}"), counts));
+        out.push_str(&counts_table(kernel, &used, rows));
     }
     out
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use kho_core::fields::Kind;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::class::Class;
@@ -50,7 +51,7 @@ impl Line {
 pub type Key = (String, String, String);
 
 /// Lines of a file. A last line that is not whole, because its writer was killed, is left out.
-pub fn read(path: &Path) -> Result<Vec<Line>, LinesError> {
+pub fn read<L: DeserializeOwned>(path: &Path) -> Result<Vec<L>, LinesError> {
     let mut lines = Vec::new();
     json_lines::read(path, &mut |line| {
         lines.push(line);
@@ -68,35 +69,46 @@ pub fn part(path: &str) -> &str {
 /// The number of cases of each class, by kernel and part of the handover, as a table in Markdown.
 pub fn table(lines: &[Line]) -> String {
     let kernels: BTreeSet<&str> = lines.iter().map(|line| line.kernel.as_str()).collect();
-    let used: Vec<Class> = Class::ALL
+    let used = |class: &Class| lines.iter().any(|line| line.class == *class);
+    let used: Vec<(Class, &str)> = Class::ALL
         .into_iter()
-        .filter(|class| lines.iter().any(|line| line.class == *class))
+        .filter(used)
+        .map(|class| (class, class.name()))
         .collect();
     let mut out = String::new();
     for kernel in kernels {
-        let of_kernel: Vec<&Line> = lines.iter().filter(|line| line.kernel == kernel).collect();
         let mut counts: BTreeMap<&str, BTreeMap<Class, usize>> = BTreeMap::new();
-        for line in &of_kernel {
-            let part = counts.entry(part(&line.path)).or_default();
-            *part.entry(line.class).or_default() += 1;
-            *counts.entry("~all").or_default().entry(line.class).or_default() += 1;
+        for line in lines.iter().filter(|line| line.kernel == kernel) {
+            for row in [part(&line.path), "~all"] {
+                *counts.entry(row).or_default().entry(line.class).or_default() += 1;
+            }
         }
-        // Writing to a string cannot fail.
-        let names: Vec<&str> = used.iter().map(|class| class.name()).collect();
-        let _ = writeln!(out, "| {kernel} | cases | {} |", names.join(" | "));
-        let _ = writeln!(out, "| --- |{}", " ---: |".repeat(used.len() + 1));
-        for (part, by_class) in counts {
-            let cells = used.iter().map(|class| match by_class.get(class) {
-                Some(count) => count.to_string(),
-                None => "-".into(),
-            });
-            let cells: Vec<String> = cells.collect();
-            let name = if part == "~all" { "**all**" } else { part };
-            let total: usize = by_class.values().sum();
-            let _ = writeln!(out, "| {name} | {total} | {} |", cells.join(" | "));
-        }
-        out.push('\n');
+        let name = |row| if row == "~all" { "**all**" } else { row };
+        let rows = counts
+            .into_iter()
+            .map(|(row, counts)| (name(row).to_owned(), counts));
+        out.push_str(&counts_table(kernel, &used, rows));
     }
+    out
+}
+
+/// Numbers of cases as a table in Markdown: a row for each of `rows`, a column for each of `used`, with its name.
+pub(super) fn counts_table<K: Ord>(
+    title: &str,
+    used: &[(K, &str)],
+    rows: impl Iterator<Item = (String, BTreeMap<K, usize>)>,
+) -> String {
+    let names: Vec<&str> = used.iter().map(|(_, name)| *name).collect();
+    let mut out = format!("| {title} | cases | {} |\n", names.join(" | "));
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "| --- |{}", " ---: |".repeat(used.len() + 1));
+    for (name, counts) in rows {
+        let cell = |(key, _): &(K, &str)| counts.get(key).map_or("-".into(), usize::to_string);
+        let cells: Vec<String> = used.iter().map(cell).collect();
+        let total: usize = counts.values().sum();
+        let _ = writeln!(out, "| {name} | {total} | {} |", cells.join(" | "));
+    }
+    out.push('\n');
     out
 }
 
@@ -126,10 +138,10 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let whole = serde_json::to_string(&line("luo/a", Class::Panic)).unwrap();
         std::fs::write(file.path(), format!("{whole}\n{}", &whole[..20])).unwrap();
-        assert_eq!(read(file.path()).unwrap(), [line("luo/a", Class::Panic)]);
+        assert_eq!(read::<Line>(file.path()).unwrap(), [line("luo/a", Class::Panic)]);
         std::fs::write(file.path(), "{}\n").unwrap();
         assert!(
-            read(file.path()).is_err(),
+            read::<Line>(file.path()).is_err(),
             "a whole line that is none is an error"
         );
     }

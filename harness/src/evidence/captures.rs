@@ -80,16 +80,6 @@ pub struct DigestRecord {
     pub ledger_after: u64,
 }
 
-impl super::Evidence {
-    /// The bytes of page `index` of an object that was captured; `None` if it was outside RAM, or there is none.
-    #[must_use]
-    pub fn captured(&self, capture: &ObjectCapture, index: usize) -> Option<[u8; PAGE_BYTES]> {
-        let pattern = Pattern::new(self.object(capture.object)?.pattern_seed);
-        let content = *capture.pages.get(index)?;
-        self.captures.bytes(&pattern, index as u64, content)
-    }
-}
-
 impl Captures {
     /// Stores page `index` of an object with `pattern`.
     pub fn take(&mut self, pattern: &Pattern, index: u64, page: &[u8]) -> Result<PageContent, PoolFull> {

@@ -5,7 +5,7 @@ use super::{Common, print_text};
 use crate::cli::outputs::{Outputs, Said, write_all};
 use crate::cli::{Exit, complain};
 use crate::report::{SweepReport, html, write_text};
-use campaign::sweep::{Class, Line, Only, Sweep, left, read, table};
+use campaign::sweep::{Class, Line, Only, Sweep, left, table};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -47,10 +47,7 @@ pub(super) fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
     let agent = harness::agent::load().map_err(|error| failed(&error))?;
     let plans = args.common.plans()?;
     let results = args.common.results();
-    let mut lines = match &results {
-        Some(file) if file.exists() => read(file).map_err(|error| failed(&error))?,
-        _ => Vec::new(),
-    };
+    let mut lines: Vec<Line> = args.common.lines()?;
     let sink = Sink::open(
         args.common.json,
         results.as_deref(),

@@ -4,7 +4,6 @@ use super::sink::Sink;
 use super::{Common, print_text};
 use crate::cli::outputs::Outputs;
 use crate::cli::{Exit, complain};
-use campaign::json_lines::{self, LinesError};
 use campaign::mutation::Fate;
 use campaign::sweep::{CaseError, DmaCase, DmaLine, DmaSweep, dma_table, each_of};
 use clap::Args;
@@ -41,14 +40,7 @@ pub(super) fn dma(args: &DmaArgs) -> Result<Exit, Exit> {
     let agent = harness::agent::load().map_err(|error| failed(&error))?;
     let plans = args.common.plans()?;
     let results = args.common.results();
-    let mut lines: Vec<DmaLine> = Vec::new();
-    if let Some(file) = results.as_ref().filter(|file| file.exists()) {
-        json_lines::read(file, &mut |line| {
-            lines.push(line);
-            Ok::<(), LinesError>(())
-        })
-        .map_err(|error| failed(&error))?;
-    }
+    let mut lines: Vec<DmaLine> = args.common.lines()?;
     let sink = Sink::open(args.common.json, results.as_deref(), "not noticed", is_gap)
         .map_err(|error| failed(&error))?;
     for (kernel, plan) in &plans {

@@ -5,8 +5,10 @@ mod dma;
 mod sink;
 
 use super::{Exit, complain};
+use campaign::sweep::read;
 use clap::{Args, Subcommand};
 use harness::plan::{Overrides, Plan};
+use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -82,6 +84,17 @@ impl Common {
     /// The file of results.
     fn results(&self) -> Option<PathBuf> {
         self.out.as_ref().map(|out| out.join("results.jsonl"))
+    }
+
+    /// The results that are there already.
+    fn lines<L: DeserializeOwned>(&self) -> Result<Vec<L>, Exit> {
+        match self.results().filter(|file| file.exists()) {
+            Some(file) => read(&file).map_err(|error| {
+                complain(error);
+                Exit::Failed
+            }),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The command line that runs a case again, up to `--only`.

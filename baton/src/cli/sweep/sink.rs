@@ -103,8 +103,8 @@ impl<L: Serialize + Clone> Sink<L> {
         #[allow(clippy::cast_precision_loss)] // numbers for people
         let per_hour = state.done as f64 * 3600.0 / cpu.max(0.001);
         eprintln!(
-            "{}: {} injections from {snapshots} snapshots, {} {}, in {wall:.1} s and {cpu:.1} s of processor time: {per_hour:.0} \
-             injections per core-hour",
+            "{}: {} injections from {snapshots} snapshots, {} {}, in {wall:.1} s and {cpu:.1} s of processor time: \
+             {per_hour:.0} injections per core-hour",
             state.kernel, state.done, state.bad, self.counted
         );
     }
@@ -142,8 +142,8 @@ impl<L: Serialize + Clone> State<L> {
 
 /// Processor time that this process has used, in seconds; 0 if the host does not tell.
 fn cpu_seconds() -> f64 {
-    // User and system time are the 14th and 15th field, in hundredths of a second (man 5 proc_pid_stat). The second field
-    // is a name in parentheses, which may contain spaces.
+    // User and system time are the 14th and 15th field, in hundredths of a second (man 5 proc_pid_stat). The second
+    // field is a name in parentheses, which may contain spaces.
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks = rest.split_whitespace().skip(11).take(2);

@@ -80,7 +80,9 @@ fn verdict(report: &CampaignReport, places: &Places) -> Markup {
                     @if at > 0 { ", " }
                     (word(tone(status), &format!("{} {}", count(number), status.name())))
                 }
-                @if !report.missing.is_empty() { ". " (number(report.missing.len() as u64, "cell is", "cells are")) " missing" }
+                @if !report.missing.is_empty() {
+                    ". " (number(report.missing.len() as u64, "cell is", "cells are")) " missing"
+                }
                 "."
             }
             @if let Some(file) = &places.campaign {
@@ -111,7 +113,7 @@ fn contents(report: &CampaignReport) -> Markup {
             ul {
                 li { a href="#kernels" { "Kernels" } }
                 @if !report.groups.is_empty() { li { a href="#failures" { "Failures" } } }
-                @if fired(report).next().is_some() { li { a href="#injections" { "Injections" } } }
+                @if report.fired().next().is_some() { li { a href="#injections" { "Injections" } } }
                 @if !report.missing.is_empty() { li { a href="#missing" { "Missing cells" } } }
             }
         }
@@ -128,9 +130,17 @@ fn by_kernels(report: &CampaignReport) -> Markup {
     html! {
         section aria-labelledby="kernels" {
             h3 id="kernels" { "Kernels" }
-            (table(&report.by_scenario, "scenario", "Each scenario with each pair of kernels, over all seeds and variants"))
+            (table(
+                &report.by_scenario,
+                "scenario",
+                "Each scenario with each pair of kernels, over all seeds and variants",
+            ))
             @if variants.len() > 1 {
-                (table(&report.by_variant, "variant", "Each variant with each pair of kernels, over all scenarios and seeds"))
+                (table(
+                    &report.by_variant,
+                    "variant",
+                    "Each variant with each pair of kernels, over all scenarios and seeds",
+                ))
             }
         }
     }
@@ -165,7 +175,9 @@ fn table(table: &Table, corner: &str, caption: &str) -> Markup {
             rows: rows.iter().copied().take(SHOWN.0).map(row).collect(),
         }))
         @if more.0 > 0 { p.note { (number(more.0 as u64, "more row is", "more rows are")) " not shown." } }
-        @if more.1 > 0 { p.note { (number(more.1 as u64, "more pair of kernels is", "more pairs of kernels are")) " not shown." } }
+        @if more.1 > 0 {
+            p.note { (number(more.1 as u64, "more pair of kernels is", "more pairs of kernels are")) " not shown." }
+        }
         @if table.left_out > 0 {
             p.note { (number(table.left_out, "result is", "results are")) " in no row, because there are too many." }
         }
@@ -202,8 +214,9 @@ fn groups(report: &CampaignReport, places: &Places) -> Markup {
             section aria-labelledby="failures" {
                 h3 id="failures" { "Failures" }
                 p.note {
-                    "Failures that show the same are one group: the same rule or line of the kernel, last writer, owner of the "
-                    "page, and phase. The worst group comes first. Of each, the failure of least guest time is shown."
+                    "Failures that show the same are one group: the same rule or line of the kernel, last writer, owner "
+                    "of the page, and phase. The worst group comes first. Of each, the failure of least guest time is "
+                    "shown."
                 }
                 @for (number, one) in report.groups.iter().take(GROUPS.0).enumerate() {
                     (group(one, places, number < GROUPS.1))
@@ -219,10 +232,12 @@ fn groups(report: &CampaignReport, places: &Places) -> Markup {
 
 fn group(GroupReport { signature, group }: &GroupReport, places: &Places, open: bool) -> Markup {
     let smallest = &group.smallest;
-    let evidence = places.evidence.iter().find(|(cell, _)| *cell == smallest.cell);
     html! {
         details.finding.(tone(group.status).class()) open[open] {
-            summary { (word(tone(group.status), &format!("{} {}", count(group.count), group.status.name()))) " " (signature) }
+            summary {
+                (word(tone(group.status), &format!("{} {}", count(group.count), group.status.name())))
+                " " (signature)
+            }
             p { (printable(smallest.text())) }
             dl.pairs {
                 dt { "such as" }
@@ -241,9 +256,12 @@ fn group(GroupReport { signature, group }: &GroupReport, places: &Places, open: 
                         }
                     }
                 }
-                @if let Some((_, place)) = evidence { dt { "evidence" } dd { code { (place.display()) } } }
+                @if let Some(place) = places.evidence_of(smallest.cell) {
+                    dt { "evidence" }
+                    dd { code { (place.display()) } }
+                }
             }
-            @if let Some((_, minimal)) = places.minimal.iter().find(|(cell, _)| *cell == smallest.cell) {
+            @if let Some(minimal) = places.minimal_of(smallest.cell) {
                 p {
                     span.note { "It fails so with " (minimal.injections.0) " of " (minimal.injections.1) " injections" }
                     code.command { (minimal.reproduce) }
@@ -263,18 +281,13 @@ fn again(places: &Places, cell: CellId) -> Markup {
     }
 }
 
-/// Deeds of which some injection fired.
-fn fired(report: &CampaignReport) -> impl Iterator<Item = (&String, &Score)> {
-    report.injections.iter().filter(|(_, score)| score.fired > 0)
-}
-
 /// What came of injections by deed, which rules caught them, and those that nothing noticed.
 fn injections(report: &CampaignReport, places: &Places) -> Markup {
-    let rules: BTreeSet<RuleName> = fired(report)
+    let rules: BTreeSet<RuleName> = report
+        .fired()
         .flat_map(|(_, score)| score.by_rule.keys().copied())
         .collect();
-    let sum = |of: fn(&Score) -> u64| fired(report).map(|(_, score)| of(score)).sum::<u64>();
-    let (noticed, mattered) = (sum(Score::noticed), sum(Score::mattered));
+    let (noticed, mattered) = report.noticed();
     let row = |(deed, score): (&String, &Score)| Row {
         name: deed.clone(),
         cells: fates(score)
@@ -284,7 +297,7 @@ fn injections(report: &CampaignReport, places: &Places) -> Markup {
     };
     let names = FATES.into_iter().chain(rules.iter().map(|rule| rule.name()));
     html! {
-        @if fired(report).next().is_some() {
+        @if report.fired().next().is_some() {
             section aria-labelledby="injections" {
                 h3 id="injections" { "Injections" }
                 p {
@@ -295,11 +308,13 @@ fn injections(report: &CampaignReport, places: &Places) -> Markup {
                     caption: "What came of injections, by deed, and how many each rule caught".into(),
                     corner: "deed".into(),
                     columns: names.map(str::to_owned).collect(),
-                    rows: fired(report).map(row).collect(),
+                    rows: report.fired().map(row).collect(),
                 }))
-                @for (deed, score) in fired(report).filter(|(_, score)| score.not_noticed > 0) {
+                @for (deed, score) in report.fired().filter(|(_, score)| score.not_noticed > 0) {
                     details.finding {
-                        summary { (word(Tone::Bad, &format!("{} not noticed", count(score.not_noticed)))) " of " (deed) }
+                        summary {
+                            (word(Tone::Bad, &format!("{} not noticed", count(score.not_noticed)))) " of " (deed)
+                        }
                         @for gap in &score.gaps { p { (gap.label) ": " (gap.differs) } (again(places, gap.cell)) }
                     }
                 }

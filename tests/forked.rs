@@ -1,9 +1,10 @@
-//! Runs that go on from snapshots end as the run does that they were taken from: at each phase of the shipped scenarios, at
-//! random instruction counts, in this process and in another.
+//! Runs that go on from snapshots end as the run does that they were taken from: at each phase of the shipped
+//! scenarios, at random instruction counts, in this process and in another.
 //!
-//! A run is taken through all places of a test once, with a snapshot at each. Between two of them a branch of the first must
-//! come to exactly the second: machine state, RAM, cursor and evidence are compared. So every branch is checked without being
-//! run to its end, and by induction the last one has the run's end. Some branches are run to their ends nevertheless.
+//! A run is taken through all places of a test once, with a snapshot at each. Between two of them a branch of the first
+//! must come to exactly the second: machine state, RAM, cursor and evidence are compared. So every branch is checked
+//! without being run to its end, and by induction the last one has the run's end. Some branches are run to their ends
+//! nevertheless.
 
 use harness::compare::first_difference;
 use harness::conductor::{Progress, Run, Until, conduct};
@@ -114,8 +115,8 @@ fn phases(evidence: &Evidence) -> Vec<Until> {
         .collect()
 }
 
-/// At the beginning of each phase; two branches of the places `ended` are run to their ends. In a process of its own, from a file
-/// at `held`: the same.
+/// At the beginning of each phase; two branches of the places `ended` are run to their ends. In a process of its own,
+/// from a file at `held`: the same.
 fn shipped(name: &str, ended: &[Until], held: &str) {
     if !ready(name) {
         return;

@@ -55,9 +55,9 @@ impl Cpu {
             .last_write(ram.page_offset(gpa)? + gpa % PAGE_SIZE)
     }
 
-    /// Remembers when the page of `gpa` is next read or written, which [`Cpu::first_access`] tells. Unlike other watches
-    /// this one drops cached translations of the page, so that a guest which uses stale ones may see a difference. It is
-    /// not part of the state.
+    /// Remembers when the page of `gpa` is next read or written, which [`Cpu::first_access`] tells. Unlike other
+    /// watches this one drops cached translations of the page, so that a guest which uses stale ones may see a
+    /// difference. It is not part of the state.
     pub fn watch_first_access(&mut self, ram: &Ram, gpa: u64) {
         self.core.hooks.cover(ram);
         if let Some(page) = ram.page_offset(gpa) {

@@ -298,7 +298,8 @@ fn a_double_fault_uses_its_own_stack_and_a_third_fault_ends_it() {
         a.mov(rsp, 0x40_0000u64).unwrap(); // not mapped: pushing the frame faults
         a.ud2().unwrap();
     });
-    // #UD with an unmapped stack: page fault on delivery, then (page fault while delivering a page fault) a double fault.
+    // #UD with an unmapped stack: page fault on delivery, then (page fault while delivering a page fault) a double
+    // fault.
     assert_eq!(vector(&mut guest), 8);
     assert_eq!(guest.cpu.registers().gpr[4], IST1 - 48);
     let mut guest = Guest::new(|a| a.ud2().unwrap());

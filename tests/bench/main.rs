@@ -155,8 +155,8 @@ fn keep(arguments: &Arguments, json: &str) -> Result<(), String> {
     std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Measures everything. Returns whether baton stayed within its memory limit, branches and injections are fast enough, and
-/// everything could be measured.
+/// Measures everything. Returns whether baton stayed within its memory limit, branches and injections are fast enough,
+/// and everything could be measured.
 fn bench(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let plan = planned(&arguments.scenario, arguments.kernel.clone())?;
     let agent = harness::agent::load()?;

@@ -53,7 +53,8 @@ pub enum Kind {
     Slab,
     /// Memory that nothing points to (mm/kmemleak.c).
     Leak,
-    /// An interrupt that nobody handles, or an NMI without a reason that the kernel knows (arch/x86/kernel/irq.c, nmi.c).
+    /// An interrupt that nobody handles, or an NMI without a reason that the kernel knows (arch/x86/kernel/irq.c,
+    /// nmi.c).
     Interrupt,
 }
 

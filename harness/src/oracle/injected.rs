@@ -5,11 +5,12 @@
 //! - the finding is about what a kernel handed over, or about what became of memory that no injection wrote, and the
 //!   injection wrote to pages of that handover;
 //! - the finding is a complaint of a kernel, and the injection acted on the machine before;
-//! - the finding's last writer is a write that the device made after its driver had stopped it, and the injection acted on
-//!   the device before;
-//! - the finding is that something was never retrieved, and the injection acted on the machine in a run that was cut short;
-//! - the finding is that something was never retrieved, and the injection wrote to memory of no object: a kernel may work
-//!   with it.
+//! - the finding's last writer is a write that the device made after its driver had stopped it, and the injection acted
+//!   on the device before;
+//! - the finding is that something was never retrieved, and the injection acted on the machine in a run that was cut
+//!   short;
+//! - the finding is that something was never retrieved, and the injection wrote to memory of no object: a kernel may
+//!   work with it.
 
 use super::content::Context;
 use super::finding::{Finding, Writer};

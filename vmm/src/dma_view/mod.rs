@@ -20,8 +20,8 @@
 //!
 //! # Injections
 //!
-//! Every write passes the filter in `filter.rs`, which may change it. The ledger then has what the device meant and what
-//! was made of it.
+//! Every write passes the filter in `filter.rs`, which may change it. The ledger then has what the device meant and
+//! what was made of it.
 
 mod filter;
 mod messages;

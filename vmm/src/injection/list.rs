@@ -192,8 +192,8 @@ impl Injections {
         self.all.extend(added.iter().cloned().map(Running::new));
     }
 
-    /// Arms those that were added as number `first` and later, at guest time `now`, in the phase `stamp`, which began at
-    /// `began`. If one waits for this phase's beginning, that counts if it is now.
+    /// Arms those that were added as number `first` and later, at guest time `now`, in the phase `stamp`, which began
+    /// at `began`. If one waits for this phase's beginning, that counts if it is now.
     pub fn arm_added(&mut self, first: usize, now: u64, stamp: Stamp, began: u64) {
         let retired = self.retired(now);
         for running in self.all.iter_mut().skip(first) {

@@ -105,8 +105,8 @@ pub enum Event {
         /// Number of the injection, from 0.
         number: usize,
     },
-    /// A kernel is about to execute an instruction that an injection may wait for, if the kernel lies there. The machine
-    /// stands until [`super::Machine::kernel_lies_at`].
+    /// A kernel is about to execute an instruction that an injection may wait for, if the kernel lies there. The
+    /// machine stands until [`super::Machine::kernel_lies_at`].
     AwaitedAddress {
         /// When.
         at: Moment,

@@ -295,9 +295,9 @@ impl PageStore {
 
     pub(super) fn into_extents(self) -> std::io::Result<Vec<Extent>> {
         ftruncate(&self.file, self.stored * PAGE_BYTES as u64)?;
-        // Not SealFlags::WRITE: the host refuses that with EBUSY while anything holds a reference to a page of the file,
-        // such as its own reclaim or compaction. It differs only in that it also refuses a file with writable mappings,
-        // of which there are none.
+        // Not SealFlags::WRITE: the host refuses that with EBUSY while anything holds a reference to a page of the
+        // file, such as its own reclaim or compaction. It differs only in that it also refuses a file with writable
+        // mappings, of which there are none.
         let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&self.file, seals)?;
         let file = Arc::new(File::from(OwnedFd::from(self.file)));

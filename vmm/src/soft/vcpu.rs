@@ -65,7 +65,8 @@ fn own_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
 ///
 /// # Safety
 /// The caller keeps `ram` for as long as the view. While a method of softcpu runs that is given the view, nothing else
-/// may access guest RAM: no other thread of this process, and no vCPU of KVM. Excepted is the bus that the method is given.
+/// may access guest RAM: no other thread of this process, and no vCPU of KVM. Excepted is the bus that the method is
+/// given.
 #[allow(unsafe_code)]
 pub(crate) unsafe fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> {
     let regions: Vec<RamRegion> = ram

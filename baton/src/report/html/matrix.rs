@@ -77,6 +77,24 @@ pub struct Matrix {
     pub rows: Vec<Row>,
 }
 
+/// A heading of a column, and whether the column has numbers.
+pub(super) type Heading<'a> = (&'a str, bool);
+
+/// A table with a caption of identity `id`, in a box that scrolls by itself.
+pub(super) fn listing(id: &str, caption: &str, headings: &[Heading<'_>], rows: &Markup) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-labelledby=(id) {
+            table {
+                caption id=(id) { (caption) }
+                thead { tr {
+                    @for (name, numbers) in headings { th.num[*numbers] scope="col" { (name) } }
+                } }
+                tbody { (rows) }
+            }
+        }
+    }
+}
+
 /// The matrix as a table in a box that scrolls by itself.
 pub fn matrix(matrix: &Matrix) -> Markup {
     let upright =

@@ -1,6 +1,7 @@
 //! The map of guest memory: one lane for each owner, above each other over the same addresses.
 
 use super::axis::{at, pieces, stretched};
+use super::matrix::listing;
 use super::words::{address, number, size};
 use crate::report::json::ScenarioReport;
 use crate::report::picture::{Extent, Lane, LaneKind, MemoryMap};
@@ -75,7 +76,10 @@ fn drawing(map: &MemoryMap, window: &[Extent]) -> Markup {
     html! {
         @for (lane, shares) in &lanes {
             div.lane.(class(lane.kind)) {
-                p { (lane.name) small { (number(lane.pages, "page", "pages")) ", " (size(lane.pages.saturating_mul(PAGE))) } }
+                p {
+                    (lane.name)
+                    small { (number(lane.pages, "page", "pages")) ", " (size(lane.pages.saturating_mul(PAGE))) }
+                }
                 svg aria-hidden="true" height="22" {
                     rect.track width="100%" height="22" {}
                     (stretched("data", &pieces(shares.iter().copied()), 1, 0, 22))
@@ -136,21 +140,18 @@ fn class(kind: LaneKind) -> &'static str {
 
 /// The same as a table of addresses.
 fn table(map: &MemoryMap, id: &str) -> Markup {
+    let headings = [
+        ("what", false),
+        ("pages", true),
+        ("bytes", true),
+        ("addresses", false),
+    ];
+    let caption = "Where in guest memory each of these is";
+    let rows = html! { @for lane in &map.lanes { (row(lane)) } };
     html! {
         details {
             summary { "Addresses" }
-            div.scroll tabindex="0" role="region" aria-labelledby={ (id) "-addresses" } {
-                table {
-                    caption id={ (id) "-addresses" } { "Where in guest memory each of these is" }
-                    thead { tr {
-                        th scope="col" { "what" }
-                        th.num scope="col" { "pages" }
-                        th.num scope="col" { "bytes" }
-                        th scope="col" { "addresses" }
-                    } }
-                    tbody { @for lane in &map.lanes { (row(lane)) } }
-                }
-            }
+            (listing(&format!("{id}-addresses"), caption, &headings, &rows))
         }
     }
 }

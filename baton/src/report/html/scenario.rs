@@ -127,7 +127,9 @@ fn one_rule(rule: &Rule, id: &str) -> Markup {
                 (word(tone, &said))
                 @if !usual || !rule.met {
                     br;
-                    span.note { (if rule.met { "as expected" } else { "expected: " }) @if !rule.met { (rule.expected) } }
+                    span.note {
+                        @if rule.met { "as expected" } @else { "expected: " (rule.expected) }
+                    }
                 }
             }
             th scope="row" {
@@ -175,7 +177,10 @@ fn one_injection(injection: &Injection) -> Markup {
             td { @match &injection.armed { Some(at) => (at), None => "never" } }
             td {
                 (word(tone, &injection.times()))
-                @for firing in injection.firings.iter().take(FIRINGS) { br; span.note { (firing.at) ": " (firing.what) } }
+                @for firing in injection.firings.iter().take(FIRINGS) {
+                    br;
+                    span.note { (firing.at) ": " (firing.what) }
+                }
                 @for reason in injection.unable.iter().take(FIRINGS) { br; span.note { "could not fire " (reason) } }
             }
             td { @match &injection.first_consequence { Some(text) => (text), None => "none seen" } }
@@ -204,7 +209,9 @@ fn consoles(scenario: &ScenarioReport) -> Markup {
     let parts = &scenario.picture.console;
     html! {
         @if !parts.is_empty() {
-            p.note { "On the left guest time in ms, where the trace tells it. What the handover's subsystems say is bold." }
+            p.note {
+                "On the left guest time in ms, where the trace tells it. What the handover's subsystems say is bold."
+            }
             @for part in parts {
                 details {
                     summary {

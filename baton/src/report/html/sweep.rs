@@ -1,4 +1,5 @@
-//! The page on a sweep: classes with their meaning and numbers, then each kernel: what looks wrong, and fields by values.
+//! The page on a sweep: classes with their meaning and numbers, then each kernel: what looks wrong, and fields by
+//! values.
 
 use super::words::{count, number};
 use crate::report::sweep::{Cell, Difference, Grid, Group, KernelSweep, SweepReport};
@@ -22,10 +23,14 @@ pub fn sweep(report: &SweepReport) -> String {
         article {
             div.title { h2 { "Sweep of " (report.scenario) } }
             p {
-                "Each field of the handover was given wrong values, one at a time, and the new kernel had to do with it. "
-                "A case is one field with one value."
+                "Each field of the handover was given wrong values, one at a time, and the new kernel had to do with "
+                "it. A case is one field with one value."
             }
-            @if report.kernels.is_empty() { p { "No case has a result." } } @else { (contents(report)) (classes(report)) }
+            @if report.kernels.is_empty() {
+                p { "No case has a result." }
+            } @else {
+                (contents(report)) (classes(report))
+            }
             @if releases.len() > 1 { (differences(report)) }
             @for (number, one) in (1..).zip(&report.kernels) { (kernel(one, &format!("k{number}"), number == 1)) }
         }
@@ -129,6 +134,7 @@ fn classes(report: &SweepReport) -> Markup {
 
 /// The cases in which kernels differ.
 fn differences(report: &SweepReport) -> Markup {
+    let all = report.differences.len() + report.differences_left_out;
     html! {
         section aria-labelledby="differences" {
             h3 id="differences" { "Differences between kernels" }
@@ -136,7 +142,7 @@ fn differences(report: &SweepReport) -> Markup {
                 p { "None: each case that several kernels have is of the same class with all of them." }
             } @else {
                 details {
-                    summary { (number((report.differences.len() + report.differences_left_out) as u64, "case", "cases")) }
+                    summary { (number(all as u64, "case", "cases")) }
                     div.scroll tabindex="0" role="region" aria-labelledby="differences" {
                         table {
                             thead { tr {
@@ -148,7 +154,10 @@ fn differences(report: &SweepReport) -> Markup {
                         }
                     }
                     @if report.differences_left_out > 0 {
-                        p.note { (number(report.differences_left_out as u64, "more case is", "more cases are")) " not shown." }
+                        p.note {
+                            (number(report.differences_left_out as u64, "more case is", "more cases are"))
+                            " not shown."
+                        }
                     }
                 }
             }
@@ -174,12 +183,15 @@ fn kernel(kernel: &KernelSweep, id: &str, first: bool) -> Markup {
     html! {
         section aria-labelledby=(id) {
             h3 id=(id) { "Linux " (kernel.release) }
-            p { (number(cases, "case", "cases")) " in " (number(kernel.parts.len() as u64, "part", "parts")) " of the handover." }
+            p {
+                (number(cases, "case", "cases")) " in "
+                (number(kernel.parts.len() as u64, "part", "parts")) " of the handover."
+            }
             (parts(kernel, id))
             h4 { "Fields by values" }
             p.note {
-                "A letter is a class, as listed above; an empty place is a value that the field cannot have. The text over "
-                "a cell, under the pointer, says what was set and what was seen."
+                "A letter is a class, as listed above; an empty place is a value that the field cannot have. The text "
+                "over a cell, under the pointer, says what was set and what was seen."
             }
             @for (number, one) in (1..).zip(&kernel.grids) { (grid(one, &format!("{id}-g{number}"), first)) }
             @if kernel.cells_left_out > 0 {

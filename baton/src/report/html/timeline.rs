@@ -1,6 +1,7 @@
 //! The timeline: phases, kexecs and blackouts, device writes, marks; and each kexec from close up.
 
 use super::axis::{at, bars, percent, stretched};
+use super::matrix::listing;
 use super::words::{count, millis, number};
 use crate::report::json::ScenarioReport;
 use crate::report::picture::{Mark, MarkKind, Span, Timeline, View};
@@ -72,6 +73,7 @@ fn drawing(timeline: &Timeline, view: &View, id: &str) -> Markup {
         .blackouts
         .iter()
         .filter(|one| one.start < view.to_ns && one.end > view.from_ns);
+    let in_view = |span: &&Span| span.begin_ns < view.to_ns && span.end_ns > view.from_ns;
     let below = 138 + STEP * u32::try_from(lanes.len()).unwrap_or(0);
     html! {
         svg role="img" aria-labelledby={ (id) "-d" } height=(below + 22) {
@@ -80,7 +82,7 @@ fn drawing(timeline: &Timeline, view: &View, id: &str) -> Markup {
                 (number(shown.len() as u64, "mark", "marks")) " between " (millis(view.from_ns)) " and "
                 (millis(view.to_ns)) ". The tables below have the same in words."
             }
-            @for span in timeline.phases.iter().filter(|span| span.begin_ns < view.to_ns && span.end_ns > view.from_ns) {
+            @for span in timeline.phases.iter().filter(in_view) {
                 (phase(span, place(span.begin_ns), place(span.end_ns)))
             }
             @for one in blackouts {
@@ -89,7 +91,9 @@ fn drawing(timeline: &Timeline, view: &View, id: &str) -> Markup {
                     title { "blackout of " (millis(one.end - one.start)) }
                 }
                 @if to - from > NAMED.0 {
-                    text.tick.wide[to - from < NAMED.1] x=(at(from)) y="45" { "blackout " (millis(one.end - one.start)) }
+                    text.tick.wide[to - from < NAMED.1] x=(at(from)) y="45" {
+                        "blackout " (millis(one.end - one.start))
+                    }
                 }
             }
             rect.track x="0" y="66" width="100%" height="56" {}
@@ -174,25 +178,26 @@ fn name(kind: MarkKind) -> &'static str {
 
 /// The marks as a table.
 fn marks(timeline: &Timeline, id: &str) -> Markup {
+    let caption = "What is marked in the timeline, in guest time";
+    let rows = html! {
+        @for mark in &timeline.marks {
+            tr {
+                td.num { (millis(mark.time_ns)) }
+                td { (name(mark.kind)) }
+                td { (mark.text) }
+            }
+        }
+    };
     html! {
         @if !timeline.marks.is_empty() {
             details {
                 summary { "Marked moments (" (timeline.marks.len()) ")" }
-                div.scroll tabindex="0" role="region" aria-labelledby={ (id) "-marks" } {
-                    table {
-                        caption id={ (id) "-marks" } { "What is marked in the timeline, in guest time" }
-                        thead { tr { th.num scope="col" { "at" } th scope="col" { "kind" } th scope="col" { "what" } } }
-                        tbody {
-                            @for mark in &timeline.marks {
-                                tr {
-                                    td.num { (millis(mark.time_ns)) }
-                                    td { (name(mark.kind)) }
-                                    td { (mark.text) }
-                                }
-                            }
-                        }
-                    }
-                }
+                (listing(
+                    &format!("{id}-marks"),
+                    caption,
+                    &[("at", true), ("kind", false), ("what", false)],
+                    &rows,
+                ))
             }
         }
     }
@@ -200,33 +205,27 @@ fn marks(timeline: &Timeline, id: &str) -> Markup {
 
 /// The phases as a table.
 fn phases(scenario: &ScenarioReport, id: &str) -> Markup {
-    html! {
-        div.scroll tabindex="0" role="region" aria-labelledby={ (id) "-phases" } {
-            table {
-                caption id={ (id) "-phases" } { "Phases" }
-                thead { tr {
-                    th scope="col" { "phase" }
-                    th.num scope="col" { "generation" }
-                    th.num scope="col" { "guest time" }
-                    th.num scope="col" { "instructions" }
-                    th.num scope="col" { "device writes" }
-                    th.num scope="col" { "bytes" }
-                    th.num scope="col" { "host time" }
-                } }
-                tbody {
-                    @for phase in &scenario.phases {
-                        tr {
-                            th scope="row" { (phase.name) }
-                            td.num { (phase.generation) }
-                            td.num { (millis(phase.guest_ns)) }
-                            td.num { (phase.instructions.map_or_else(|| "\u{2013}".into(), count)) }
-                            td.num { (count(phase.device_writes)) }
-                            td.num { (count(phase.device_bytes)) }
-                            td.num { (format!("{:.0}\u{a0}ms", phase.wall_ms)) }
-                        }
-                    }
-                }
+    let headings = [
+        ("phase", false),
+        ("generation", true),
+        ("guest time", true),
+        ("instructions", true),
+        ("device writes", true),
+        ("bytes", true),
+        ("host time", true),
+    ];
+    let rows = html! {
+        @for phase in &scenario.phases {
+            tr {
+                th scope="row" { (phase.name) }
+                td.num { (phase.generation) }
+                td.num { (millis(phase.guest_ns)) }
+                td.num { (phase.instructions.map_or_else(|| "\u{2013}".into(), count)) }
+                td.num { (count(phase.device_writes)) }
+                td.num { (count(phase.device_bytes)) }
+                td.num { (format!("{:.0}\u{a0}ms", phase.wall_ms)) }
             }
         }
-    }
+    };
+    listing(&format!("{id}-phases"), "Phases", &headings, &rows)
 }

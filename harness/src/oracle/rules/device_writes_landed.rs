@@ -1,6 +1,6 @@
 //! `device-writes-landed`: at every checkpoint of a new kernel, memory holds every completed device write, unless a
-//! later device write overwrote it. A write that an injection changed is looked for as it was made, if it went where the
-//! device meant it to go; that an injection kept one back is a finding whose last writer is the injection.
+//! later device write overwrote it. A write that an injection changed is looked for as it was made, if it went where
+//! the device meant it to go; that an injection kept one back is a finding whose last writer is the injection.
 
 use crate::evidence::{Checkpoint, PAGE, PageContent, describe, end_of, injected, meant};
 use crate::oracle::content::Context;

@@ -5,8 +5,8 @@
 //! SDM volume 3, "Interrupt Acceptance for Fixed Interrupts"), so one interrupt stands for all messages since the one
 //! before.
 //!
-//! What counts are the messages that were sent. That an injection kept one back, changed its vector, sent it twice or sent
-//! one that the device did not mean is a finding whose last writer is the injection.
+//! What counts are the messages that were sent. That an injection kept one back, changed its vector, sent it twice or
+//! sent one that the device did not mean is a finding whose last writer is the injection.
 
 use crate::evidence::{ArmedRecord, DisarmedRecord, Moment, bytes_of, injected, meant};
 use crate::oracle::content::Context;

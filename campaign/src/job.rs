@@ -105,17 +105,28 @@ impl Resolver {
             .map_err(|error| error.to_string())
     }
 
-    /// The identity of a cell of this plan whose scenario has this text: baton, agent, text, seed and kernels.
+    /// The identity of a cell of this plan whose scenario has this text: baton, agent, text, seed, kernels
+    /// and handover.
     #[must_use]
     pub fn cell(&self, plan: &Plan, text: &str) -> CellId {
         let (old, new) = (plan.kernel(0), plan.kernel(1));
-        CellId::of(&[
+        let handover = plan
+            .handover
+            .as_ref()
+            .map(|handover| handover.hash().to_le_bytes());
+        let agent_id = self.agent_id.to_string();
+        let mut parts = vec![
             env!("CARGO_PKG_VERSION").as_bytes(),
-            self.agent_id.to_string().as_bytes(),
+            agent_id.as_bytes(),
             text.as_bytes(),
-            &plan.seed.to_le_bytes(),
-            &old.hash.to_le_bytes(),
-            &new.hash.to_le_bytes(),
-        ])
+        ];
+        let (seed, old, new) = (
+            plan.seed.to_le_bytes(),
+            old.hash.to_le_bytes(),
+            new.hash.to_le_bytes(),
+        );
+        parts.extend([&seed[..], &old, &new]);
+        parts.extend(handover.as_ref().map(<[u8; 8]>::as_slice));
+        CellId::of(&parts)
     }
 }

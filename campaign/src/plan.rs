@@ -100,10 +100,14 @@ impl Label {
     /// The name of a cell of this plan, without a variant.
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
-        let (old, new) = (plan.kernel(0), plan.kernel(plan.kexecs));
+        let new = plan.kernel(plan.kexecs);
+        let old = match &plan.handover {
+            Some(handover) => handover.abi.name(),
+            None => &plan.kernel(0).release,
+        };
         Self {
             scenario: plan.name.clone(),
-            kernels: format!("{} -> {}", old.release, new.release),
+            kernels: format!("{old} -> {}", new.release),
             seed: plan.seed,
             variant: String::new(),
         }

@@ -1,4 +1,4 @@
-//! Bytes as hexadecimal digits, two for each byte, in order of their addresses.
+//! Bytes as hexadecimal digits, two for each byte, in order of their addresses; and addresses.
 
 /// The digits of bytes.
 #[must_use]
@@ -17,6 +17,15 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
     Some(pairs.map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
+/// Parses an address: hexadecimal with `0x`, otherwise decimal. The error says what was expected.
+pub fn address(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u64::from_str_radix(&digits.replace('_', ""), 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "expected a physical address such as 0x8af000".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,6 +38,16 @@ mod tests {
         }
         assert_eq!(decode(""), Some(Vec::new()));
         assert_eq!(decode("00Ff"), Some(vec![0, 0xff]));
+    }
+
+    #[test]
+    fn addresses_are_hexadecimal_or_decimal() {
+        assert_eq!(address("0x8af000"), Ok(0x8a_f000));
+        assert_eq!(address("0x1_0000"), Ok(0x1_0000));
+        assert_eq!(address("4096"), Ok(4096));
+        assert!(address("8af000").is_err());
+        assert!(address("-1").is_err());
+        assert!(address("0x10000000000000000").is_err());
     }
 
     proptest! {

@@ -13,7 +13,7 @@
 //! | judge | [`verdict`] | rule results and expectations | [`verdict::Judged`] |
 //! | explain | [`mod@cause`] | evidence | why the run ended as it did, in words |
 //!
-//! [`run::run`] goes from a plan to the judgement; [`backend`], [`kernel`], [`agent`] and [`initramfs`] are what it is
+//! [`mod@handover`] makes what a kernel is given in place of the first kernel. [`run::run`] goes from a plan to the judgement; [`backend`], [`kernel`], [`agent`] and [`initramfs`] are what it is
 //! given. Only the conductor touches a machine. Evidence can be saved, and judged again from the directory without
 //! booting; [`mod@compare`] tells where the evidence of two runs differs first. Nothing here prints: the command line
 //! and the reports are in the crate `baton`.
@@ -27,6 +27,7 @@ pub mod cause;
 pub mod compare;
 pub mod conductor;
 pub mod evidence;
+pub mod handover;
 pub mod hex;
 pub mod initramfs;
 pub mod kernel;

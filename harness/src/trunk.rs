@@ -77,7 +77,7 @@ impl Trunk {
         let before = plan
             .injections
             .iter()
-            .map(|planned| parts_at(&planned.injection))
+            .map(|planned| parts_at(&planned.injection, plan.first_generation()))
             .min();
         match self.last_at(before)? {
             Some(snapshot) => {
@@ -122,8 +122,13 @@ impl Trunk {
 }
 
 /// The last beginning of a phase at which a run with this injection is still the run without it.
-fn parts_at(injection: &Injection) -> Stamp {
+fn parts_at(injection: &Injection, first_generation: u32) -> Stamp {
     match injection.trigger.since {
+        // The kernel that is booted is entered before anything else.
+        Some(Stamp {
+            generation,
+            phase: Phase::BootNew,
+        }) if u32::from(generation) == first_generation => Stamp::START,
         // At a kernel's entry memory is changed before the handover is captured, and a run that pauses there has it
         // captured already.
         Some(Stamp {
@@ -146,8 +151,8 @@ mod tests {
     #[test]
     fn a_run_parts_no_later_than_its_injection_is_armed() {
         let stamp = |generation, phase| Stamp { generation, phase };
-        let at = |since| {
-            parts_at(&Injection {
+        let of = |since, first_generation| {
+            let injection = Injection {
                 trigger: Trigger {
                     since,
                     on: Occurrence::Begin,
@@ -156,11 +161,16 @@ mod tests {
                 },
                 deed: Deed::Write(Vec::new()),
                 repeat: Repeat::ONCE,
-            })
+            };
+            parts_at(&injection, first_generation)
         };
+        let at = |since| of(since, 0);
         assert_eq!(at(None), Stamp::START);
         let armed = stamp(0, Phase::Armed);
         assert_eq!(at(Some(armed)), armed);
         assert_eq!(at(Some(stamp(2, Phase::BootNew))), stamp(1, Phase::Jump));
+        // A machine that begins with generation 1 is never at a jump of generation 0.
+        assert_eq!(of(Some(stamp(1, Phase::BootNew)), 1), Stamp::START);
+        assert_eq!(of(Some(stamp(2, Phase::BootNew)), 1), stamp(1, Phase::Jump));
     }
 }

@@ -91,6 +91,7 @@ fn seconds(backend: &dyn Backend, kernel: &[u8]) -> Result<f64, String> {
         vcpus: 1,
         ledger_entries: 1,
         injections: Vec::new(),
+        handover: None,
     };
     let mut machine = Machine::new(&config, backend).map_err(|error| error.to_string())?;
     let begin = Instant::now();

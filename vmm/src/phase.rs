@@ -84,6 +84,11 @@ impl Stamp {
         generation: 0,
         phase: Phase::BootOld,
     };
+    /// The stamp of a machine that is switched on between two kernels: the first is only said to have been there.
+    pub const BETWEEN: Self = Self {
+        generation: 0,
+        phase: Phase::Jump,
+    };
 }
 
 impl fmt::Display for Stamp {

@@ -72,6 +72,7 @@ fn config(args: &BootArgs, kernel: &KernelImage, needed: &str) -> Result<Machine
         vcpus: 1,
         ledger_entries: vmm::ledger::DEFAULT_CAPACITY,
         injections: Vec::new(),
+        handover: None,
     })
 }
 

@@ -5,7 +5,7 @@ use super::injections::Injection;
 use super::picture::Picture;
 use super::{last_lines, phase_lines, reproduce, write_text};
 use harness::cause::{cause, kernel_lines};
-use harness::evidence::{Evidence, Outcome};
+use harness::evidence::{Evidence, KernelEvidence, Outcome};
 use harness::oracle::{Finding, RuleResult};
 use harness::verdict::{Judged, Verdict};
 use serde::Serialize;
@@ -49,6 +49,7 @@ pub struct ScenarioReport {
     pub(super) kernel_lines: Vec<String>,
     /// The console's last lines, if the run ended otherwise than it should.
     pub(super) last_lines: Vec<String>,
+    pub(super) handover: Option<String>,
     pub(super) kernels: Vec<Kernel>,
     pub(super) phases: Vec<Phase>,
     pub(super) device_writes: BTreeMap<String, u64>,
@@ -175,6 +176,7 @@ impl ScenarioReport {
                 .map(str::to_owned)
                 .collect(),
             last_lines: last_lines(judged).into_iter().map(str::to_owned).collect(),
+            handover: evidence.handover.as_ref().map(ToString::to_string),
             kernels: kernels(evidence),
             phases,
             device_writes,
@@ -226,6 +228,7 @@ impl ScenarioReport {
             cause: None,
             kernel_lines: Vec::new(),
             last_lines: Vec::new(),
+            handover: None,
             kernels: Vec::new(),
             phases: Vec::new(),
             device_writes: BTreeMap::new(),
@@ -288,7 +291,7 @@ fn outcome(outcome: &Outcome, as_expected: bool) -> OutcomeReport {
 }
 
 fn kernels(evidence: &Evidence) -> Vec<Kernel> {
-    let kernel = |(generation, kernel): (u32, &harness::evidence::KernelEvidence)| Kernel {
+    let kernel = |(generation, kernel): (u32, &KernelEvidence)| Kernel {
         generation,
         release: kernel.release().to_owned(),
         build_id: kernel
@@ -304,7 +307,7 @@ fn kernels(evidence: &Evidence) -> Vec<Kernel> {
         symbol_offset: kernel.symbols.offset(),
         symbols_refused: kernel.symbols.refusal(),
     };
-    (0..).zip(&evidence.kernels).map(kernel).collect()
+    evidence.booted().map(kernel).collect()
 }
 
 fn rule(result: &RuleResult, expected: &'static str, met: bool) -> Rule {

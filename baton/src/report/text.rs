@@ -2,7 +2,7 @@
 
 use super::{grouped, last_lines, phase_lines, printable, reproduce};
 use harness::cause::{cause, kernel_lines};
-use harness::evidence::{Evidence, KernelEvidence, OutcomeKind, PAGE};
+use harness::evidence::{Evidence, OutcomeKind, PAGE};
 use harness::oracle::{Finding, RuleName, RuleResult};
 use harness::scenario::{Bytes, Expected};
 use harness::verdict::{Judged, ended_before};
@@ -135,7 +135,7 @@ fn quoted<'a>(heading: &str, lines: impl Iterator<Item = &'a str>, out: &mut Str
 }
 
 fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
-    let kernels: Vec<_> = evidence.kernels.iter().map(KernelEvidence::release).collect();
+    let kernels: Vec<_> = evidence.booted().map(|(_, kernel)| kernel.release()).collect();
     writeln!(
         out,
         "  seed {}, backend {}, {} of RAM, Linux {}",
@@ -144,6 +144,9 @@ fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
         Bytes(evidence.ram_bytes),
         kernels.join(" -> ")
     )?;
+    if let Some(handover) = &evidence.handover {
+        writeln!(out, "  no first kernel: handed over is {handover}")?;
+    }
     let pages = evidence.preserved_pages();
     writeln!(
         out,
@@ -170,7 +173,7 @@ fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
 
 /// Lines about kernels that lay elsewhere than linked, and about symbol files that are those of other kernels.
 fn symbol_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
-    for (generation, kernel) in evidence.kernels.iter().enumerate() {
+    for (generation, kernel) in evidence.booted() {
         if let Some(offset) = kernel.symbols.offset().filter(|offset| *offset != 0) {
             writeln!(
                 out,

@@ -40,6 +40,13 @@ pub(super) fn differences(first: &Evidence, second: &Evidence) -> Vec<InputDiffe
         first.kexecs.to_string(),
         second.kexecs.to_string(),
     );
+    let handover = |evidence: &Evidence| {
+        let handover = evidence.handover.as_ref();
+        handover.map_or("none".into(), |handover| {
+            format!("{handover} ({})", handover.hash)
+        })
+    };
+    look("handover", handover(first), handover(second));
     for generation in 0..first.kernels.len().max(second.kernels.len()) {
         let of = |evidence: &Evidence, get: &dyn Fn(&KernelEvidence) -> String| {
             evidence

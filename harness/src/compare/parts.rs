@@ -40,6 +40,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         overrides: _,
         ram_bytes: _,
         kexecs: _,
+        handover: _,
         authors: _,
         device_lateness_ns: _,
         slowdown: _,

@@ -5,7 +5,7 @@
 //! of calls:
 //!
 //! ```text
-//! Cursor::start() -> due: Run ─┐
+//! Cursor::start -> due: Run ─┐
 //!      ┌───────────────────────┘
 //!      └> the driver makes the move that is due ─> Said ─> next ─> the next move is due ─> ... ─> End
 //! ```
@@ -153,13 +153,13 @@ pub struct Point {
 }
 
 impl Cursor {
-    /// The position of a machine at power-on.
-    pub fn start() -> Self {
+    /// The position of a machine at power-on, if this generation is booted.
+    pub fn start(generation: u32) -> Self {
         Self {
-            generation: 0,
+            generation,
             step: 0,
             part: 0,
-            awaiting: Awaiting::Greeting { generation: 0 },
+            awaiting: Awaiting::Greeting { generation },
             held: BTreeSet::new(),
             sessions: BTreeSet::new(),
             resolved: Vec::new(),

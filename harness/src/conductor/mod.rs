@@ -12,6 +12,7 @@
 //! | `answers.rs` | handling of answers |
 //! | `memory_answers.rs` | handling of answers about the kernel's memory |
 //! | `events.rs` | handling of events |
+//! | `handed.rs` | the handover of a run that begins with the second kernel |
 //! | `inject.rs` | answers to injections, and what became of each |
 //! | `patience.rs` | how long the guest may be silent |
 //! | `run.rs` | the driver |
@@ -25,6 +26,7 @@ mod asks;
 mod collect;
 mod cursor;
 mod events;
+mod handed;
 mod inject;
 mod logs;
 mod memory;

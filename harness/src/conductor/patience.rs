@@ -58,7 +58,7 @@ mod tests {
     /// What is allowed with this text appended to a scenario of 18 pages, at power-on and at a request.
     fn allowed(further: &str, request: Request) -> (u64, u64) {
         let plan = testing::plan(&format!("{}{further}", testing::SCENARIO));
-        let mut cursor = Cursor::start();
+        let mut cursor = Cursor::start(0);
         let booting = patience(&plan, &cursor);
         let moment = Moment {
             generation: 0,

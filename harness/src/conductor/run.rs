@@ -124,17 +124,19 @@ impl Run {
         let plan = plan.with_command_line(backend.command_line());
         let mut machine = Machine::new(&machine_config(&plan, agent), backend)?;
         machine.watch(questions.iter().map(|question| question.address / PAGE));
-        Ok(Self {
+        let mut run = Self {
             evidence: Evidence {
                 slowdown: backend.slowdown(),
                 ..blank(&plan, backend.name())
             },
+            cursor: Cursor::start(plan.first_generation()),
             plan: Arc::new(plan),
             agent: Arc::new(agent.to_vec()),
             machine,
-            cursor: Cursor::start(),
             questions: questions.to_vec(),
-        })
+        };
+        run.hand_over()?;
+        Ok(run)
     }
 
     /// Takes a snapshot. The run continues as if none had been taken. Fails on the `kvm` backend.
@@ -317,17 +319,22 @@ impl Run {
                 What::Message(message.map_err(|error| error.to_string()))
             }
             event => {
-                if let Event::KernelEntry {
-                    time, boot_params, ..
-                } = event
-                {
-                    // The new kernel reads what injections have made of it.
-                    self.answer_injections();
-                    self.take_blob(time, boot_params);
-                }
+                self.entered(&event);
                 let panic = panic_line(&self.console_of_generation());
                 What::Event { event, panic }
             }
+        }
+    }
+
+    /// If a kernel is entered, captures what it is handed over.
+    pub(super) fn entered(&mut self, event: &Event) {
+        if let Event::KernelEntry {
+            time, boot_params, ..
+        } = event
+        {
+            // The new kernel reads what injections have made of it.
+            self.answer_injections();
+            self.take_blob(*time, *boot_params);
         }
     }
 

@@ -1,20 +1,23 @@
 //! The machine's configuration for a plan, and the evidence of a run that has not begun.
 
 use crate::evidence::{
-    Captures, DmaEvidence, Evidence, KernelEvidence, NOT_ENDED, ObjectEvidence, ObjectKind, Outcome,
-    OutcomeKind, Phase, VERSION, empty_ledger,
+    Captures, DmaEvidence, Evidence, HandoverEvidence, KernelEvidence, Moment, NOT_ENDED, ObjectEvidence,
+    ObjectKind, Outcome, OutcomeKind, Phase, VERSION, empty_ledger,
 };
 use crate::initramfs;
 use crate::kernel::Fit;
 use crate::plan::Plan;
+use vmm::boot::HandedOver;
 use vmm::machine::MachineConfig;
 
 pub(super) fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
+    let first = plan.first_generation();
+    let next = (first < plan.kexecs).then(|| plan.kernel(first + 1));
     MachineConfig {
         ram_bytes: plan.ram_bytes,
-        kernel: plan.old_kernel.image.as_ref().clone(),
-        initramfs: initramfs::build(agent, Some(&plan.kernel(1).image)),
-        command_line: plan.old_command_line.clone(),
+        kernel: plan.kernel(first).image.as_ref().clone(),
+        initramfs: initramfs::build(agent, next.map(|next| next.image.as_slice())),
+        command_line: plan.command_line(first).to_owned(),
         seed: crate::seed::seed_for(plan.seed, "machine"),
         dma: plan.dma.as_ref().map(|dma| dma.engine).unwrap_or_default(),
         progress_limit_ns: plan.progress_ns,
@@ -25,12 +28,23 @@ pub(super) fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
             .iter()
             .map(|planned| planned.injection.clone())
             .collect(),
+        handover: plan.handover.as_ref().map(|handover| HandedOver {
+            kho: handover.kho,
+            scratch: handover
+                .scratch
+                .iter()
+                .map(|area| area.start..area.end())
+                .collect(),
+        }),
     }
 }
 
 /// Evidence of a run that has not begun.
 pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
     let kernel = |generation| {
+        if generation < plan.first_generation() {
+            return KernelEvidence::default();
+        }
         let kernel = plan.kernel(generation);
         KernelEvidence {
             path: kernel.path.display().to_string(),
@@ -41,6 +55,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
             symbols: Fit::Unknown,
         }
     };
+    let handed = |id: u32| plan.handover.as_ref()?.objects.get(&id);
     let object = |object: &crate::plan::ObjectPlan| ObjectEvidence {
         id: object.id,
         name: object.name.clone(),
@@ -53,13 +68,21 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         },
         bytes: object.bytes,
         pattern_seed: object.seed,
-        pages: Default::default(),
-        preserved_by: Vec::new(),
+        pages: handed(object.id)
+            .map(|runs| (0, runs.clone()))
+            .into_iter()
+            .collect(),
+        preserved_by: handed(object.id).map(|_| 0).into_iter().collect(),
         closed: None,
     };
     let dma = plan.dma.as_ref().map(|dma| DmaEvidence {
         setup: dma.clone(),
-        started: None,
+        // Before the kernel was entered, by the host.
+        started: plan.handover.as_ref().map(|_| Moment {
+            generation: 0,
+            time_ns: 0,
+            ledger_length: 0,
+        }),
         stopped: None,
     });
     Evidence {
@@ -73,6 +96,11 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         overrides: plan.overrides.arguments(),
         ram_bytes: plan.ram_bytes,
         kexecs: plan.kexecs,
+        handover: plan.handover.as_ref().map(|handover| HandoverEvidence {
+            abi: handover.abi,
+            model: handover.model.clone(),
+            hash: format!("{:016x}", handover.hash()),
+        }),
         kernels: (0..=plan.kexecs).map(kernel).collect(),
         phases: Vec::new(),
         objects: plan.objects.iter().map(object).collect(),

@@ -32,7 +32,7 @@ pub use store::{StoreError, Unreadable, from_bytes, is_kept_in, load, save, to_b
 
 use crate::kernel::Fit;
 use guest_agent::protocol::{Features, PageRun};
-use kho_core::KhoData;
+use kho_core::{Abi, KhoData};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vmm::ledger::LedgerRecord;
@@ -69,7 +69,11 @@ pub struct Evidence {
     pub ram_bytes: u64,
     /// Kexecs that the scenario asks for.
     pub kexecs: u32,
-    /// Kernels, one for each generation that was to run.
+    /// What the host handed over to generation 1, if that was booted first; generation 0 did not run then.
+    #[serde(default)]
+    pub handover: Option<HandoverEvidence>,
+    /// Kernels, one for each generation; without any contents for one that was not to run. [`Evidence::booted`] has those
+    /// that were.
     pub kernels: Vec<KernelEvidence>,
     /// Phases passed, in order.
     pub phases: Vec<PhaseRecord>,
@@ -144,6 +148,26 @@ pub struct Evidence {
 
 fn real_time() -> u32 {
     1
+}
+
+/// A handover that the host made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoverEvidence {
+    /// Version of its records.
+    pub abi: Abi,
+    /// The model's path as the scenario gives it; `None` if the scenario's memfds are the model.
+    pub model: Option<String>,
+    /// XXH3 (64 bits) of all of it, in hexadecimal.
+    pub hash: String,
+}
+
+impl std::fmt::Display for HandoverEvidence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.model {
+            Some(model) => write!(f, "{} built from {model}", self.abi),
+            None => write!(f, "{} built from the scenario", self.abi),
+        }
+    }
 }
 
 /// One generation's kernel.
@@ -436,6 +460,19 @@ impl Evidence {
     /// The object of identity `id`.
     pub fn object(&self, id: u32) -> Option<&ObjectEvidence> {
         self.objects.iter().find(|object| object.id == id)
+    }
+
+    /// The generation that was booted.
+    pub fn first_generation(&self) -> u32 {
+        self.handover.is_some().into()
+    }
+
+    /// The kernels that were to run, with their generations.
+    pub fn booted(&self) -> impl Iterator<Item = (u32, &KernelEvidence)> {
+        let first = self.first_generation();
+        (0..)
+            .zip(&self.kernels)
+            .skip_while(move |(generation, _)| *generation < first)
     }
 
     /// How the symbol file of a generation's kernel fits the kernel that ran.

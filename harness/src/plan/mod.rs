@@ -7,12 +7,14 @@ pub use inject::{Ask, BlobAsk, FieldChange, InjectionPlan, Thing, Where};
 pub use steps::Step;
 
 use crate::evidence::{CheckpointKind, DmaSetup, PAGE, Phase};
+use crate::handover::{HandoverError, HandoverPlan};
 use crate::kernel::{KernelError, KernelImage};
 use crate::scenario::{Buffers, Scenario, Span, WhenFull};
 use crate::seed::seed_for;
 use guest_agent::device::dma::DESCRIPTOR_BYTES;
 use guest_agent::protocol::{DmaRing, Place};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 use vmm::devices::dma::DmaConfig;
 
 /// Command line of every guest kernel. `liveupdate=on kho=on` enable live update. `retain_initrd` keeps the initramfs
@@ -90,6 +92,8 @@ pub struct Plan {
     pub new_command_line: String,
     /// Memory objects of the agent.
     pub objects: Vec<ObjectPlan>,
+    /// What generation 1 is handed over, if it is booted first. Generation 0 does not run then.
+    pub handover: Option<HandoverPlan>,
     /// The DMA engine.
     pub dma: Option<DmaSetup>,
     /// Faults on purpose.
@@ -142,15 +146,25 @@ pub fn bytes_before_buffers(entries: u32) -> u64 {
     2 * PAGE + descriptors
 }
 
-/// A kernel of the plan was not found or cannot be used.
+/// There can be no plan for a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{source}")]
 pub struct PlanError {
-    /// Where the scenario's text names the kernel, or what the kernel lacks; `None` if the command line or the default
-    /// names it.
+    /// Where the scenario's text says what cannot be had; `None` if the command line or a default says it.
     pub span: Option<std::ops::Range<usize>>,
     /// Why.
-    pub source: KernelError,
+    pub source: Unplanned,
+}
+
+/// Why there can be no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unplanned {
+    /// A kernel was not found or cannot be used.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The handover cannot be made.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
 }
 
 /// Resolves a scenario.
@@ -175,7 +189,7 @@ pub fn plan_with(
     let mut resolve = |name: &str, span: &Option<std::ops::Range<usize>>| {
         find(name).map_err(|source| PlanError {
             span: span.clone(),
-            source,
+            source: source.into(),
         })
     };
     let old_kernel = resolve(&old, &old_span)?;
@@ -191,13 +205,23 @@ pub fn plan_with(
             let found = kernel.require_symbol(symbol);
             found.map_err(|source| PlanError {
                 span: Some(inject.when.span()),
-                source,
+                source: source.into(),
             })?;
         }
     }
-    Ok(with_kernels(
-        scenario, file, text, overrides, old_kernel, new_kernel,
-    ))
+    let plan = with_kernels(scenario, file, text, overrides, old_kernel, new_kernel);
+    let Some(wanted) = &scenario.handover else {
+        return Ok(plan);
+    };
+    let made = crate::handover::plan(wanted.get_ref(), Path::new(file), plan.ram_bytes, &plan.objects);
+    let made = made.map_err(|source| PlanError {
+        span: Some(wanted.span()),
+        source: source.into(),
+    })?;
+    Ok(Plan {
+        handover: Some(made),
+        ..plan
+    })
 }
 
 /// The plan of a scenario with these kernels.
@@ -242,6 +266,7 @@ pub(crate) fn with_kernels(
         old_command_line: command_line(&[COMMAND_LINE, &kernel.append, &kernel.append_old]),
         new_command_line: command_line(&[COMMAND_LINE, &kernel.append, &kernel.append_new]),
         objects,
+        handover: None,
         dma,
         injections,
         steps: Vec::new(),
@@ -376,6 +401,7 @@ impl Plan {
             old_command_line,
             new_command_line,
             objects,
+            handover,
             dma,
             injections: _,
             steps,
@@ -396,11 +422,17 @@ impl Plan {
             && *old_command_line == other.old_command_line
             && *new_command_line == other.new_command_line
             && *objects == other.objects
+            && *handover == other.handover
             && *dma == other.dma
             && *steps == other.steps
             && *progress_ns == other.progress_ns
             && *boot_progress_ns == other.boot_progress_ns
             && *ledger_entries == other.ledger_entries
+    }
+
+    /// The generation that is booted.
+    pub fn first_generation(&self) -> u32 {
+        self.handover.is_some().into()
     }
 
     /// The kernel of a generation.

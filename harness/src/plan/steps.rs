@@ -73,6 +73,9 @@ pub enum Step {
 
 /// Steps of `generation`, after its agent's greeting.
 pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step> {
+    if generation == 0 && scenario.handover.is_some() {
+        return Vec::new();
+    }
     let last = generation == plan.kexecs;
     let interrupts = scenario.has_interrupts();
     let mut steps = Vec::new();

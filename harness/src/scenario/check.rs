@@ -1,6 +1,6 @@
 //! Checks of relations between keys, and of ranges.
 
-use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario, inject};
+use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario, handover, inject};
 use guest_agent::device::dma::MAX_RING_ENTRIES;
 use guest_agent::pattern::PAGE_BYTES;
 use std::collections::BTreeSet;
@@ -84,6 +84,10 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
         || format!("found a ledger of {ledger} entries, expected 1 to {MAX_LEDGER}"),
     )?;
     check_memfds(scenario, ram)?;
+    scenario
+        .handover
+        .as_ref()
+        .map_or(Ok(()), |handover| handover::check(scenario, handover))?;
     inject::check(scenario)?;
     scenario
         .fault

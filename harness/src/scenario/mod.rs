@@ -6,6 +6,7 @@
 mod check;
 mod criteria;
 mod expect;
+mod handover;
 pub mod inject;
 mod load;
 mod units;
@@ -18,6 +19,7 @@ pub use load::{ScenarioError, load, parse, wrong_at};
 pub use units::{Bytes, Rate, Span, Workload};
 
 use guest_agent::protocol::{Misbehaviour, Provocation};
+use kho_core::Abi;
 use serde::Deserialize;
 use toml::Spanned;
 use vmm::devices::dma::BusMaster;
@@ -46,6 +48,8 @@ pub struct Scenario {
     /// The kernels and their command lines.
     #[serde(default)]
     pub kernel: Kernels,
+    /// What the first kernel that runs is handed over, as if it were the second.
+    pub handover: Option<Spanned<Handover>>,
     /// Memory that the agent preserves.
     #[serde(default)]
     pub memfd: Vec<Memfd>,
@@ -92,6 +96,20 @@ pub struct Kernels {
     /// Added to every later kernel's command line.
     #[serde(default)]
     pub append_new: String,
+}
+
+/// A handover that the host makes. There is no first kernel then: generation 1 is booted with it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handover {
+    /// Version of the records. Default: the model's.
+    pub abi: Option<Spanned<Abi>>,
+    /// A model file, or a directory that `baton blob extract` made. A relative path is relative to the scenario file.
+    /// Without it the scenario's memfds are handed over.
+    pub model: Option<Spanned<String>>,
+    /// Size of the scratch area, if the model names none.
+    #[serde(default = "defaults::scratch")]
+    pub scratch: Spanned<Bytes>,
 }
 
 /// A memfd that the agent fills with the pattern and preserves.
@@ -247,6 +265,9 @@ mod defaults {
     }
     pub fn kexecs() -> Spanned<u32> {
         plain(1)
+    }
+    pub fn scratch() -> Spanned<Bytes> {
+        plain(Bytes(128 << 20))
     }
     pub fn session() -> String {
         "baton".into()

@@ -383,6 +383,7 @@ pub fn good() -> Evidence {
         overrides: Vec::new(),
         ram_bytes: RAM,
         kexecs: 1,
+        handover: None,
         kernels: vec![kernel.clone(), kernel],
         phases: vec![
             record(0, Phase::BootOld, 0, 400_000),

@@ -14,6 +14,8 @@ pub const PD: u64 = 0x1_0000;
 pub const PD_COUNT: u64 = 4;
 /// The setup_data node with the guest's random seed.
 pub const RNG_SEED: u64 = 0xb000;
+/// The setup_data node with a handover, if the kernel is booted with one.
+pub const KHO_NODE: u64 = 0xc000;
 /// Command line.
 pub const COMMAND_LINE: u64 = 0x2_0000;
 /// Room for the command line, with its NUL.

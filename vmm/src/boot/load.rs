@@ -1,7 +1,9 @@
 //! Places kernel, initramfs, command line and zero page in RAM, and returns the registers at the kernel's entry point.
 
 use std::io::Cursor;
+use std::ops::Range;
 
+use kho_core::KhoData;
 use linux_loader::loader::KernelLoader;
 use linux_loader::loader::bzimage::BzImage as Loader;
 use thiserror::Error;
@@ -10,8 +12,8 @@ use vm_memory::GuestAddress;
 use super::bzimage::{BzImage, ImageError};
 use super::layout::{
     ACPI_TABLES, BOOT_PARAMS, BOOT_PARAMS_SIZE, COMMAND_LINE, COMMAND_LINE_ROOM, CONVENTIONAL_END, E820_ACPI,
-    E820_ENTRY_BYTES, E820_NVS, E820_RAM, E820_RESERVED, ENTRY_64, EXTENDED_START, GDT, KERNEL_MIN, PD,
-    PD_COUNT, PDPT, PML4, RNG_SEED, SETUP_DATA_HEADER, SETUP_RNG_SEED, WAKEUP, offset,
+    E820_ENTRY_BYTES, E820_NVS, E820_RAM, E820_RESERVED, ENTRY_64, EXTENDED_START, GDT, KERNEL_MIN, KHO_NODE,
+    PD, PD_COUNT, PDPT, PML4, RNG_SEED, SETUP_DATA_HEADER, SETUP_RNG_SEED, WAKEUP, offset,
 };
 use crate::memory::{GuestRam, MemoryError, PAGE_SIZE};
 use crate::vcpu::{RSI, Registers, TableRegister};
@@ -33,6 +35,17 @@ pub struct BootRequest<'a> {
     pub gigabyte_pages: bool,
     /// Whether processors wait in [`super::wakeup`]'s firmware. The memory map then reserves its pages.
     pub wakeup: bool,
+    /// What another kernel is said to have handed over; `None` for a kernel that is the first.
+    pub handover: Option<&'a HandedOver>,
+}
+
+/// A handover that is in memory when the machine is switched on, as if another kernel had left it there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandedOver {
+    /// What the `setup_data` node says.
+    pub kho: KhoData,
+    /// The scratch areas. Kernel and initramfs are placed there, as a kexec does.
+    pub scratch: Vec<Range<u64>>,
 }
 
 /// Why a kernel cannot be booted.
@@ -64,6 +77,26 @@ pub enum BootError {
         /// Where it must end.
         to: u64,
     },
+    /// The kernel does not fit the scratch areas of a handover.
+    #[error(
+        "kernel needs {init_size} bytes of scratch below {ram_end:#x}, aligned to {alignment:#x}, and there are {found}"
+    )]
+    KernelOutsideScratch {
+        /// Bytes needed.
+        init_size: u64,
+        /// Alignment of the load address.
+        alignment: u64,
+        /// End of RAM below 4 GiB.
+        ram_end: u64,
+        /// Bytes of all areas.
+        found: u64,
+    },
+    /// The initramfs does not fit the scratch areas beside the kernel.
+    #[error("initramfs of {bytes} bytes does not fit the scratch areas beside the kernel")]
+    InitramfsOutsideScratch {
+        /// Size of the initramfs.
+        bytes: u64,
+    },
     /// The command line is too long for the kernel.
     #[error("kernel command line has {found} bytes: the kernel takes at most {expected}")]
     CommandLineTooLong {
@@ -86,7 +119,10 @@ pub enum BootError {
 /// Loads everything and returns the registers of the first processor.
 pub fn load(ram: &GuestRam, request: &BootRequest<'_>) -> Result<Registers, BootError> {
     let image = BzImage::parse(request.kernel)?;
-    let address = kernel_address(ram, &image)?;
+    let address = match request.handover {
+        Some(handover) => scratch_for_kernel(ram, &image, &handover.scratch)?,
+        None => kernel_address(ram, &image)?,
+    };
     let kernel_end = address + image.init_size;
     let loaded = Loader::load(
         ram.map(),
@@ -96,9 +132,21 @@ pub fn load(ram: &GuestRam, request: &BootRequest<'_>) -> Result<Registers, Boot
     )?;
     ram.mark(address, loaded.kernel_end - address);
 
-    let initramfs = place_initramfs(ram, &image, kernel_end, request.initramfs)?;
+    let initramfs = match request.handover {
+        Some(handover) => {
+            let bytes = request.initramfs.len() as u64;
+            let kernel = address..kernel_end;
+            let at = scratch_for_initramfs(ram, &image, &kernel, bytes, &handover.scratch)?;
+            ram.write(at, request.initramfs)?;
+            at
+        }
+        None => place_initramfs(ram, &image, kernel_end, request.initramfs)?,
+    };
     write_command_line(ram, &image, request.command_line)?;
     write_rng_seed(ram, &request.rng_seed)?;
+    if let Some(handover) = request.handover {
+        ram.write(KHO_NODE, &handover.kho.to_node(RNG_SEED))?;
+    }
     write_boot_params(ram, &image, request, initramfs)?;
     write_page_tables(ram, request.gigabyte_pages)?;
     let mut registers = entry_state(ram)?;
@@ -124,6 +172,56 @@ fn kernel_address(ram: &GuestRam, image: &BzImage<'_>) -> Result<u64, BootError>
         return Err(too_large(address));
     }
     Ok(address)
+}
+
+/// The lowest address in scratch that the kernel fits, as for a kexec: at the earliest where kernels are placed.
+fn scratch_for_kernel(ram: &GuestRam, image: &BzImage<'_>, scratch: &[Range<u64>]) -> Result<u64, BootError> {
+    let (start, alignment) = if image.relocatable {
+        (KERNEL_MIN, image.alignment)
+    } else {
+        (image.pref_address, 1)
+    };
+    let fits = |area: &Range<u64>| {
+        let address = area.start.max(start).checked_next_multiple_of(alignment)?;
+        let end = address.checked_add(image.init_size)?;
+        let moved = !image.relocatable && address != image.pref_address;
+        (end <= area.end.min(ram.low_end()) && !moved).then_some(address)
+    };
+    let found = scratch.iter().map(|area| area.end.saturating_sub(area.start));
+    scratch
+        .iter()
+        .filter_map(fits)
+        .min()
+        .ok_or(BootError::KernelOutsideScratch {
+            init_size: image.init_size,
+            alignment,
+            ram_end: ram.low_end(),
+            found: found.fold(0, u64::saturating_add),
+        })
+}
+
+/// The highest address in scratch that an initramfs fits beside the kernel.
+fn scratch_for_initramfs(
+    ram: &GuestRam,
+    image: &BzImage<'_>,
+    kernel: &Range<u64>,
+    bytes: u64,
+    scratch: &[Range<u64>],
+) -> Result<u64, BootError> {
+    let limit = ram.low_end().min(image.initrd_addr_max.saturating_add(1));
+    // What is left of an area that the kernel is in.
+    let parts = |area: &Range<u64>| {
+        [
+            area.start.max(EXTENDED_START)..area.end.min(kernel.start),
+            area.start.max(kernel.end)..area.end,
+        ]
+    };
+    let fits = |part: Range<u64>| {
+        let address = part.end.min(limit).checked_sub(bytes)? / PAGE_SIZE * PAGE_SIZE;
+        (address >= part.start).then_some(address)
+    };
+    let found = scratch.iter().flat_map(parts).filter_map(fits).max();
+    found.ok_or(BootError::InitramfsOutsideScratch { bytes })
 }
 
 /// As high as the kernel allows, to leave low memory free.
@@ -190,7 +288,8 @@ fn write_boot_params(
     put(offset::RAMDISK_IMAGE, &low_half(initramfs));
     put(offset::RAMDISK_SIZE, &low_half(request.initramfs.len() as u64));
     put(offset::CMD_LINE_PTR, &low_half(COMMAND_LINE));
-    put(offset::SETUP_DATA, &RNG_SEED.to_le_bytes());
+    let first_node = request.handover.map_or(RNG_SEED, |_| KHO_NODE);
+    put(offset::SETUP_DATA, &first_node.to_le_bytes());
     let map = e820(ram, request.wakeup);
     put(
         offset::E820_ENTRIES,
@@ -312,7 +411,56 @@ mod tests {
             rsdp: ACPI_TABLES,
             gigabyte_pages: true,
             wakeup: false,
+            handover: None,
         }
+    }
+
+    /// A handover with these scratch areas, in MiB.
+    fn handed(scratch: &[(u64, u64)]) -> HandedOver {
+        let region = |number: u64| kho_core::Region::new(number << 20, 4096);
+        HandedOver {
+            kho: KhoData {
+                fdt: region(12),
+                scratch: region(13),
+            },
+            scratch: scratch
+                .iter()
+                .map(|(start, end)| start << 20..end << 20)
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_handover_is_announced_and_the_kernel_lies_in_scratch() {
+        let ram = GuestRam::new(64 << 20).unwrap();
+        let kernel = image(4096);
+        let initramfs = vec![7; 3 << 20];
+        let with = |handover: &HandedOver| {
+            let request = BootRequest {
+                handover: Some(handover),
+                ..request(&kernel, &initramfs, "")
+            };
+            load(&ram, &request)
+        };
+        // The first area is too low for a kernel.
+        let registers = with(&handed(&[(2, 8), (21, 26), (40, 60)])).unwrap();
+        let params = BootParams::read(&ram, registers.gpr[RSI]).unwrap();
+        let load_address = registers.rip - ENTRY_64;
+        assert!((21 << 20..26 << 20).contains(&load_address), "{load_address:#x}");
+        assert_eq!(params.initrd_address, 57 << 20);
+        assert_eq!(params.kho_data(&ram).unwrap(), Some(handed(&[]).kho));
+        assert_eq!(params.setup_data(&ram).unwrap().len(), 2);
+
+        let error = with(&handed(&[(2, 8)])).unwrap_err();
+        assert!(
+            matches!(error, BootError::KernelOutsideScratch { found: 0x60_0000, .. }),
+            "{error}"
+        );
+        let error = with(&handed(&[(20, 22)])).unwrap_err();
+        assert!(
+            matches!(error, BootError::InitramfsOutsideScratch { .. }),
+            "{error}"
+        );
     }
 
     #[test]

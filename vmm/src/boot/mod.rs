@@ -9,4 +9,4 @@ pub mod wakeup;
 
 pub use bzimage::{BzImage, ImageError};
 pub use handover::{BootMemory, BootParams, HandoverError, SetupData};
-pub use load::{BootError, BootRequest, load};
+pub use load::{BootError, BootRequest, HandedOver, load};

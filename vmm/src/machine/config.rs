@@ -3,7 +3,7 @@
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::boot::BootError;
+use crate::boot::{BootError, HandedOver};
 use crate::devices::dma::DmaConfig;
 use crate::injection::{Act, Deed, Injection, MAX_INJECTIONS};
 use crate::memory::MemoryError;
@@ -41,6 +41,8 @@ pub struct MachineConfig {
     pub ledger_entries: usize,
     /// Faults on purpose.
     pub injections: Vec<Injection>,
+    /// What the kernel is handed over, if it is to boot as another kernel's successor; see [`super::Machine::enter`].
+    pub handover: Option<HandedOver>,
 }
 
 impl MachineConfig {
@@ -131,6 +133,9 @@ pub enum MachineError {
         /// Why.
         reason: String,
     },
+    /// A kernel is to be entered that nothing was handed over to, or that runs already.
+    #[error("no kernel waits to be entered with a handover")]
+    NothingHanded,
     /// Guest RAM.
     #[error("guest memory")]
     Memory(#[from] MemoryError),
@@ -195,6 +200,7 @@ pub(crate) mod tests {
             vcpus: 1,
             ledger_entries: crate::ledger::DEFAULT_CAPACITY,
             injections: Vec::new(),
+            handover: None,
         }
     }
 

@@ -26,6 +26,7 @@ use crate::acpi;
 use crate::boot::{BootRequest, load, wakeup};
 use crate::console::Console;
 use crate::devices::SystemBus;
+use crate::devices::dma::Programmed;
 use crate::dma_view::DmaView;
 use crate::injection::{Deed, Injection, Injections, Running};
 use crate::ledger::Ledger;
@@ -35,7 +36,7 @@ use crate::platform::{Platform, Progress};
 use crate::processors::{Backend, PowerOn, Processors};
 use crate::provenance::Provenance;
 use crate::trace::{self, Trace, TraceRecord};
-use crate::vcpu::{CpuWrite, Registers};
+use crate::vcpu::{CpuWrite, RSI, Registers};
 use record::Phases;
 use state::Records;
 
@@ -87,10 +88,16 @@ impl Machine {
             rsdp,
             gigabyte_pages: backend.gigabyte_pages(),
             wakeup: mailbox,
+            handover: config.handover.as_ref(),
         };
         let registers = load(&ram, &request)?;
         let mut view = DmaView::new(Arc::clone(&ram), Ledger::new(config.ledger_entries));
         view.injections = Injections::new(&config.injections);
+        let stamp = match &config.handover {
+            Some(_) => Stamp::BETWEEN,
+            None => Stamp::START,
+        };
+        view.set_stamp(stamp);
         let mut platform = Platform {
             ram: Arc::clone(&ram),
             bus: SystemBus::new(config.dma, view),
@@ -108,7 +115,7 @@ impl Machine {
         let mut machine = Self {
             platform,
             processors,
-            records: Records::new(),
+            records: Records::new(stamp),
         };
         machine.await_addresses();
         Ok(machine)
@@ -128,6 +135,23 @@ impl Machine {
         self.trace_message(trace::Kind::Answer, message);
         self.records.reply_owed = false;
         Ok(())
+    }
+
+    /// Starts the DMA engine as a driver would have, for a kernel that is handed a running device.
+    pub fn start_dma(&mut self, programmed: &Programmed) {
+        let now = self.processors.now();
+        let bus = &mut self.platform.bus;
+        bus.dma.start(now, &mut bus.view, programmed);
+    }
+
+    /// Begins the boot of a kernel that is handed something over, once all that is handed over is in memory. To be called
+    /// before the machine runs, if [`MachineConfig::handover`] is given. It is as if another kernel had jumped just now.
+    pub fn enter(&mut self) -> Result<Event, MachineError> {
+        if self.records.stamp != Stamp::BETWEEN || self.processors.now() > 0 {
+            return Err(MachineError::NothingHanded);
+        }
+        let boot_params = self.processors.registers().gpr[RSI];
+        self.enter_kernel(0, boot_params)
     }
 
     /// Begins a phase. The machine itself begins [`Phase::Jump`] and [`Phase::BootNew`].

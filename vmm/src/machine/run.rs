@@ -181,19 +181,24 @@ impl Machine {
                 };
                 self.records.kexec = Kexec::BeforeGreeting;
                 self.processors.watch_for_kexec(false);
-                let generation = self.records.stamp.generation + 1;
-                self.platform.bus.uart.console.mark(generation);
-                self.change_stamp(Stamp {
-                    generation,
-                    phase: Phase::BootNew,
-                })?;
-                Ok(Some(Event::KernelEntry {
-                    time,
-                    boot_params,
-                    generation,
-                }))
+                self.enter_kernel(time, boot_params).map(Some)
             }
         }
+    }
+
+    /// The next generation's kernel is about to execute its first instruction.
+    pub(super) fn enter_kernel(&mut self, time: u64, boot_params: u64) -> Result<Event, MachineError> {
+        let generation = self.records.stamp.generation + 1;
+        self.platform.bus.uart.console.mark(generation);
+        self.change_stamp(Stamp {
+            generation,
+            phase: Phase::BootNew,
+        })?;
+        Ok(Event::KernelEntry {
+            time,
+            boot_params,
+            generation,
+        })
     }
 
     /// The address of the boot parameters if the instruction at `rip` is a kernel's 64-bit entry point. RSI must point

@@ -29,13 +29,13 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Records of a machine that has just been switched on.
-    pub fn new() -> Self {
+    /// Records of a machine that is switched on in this phase.
+    pub fn new(stamp: Stamp) -> Self {
         let mut provenance = Provenance::default();
-        provenance.begin(Stamp::START);
+        provenance.begin(stamp);
         Self {
-            stamp: Stamp::START,
-            phases: Phases::new(Stamp::START),
+            stamp,
+            phases: Phases::new(stamp),
             provenance,
             blackouts: Vec::new(),
             kexec: Kexec::BeforeGreeting,

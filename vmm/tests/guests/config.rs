@@ -60,5 +60,6 @@ pub fn machine_config(kernel: Vec<u8>) -> MachineConfig {
         vcpus: 1,
         ledger_entries: DEFAULT_CAPACITY,
         injections: Vec::new(),
+        handover: None,
     }
 }

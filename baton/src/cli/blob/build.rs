@@ -1,24 +1,16 @@
 //! `baton blob build`: a handover from a model file into an image of RAM.
 
-use super::extract::{MODEL, PAGES};
-use super::image::{Image, ImageError, PAGE};
 use super::locate::Located;
-use super::model::Model;
 use super::{Exit, complain, json, print, text, wrong};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use harness::scenario::{Bytes, wrong_at};
+use harness::handover::{Image, ImageError, LOW_MEMORY, Model, PAGE, Source, SourceError};
+use harness::scenario::Bytes;
 use kho_core::find::{Found, find};
 use kho_core::{
-    Abi, FreeRegions, Handover, KhoData, MemoryError, PageAllocator, PhysicalMemory, PhysicalMemoryMut,
-    Region, Severity,
+    Abi, FreeRegions, Handover, KhoData, PageAllocator, PhysicalMemory, PhysicalMemoryMut, Region, Severity,
 };
 use std::path::{Path, PathBuf};
-
-/// Largest model file, in bytes.
-const MAX_MODEL: u64 = 64 << 20;
-/// Memory that firmware, boot loader and real-mode code use; blocks come from it only if the model names it as free.
-const LOW_MEMORY: Region = Region::new(0, 1 << 20);
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
@@ -75,15 +67,15 @@ fn is_zero(image: &Image, address: u64, size: u64) -> bool {
 
 /// Builds the handover, reads it back and verifies it. If that fails, an image that `--ram` made is removed.
 pub(super) fn build(args: &BuildArgs) -> Result<Exit, Exit> {
-    let (file, pages) = if args.model.is_dir() {
-        let pages = open_pages(&args.model.join(PAGES))?;
-        (args.model.join(MODEL), Some(pages))
-    } else {
-        (args.model.clone(), None)
-    };
-    let model = load(&file)?;
+    let Source { model, pages } = Source::load(&args.model).map_err(|error| {
+        complain(&error);
+        match error {
+            SourceError::Unreadable { .. } => Exit::Failed,
+            _ => Exit::Usage,
+        }
+    })?;
     let Some(abi) = args.abi.or(model.abi) else {
-        return Err(wrong(&file, "it names no ABI: expected --abi"));
+        return Err(wrong(&args.model, "it names no ABI: expected --abi"));
     };
     let image = target(args)?;
     let result = build_into(args, &model, abi, pages.as_ref(), image);
@@ -96,25 +88,6 @@ pub(super) fn build(args: &BuildArgs) -> Result<Exit, Exit> {
     result
 }
 
-/// Opens the pages of an extracted handover.
-fn open_pages(path: &Path) -> Result<Image, Exit> {
-    Image::open(path).map_err(|error| match error {
-        ImageError::Unreadable(error) => failed(path, error),
-        ImageError::Wrong(error) => wrong(path, error),
-    })
-}
-
-/// Copies what is not zero from one image into another.
-fn copy(from: &Image, into: &mut Image) -> Result<(), MemoryError> {
-    let mut page = [0; PAGE];
-    for frame in from.frames() {
-        let at = frame * PAGE as u64;
-        from.read(at, &mut page)?;
-        into.write(at, &page)?;
-    }
-    Ok(())
-}
-
 fn build_into(
     args: &BuildArgs,
     model: &Model,
@@ -124,7 +97,9 @@ fn build_into(
 ) -> Result<Exit, Exit> {
     let before = find(&image);
     if let Some(pages) = pages {
-        copy(pages, &mut image).map_err(|error| wrong(&args.into, harness::conductor::chain(&error)))?;
+        pages
+            .copy_into(&mut image)
+            .map_err(|error| wrong(&args.into, harness::conductor::chain(&error)))?;
     }
     let mut free = allocator(model, &image).map_err(|error| failed(&args.into, error))?;
     let plan = model
@@ -164,26 +139,6 @@ fn build_into(
     Ok(if broken { Exit::Unmet } else { Exit::Met })
 }
 
-fn load(path: &Path) -> Result<Model, Exit> {
-    let size = std::fs::metadata(path)
-        .map_err(|error| failed(path, error))?
-        .len();
-    if size > MAX_MODEL {
-        return Err(wrong(
-            path,
-            format!("{}, a model has at most {}", Bytes(size), Bytes(MAX_MODEL)),
-        ));
-    }
-    let bytes = std::fs::read(path).map_err(|error| failed(path, error))?;
-    let text = String::from_utf8(bytes).map_err(|_| wrong(path, "is no text in UTF-8"))?;
-    toml::from_str(&text).map_err(|error| {
-        let file = path.display().to_string();
-        let span = error.span().unwrap_or(0..0);
-        complain(wrong_at(&file, &text, span, error.message().replace('\n', "; ")));
-        Exit::Usage
-    })
-}
-
 /// Opens the image to write into; with `--ram` creates it first.
 fn target(args: &BuildArgs) -> Result<Image, Exit> {
     if let Some(size) = args.ram {
@@ -204,10 +159,9 @@ fn target(args: &BuildArgs) -> Result<Image, Exit> {
 fn allocator(model: &Model, image: &Image) -> Result<Zeroed, ImageError> {
     let ram = image.ranges();
     let placed = model.placed();
-    let trusted = !model.free.is_empty();
+    let trusted = model.free().next().is_some();
     let regions = if trusted {
-        let inside = model.free.iter().map(super::model::Area::region);
-        let inside: Vec<Region> = inside.filter(|region| image.is_ram(region)).collect();
+        let inside: Vec<Region> = model.free().filter(|region| image.is_ram(region)).collect();
         FreeRegions::outside(&inside, placed)
     } else {
         FreeRegions::outside(&ram, placed.into_iter().chain([LOW_MEMORY]))

@@ -1,12 +1,12 @@
 //! `baton blob extract`: a handover as a model and the pages that it hands over, for `build`.
 
-use super::image::PAGE;
 use super::locate::Located;
 use super::{Exit, address, complain, open_ram, print, written, wrong};
 use clap::Args;
 use guest_agent::pattern::Pattern;
 use harness::conductor::{Run, chain};
 use harness::evidence::{CheckpointKind, Evidence, PAGE as PAGE_BYTES};
+use harness::handover::{MODEL, PAGE, PAGES};
 use harness::scenario::Bytes;
 use harness::snapshot::RunSnapshot;
 use kho_core::find::find;
@@ -15,11 +15,6 @@ use kho_core::{Abi, Blueprint, Handover, MemoryError, Owner, Owners, PhysicalMem
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-
-/// Name of the model in an extracted directory.
-pub(super) const MODEL: &str = "model.toml";
-/// Name of the pages: an image of RAM with zeroes everywhere else, packed with zstd.
-pub(super) const PAGES: &str = "pages.img.zst";
 
 #[derive(Debug, Args)]
 pub(super) struct ExtractArgs {

@@ -5,16 +5,16 @@ mod classes;
 mod extract;
 mod fdt;
 mod fields;
-mod image;
 mod json;
 mod locate;
 mod map;
-mod model;
 mod text;
 mod written;
 
 use super::{Exit, complain, print};
 use clap::{Args, Subcommand};
+use harness::handover::ImageError;
+use harness::hex::address;
 use kho_core::Severity;
 use locate::{Input, LocateError, Located};
 use std::path::{Path, PathBuf};
@@ -204,7 +204,7 @@ fn draw(args: &LookArgs, located: &Located) -> Result<(), Exit> {
 fn open(path: &Path, at: Option<u64>) -> Result<Input, Exit> {
     locate::open(path, at).map_err(|error| {
         let exit = match error {
-            LocateError::Image(image::ImageError::Unreadable(_)) => Exit::Failed,
+            LocateError::Image(ImageError::Unreadable(_)) => Exit::Failed,
             _ => Exit::Usage,
         };
         // The message may quote the image, which is not trusted.
@@ -226,28 +226,4 @@ fn open_ram(path: &Path, at: Option<u64>) -> Result<Box<Located>, Exit> {
 fn wrong(path: &Path, error: impl std::fmt::Display) -> Exit {
     complain(format!("{}: {error}", path.display()));
     Exit::Usage
-}
-
-/// Parses an address: hexadecimal with `0x`, otherwise decimal.
-fn address(text: &str) -> Result<u64, String> {
-    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => u64::from_str_radix(&digits.replace('_', ""), 16),
-        None => text.parse(),
-    };
-    number.map_err(|_| "expected a physical address such as 0x8af000".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::address;
-
-    #[test]
-    fn addresses_are_hexadecimal_or_decimal() {
-        assert_eq!(address("0x8af000"), Ok(0x8a_f000));
-        assert_eq!(address("0x1_0000"), Ok(0x1_0000));
-        assert_eq!(address("4096"), Ok(4096));
-        assert!(address("8af000").is_err());
-        assert!(address("-1").is_err());
-        assert!(address("0x10000000000000000").is_err());
-    }
 }

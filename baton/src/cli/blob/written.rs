@@ -133,7 +133,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::blob::model::Model;
+    use harness::handover::Model;
     use kho_core::blueprint::{Blob, FilePlan, FlbPlan, FolioPlan, Kexec, NamedRegion, SessionPlan};
     use kho_core::{Block, FreeRegions};
     use proptest::prelude::*;

@@ -89,6 +89,9 @@ fn facts(scenario: &ScenarioReport) -> Markup {
         @if !scenario.phases.is_empty() {
             dl.facts {
                 (fact("kernels", html! { (kernels.join(" \u{2192} ")) }))
+                @if let Some(handover) = &scenario.handover {
+                    (fact("handed over", html! { (handover) }))
+                }
                 (fact("backend", html! { (scenario.backend) ", seed " (scenario.seed) }))
                 (fact("RAM", html! { (size(scenario.picture.ram_bytes)) }))
                 (fact("preserved", html! {

@@ -66,7 +66,7 @@ fn hold(cursor: &mut Cursor, evidence: &mut Evidence) {
 }
 
 fn once(plan: &Plan, mut guest: Guest<'_>, held: bool) -> Told {
-    let (mut cursor, mut evidence) = (Cursor::start(), blank(plan, "none"));
+    let (mut cursor, mut evidence) = (Cursor::start(0), blank(plan, "none"));
     let mut moves = vec![cursor.due.clone()];
     while !matches!(cursor.due, Move::End(_)) {
         assert!(moves.len() < 10_000, "an endless talk");
@@ -489,7 +489,7 @@ proptest! {
         rest in prop::collection::vec((any_what(), any::<u64>(), any::<u32>()), 1..40),
     ) {
         let plan = testing::plan(SCENARIO);
-        let (mut cursor, mut evidence) = (Cursor::start(), blank(&plan, "none"));
+        let (mut cursor, mut evidence) = (Cursor::start(0), blank(&plan, "none"));
         let mut guest = Guest::new(&|_, _| None);
         let mut moves = 0;
         for at in 0..good + rest.len() {

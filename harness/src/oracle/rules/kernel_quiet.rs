@@ -15,7 +15,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     let (evidence, mut findings) = (context.evidence, Findings::default());
     let (mut count, mut allowed, mut blind) = (0u64, 0u64, Vec::new());
     let mut met = BTreeSet::new();
-    for generation in 0..=evidence.outcome.generation {
+    for generation in evidence.first_generation()..=evidence.outcome.generation {
         let log = of_generation(evidence, generation);
         count = count.saturating_add(log.lines);
         blind.extend(not_seen(evidence, generation, &log));

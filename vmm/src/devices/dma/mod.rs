@@ -13,7 +13,7 @@ use guest_agent::device::{DMA_DEVICE_ID, VENDOR_ID, dma as map};
 use serde::{Deserialize, Serialize};
 
 use super::msix::Msix;
-use super::pci::{CLASS_COMMUNICATION, COMMAND_MASTER, ConfigSpace};
+use super::pci::{CLASS_COMMUNICATION, COMMAND, COMMAND_MASTER, ConfigSpace};
 use crate::dma_view::DmaView;
 use crate::interrupt::Msi;
 use crate::ledger::EngineEventKind;
@@ -52,6 +52,19 @@ impl Default for DmaConfig {
             bus_master: BusMaster::default(),
         }
     }
+}
+
+/// What a driver programs the engine with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Programmed {
+    /// Address of the list of the ring's pages.
+    pub ring_pages: u64,
+    /// Number of descriptors.
+    pub ring_entries: u32,
+    /// Address of the completion count.
+    pub completion_address: u64,
+    /// Whether the engine overwrites the oldest blocks when the ring is full.
+    pub free_run: bool,
 }
 
 /// The engine.
@@ -262,6 +275,25 @@ impl DmaEngine {
         }
         self.end_wait_if_free(now, view);
         self.settle(now);
+    }
+
+    /// Does what a driver does to start the engine: the same accesses in the same order.
+    pub fn start(&mut self, now: u64, view: &mut DmaView, programmed: &Programmed) {
+        let free_run = if programmed.free_run {
+            map::CONTROL_FREE_RUN
+        } else {
+            0
+        };
+        let mut set = |offset, size, value: u64| self.write(now, view, 0, offset, size, value);
+        set(map::CONTROL, 4, map::CONTROL_RESET.into());
+        set(map::RING_PAGES, 8, programmed.ring_pages);
+        set(map::RING_ENTRIES, 4, programmed.ring_entries.into());
+        set(map::COMPLETION_ADDRESS, 8, programmed.completion_address);
+        set(map::CONSUMED, 8, 0);
+        let command = u32::from(self.config.command() | COMMAND_MASTER);
+        self.config_write(now, view, COMMAND, 2, command);
+        let enable = map::CONTROL_ENABLE | free_run;
+        self.write(now, view, 0, map::CONTROL, 4, enable.into());
     }
 
     /// When [`DmaEngine::advance`] next has something to do.

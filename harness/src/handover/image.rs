@@ -1,5 +1,6 @@
 //! Physical memory in a file: byte 0 of the file is physical address 0.
 
+use guest_agent::pattern::PAGE_BYTES;
 use kho_core::{MemoryError, PhysicalMemory, PhysicalMemoryMut, Region};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -8,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Bytes of a page.
-pub(super) const PAGE: usize = 4096;
+pub const PAGE: usize = PAGE_BYTES;
 /// First bytes of a zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Most pages other than zero pages in a compressed image: 4 GiB.
@@ -21,7 +22,7 @@ const MAX_UNPACKED_BYTES: u64 = 1 << 40;
 
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ImageError {
+pub enum ImageError {
     /// The operating system refused to open or read it.
     #[error("cannot be read: {0}")]
     Unreadable(#[from] std::io::Error),
@@ -32,7 +33,7 @@ pub(super) enum ImageError {
 
 /// A file that holds RAM.
 #[derive(Debug)]
-pub(super) enum Image {
+pub enum Image {
     /// A raw image; each access reads the file.
     Raw {
         /// The file.
@@ -51,7 +52,7 @@ pub(super) enum Image {
 
 impl Image {
     /// Opens an image for reading; one in zstd's format is unpacked.
-    pub(super) fn open(path: &Path) -> Result<Self, ImageError> {
+    pub fn open(path: &Path) -> Result<Self, ImageError> {
         let file = File::open(path)?;
         let size = size_of(&file)?;
         let mut magic = [0; 4];
@@ -65,7 +66,7 @@ impl Image {
     }
 
     /// Opens a raw image for writing.
-    pub(super) fn open_writable(path: &Path) -> Result<Self, ImageError> {
+    pub fn open_writable(path: &Path) -> Result<Self, ImageError> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let size = size_of(&file)?;
         let mut magic = [0; 4];
@@ -81,7 +82,7 @@ impl Image {
     }
 
     /// A second handle on the image. For a raw image both see each other's writes.
-    pub(super) fn again(&self) -> Result<Self, ImageError> {
+    pub fn again(&self) -> Result<Self, ImageError> {
         match self {
             Self::Raw { file, size } => Ok(Self::Raw {
                 file: file.try_clone()?,
@@ -95,22 +96,35 @@ impl Image {
     }
 
     /// Page frames that may hold something else than zeroes, ascending.
-    pub(super) fn frames(&self) -> Vec<u64> {
+    pub fn frames(&self) -> Vec<u64> {
         match self {
             Self::Raw { size, .. } => (0..size / PAGE as u64).collect(),
             Self::Unpacked { pages, .. } => pages.keys().copied().collect(),
         }
     }
 
+    /// Copies all pages that are not zero into other memory.
+    pub fn copy_into(&self, into: &mut dyn PhysicalMemoryMut) -> Result<(), MemoryError> {
+        let mut page = [0; PAGE];
+        for frame in self.frames() {
+            let at = frame * PAGE as u64;
+            self.read(at, &mut page)?;
+            if page.iter().any(|byte| *byte != 0) {
+                into.write(at, &page)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Size in bytes.
-    pub(super) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         match self {
             Self::Raw { size, .. } | Self::Unpacked { size, .. } => *size,
         }
     }
 
     /// The whole contents; `None` if there are more than `limit` bytes or they cannot be read.
-    pub(super) fn small(&self, limit: u64) -> Option<Vec<u8>> {
+    pub fn small(&self, limit: u64) -> Option<Vec<u8>> {
         let size = usize::try_from(self.size())
             .ok()
             .filter(|_| self.size() <= limit)?;

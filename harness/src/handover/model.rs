@@ -1,6 +1,7 @@
-//! The model file of `baton blob build`, in TOML; docs/blob.md describes it.
+//! The model file of a handover, in TOML; `docs/blob.md` describes it.
 
-use harness::scenario::Bytes;
+use crate::hex;
+use crate::scenario::Bytes;
 use kho_core::abi::memfd::{FOLIO_DIRTY, FOLIO_UPTODATE};
 use kho_core::blueprint::{
     Blob, FileContentPlan, FilePlan, FlbPlan, FolioPlan, Kexec, LuoPlan, MemfdPlan, NamedRegion, SessionPlan,
@@ -15,11 +16,11 @@ const MAX_ORDER: u8 = 18;
 /// A model file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Model {
+pub struct Model {
     /// Version of the records, unless the command line gives one.
     pub abi: Option<Abi>,
     /// Memory for records and for whatever has no address in the model; if empty, any zeroed RAM.
-    pub free: Vec<Area>,
+    free: Vec<Area>,
     scratch: Vec<Area>,
     blocks: Vec<BlockModel>,
     reserve_mem: Vec<Reserved>,
@@ -40,7 +41,7 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
             u64::try_from(number).map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
         }
         fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
-            super::address(text).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+            hex::address(text).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
         }
     }
     deserializer.deserialize_any(Either)
@@ -48,15 +49,14 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Area {
+struct Area {
     #[serde(deserialize_with = "number")]
     start: u64,
     size: Bytes,
 }
 
 impl Area {
-    /// The memory.
-    pub(super) fn region(&self) -> Region {
+    fn region(&self) -> Region {
         Region::new(self.start, self.size.0)
     }
 }
@@ -180,9 +180,19 @@ struct BlobModel {
 }
 
 impl Model {
+    /// The memory that it names as free.
+    pub fn free(&self) -> impl Iterator<Item = Region> {
+        self.free.iter().map(Area::region)
+    }
+
+    /// The scratch areas that it names.
+    pub fn scratch(&self) -> impl Iterator<Item = Region> {
+        self.scratch.iter().map(Area::region)
+    }
+
     /// All memory whose address the model states.
-    pub(super) fn placed(&self) -> Vec<Region> {
-        let mut placed: Vec<Region> = self.scratch.iter().map(Area::region).collect();
+    pub fn placed(&self) -> Vec<Region> {
+        let mut placed: Vec<Region> = self.scratch().collect();
         let blocks = self
             .blocks
             .iter()
@@ -208,13 +218,13 @@ impl Model {
     }
 
     /// Blueprint for kho-core. Files without folios get memory from `free`; no file may be larger than `ram` bytes.
-    pub(super) fn blueprint(&self, ram: u64, free: &mut dyn PageAllocator) -> Result<Blueprint, String> {
+    pub fn blueprint(&self, ram: u64, free: &mut dyn PageAllocator) -> Result<Blueprint, String> {
         let mut luo = None;
         if let Some(model) = &self.luo {
             luo = Some(model.plan(ram, free)?);
         }
         Ok(Blueprint {
-            scratch: self.scratch.iter().map(Area::region).collect(),
+            scratch: self.scratch().collect(),
             blocks: self
                 .blocks
                 .iter()
@@ -325,19 +335,8 @@ impl MemfdModel {
 
 impl BlobModel {
     fn plan(&self) -> Result<Blob, String> {
-        let digits: Vec<u8> = self
-            .hex
-            .bytes()
-            .filter(|byte| !byte.is_ascii_whitespace())
-            .collect();
-        let pairs = digits.chunks(2).map(|pair| {
-            let text = std::str::from_utf8(pair)
-                .ok()
-                .filter(|_| pair.iter().all(u8::is_ascii_hexdigit));
-            text.filter(|text| text.len() == 2)
-                .and_then(|text| u8::from_str_radix(text, 16).ok())
-        });
-        let bytes: Option<Vec<u8>> = pairs.collect();
+        let digits: String = self.hex.split_ascii_whitespace().collect();
+        let bytes = hex::decode(&digits);
         Ok(Blob {
             name: self.name.clone(),
             bytes: bytes

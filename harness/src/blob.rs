@@ -136,13 +136,14 @@ pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
     let memory = memory(blob);
     let ram = memory.ranges();
     let handover = read(&memory, kho)?;
+    let verdict = kho_core::verify(&handover, &memory);
     let owners = Owners::of(&handover);
     let mut handed = Handed {
         version: handover.version.to_string(),
         preserved: BTreeSet::new(),
         own: BTreeMap::new(),
         scratch: handover.scratch.iter().map(|area| area.region).collect(),
-        problems: handover
+        problems: verdict
             .findings
             .iter()
             .filter(|finding| finding.severity() >= Severity::Warning)

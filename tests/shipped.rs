@@ -244,3 +244,35 @@ token = 1
     assert_eq!(unjudged.status, 1, "{}", unjudged.text);
     assert_eq!(unjudged.rule("device-never-silent")["looked_at"], 0);
 }
+
+#[test]
+fn an_engine_is_not_started_where_it_does_not_reach() {
+    for name in ["dma/reach-all", "dma/reach-above"] {
+        let Some(run) = passed(name) else { return };
+        assert!(number(&run.scenario()["device_writes"]["boot-new"]) > 0, "{name}");
+    }
+    let Some(refused) = passed("dma/reach-refused") else {
+        return;
+    };
+    let outcome = &refused.scenario()["outcome"];
+    assert_eq!(
+        (&outcome["kind"], &outcome["generation"]),
+        (&"setup-failed".into(), &0.into())
+    );
+    let text = outcome["text"].as_str().unwrap();
+    let place = text.split_once("page 0 of memfd \"vm\" is at 0x1").expect(text).1;
+    assert!(place.ends_with("; the engine reaches 32 bits)"), "{text}");
+    let writes = refused.scenario()["device_writes"].as_object().unwrap();
+    assert!(writes.values().all(|count| number(count) == 0), "{writes:?}");
+}
+
+#[test]
+fn an_engine_faults_where_it_does_not_reach() {
+    let Some(run) = passed("dma/reach-ignored") else {
+        return;
+    };
+    let silent = run.findings("device-never-silent");
+    let text = silent[0]["text"].as_str().unwrap();
+    let reason = "it stopped at 0x106000000 because the address has more bits than the engine";
+    assert!(text.contains(reason), "{text}");
+}

@@ -82,7 +82,7 @@ impl Agent {
             } => {
                 return Ok(Reply::Pages(self.objects.resolve(object, first_page, pages)?));
             }
-            Request::StartDma(ring) => self.engine.start(&self.objects, &ring)?,
+            Request::StartDma(ring) => return self.engine.start(&self.objects, &ring),
             Request::ConsumeDma => return self.engine.consume(&self.objects),
             Request::StopDma => self.engine.stop()?,
             Request::ArmInterrupts => self.engine.arm_interrupts()?,

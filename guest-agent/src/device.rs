@@ -84,6 +84,9 @@ pub mod dma {
     pub const OVERWRITES: u64 = 0x40;
     /// u64, read: faults of the engine (see [`STATUS_FAULT`]).
     pub const FAULTS: u64 = 0x48;
+    /// u32, read: number of address bits of the engine, 32 to 64. It reaches guest physical addresses below 2 to the
+    /// power of it; at any other it faults.
+    pub const ADDRESS_BITS: u64 = 0x50;
 
     /// Most descriptors a ring may have.
     pub const MAX_RING_ENTRIES: u32 = 4096;

@@ -7,12 +7,13 @@ use crate::pci::Function;
 use crate::sys::Mapping;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 use guest_agent::device::DMA_DEVICE_ID;
 use guest_agent::device::dma::{
-    BAR0_SIZE, COMPLETED, COMPLETION_ADDRESS, CONSUMED, CONTROL, CONTROL_ENABLE, CONTROL_FREE_RUN,
-    CONTROL_INTERRUPT, CONTROL_RESET, DESCRIPTOR_BYTES, LIST_WORD_BYTES, MAGIC, MAGIC_VALUE,
-    MAX_RING_ENTRIES, RING_ENTRIES, RING_PAGES, STATUS,
+    ADDRESS_BITS, BAR0_SIZE, COMPLETED, COMPLETION_ADDRESS, CONSUMED, CONTROL, CONTROL_ENABLE,
+    CONTROL_FREE_RUN, CONTROL_INTERRUPT, CONTROL_RESET, DESCRIPTOR_BYTES, LIST_WORD_BYTES, MAGIC,
+    MAGIC_VALUE, MAX_RING_ENTRIES, RING_ENTRIES, RING_PAGES, STATUS,
 };
 use guest_agent::pagemap;
 use guest_agent::pattern::PAGE_BYTES;
@@ -41,10 +42,14 @@ struct Opened {
 
 impl Engine {
     /// Writes the list of the ring's pages and the descriptors, programs the engine and enables it. The completion
-    /// count in memory becomes 0 first.
-    pub fn start(&mut self, objects: &Objects, ring: &DmaRing) -> Result<(), Failure> {
+    /// count in memory becomes 0 first. If the engine does not reach a page, it is left alone, and the answer says which.
+    pub fn start(&mut self, objects: &Objects, ring: &DmaRing) -> Result<Reply, Failure> {
         let addresses = buffer_addresses(objects, ring)?;
         let pages = ring_pages(objects, ring)?;
+        let bits = self.opened()?.bar.read_u32(ADDRESS_BITS);
+        if let Some(refusal) = out_of_reach(objects, ring, bits)? {
+            return Ok(refusal);
+        }
         let list = address(
             &objects.resolve_place(ring.list, pages.len() as u64 * LIST_WORD_BYTES)?,
             ring.list.offset,
@@ -92,7 +97,7 @@ impl Engine {
         function.set_bus_master()?;
         bar.write_u32(CONTROL, CONTROL_ENABLE | free_run | interrupt);
         self.completion = Some(ring.completion);
-        Ok(())
+        Ok(Reply::Done)
     }
 
     /// Releases every block completed so far. Reads the register before memory: the engine writes the count to memory
@@ -191,6 +196,36 @@ fn ring_pages(objects: &Objects, ring: &DmaRing) -> Result<Vec<u64>, Failure> {
     (0..bytes.div_ceil(PAGE))
         .map(|page| address(&runs, ring.descriptors.offset, page * PAGE))
         .collect()
+}
+
+/// The answer for an engine with `bits` address bits, if it does not reach a page that the ring names. Preserved pages
+/// stay where they are, so what it reaches now it reaches in every later kernel.
+fn out_of_reach(objects: &Objects, ring: &DmaRing, bits: u32) -> Result<Option<Reply>, Failure> {
+    if bits >= u64::BITS {
+        return Ok(None);
+    }
+    let entries = u64::from(ring.entries);
+    let descriptors = entries * DESCRIPTOR_BYTES;
+    let mut parts = vec![
+        (ring.list, descriptors.div_ceil(PAGE) * LIST_WORD_BYTES),
+        (ring.descriptors, descriptors),
+        (ring.completion, 8),
+    ];
+    if ring.wild_addresses.is_empty() {
+        parts.push((ring.buffers, entries * u64::from(ring.buffer_bytes)));
+    }
+    for (place, bytes) in parts {
+        let runs = objects.resolve_place(place, bytes)?;
+        if let Some((index, frame)) = pagemap::first_beyond(&runs, bits) {
+            return Ok(Some(Reply::OutOfReach {
+                object: place.object,
+                page: place.offset / PAGE + index,
+                address: frame * PAGE,
+                bits,
+            }));
+        }
+    }
+    Ok(None)
 }
 
 /// One guest physical address per descriptor.

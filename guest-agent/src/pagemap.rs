@@ -58,6 +58,22 @@ pub fn index_of(runs: &[PageRun], frame: u64) -> Option<u64> {
     None
 }
 
+/// The first page that an engine with `bits` address bits, at least 12, does not reach: its index, counted through the
+/// runs, and its frame.
+pub fn first_beyond(runs: &[PageRun], bits: u32) -> Option<(u64, u64)> {
+    // No frame is beyond if the number of frames does not fit in 64 bits.
+    let frames = 1u64.checked_shl(bits.saturating_sub(12))?;
+    let mut before = 0u64;
+    for run in runs {
+        let reached = frames.saturating_sub(run.first);
+        if reached < run.count {
+            return Some((before.checked_add(reached)?, run.first.checked_add(reached)?));
+        }
+        before = before.checked_add(run.count)?;
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,7 +100,31 @@ mod tests {
         assert_eq!(index_of(&runs, 10), None);
     }
 
+    #[test]
+    fn the_first_page_beyond_is_found() {
+        let last = (1 << 20) - 1;
+        let runs = [(3, 2), (last, 3), (1 << 30, 1)].map(|(first, count)| PageRun { first, count });
+        assert_eq!(first_beyond(&runs, 32), Some((3, 1 << 20)));
+        assert_eq!(first_beyond(&runs, 33), Some((5, 1 << 30)));
+        assert_eq!(first_beyond(&runs, 42), Some((5, 1 << 30)));
+        for bits in [43, 63, 64, 75, 76, u32::MAX] {
+            assert_eq!(first_beyond(&runs, bits), None, "{bits}");
+        }
+        assert_eq!(first_beyond(&[], 32), None);
+    }
+
     proptest! {
+        #[test]
+        fn no_page_before_the_first_beyond_is_beyond(
+            runs in proptest::collection::vec((0u64..1 << 22, 1u64..1 << 10), 0..8),
+            bits in 32u32..36,
+        ) {
+            let runs: Vec<PageRun> = runs.into_iter().map(|(first, count)| PageRun { first, count }).collect();
+            let frames = (0..page_count(&runs)).map(|index| frame_at(&runs, index).unwrap());
+            let expected = (0..).zip(frames).find(|(_, frame)| frame * 4096 >= 1 << bits);
+            prop_assert_eq!(first_beyond(&runs, bits), expected);
+        }
+
         #[test]
         fn runs_give_every_frame_back(frames in proptest::collection::vec(1u64..40, 0..200)) {
             let mut runs = Vec::new();

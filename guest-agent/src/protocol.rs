@@ -5,7 +5,7 @@
 //!
 //! `ResolvePages` and `ResolveRange` are answered with `Pages`, `Digest` with `Digests`, `ConsumeDma` with `Dma`,
 //! `MemoryInfo` with `Memory`, `PageFlags` with `PageFlags`, `TakeMemory` with `Taken`, `DisarmInterrupts` with
-//! `Interrupts`, `KernelLog` with `KernelLog`, all others with `Done`. Any request may be answered with `Failed`
+//! `Interrupts`, `KernelLog` with `KernelLog`, all others with `Done`; `StartDma` also with `OutOfReach`. Any request may be answered with `Failed`
 //! instead; the agent is then ready for the next one. After the reply to `Kexec`, `PowerOff` and `Misbehave` the agent
 //! expects no further request. If the jump of `Kexec` fails, it sends `Failed` and continues to serve requests.
 
@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. [`Reply::Hello`] carries it, and the host refuses any other.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// What the agent prints on the console, before the reason, if it cannot reach the host.
 pub const NO_MAILBOX: &str = "baton agent: no mailbox: ";
@@ -122,7 +122,9 @@ pub enum Request {
     /// Write a descriptor ring and program the DMA engine with it, then enable it.
     ///
     /// This resets the engine first. The agent's own writes to the objects are the list of pages, the descriptors and
-    /// the completion count, which becomes 0.
+    /// the completion count, which becomes 0. The agent copies nothing for an engine that does not reach all of these
+    /// pages: it then leaves the engine alone and answers with [`Reply::OutOfReach`]. It does not judge
+    /// `wild_addresses`.
     StartDma(DmaRing),
     /// Release every block completed so far. In a new kernel this needs no `StartDma`, because the registers are
     /// still set.
@@ -381,6 +383,17 @@ pub enum Reply {
         lost: u64,
         /// Whether there are more, for the next request.
         more: bool,
+    },
+    /// The DMA engine does not reach a page that it should use. It was not started.
+    OutOfReach {
+        /// Which object.
+        object: ObjectId,
+        /// Which page of it, from 0.
+        page: u64,
+        /// Guest physical address of that page.
+        address: u64,
+        /// Number of address bits of the engine.
+        bits: u32,
     },
     /// A call failed.
     Failed {

@@ -168,6 +168,12 @@ fn reply() -> impl Strategy<Value = Reply> {
             total_pages,
             free_pages
         }),
+        any::<(u32, u64, u64, u32)>().prop_map(|(object, page, address, bits)| Reply::OutOfReach {
+            object,
+            page,
+            address,
+            bits
+        }),
         any::<(String, i32, String)>().prop_map(|(call, errno, detail)| Reply::Failed {
             call,
             errno,

@@ -7,7 +7,7 @@ use crate::evidence::{
     AgentFailure, ArmedRecord, DigestRecord, DisarmedRecord, Evidence, Hello, ObjectEvidence, OutcomeKind,
     Retrieval, Reused,
 };
-use crate::plan::Plan;
+use crate::plan::{ObjectPlan, Plan};
 use guest_agent::pagemap;
 use guest_agent::protocol::{Reply, Request, VERSION};
 use std::mem;
@@ -150,6 +150,30 @@ fn answer(
         (Request::TakeMemory { .. }, reply @ Reply::Taken { .. }) => {
             memory::taken(plan, cursor, evidence, &reply, (asked, at));
         }
+        (
+            Request::StartDma(_),
+            Reply::OutOfReach {
+                object,
+                page,
+                address,
+                bits,
+            },
+        ) => {
+            let known = plan.object(object);
+            let name = known.map_or_else(|| format!("object {object}"), ObjectPlan::words);
+            let detail = format!("page {page} of {name} is at {address:#x}; the engine reaches {bits} bits");
+            let failure = AgentFailure {
+                generation,
+                phase: at.phase,
+                request: words(request),
+                call: "DMA engine".into(),
+                errno: 0,
+                detail,
+            };
+            let text = failure.to_string();
+            evidence.failures.push(failure);
+            return Err(Ending::new(unable(generation), text));
+        }
         (Request::ConsumeDma, Reply::Dma { .. }) => {}
         (Request::DisarmInterrupts, Reply::Interrupts { count }) => {
             if let Some(record) = evidence.interrupts.last_mut() {
@@ -272,8 +296,8 @@ fn retrieval(plan: &Plan, request: &Request, failure: Option<usize>, at: Point) 
     let (what, object) = match request {
         Request::RetrieveSession { name } => (format!("session \"{name}\""), None),
         Request::RetrieveMemfd { object, .. } => {
-            let name = plan.object(*object).map_or("", |object| &object.name);
-            (format!("memfd \"{name}\""), Some(*object))
+            let known = plan.object(*object);
+            (known.map_or(String::new(), ObjectPlan::words), Some(*object))
         }
         _ => return None,
     };

@@ -139,6 +139,18 @@ pub struct ObjectPlan {
     pub hops: u32,
 }
 
+impl ObjectPlan {
+    /// What and which it is, for people.
+    pub fn words(&self) -> String {
+        let kind = if self.preserve.is_some() {
+            "memfd"
+        } else {
+            "memory"
+        };
+        format!("{kind} \"{}\"", self.name)
+    }
+}
+
 /// Bytes at the start of the ring's memfd that a ring of `entries` descriptors takes: a page for the list of its pages,
 /// the descriptors on whole pages, a page for the completion count. If the buffers are in the memfd too, they follow.
 pub fn bytes_before_buffers(entries: u32) -> u64 {
@@ -338,6 +350,7 @@ fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Op
             rate: dma.rate.get_ref().0,
             seed: seed_for(seed, "dma"),
             bus_master: dma.bus_master,
+            address_bits: *dma.address_bits.get_ref(),
         },
         ring: DmaRing {
             list: in_ring_object(0),

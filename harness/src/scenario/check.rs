@@ -6,6 +6,7 @@ use guest_agent::pattern::PAGE_BYTES;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use toml::Spanned;
+use vmm::devices::dma::MIN_ADDRESS_BITS;
 
 /// What is wrong, and where in the text.
 pub(super) struct Problem {
@@ -196,6 +197,17 @@ fn check_dma(scenario: &Scenario, spanned: &Spanned<Dma>) -> Result<(), Problem>
     require((1..=MAX_RING_ENTRIES).contains(&ring), &dma.ring, || {
         format!("found a ring of {ring} entries, expected 1 to {MAX_RING_ENTRIES}")
     })?;
+    let bits = *dma.address_bits.get_ref();
+    require(
+        (MIN_ADDRESS_BITS..=u64::BITS).contains(&bits),
+        &dma.address_bits,
+        || {
+            format!(
+                "found {bits} address bits, expected {MIN_ADDRESS_BITS} to {}",
+                u64::BITS
+            )
+        },
+    )?;
     let memfd = dma_memfd(scenario, dma).ok_or_else(|| match &dma.memfd {
         Some(name) => Problem {
             span: name.span(),

@@ -130,6 +130,21 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_has_32_to_64_address_bits() {
+        let text = |bits: &str| format!("{GOOD}[dma]\nrate = \"1 MB/s\"\n{bits}");
+        for (given, bits) in [("", 64), ("address_bits = 32", 32), ("address_bits = 64", 64)] {
+            let scenario = parse("s.toml", &text(given)).unwrap();
+            assert_eq!(*scenario.dma.unwrap().get_ref().address_bits.get_ref(), bits);
+        }
+        for bits in [0, 31, 65] {
+            let message = error(&text(&format!("address_bits = {bits}")));
+            assert!(message.starts_with("s.toml:8:16: "), "{message}");
+            let found = format!("found {bits} address bits, expected 32 to 64");
+            assert!(message.contains(&found), "{message}");
+        }
+    }
+
+    #[test]
     fn a_ring_and_its_buffers_must_fit_their_memfd() {
         // A page each for list, descriptors and count, and then 256 buffers of a page.
         let text = |pages: u64| {

@@ -152,6 +152,9 @@ pub struct Dma {
     /// What clearing the bus-master bit does.
     #[serde(default)]
     pub bus_master: BusMaster,
+    /// Number of its address bits, 32 to 64: it reaches guest physical addresses below 2 to the power of it.
+    #[serde(default = "defaults::address_bits")]
+    pub address_bits: Spanned<u32>,
     /// Whether the engine raises an interrupt for each block, which the agent receives through VFIO.
     #[serde(default)]
     pub interrupts: bool,
@@ -277,6 +280,9 @@ mod defaults {
     }
     pub fn ring() -> Spanned<u32> {
         plain(256)
+    }
+    pub fn address_bits() -> Spanned<u32> {
+        plain(64)
     }
     pub fn armed() -> Span {
         Span(5_000_000)

@@ -71,6 +71,7 @@ pub fn dma() -> DmaEvidence {
                 rate: PAGE * 1_000_000_000 / PERIOD,
                 seed: 42,
                 bus_master: BusMaster::Retained,
+                ..DmaConfig::default()
             },
             ring: DmaRing {
                 list: place(LIST * PAGE),

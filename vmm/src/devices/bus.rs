@@ -461,6 +461,7 @@ mod tests {
             rate: 1_000_000,
             seed: 1,
             bus_master: BusMaster::Honoured,
+            ..DmaConfig::default()
         };
         let mut bus = SystemBus::new(dma, DmaView::new(ram, Ledger::new(16)));
         bus.mmio_write(0, lapic::BASE + 0xf0, 4, 0x1ff);

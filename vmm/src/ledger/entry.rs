@@ -125,6 +125,8 @@ pub enum FaultReason {
     ListOutsideRam,
     /// A word of that list is not the address of a page.
     RingPage,
+    /// An address has more bits than the engine.
+    OutOfReach,
 }
 
 impl FaultReason {
@@ -141,6 +143,7 @@ impl FaultReason {
             Self::Consumed => "the consumer gave back more blocks than it got",
             Self::ListOutsideRam => "the list of the ring's pages is not in RAM",
             Self::RingPage => "the list of the ring's pages has a word that is not the address of a page",
+            Self::OutOfReach => "the address has more bits than the engine",
         }
     }
 }

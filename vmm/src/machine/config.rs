@@ -4,7 +4,7 @@ use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::boot::{BootError, HandedOver};
-use crate::devices::dma::DmaConfig;
+use crate::devices::dma::{DmaConfig, MIN_ADDRESS_BITS};
 use crate::injection::{Act, Deed, Injection, MAX_INJECTIONS};
 use crate::memory::MemoryError;
 use crate::processors::Backend;
@@ -65,6 +65,10 @@ impl MachineConfig {
         if !(MIN_RATE..=MAX_RATE).contains(&self.dma.rate) {
             return Err(MachineError::DmaRate { found: self.dma.rate });
         }
+        if !(MIN_ADDRESS_BITS..=u64::BITS).contains(&self.dma.address_bits) {
+            let found = self.dma.address_bits;
+            return Err(MachineError::DmaAddressBits { found });
+        }
         if self.progress_limit_ns == 0 {
             return Err(MachineError::ProgressLimit);
         }
@@ -121,6 +125,12 @@ pub enum MachineError {
     DmaRate {
         /// Rate asked for.
         found: u64,
+    },
+    /// The engine's number of address bits is out of range.
+    #[error("a DMA engine with {found} address bits: expected {MIN_ADDRESS_BITS} to 64")]
+    DmaAddressBits {
+        /// Number asked for.
+        found: u32,
     },
     /// The progress limit is 0.
     #[error("progress limit of 0 ns: expected more")]
@@ -195,6 +205,7 @@ pub(crate) mod tests {
                 rate: 100_000_000,
                 seed: 1,
                 bus_master: BusMaster::Retained,
+                ..DmaConfig::default()
             },
             progress_limit_ns: 1_000_000,
             vcpus: 1,
@@ -226,6 +237,11 @@ pub(crate) mod tests {
                 .contains("0 bytes per second")
         );
         assert!(check(&|config| config.dma.rate = u64::MAX).is_some());
+        assert!(check(&|config| config.dma.address_bits = MIN_ADDRESS_BITS).is_none());
+        for bits in [0, MIN_ADDRESS_BITS - 1, 65] {
+            let refusal = check(&|config| config.dma.address_bits = bits).unwrap();
+            assert!(refusal.contains(&format!("{bits} address bits")), "{refusal}");
+        }
         assert!(check(&|config| config.progress_limit_ns = 0).is_some());
     }
 

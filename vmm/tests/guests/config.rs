@@ -55,6 +55,7 @@ pub fn machine_config(kernel: Vec<u8>) -> MachineConfig {
             rate: 100_000_000,
             seed: 1,
             bus_master: BusMaster::Retained,
+            ..DmaConfig::default()
         },
         progress_limit_ns: 1_000_000,
         vcpus: 1,

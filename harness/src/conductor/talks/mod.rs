@@ -319,6 +319,34 @@ fn a_failure_ends_the_run_and_is_the_setup_s_only_in_the_first_generation() {
 }
 
 #[test]
+fn memory_that_the_engine_does_not_reach_ends_the_run_before_the_kexec() {
+    let refusal = |object| {
+        What::Message(Ok(Reply::OutOfReach {
+            object,
+            page: 17,
+            address: 0x1_2345_6000,
+            bits: 32,
+        }))
+    };
+    let start = |one: &Request| matches!(one, Request::StartDma(_));
+    let text = "page 17 of memfd \"big\" is at 0x123456000; the engine reaches 32 bits";
+    ends(0, start, refusal(1), OutcomeKind::SetupFailed, text);
+    // An object that the host does not know, and an answer to another request.
+    ends(
+        0,
+        start,
+        refusal(77),
+        OutcomeKind::SetupFailed,
+        "page 17 of object 77",
+    );
+    let stop = |one: &Request| *one == Request::StopDma;
+    ends(2, stop, refusal(1), OutcomeKind::AgentDied, "than done");
+    let told = talk(&testing::plan(SCENARIO), &saying(0, start, refusal(1)));
+    assert!(told.requests().all(|one| *one != Request::Kexec));
+    assert_eq!(told.evidence.failures.len(), 1);
+}
+
+#[test]
 fn a_death_ends_the_run() {
     let consume = |one: &Request| *one == Request::ConsumeDma;
     let dies = |reason: &str| What::Event {

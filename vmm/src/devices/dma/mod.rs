@@ -2,8 +2,8 @@
 //!
 //! The engine takes descriptors from a ring in guest memory, whose pages a list in guest memory names. It fills the
 //! buffers with [`crate::content`] at a set rate of guest time, advances a completion count and interrupts. It
-//! continues across a kexec. It stops when the driver disables or resets it, at an invalid descriptor, and while the
-//! bus master bit is clear if it honours that bit. Only CONTROL's reset bit resets it, because it offers neither
+//! continues across a kexec. It stops when the driver disables or resets it, at an invalid descriptor or an address
+//! that it does not reach, and while the bus master bit is clear if it honours that bit. Only CONTROL's reset bit resets it, because it offers neither
 //! function-level reset nor power states.
 
 mod faults;
@@ -41,6 +41,17 @@ pub struct DmaConfig {
     pub seed: u64,
     /// Meaning of the bus master bit.
     pub bus_master: BusMaster,
+    /// Number of its address bits, [`MIN_ADDRESS_BITS`] to 64. It reaches addresses below 2 to the power of it.
+    #[serde(default = "all_bits")]
+    pub address_bits: u32,
+}
+
+/// Fewest address bits of an engine.
+pub const MIN_ADDRESS_BITS: u32 = 32;
+
+/// The address bits of an engine that reaches everything; so did all engines whose record does not say.
+const fn all_bits() -> u32 {
+    u64::BITS
 }
 
 impl Default for DmaConfig {
@@ -50,6 +61,7 @@ impl Default for DmaConfig {
             rate: 1_000_000,
             seed: 0,
             bus_master: BusMaster::default(),
+            address_bits: all_bits(),
         }
     }
 }
@@ -65,6 +77,15 @@ pub struct Programmed {
     pub completion_address: u64,
     /// Whether the engine overwrites the oldest blocks when the ring is full.
     pub free_run: bool,
+}
+
+impl DmaConfig {
+    /// Whether the engine has address bits enough for all of `length` bytes at `address`.
+    #[must_use]
+    pub fn reaches(&self, address: u64, length: u64) -> bool {
+        let last = address.saturating_add(length.saturating_sub(1));
+        last.checked_shr(self.address_bits).unwrap_or(0) == 0
+    }
 }
 
 /// The engine.
@@ -146,6 +167,7 @@ impl DmaEngine {
     pub fn is_sound(&self, after_power_on: &Self, now: u64) -> bool {
         let begun = [self.waiting_since, self.active_at];
         self.setup.rate > 0
+            && (MIN_ADDRESS_BITS..=u64::BITS).contains(&self.setup.address_bits)
             && self.config.has_shape_of(&after_power_on.config)
             && self.msix.has_shape_of(&after_power_on.msix)
             && begun.into_iter().flatten().all(|time| time <= now)
@@ -222,6 +244,7 @@ impl DmaEngine {
             (map::WAITS, 8) => registers.waits,
             (map::OVERWRITES, 8) => registers.overwrites,
             (map::FAULTS, 8) => registers.faults,
+            (map::ADDRESS_BITS, 4) => self.setup.address_bits.into(),
             _ => u64::MAX,
         }
     }

@@ -137,6 +137,10 @@ impl DmaEngine {
             if !address.is_multiple_of(8) {
                 return Err(Halt::Fault(unusable));
             }
+            if !self.setup.reaches(address, 8) {
+                let reason = FaultReason::OutOfReach;
+                return Err(Halt::Fault(Unusable { reason, ..unusable }));
+            }
             view.write(now, Kind::Completion { count }, address, &count.to_le_bytes())
                 .map_err(|error| match error {
                     DmaError::Ledger(_) => Halt::LedgerFull,
@@ -187,6 +191,9 @@ impl DmaEngine {
             .registers
             .ring_pages
             .wrapping_add(index * map::LIST_WORD_BYTES);
+        if !self.setup.reaches(at, map::LIST_WORD_BYTES) {
+            return Err(fault(FaultReason::OutOfReach, at));
+        }
         let mut word = [0; 8];
         view.read(now, at, &mut word)
             .map_err(|_| fault(FaultReason::ListOutsideRam, at))?;
@@ -202,17 +209,20 @@ impl DmaEngine {
         let slot = self.registers.completed % u64::from(self.registers.ring_entries);
         let descriptor = (slot & 0xffff_ffff) as u32;
         let at = self.locate(now, view, descriptor)?;
-        let mut bytes = [0; 16];
-        view.read(now, at, &mut bytes).map_err(|_| {
-            let length = u32::try_from(bytes.len()).unwrap_or(0);
-            let reason = FaultReason::DescriptorOutsideRam;
+        let fault = |reason| {
             Halt::Fault(Unusable {
                 reason,
                 address: at,
-                length,
+                length: (map::DESCRIPTOR_BYTES & 0xffff_ffff) as u32,
                 descriptor: Some(descriptor),
             })
-        })?;
+        };
+        if !self.setup.reaches(at, map::DESCRIPTOR_BYTES) {
+            return Err(fault(FaultReason::OutOfReach));
+        }
+        let mut bytes = [0; map::DESCRIPTOR_BYTES as usize];
+        view.read(now, at, &mut bytes)
+            .map_err(|_| fault(FaultReason::DescriptorOutsideRam))?;
         let [address, rest] = [0, 8].map(|from| {
             let mut word = [0; 8];
             word.copy_from_slice(&bytes[from..from + 8]);
@@ -227,6 +237,8 @@ impl DmaEngine {
             FaultReason::EmptyBuffer
         } else if buffer.length > map::MAX_BUFFER_BYTES {
             FaultReason::BufferTooLong
+        } else if !self.setup.reaches(address, buffer.length.into()) {
+            FaultReason::OutOfReach
         } else if !view.contains(address, buffer.length.into()) {
             FaultReason::BufferOutsideRam
         } else {

@@ -31,6 +31,7 @@ impl Bench {
             rate: 4_096_000_000,
             seed: 9,
             bus_master,
+            ..DmaConfig::default()
         };
         let mut bench = Self {
             ram,
@@ -276,6 +277,77 @@ fn wild_registers_fault() {
     );
     assert_eq!(faults(map::CONSUMED, 8, 1), Some(FaultReason::Consumed));
     assert_eq!(faults(map::COMPLETION_ADDRESS, 8, 0), None);
+}
+
+#[test]
+fn an_engine_faults_at_addresses_with_more_bits_than_it_has() {
+    const HIGH: u64 = 1 << 32;
+    // List, ring, count and buffer are at the same places in a RAM that has them below and above 4 GiB.
+    let bench = |bits, high: [u64; 4]| {
+        let mut bench = Bench::new(BusMaster::Honoured);
+        bench.ram = GuestRam::new(5 << 30).unwrap();
+        bench.view = DmaView::new(Arc::clone(&bench.ram), Ledger::new(8));
+        bench.engine.setup.address_bits = bits;
+        let [list, ring, done, buffer] = high.map(|high| high * HIGH);
+        for base in [0, HIGH] {
+            bench
+                .ram
+                .write(base + LIST, &(ring + RING).to_le_bytes())
+                .unwrap();
+            let descriptor = [buffer + BUFFERS, 4096].map(u64::to_le_bytes);
+            bench.ram.write(base + RING, descriptor.as_flattened()).unwrap();
+        }
+        bench.write(map::RING_PAGES, 8, list + LIST, 0);
+        bench.write(map::COMPLETION_ADDRESS, 8, done + DONE, 0);
+        bench.enable(0, 0);
+        bench.run(0);
+        assert_eq!(bench.read(map::ADDRESS_BITS, 4), u64::from(bits));
+        bench
+    };
+    let fault = |address, length, descriptor| EngineEventKind::Fault {
+        reason: FaultReason::OutOfReach,
+        address,
+        length,
+        descriptor,
+    };
+    for (high, expected) in [
+        ([1, 0, 0, 0], fault(HIGH + LIST, 8, Some(0))),
+        ([0, 1, 0, 0], fault(HIGH + RING, 16, Some(0))),
+        ([0, 0, 1, 0], fault(HIGH + DONE, 8, None)),
+        ([0, 0, 0, 1], fault(HIGH + BUFFERS, 4096, Some(0))),
+    ] {
+        let reaching = bench(33, high);
+        assert_eq!((reaching.engine.blocks(), reaching.read(map::FAULTS, 8)), (1, 0));
+        assert_eq!(reaching.block_at(high[3] * HIGH + BUFFERS), Some(0));
+        assert_eq!(reaching.ram.read_u64(high[2] * HIGH + DONE).unwrap(), 1);
+        let short = bench(32, high);
+        assert_eq!(short.events().last(), Some(&expected));
+        // Only the count is written after its block; nothing goes to the same place 4 GiB lower.
+        let made = usize::from(high[2] == 1);
+        assert_eq!(short.view.ledger.entries().len(), made, "{high:?}");
+        for base in [0, HIGH] {
+            assert_eq!(short.ram.read_u64(base + DONE).unwrap(), 0, "{high:?}");
+            let block = short.block_at(base + BUFFERS);
+            assert_eq!(block, (made == 1 && base == 0).then_some(0), "{high:?}");
+        }
+    }
+}
+
+#[test]
+fn the_last_byte_of_an_access_decides_whether_it_is_reached() {
+    let config = |address_bits| DmaConfig {
+        address_bits,
+        ..DmaConfig::default()
+    };
+    assert!(config(32).reaches(0xffff_f000, 4096));
+    assert!(!config(32).reaches(0xffff_f001, 4096));
+    assert!(!config(32).reaches(1 << 32, 1));
+    assert!(config(33).reaches(1 << 32, 1));
+    assert!(
+        config(64).reaches(u64::MAX, 4096),
+        "that it is in RAM is another question"
+    );
+    assert!(!config(63).reaches(u64::MAX, 4096));
 }
 
 #[test]

@@ -276,3 +276,20 @@ fn an_engine_faults_where_it_does_not_reach() {
     let reason = "it stopped at 0x106000000 because the address has more bits than the engine";
     assert!(text.contains(reason), "{text}");
 }
+
+#[test]
+fn addresses_taken_before_the_preservation_are_found() {
+    let Some(run) = passed("dma/addresses-before-preservation") else {
+        return;
+    };
+    let stray = run.findings("dma-only-to-preserved");
+    assert!(
+        stray
+            .iter()
+            .all(|finding| finding["last_writer"]["who"] == "device"),
+        "{stray:?}"
+    );
+    let right = passed("dma/addresses-after-preservation").expect("kernels are ready");
+    assert_eq!(right.scenario()["findings"].as_array().unwrap().len(), 0);
+    assert_eq!(right.rule("dma-only-to-preserved")["held"], true);
+}

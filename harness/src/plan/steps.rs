@@ -2,7 +2,7 @@
 
 use super::{Plan, WORKLOAD_OBJECT};
 use crate::evidence::{CheckpointKind, MemoryPoint, Phase};
-use crate::scenario::{Scenario, Workload};
+use crate::scenario::{Scenario, Start, Workload};
 use guest_agent::protocol::{Misbehaviour, Provocation};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -82,13 +82,18 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
     if generation == 0 {
         steps.push(Step::Phase(Phase::Prepare));
         steps.extend(plan.objects.iter().map(|object| Step::Create(object.id)));
+        let start = scenario.dma.as_ref().map(|dma| dma.get_ref().start);
+        let start_dma = interrupts
+            .then_some(Step::ArmInterrupts)
+            .into_iter()
+            .chain(plan.dma.is_some().then_some(Step::StartDma));
+        if start == Some(Start::BeforePreservation) {
+            steps.extend(start_dma.clone());
+        }
         preserve(plan, generation, &mut steps);
         steps.extend(plan.objects.iter().map(|object| Step::ResolvePages(object.id)));
-        if interrupts {
-            steps.push(Step::ArmInterrupts);
-        }
-        if plan.dma.is_some() {
-            steps.push(Step::StartDma);
+        if start == Some(Start::Preserved) {
+            steps.extend(start_dma);
         }
     } else {
         restore(plan, scenario, generation, &mut steps);

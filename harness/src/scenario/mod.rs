@@ -149,6 +149,9 @@ pub struct Dma {
     /// What the engine does when the ring is full.
     #[serde(default)]
     pub when_full: WhenFull,
+    /// When the agent takes the addresses of ring and buffers, and starts the engine.
+    #[serde(default)]
+    pub start: Start,
     /// What clearing the bus-master bit does.
     #[serde(default)]
     pub bus_master: BusMaster,
@@ -172,6 +175,17 @@ pub enum Buffers {
     Memfd,
     /// In anonymous memory of the agent, which is not preserved.
     Unpreserved,
+}
+
+/// When the agent takes the addresses of ring and buffers, and starts the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// Before their memory is preserved, which may move pages out of scratch: a driver's mistake.
+    BeforePreservation,
+    /// When their memory is preserved.
+    #[default]
+    Preserved,
 }
 
 /// What the engine does when the ring is full.

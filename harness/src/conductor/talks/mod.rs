@@ -347,6 +347,20 @@ fn memory_that_the_engine_does_not_reach_ends_the_run_before_the_kexec() {
 }
 
 #[test]
+fn the_engine_is_started_when_its_memory_is_preserved_or_before() {
+    for (line, early) in [("", false), ("start = \"before-preservation\"", true)] {
+        let text = SCENARIO.replace("[dma]", &format!("[dma]\n{line}"));
+        let told = talk(&testing::plan(&text), &|_, _| None);
+        assert_eq!(told.ending().0, OutcomeKind::Completed);
+        let position = |found: &dyn Fn(&Request) -> bool| told.requests().position(found).unwrap();
+        let starts = |one: &Request| matches!(one, Request::StartDma(_));
+        let preserves = |one: &Request| matches!(one, Request::Preserve { .. });
+        assert_eq!(position(&starts) < position(&preserves), early, "{line}");
+        assert_eq!(told.requests().filter(|one| starts(one)).count(), 1, "{line}");
+    }
+}
+
+#[test]
 fn a_death_ends_the_run() {
     let consume = |one: &Request| *one == Request::ConsumeDma;
     let dies = |reason: &str| What::Event {

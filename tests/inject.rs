@@ -1,5 +1,6 @@
 //! Each kind of injection: a rule catches it, or its effect is nil and every rule holds.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -16,6 +17,26 @@ fn files() -> Vec<PathBuf> {
         .collect();
     files.sort();
     files
+}
+
+#[test]
+fn the_document_names_every_scenario_and_no_other() {
+    let text = std::fs::read_to_string(scenarios().join("../../docs/injections.md")).expect("the document");
+    let (_, section) = text.split_once("\n## Scenarios\n").expect("the section");
+    let section = section.split("\n## ").next().expect("the first part");
+    // What is between backquotes, and looks like the name of a scenario.
+    let quoted = section.split('`').skip(1).step_by(2);
+    let kinds = "blob- bus- dma- engine- interrupt- machine- memory- never- symbol- time- trigger within-";
+    let named: BTreeSet<&str> = quoted
+        .filter(|word| kinds.split(' ').any(|kind| word.starts_with(kind)))
+        .collect();
+    let files = files();
+    let mut there: BTreeSet<&str> = files
+        .iter()
+        .filter_map(|file| file.file_stem()?.to_str())
+        .collect();
+    there.insert("never-fires");
+    assert_eq!(named, there);
 }
 
 fn run(files: &[PathBuf]) -> Finished {

@@ -1,7 +1,7 @@
 //! Checks of `[handover]`, and of keys that make no sense beside it.
 
 use super::check::{Problem, require};
-use super::{Buffers, Bytes, Handover, Scenario};
+use super::{Buffers, Bytes, Handover, Scenario, Start};
 use toml::Spanned;
 use vmm::boot::layout::KERNEL_MIN;
 
@@ -59,6 +59,9 @@ pub(super) fn check(scenario: &Scenario, spanned: &Spanned<Handover>) -> Result<
     require(of.buffers == Buffers::Memfd, dma, || {
         "found buffers that are not preserved, and with [handover] there is only what is handed over".into()
     })?;
+    require(of.start == Start::default(), dma, || {
+        "found start, and with [handover] the engine has been started before".into()
+    })?;
     require(!of.interrupts, dma, || {
         "found interrupts, and with [handover] no driver has set them up before".into()
     })
@@ -99,6 +102,10 @@ mod tests {
                 "not preserved",
             ),
             ("[dma]\nrate = \"1 MB/s\"\ninterrupts = true\n", "no driver"),
+            (
+                "[dma]\nrate = \"1 MB/s\"\nstart = \"before-preservation\"\n",
+                "started before",
+            ),
         ] {
             assert!(with(more).contains(word), "{}", with(more));
         }

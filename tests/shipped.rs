@@ -157,6 +157,21 @@ fn all_memory_is_used_and_what_was_preserved_is_not_touched() {
     assert!(again > 4096 / 2, "{note}");
 }
 
+/// Neither does the next kernel get it from the one before, because memory in scratch is not handed over.
+#[test]
+fn memory_that_a_new_kernel_reserves_lies_in_scratch() {
+    let Some(run) = passed("more/new-reserved-memory") else {
+        return;
+    };
+    for (found, generation) in run.findings("kernel-quiet").iter().zip(["1", "2"]) {
+        let owner = found["owner"].as_str().unwrap();
+        assert!(
+            owner.starts_with(&format!("kernel of generation {generation}, kho_preserve_pages+")),
+            "{owner}"
+        );
+    }
+}
+
 /// The report without the fields that depend on the host.
 fn timeless(report: &Value) -> Value {
     let mut report = without_host_time(report);

@@ -63,6 +63,9 @@ impl std::str::FromStr for Only {
     }
 }
 
+/// The name of a value that is not one of a sweep's own.
+const GIVEN: &str = "given";
+
 /// One bent field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
@@ -172,7 +175,7 @@ impl Sweep {
         };
         handover.writes(field, &value)?;
         let known = all.into_iter().find(|case| case.named.value == value);
-        let named = Named { name: "given", value };
+        let named = Named { name: GIVEN, value };
         Ok(known.or(Some(Case {
             field: field.clone(),
             named,
@@ -268,7 +271,7 @@ pub fn each_of<C: Sync>(cases: &[C], jobs: usize, work: impl Fn(&C) + Sync) {
     });
 }
 
-/// The folder under `keep` for the evidence of a case.
+/// The folder under `keep` for the evidence of a case. Each case of a sweep has its own.
 pub fn folder(line: &Line, keep: &Path) -> PathBuf {
     let plain = |c: char| {
         if c.is_ascii_alphanumeric() || "-_.".contains(c) {
@@ -277,7 +280,13 @@ pub fn folder(line: &Line, keep: &Path) -> PathBuf {
             '_'
         }
     };
-    let name: String = format!("{}-{}-{}", line.kernel, line.path, line.value)
+    // Values that are given literally have one name.
+    let value = if line.value == GIVEN {
+        &line.set
+    } else {
+        &line.value
+    };
+    let name: String = format!("{}-{}-{value}", line.kernel, line.path)
         .chars()
         .map(plain)
         .collect();
@@ -306,4 +315,37 @@ pub fn left(cases: Vec<Case>, kernel: &str, lines: &[Line]) -> Vec<Case> {
         !done.contains(&key)
     };
     cases.into_iter().filter(is_left).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kho_core::fields::Kind;
+
+    fn line(value: &str, set: &str) -> Line {
+        Line {
+            kernel: "7.3.4".into(),
+            scenario: "receiver".into(),
+            seed: 1,
+            path: "luo/session[vm]/file[0]/token".into(),
+            kind: Kind::Number,
+            value: value.into(),
+            set: set.into(),
+            was: "0x11".into(),
+            class: Class::Oops,
+            warned: true,
+            what: String::new(),
+            reproduce: String::new(),
+        }
+    }
+
+    #[test]
+    fn each_case_has_a_folder_of_its_own() {
+        let of = |value, set| folder(&line(value, set), Path::new("keep"));
+        assert_eq!(
+            of("one", "0x1"),
+            Path::new("keep/7.3.4-luo_session_vm__file_0__token-one")
+        );
+        assert_ne!(of(GIVEN, "0x7"), of(GIVEN, "0x8"));
+    }
 }

@@ -213,14 +213,14 @@ impl DmaEngine {
             Halt::Fault(Unusable {
                 reason,
                 address: at,
-                length: (map::DESCRIPTOR_BYTES & 0xffff_ffff) as u32,
+                length: u32::try_from(map::DESCRIPTOR_BYTES).unwrap_or(0),
                 descriptor: Some(descriptor),
             })
         };
         if !self.setup.reaches(at, map::DESCRIPTOR_BYTES) {
             return Err(fault(FaultReason::OutOfReach));
         }
-        let mut bytes = [0; map::DESCRIPTOR_BYTES as usize];
+        let mut bytes = [0; 16];
         view.read(now, at, &mut bytes)
             .map_err(|_| fault(FaultReason::DescriptorOutsideRam))?;
         let [address, rest] = [0, 8].map(|from| {

@@ -41,7 +41,7 @@ impl fmt::Display for Report {
             "  runs   {} of each in turns; median, (least to greatest)\n",
             self.baton.len()
         )?;
-        writeln!(f, "  {:<26}{:>24}{:>24}{:>9}", "", "baton", "QEMU TCG", "ratio")?;
+        writeln!(f, "  {:<26}{:>27}{:>27}{:>9}", "", "baton", "QEMU TCG", "ratio")?;
         row(f, "wall time", "s", summary.baton_wall_s, summary.qemu_wall_s)?;
         row(f, "processor time", "s", summary.baton_cpu_s, summary.qemu_cpu_s)?;
         row(
@@ -73,7 +73,7 @@ impl fmt::Display for Report {
         );
         writeln!(
             f,
-            "  {:<26}{:>24}{:>24}\n",
+            "  {:<26}{:>27}{:>27}\n",
             "peak resident memory",
             format!("{peak} MiB"),
             format!("{peer} MiB")
@@ -136,7 +136,7 @@ fn row(
     let ratio = baton
         .zip(qemu)
         .map_or_else(String::new, |(b, c)| format!("{:.2}", b.median / c.median));
-    let line = format!("  {name:<26}{:>24}{:>24}{ratio:>9}", cell(baton), cell(qemu));
+    let line = format!("  {name:<26}{:>27}{:>27}{ratio:>9}", cell(baton), cell(qemu));
     writeln!(f, "{}", line.trim_end())
 }
 

@@ -1,4 +1,4 @@
-//! A blueprint as a model file, the opposite of [`super::model`].
+//! A blueprint as a model file, the opposite of [`harness::handover::Model`].
 
 use std::fmt::Write;
 

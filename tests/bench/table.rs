@@ -156,7 +156,7 @@ mod tests {
     fn the_table_says_what_was_reached() {
         let text = report(769 << 20).to_string();
         for part in [
-            "wall time                    3.00 s (2.00 to 9.00)   1.50 s (1.00 to 2.00)     2.00\n",
+            "wall time                       3.00 s (2.00 to 9.00)      1.50 s (1.00 to 2.00)     2.00\n",
             "reached  at least 100 MIPS",
             "missed   at most 1.5 times",
             "missed   at most 768 MiB",

@@ -99,7 +99,7 @@ fn made(folder: &Path) -> Vec<PathBuf> {
     let (dropped, waiting) = (at("inject/dma-drop.toml"), at("inject/never-fires.toml"));
     let receiver = at("sweeps/receiver.toml");
     let results = folder.join("results").to_string_lossy().into_owned();
-    let commands: [(&str, i32, &[&str]); 5] = [
+    let commands: [(&str, i32, &[&str]); 6] = [
         ("passing", 0, &["run", &passing, "--backend", "soft"]),
         ("failing", 1, &["run", &failing, "--backend", "soft"]),
         ("injections", 3, &["run", &dropped, &waiting, "--backend", "soft"]),
@@ -116,6 +116,7 @@ fn made(folder: &Path) -> Vec<PathBuf> {
                 "scratch*",
             ],
         ),
+        ("moments", 0, &["sweep", "dma", &passing, "--moments", "12"]),
         ("campaign", 3, &["campaign", &campaign, "--out", &results]),
     ];
     let pages = commands.into_iter().map(|(name, status, arguments)| {

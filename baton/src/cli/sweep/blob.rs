@@ -1,13 +1,11 @@
 //! `baton sweep blob`: every field of the handover, with every wrong value.
 
+use super::Common;
 use super::sink::Sink;
-use super::{Common, print_text};
-use crate::cli::outputs::{Outputs, Said, write_all};
 use crate::cli::{Exit, complain};
-use crate::report::{SweepReport, html, write_text};
+use crate::report::{SweepReport, html};
 use campaign::sweep::{Class, Line, Only, Sweep, left, table};
 use clap::Args;
-use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(super) struct BlobArgs {
@@ -16,10 +14,6 @@ pub(super) struct BlobArgs {
     /// Only these cases: PATH, PATH=VALUE, or PATH* for all fields whose paths begin so. May be given several times.
     #[arg(long, value_name = "PATH[=VALUE]")]
     only: Vec<Only>,
-    /// Write a report to read in a browser: one file that fetches nothing; - is standard output, and the table goes to
-    /// standard error then.
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
     /// Branch at the new kernel's entry always, not as late as gives the same result.
     #[arg(long, hide = true)]
     from_entry: bool,
@@ -31,19 +25,7 @@ pub(super) fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
         complain(error);
         Exit::Failed
     };
-    let outputs = Outputs {
-        reports: args.html.iter().map(PathBuf::as_path).collect(),
-        out: args.common.out.as_deref(),
-        snapshots: Vec::new(),
-    };
-    let usage = |error: &dyn std::fmt::Display| {
-        complain(error);
-        Exit::Usage
-    };
-    outputs.check().map_err(|error| usage(&error))?;
-    if args.common.json && outputs.said() == Said::Error {
-        return Err(usage(&"--json and --html - are both standard output"));
-    }
+    let said = args.common.check()?;
     let agent = harness::agent::load().map_err(|error| failed(&error))?;
     let plans = args.common.plans()?;
     let results = args.common.results();
@@ -82,10 +64,8 @@ pub(super) fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
     let (new, any_failed) = sink.into_lines();
     lines.extend(new);
     let text = format!("{}{}", table(&lines), interesting(&lines));
-    print_text(&text, args.common.json || outputs.said() == Said::Error)?;
-    write_all(&[(&args.html, &|path| {
-        write_text(&html::sweep(&SweepReport::new(&lines)), path)
-    })])?;
+    args.common
+        .report(said, &text, &|| html::sweep(&SweepReport::new(&lines)))?;
     Ok(if any_failed { Exit::Failed } else { Exit::Met })
 }
 

@@ -1,9 +1,9 @@
 //! `baton sweep dma`: a fault in one device write, at one moment after the other.
 
+use super::Common;
 use super::sink::Sink;
-use super::{Common, print_text};
-use crate::cli::outputs::Outputs;
 use crate::cli::{Exit, complain};
+use crate::report::html;
 use campaign::mutation::Fate;
 use campaign::sweep::{CaseError, DmaCase, DmaLine, DmaSweep, dma_table, each_of};
 use clap::Args;
@@ -28,15 +28,7 @@ pub(super) fn dma(args: &DmaArgs) -> Result<Exit, Exit> {
         complain(error);
         Exit::Failed
     };
-    let outputs = Outputs {
-        reports: Vec::new(),
-        out: args.common.out.as_deref(),
-        snapshots: Vec::new(),
-    };
-    outputs.check().map_err(|error| {
-        complain(error);
-        Exit::Usage
-    })?;
+    let said = args.common.check()?;
     let agent = harness::agent::load().map_err(|error| failed(&error))?;
     let plans = args.common.plans()?;
     let results = args.common.results();
@@ -67,10 +59,8 @@ pub(super) fn dma(args: &DmaArgs) -> Result<Exit, Exit> {
     }
     let (new, any_failed) = sink.into_lines();
     lines.extend(new);
-    print_text(
-        &format!("{}{}", dma_table(&lines), gaps(&lines)),
-        args.common.json,
-    )?;
+    let text = format!("{}{}", dma_table(&lines), gaps(&lines));
+    args.common.report(said, &text, &|| html::moments(&lines))?;
     Ok(if any_failed { Exit::Failed } else { Exit::Met })
 }
 

@@ -4,7 +4,9 @@ mod blob;
 mod dma;
 mod sink;
 
+use super::outputs::{Outputs, Said, write_all};
 use super::{Exit, complain};
+use crate::report::write_text;
 use campaign::sweep::read;
 use clap::{Args, Subcommand};
 use harness::plan::{Overrides, Plan};
@@ -53,6 +55,10 @@ struct Common {
     /// interesting cases in a folder each.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Write a report to read in a browser: one file that fetches nothing; - is standard output, and the table goes to
+    /// standard error then.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 impl Common {
@@ -75,6 +81,34 @@ impl Common {
         };
         let plans = kernels.into_iter().map(|kernel| Ok((kernel, plan(kernel)?)));
         plans.collect()
+    }
+
+    /// Whether the reports' places can be written, and who else has standard output.
+    fn check(&self) -> Result<Said, Exit> {
+        let outputs = Outputs {
+            reports: self.html.iter().map(PathBuf::as_path).collect(),
+            out: self.out.as_deref(),
+            snapshots: Vec::new(),
+        };
+        let usage = |error: &dyn std::fmt::Display| {
+            complain(error);
+            Exit::Usage
+        };
+        outputs.check().map_err(|error| usage(&error))?;
+        if self.json && outputs.said() == Said::Error {
+            return Err(usage(&"--json and --html - are both standard output"));
+        }
+        Ok(outputs.said())
+    }
+
+    /// Prints the table, and writes the page.
+    fn report(&self, said: Said, table: &str, page: &dyn Fn() -> String) -> Result<(), Exit> {
+        if self.json || said == Said::Error {
+            eprint!("{table}");
+        } else {
+            super::print(table)?;
+        }
+        write_all(&[(&self.html, &|path| write_text(&page(), path))])
     }
 
     fn jobs(&self) -> usize {
@@ -114,14 +148,4 @@ pub(super) fn sweep(args: &SweepArgs) -> Exit {
         SweepCommand::Dma(args) => dma::dma(args),
     };
     done.unwrap_or_else(|failed| failed)
-}
-
-/// Prints to standard output, or to standard error if that is taken.
-fn print_text(text: &str, taken: bool) -> Result<(), Exit> {
-    if taken {
-        eprint!("{text}");
-        Ok(())
-    } else {
-        super::print(text)
-    }
 }

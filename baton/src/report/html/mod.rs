@@ -7,6 +7,7 @@ mod campaign;
 mod findings;
 mod matrix;
 mod memory;
+mod moments;
 mod overview;
 mod scenario;
 mod sweep;
@@ -14,6 +15,7 @@ mod timeline;
 mod words;
 
 pub use campaign::campaign;
+pub use moments::moments;
 pub use sweep::sweep;
 
 use super::json::{Report, ScenarioReport};

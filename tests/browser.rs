@@ -237,6 +237,7 @@ fn a_browser_shows_what_the_program_writes_of_runs_sweeps_and_campaigns() {
         "explained by",
         "never fired",
         "Fields of luo by values",
+        "One more block: cases in order of time",
         "Each variant with each pair of kernels",
     ]) {
         let text = std::fs::read_to_string(page).unwrap();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
-use tests::{Finished, baton, program, ready, scenarios};
+use tests::{Finished, baton, built, program, ready, scenarios};
 
 /// Rules about a device, in a scenario without one.
 const NO_DEVICE: &str = "[expect]\ndevice-writes-landed = \"unjudged\"\ndma-only-to-preserved = \"unjudged\"\n\
@@ -28,8 +28,8 @@ fn a_built_handover_is_taken_over_while_a_device_writes() {
     if !ready("built handovers") {
         return;
     }
-    let built = scenarios().join("handover/built.toml");
-    let finished = run(&built, &[]);
+    let file = scenarios().join("handover/built.toml");
+    let finished = run(&file, &[]);
     assert_eq!(finished.status, 0, "{}", finished.text);
     let scenario = finished.scenario();
     assert_eq!(scenario["handover"], "kho-v4 built from the scenario");
@@ -45,10 +45,10 @@ fn a_built_handover_is_taken_over_while_a_device_writes() {
         finished.text
     );
     // Again, and with more processors.
-    let again = run(&built, &[]);
+    let again = run(&file, &[]);
     assert_eq!(again.scenario()["state_hash"], scenario["state_hash"]);
     let folder = tempfile::tempdir().expect("a folder");
-    let text = fs::read_to_string(&built).expect("the scenario");
+    let text = fs::read_to_string(&file).expect("the scenario");
     for vcpus in [2, 4] {
         let text = text.replace("handover-built", &format!("on-{vcpus}"));
         let text = text.replacen("\n[handover]", &format!("\nvcpus = {vcpus}\n[handover]"), 1);
@@ -78,11 +78,7 @@ fn a_kernel_takes_the_version_that_is_its_own_and_refuses_others() {
         ("7.1.13", "kho-v3"),
         ("6.19.11", "kho-v1"),
     ];
-    let built = |kernel: &str| {
-        let folder = harness::kernel::kernel_directory(kernel);
-        folder.is_some_and(|folder| folder.join("bzImage").is_file())
-    };
-    for (kernel, own) in own.into_iter().filter(|(kernel, _)| built(kernel)) {
+    for (kernel, own) in own.into_iter().filter(|(kernel, _)| built(kernel).is_some()) {
         for abi in ["kho-v1", "kho-v2", "kho-v3", "kho-v4"] {
             let text = format!("[handover]\nabi = \"{abi}\"\n{MEMFD}{NO_DEVICE}");
             let file = written(&folder, &format!("built-{abi}"), &text);
@@ -106,7 +102,8 @@ fn what_damages_handed_memory_is_found() {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let fault = "[[inject]]\nwhen.at = \"entry\"\nwhat.memory.flip = { at = { object = \"guest-ram\", page = 3 }, bit = 1 }\n";
+    let fault = "[[inject]]\nwhen.at = \"entry\"\n\
+                 what.memory.flip = { at = { object = \"guest-ram\", page = 3 }, bit = 1 }\n";
     let text = format!("[handover]\nabi = \"kho-v4\"\n{MEMFD}{fault}{NO_DEVICE}");
     let finished = run(&written(&folder, "damaged", &text), &[]);
     assert_eq!(finished.status, 1, "{}", finished.text);

@@ -53,6 +53,12 @@ pub fn ready(test: &str) -> bool {
 /// Set by `make nightly`: there a test that needs a variant of a kernel must not be left out.
 pub const NIGHTLY: &str = "BATON_NIGHTLY";
 
+/// The folder of a kernel, if it is built.
+#[must_use]
+pub fn built(kernel: &str) -> Option<PathBuf> {
+    harness::kernel::kernel_directory(kernel).filter(|folder| folder.join("bzImage").is_file())
+}
+
 /// The folder of a variant of a kernel, such as "7.3.4+kaslr", which `test` needs. Without it says so.
 ///
 /// # Panics
@@ -66,7 +72,7 @@ pub fn variant(test: &str, kernel: &str) -> Option<PathBuf> {
         assert!(!must_run, "{test} must run here");
         return None;
     }
-    let folder = harness::kernel::kernel_directory(kernel).filter(|folder| folder.join("bzImage").is_file());
+    let folder = built(kernel);
     if folder.is_none() {
         assert!(!must_run, "{test} needs guest kernel {kernel}");
         skipped(&format!(

@@ -1,5 +1,6 @@
 //! Physical memory in a file: byte 0 of the file is physical address 0.
 
+use crate::evidence::PAGE;
 use guest_agent::pattern::PAGE_BYTES;
 use kho_core::{MemoryError, PhysicalMemory, PhysicalMemoryMut, Region};
 use std::collections::BTreeMap;
@@ -8,8 +9,6 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Bytes of a page.
-pub const PAGE: usize = PAGE_BYTES;
 /// First bytes of a zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Most pages other than zero pages in a compressed image: 4 GiB.
@@ -98,16 +97,16 @@ impl Image {
     /// Page frames that may hold something else than zeroes, ascending.
     pub fn frames(&self) -> Vec<u64> {
         match self {
-            Self::Raw { size, .. } => (0..size / PAGE as u64).collect(),
+            Self::Raw { size, .. } => (0..size / PAGE).collect(),
             Self::Unpacked { pages, .. } => pages.keys().copied().collect(),
         }
     }
 
     /// Copies all pages that are not zero into other memory.
     pub fn copy_into(&self, into: &mut dyn PhysicalMemoryMut) -> Result<(), MemoryError> {
-        let mut page = [0; PAGE];
+        let mut page = [0; PAGE_BYTES];
         for frame in self.frames() {
-            let at = frame * PAGE as u64;
+            let at = frame * PAGE;
             self.read(at, &mut page)?;
             if page.iter().any(|byte| *byte != 0) {
                 into.write(at, &page)?;
@@ -146,16 +145,16 @@ fn size_of(file: &File) -> Result<u64, ImageError> {
 fn unpack(file: File) -> Result<Image, ImageError> {
     let mut stream = zstd::Decoder::new(file)?;
     stream.window_log_max(MAX_WINDOW_LOG)?;
-    let (mut pages, mut size, mut page) = (BTreeMap::new(), 0_u64, vec![0; PAGE]);
+    let (mut pages, mut size, mut page) = (BTreeMap::new(), 0_u64, vec![0; PAGE_BYTES]);
     loop {
         let filled = fill(&mut stream, &mut page)
             .map_err(|error| ImageError::Wrong(format!("cannot be unpacked: {error}")))?;
         if page.iter().take(filled).any(|byte| *byte != 0) {
             page[filled..].fill(0);
-            pages.insert(size / PAGE as u64, page.clone().into_boxed_slice());
+            pages.insert(size / PAGE, page.clone().into_boxed_slice());
         }
         size += filled as u64;
-        if filled < PAGE {
+        if filled < PAGE_BYTES {
             return Ok(Image::Unpacked { pages, size });
         }
         if pages.len() > MAX_UNPACKED_PAGES || size > MAX_UNPACKED_BYTES {
@@ -194,10 +193,10 @@ impl PhysicalMemory for Image {
             Self::Unpacked { pages, .. } => {
                 let (mut at, mut rest) = (address, buf);
                 while !rest.is_empty() {
-                    let offset = usize::try_from(at % PAGE as u64).unwrap_or(0);
-                    let length = rest.len().min(PAGE - offset);
+                    let offset = usize::try_from(at % PAGE).unwrap_or(0);
+                    let length = rest.len().min(PAGE_BYTES - offset);
                     let (part, others) = rest.split_at_mut(length);
-                    match pages.get(&(at / PAGE as u64)) {
+                    match pages.get(&(at / PAGE)) {
                         Some(page) => part.copy_from_slice(&page[offset..offset + length]),
                         None => part.fill(0),
                     }

@@ -8,7 +8,7 @@ mod model;
 mod place;
 mod source;
 
-pub use image::{Image, ImageError, PAGE};
+pub use image::{Image, ImageError};
 pub use model::Model;
 pub use place::{HandoverError, HandoverPlan, LOW_MEMORY, plan};
 pub use source::{MODEL, PAGES, Source, SourceError};

@@ -316,21 +316,26 @@ impl MemfdModel {
             return Err(format!("{} do not fit RAM of {}", self.size, Bytes(ram)));
         }
         let count = self.size.0.div_ceil(Block::new(0, self.order).size());
-        let folio = |number: u64| {
-            let address = free.allocate(self.order).ok_or_else(|| {
-                format!(
-                    "no free block of order {} for folio {number} of {count}",
-                    self.order
-                )
-            })?;
-            Ok(FolioPlan {
-                block: Block::new(address, self.order),
-                index: number << self.order,
-                flags: written(),
-            })
-        };
-        (0..count).map(folio).collect()
+        folios(count, self.order, free).map_err(|number| {
+            format!(
+                "no free block of order {} for folio {number} of {count}",
+                self.order
+            )
+        })
     }
+}
+
+/// Places `count` folios of a file, one after the other. The error is the number of the first for which there is no
+/// memory.
+pub(super) fn folios(count: u64, order: u8, free: &mut dyn PageAllocator) -> Result<Vec<FolioPlan>, u64> {
+    let folio = |number: u64| {
+        Ok(FolioPlan {
+            block: Block::new(free.allocate(order).ok_or(number)?, order),
+            index: number << order,
+            flags: written(),
+        })
+    };
+    (0..count).map(folio).collect()
 }
 
 impl BlobModel {

@@ -1,15 +1,16 @@
 //! Where a handover lies in guest memory: its records, its scratch areas, and the pages of the agent's objects.
 
-use super::{PAGE, Source, SourceError};
+use super::model::folios;
+use super::{Source, SourceError};
+use crate::evidence::PAGE;
 use crate::plan::ObjectPlan;
 use crate::scenario::{self, Bytes};
 use guest_agent::pagemap::push_frame;
 use guest_agent::protocol::PageRun;
-use kho_core::abi::memfd::{FOLIO_DIRTY, FOLIO_UPTODATE};
-use kho_core::blueprint::{FileContentPlan, FilePlan, FolioPlan, Kexec, LuoPlan, MemfdPlan, SessionPlan};
+use kho_core::blueprint::{FileContentPlan, FilePlan, Kexec, LuoPlan, MemfdPlan, SessionPlan};
 use kho_core::{
-    Abi, Block, Blueprint, BuildError, FreeRegions, KhoData, MemoryError, PageAllocator, PhysicalMemory,
-    Region, SparseMemory,
+    Abi, Blueprint, BuildError, FreeRegions, KhoData, MemoryError, PageAllocator, PhysicalMemory, Region,
+    SparseMemory,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -171,7 +172,7 @@ pub fn plan(
         kho,
         scratch,
         pages: pages
-            .map(|(address, page)| (address / PAGE as u64, page.to_vec()))
+            .map(|(address, page)| (address / PAGE, page.to_vec()))
             .collect(),
         objects: handed,
     })
@@ -186,9 +187,7 @@ fn free(source: Option<&Source>, ram: &[Region], scratch: &[Region]) -> FreeRegi
     }
     let pages = source.and_then(|source| source.pages.as_ref());
     let kept = pages.map(super::Image::frames).unwrap_or_default();
-    let kept = kept
-        .into_iter()
-        .map(|frame| Region::new(frame * PAGE as u64, PAGE as u64));
+    let kept = kept.into_iter().map(|frame| Region::new(frame * PAGE, PAGE));
     let used = placed.into_iter().chain(kept).chain(scratch.iter().copied());
     FreeRegions::outside(ram, used.chain([LOW_MEMORY]))
 }
@@ -211,18 +210,10 @@ fn of_objects(
             );
             return Err(HandoverError::Memfd { name, reason });
         }
-        let folio = |index| {
-            let address = free.allocate(0).ok_or(BuildError::OutOfMemory { order: 0 })?;
-            Ok::<_, BuildError>(FolioPlan {
-                block: Block::new(address, 0),
-                index,
-                flags: FOLIO_DIRTY | FOLIO_UPTODATE,
-            })
-        };
-        let folios: Result<Vec<FolioPlan>, _> = (0..object.bytes / PAGE as u64).map(folio).collect();
+        let folios = folios(object.bytes / PAGE, 0, free);
         let memfd = MemfdPlan {
             size: object.bytes,
-            folios: folios?,
+            folios: folios.map_err(|_| BuildError::OutOfMemory { order: 0 })?,
             ..MemfdPlan::default()
         };
         let file = FilePlan {
@@ -285,10 +276,10 @@ fn pages_of(object: &ObjectPlan, blueprint: &Blueprint) -> Result<Option<Vec<Pag
             "it has {found} in the handover, expected {expected}"
         )));
     }
-    let pages = object.bytes / PAGE as u64;
+    let pages = object.bytes / PAGE;
     let mut frames = BTreeMap::new();
     for folio in &memfd.folios {
-        let first = folio.block.address / PAGE as u64;
+        let first = folio.block.address / PAGE;
         let size = 1_u64.checked_shl(folio.block.order.into()).unwrap_or(u64::MAX);
         for page in 0..size.min(pages.saturating_sub(folio.index)) {
             let index = folio.index + page;
@@ -336,7 +327,7 @@ mod tests {
     fn memory(plan: &HandoverPlan) -> SliceMemory<Vec<u8>> {
         let mut memory = SliceMemory::new(0, vec![0; usize::try_from(RAM).unwrap()]);
         for (frame, page) in &plan.pages {
-            memory.write(frame * PAGE as u64, page).unwrap();
+            memory.write(frame * PAGE, page).unwrap();
         }
         memory
     }
@@ -357,7 +348,7 @@ mod tests {
             let scratch = handover.scratch.iter().map(|area| area.region);
             assert_eq!(scratch.collect::<Vec<_>>(), [Region::new(KERNEL_MIN, 64 << 20)]);
             for run in plan.objects.values().flatten() {
-                let memory = Region::new(run.first * PAGE as u64, run.count * PAGE as u64);
+                let memory = Region::new(run.first * PAGE, run.count * PAGE);
                 assert!(handover.map.is_preserved(memory.start), "{abi}, {memory}");
                 assert!(!memory.overlaps(&plan.scratch[0]) && !memory.overlaps(&LOW_MEMORY));
             }

@@ -4,7 +4,9 @@ use super::locate::Located;
 use super::{Exit, complain, json, print, text, wrong};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use harness::handover::{Image, ImageError, LOW_MEMORY, Model, PAGE, Source, SourceError};
+use guest_agent::pattern::PAGE_BYTES;
+use harness::evidence::PAGE;
+use harness::handover::{Image, ImageError, LOW_MEMORY, Model, Source, SourceError};
 use harness::scenario::Bytes;
 use kho_core::find::{Found, find};
 use kho_core::{
@@ -51,7 +53,7 @@ impl PageAllocator for Zeroed {
     fn allocate(&mut self, order: u8) -> Option<u64> {
         loop {
             let address = self.regions.allocate(order)?;
-            if self.trusted || is_zero(&self.image, address, (PAGE as u64) << order) {
+            if self.trusted || is_zero(&self.image, address, PAGE << order) {
                 return Some(address);
             }
         }
@@ -59,9 +61,9 @@ impl PageAllocator for Zeroed {
 }
 
 fn is_zero(image: &Image, address: u64, size: u64) -> bool {
-    let mut page = [0; PAGE];
-    (0..size / PAGE as u64).all(|index| {
-        image.read(address + index * PAGE as u64, &mut page).is_ok() && page.iter().all(|byte| *byte == 0)
+    let mut page = [0; PAGE_BYTES];
+    (0..size / PAGE).all(|index| {
+        image.read(address + index * PAGE, &mut page).is_ok() && page.iter().all(|byte| *byte == 0)
     })
 }
 
@@ -176,7 +178,7 @@ fn allocator(model: &Model, image: &Image) -> Result<Zeroed, ImageError> {
 /// Writes a `setup_data` node that points to the handover. Returns its address.
 fn announce(entry: KhoData, image: &mut Image, free: &mut Zeroed) -> Result<u64, String> {
     let at = free.allocate(0).ok_or("no free page for setup_data")?;
-    let mut node = vec![0; PAGE];
+    let mut node = vec![0; PAGE_BYTES];
     node[..KhoData::NODE_SIZE].copy_from_slice(&entry.to_node(0));
     image.write(at, &node).map_err(|error| error.to_string())?;
     Ok(at)

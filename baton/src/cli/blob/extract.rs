@@ -3,10 +3,10 @@
 use super::locate::Located;
 use super::{Exit, address, complain, open_ram, print, written, wrong};
 use clap::Args;
-use guest_agent::pattern::Pattern;
+use guest_agent::pattern::{PAGE_BYTES, Pattern};
 use harness::conductor::{Run, chain};
-use harness::evidence::{CheckpointKind, Evidence, PAGE as PAGE_BYTES};
-use harness::handover::{MODEL, PAGE, PAGES};
+use harness::evidence::{CheckpointKind, Evidence, PAGE};
+use harness::handover::{MODEL, PAGES};
 use harness::scenario::Bytes;
 use harness::snapshot::RunSnapshot;
 use kho_core::find::find;
@@ -91,7 +91,7 @@ fn captured(evidence: &Evidence, generation: u32, memory: &mut SparseMemory) -> 
         let pages = (0..).zip(object.frames(generation)).zip(&capture.pages);
         for ((index, frame), content) in pages {
             if let Some(page) = evidence.captures.bytes(&pattern, index, *content) {
-                memory.insert(frame.saturating_mul(PAGE_BYTES), page);
+                memory.insert(frame.saturating_mul(PAGE), page);
                 known.insert(frame);
             }
         }
@@ -110,7 +110,7 @@ fn data(handover: &Handover) -> Vec<Region> {
 }
 
 fn frames(region: &Region) -> std::ops::Range<u64> {
-    region.start / PAGE_BYTES..region.end().div_ceil(PAGE_BYTES)
+    region.start / PAGE..region.end().div_ceil(PAGE)
 }
 
 /// Writes the directory. Returns what is said of it.
@@ -125,7 +125,7 @@ fn keep(
     let abi = Abi::of(handover);
     let ram = memory.ranges().iter().map(Region::end).max().unwrap_or(0);
     let mut wanted: BTreeSet<u64> = data(handover).iter().flat_map(frames).collect();
-    wanted.retain(|frame| *frame < ram / PAGE_BYTES && !missing.contains(frame));
+    wanted.retain(|frame| *frame < ram / PAGE && !missing.contains(frame));
     let failed = |path: &Path, error: std::io::Error| {
         complain(format!("{}: {error}", path.display()));
         Exit::Failed
@@ -138,7 +138,7 @@ fn keep(
     let mut told = format!(
         "{}: {abi}, {} of file data and regions kept, RAM of {}\n",
         args.out.display(),
-        Bytes(count * PAGE_BYTES),
+        Bytes(count * PAGE),
         Bytes(ram)
     );
     if !missing.is_empty() {
@@ -158,10 +158,10 @@ fn write_pages(
     wanted: &BTreeSet<u64>,
 ) -> std::io::Result<u64> {
     let mut out = zstd::Encoder::new(std::fs::File::create_new(path)?, 3)?;
-    let (mut page, zeroes) = ([0; PAGE], [0; PAGE]);
+    let (mut page, zeroes) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
     let mut count = 0;
-    for frame in 0..ram / PAGE_BYTES {
-        let read = wanted.contains(&frame) && memory.read(frame * PAGE_BYTES, &mut page).is_ok();
+    for frame in 0..ram / PAGE {
+        let read = wanted.contains(&frame) && memory.read(frame * PAGE, &mut page).is_ok();
         count += u64::from(read);
         out.write_all(if read { &page } else { &zeroes })?;
     }

@@ -1,6 +1,7 @@
 //! Finds the handover in a file.
 
-use harness::handover::{Image, ImageError, PAGE};
+use harness::evidence::PAGE;
+use harness::handover::{Image, ImageError};
 use kho_core::find::{Found, Unread, find};
 use kho_core::{Handover, KhoData, PhysicalMemory, Region};
 use std::path::Path;
@@ -114,7 +115,7 @@ fn bare_fdt(image: &Image) -> Option<Vec<u8>> {
     let bytes = image.small(kho_core::read::MAX_FDT_SIZE)?;
     let stated = kho_core::fdt::total_size(&bytes).ok()?;
     // Saved pages are padded to whole pages.
-    let padded = u64::from(stated).next_multiple_of(PAGE as u64);
+    let padded = u64::from(stated).next_multiple_of(PAGE);
     (image.size() <= padded).then_some(bytes)
 }
 

@@ -95,16 +95,17 @@ fn answer(
     (asked, at): (Point, Point),
 ) -> Result<(), Ending> {
     let generation = cursor.generation;
+    let failure = |call, errno, detail| AgentFailure {
+        generation,
+        phase: at.phase,
+        request: words(request),
+        call,
+        errno,
+        detail,
+    };
     match (request, reply) {
         (_, Reply::Failed { call, errno, detail }) => {
-            evidence.failures.push(AgentFailure {
-                generation,
-                phase: at.phase,
-                request: words(request),
-                call,
-                errno,
-                detail,
-            });
+            evidence.failures.push(failure(call, errno, detail));
             let failure = evidence.failures.len() - 1;
             if *request == Request::KernelLog {
                 // The run can go on without it, and the rule that needs it says what it could not see.
@@ -162,14 +163,7 @@ fn answer(
             let known = plan.object(object);
             let name = known.map_or_else(|| format!("object {object}"), ObjectPlan::words);
             let detail = format!("page {page} of {name} is at {address:#x}; the engine reaches {bits} bits");
-            let failure = AgentFailure {
-                generation,
-                phase: at.phase,
-                request: words(request),
-                call: "DMA engine".into(),
-                errno: 0,
-                detail,
-            };
+            let failure = failure("DMA engine".into(), 0, detail);
             let text = failure.to_string();
             evidence.failures.push(failure);
             return Err(Ending::new(unable(generation), text));

@@ -4,7 +4,6 @@ use super::Run;
 use crate::evidence::PAGE;
 use crate::handover::HandoverPlan;
 use guest_agent::pattern::Pattern;
-use guest_agent::protocol::Place;
 use vmm::devices::dma::Programmed;
 use vmm::machine::MachineError;
 use vmm::memory::MemoryError;
@@ -19,22 +18,18 @@ impl Run {
         };
         self.write_handover(handover)?;
         if let Some(dma) = &plan.dma {
-            let frames = |place: Place| self.frames_of(place.object);
             let ring = &dma.ring;
-            for placed in dma.placed(&frames(ring.descriptors), &frames(ring.buffers)) {
-                let place = Place {
-                    object: ring.list.object,
-                    offset: placed.offset,
-                };
-                self.write_object(place, &placed.bytes)?;
+            // What is handed over has the buffers beside the ring.
+            let frames = self.frames_of(ring.list.object);
+            for placed in dma.placed(&frames, &frames) {
+                self.write_object(&frames, placed.offset, &placed.bytes)?;
             }
-            let programmed = Programmed {
-                ring_pages: self.address_of(ring.list),
+            self.machine.start_dma(&Programmed {
+                ring_pages: address_of(&frames, ring.list.offset),
                 ring_entries: ring.entries,
-                completion_address: self.address_of(ring.completion),
+                completion_address: address_of(&frames, ring.completion.offset),
                 free_run: ring.free_run,
-            };
-            self.machine.start_dma(&programmed);
+            });
         }
         let event = self.machine.enter()?;
         self.entered(&event);
@@ -60,28 +55,22 @@ impl Run {
         object.map_or(Vec::new(), |object| object.frames(0))
     }
 
-    /// Guest physical address of a place; 0 if it is in no page.
-    fn address_of(&self, place: Place) -> u64 {
-        let page = usize::try_from(place.offset / PAGE).unwrap_or(usize::MAX);
-        let frame = self.frames_of(place.object).get(page).copied();
-        frame.map_or(0, |frame| frame.saturating_mul(PAGE) + place.offset % PAGE)
-    }
-
-    /// Writes bytes into an object, which lies on any pages.
-    fn write_object(&self, place: Place, bytes: &[u8]) -> Result<(), MemoryError> {
-        let frames = self.frames_of(place.object);
-        let (mut offset, mut rest) = (place.offset, bytes);
+    /// Writes bytes into an object, which lies on these pages.
+    fn write_object(&self, frames: &[u64], mut offset: u64, mut rest: &[u8]) -> Result<(), MemoryError> {
         while !rest.is_empty() {
             let room = usize::try_from(PAGE - offset % PAGE).unwrap_or(usize::MAX);
             let (part, others) = rest.split_at(room.min(rest.len()));
-            let page = usize::try_from(offset / PAGE).unwrap_or(usize::MAX);
-            if let Some(frame) = frames.get(page) {
-                let at = frame.saturating_mul(PAGE) + offset % PAGE;
-                self.machine.ram().write(at, part)?;
-            }
+            self.machine.ram().write(address_of(frames, offset), part)?;
             offset += part.len() as u64;
             rest = others;
         }
         Ok(())
     }
+}
+
+/// Guest physical address of a byte of an object that lies on these pages; outside RAM if it is on none.
+fn address_of(frames: &[u64], offset: u64) -> u64 {
+    let page = usize::try_from(offset / PAGE).unwrap_or(usize::MAX);
+    let frame = frames.get(page).copied().unwrap_or(u64::MAX);
+    frame.saturating_mul(PAGE).saturating_add(offset % PAGE)
 }

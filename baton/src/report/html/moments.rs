@@ -1,5 +1,5 @@
-//! The page on a sweep over moments of device writes: fates with numbers, then each kernel's cases in order of time, and
-//! what came of them in groups.
+//! The page on a sweep over moments of device writes: fates with numbers, then each kernel's cases in order of time,
+//! and what came of them in groups.
 
 use super::matrix::listing;
 use super::words::{count, millis, number};
@@ -24,8 +24,8 @@ pub fn moments(lines: &[DmaLine]) -> String {
         article {
             div.title { h2 { "Device writes of " (scenario) } }
             p {
-                "At one moment after the other a block of the device was dropped, or one more was written. A case is one "
-                "of the two at one moment, compared with the run as it is."
+                "At one moment after the other a block of the device was dropped, or one more was written. A case is "
+                "one of the two at one moment, compared with the run as it is."
             }
             @if lines.is_empty() { p { "No case has a result." } } @else { (fates(lines, &releases)) }
             @for (number, release) in (1..).zip(&releases) { (kernel(lines, release, &format!("k{number}"))) }
@@ -162,34 +162,32 @@ fn cell(cases: &[&DmaLine]) -> Markup {
     }
 }
 
-/// Cases of one fate, caught by the same rules, in one phase.
-struct Group<'a> {
-    cases: Vec<&'a DmaLine>,
-}
+/// Cases of one fate, caught by the same rules, of one deed in one phase.
+type Group<'a> = Vec<&'a DmaLine>;
 
 /// The groups: what nobody noticed first, then by number of cases.
 fn groups<'a>(lines: &[&'a DmaLine]) -> Vec<Group<'a>> {
-    let mut groups: BTreeMap<_, Vec<&DmaLine>> = BTreeMap::new();
+    let mut groups: BTreeMap<_, Group<'_>> = BTreeMap::new();
     for line in lines.iter().filter(|line| weight(line.fate) > 0) {
         let key = (line.fate, &line.caught_by, line.deed, &line.phase);
         groups.entry(key).or_default().push(line);
     }
-    let mut groups: Vec<Group<'_>> = groups.into_values().map(|cases| Group { cases }).collect();
+    let mut groups: Vec<Group<'_>> = groups.into_values().collect();
     groups.sort_by_key(|group| {
-        let fate = group.cases.first().map_or(0, |line| weight(line.fate));
-        std::cmp::Reverse((fate, group.cases.len()))
+        let fate = group.first().map_or(0, |line| weight(line.fate));
+        std::cmp::Reverse((fate, group.len()))
     });
     groups
 }
 
-fn group(group: &Group<'_>, open: bool) -> Markup {
+fn group(group: &[&DmaLine], open: bool) -> Markup {
     html! {
-        @if let Some(first) = group.cases.first() {
+        @if let Some(first) = group.first() {
             @let rules: Vec<String> = first.caught_by.iter().map(ToString::to_string).collect();
             details.finding.(look(first.fate).1) open[open] {
                 summary {
                     (named(first.fate)) ", " (first.deed) " in " (first.phase) ", "
-                    (number(group.cases.len() as u64, "case", "cases"))
+                    (number(group.len() as u64, "case", "cases"))
                     @if !rules.is_empty() { ": " (rules.join(", ")) }
                 }
                 p { "The first, at " (millis(first.moment_ns)) ": " (first.what) }
@@ -263,7 +261,7 @@ mod tests {
         assert!(cell(cells[3]).into_string().contains(">C<"));
         // What nobody noticed comes before what is more.
         let groups = groups(&lines);
-        assert_eq!(groups[0].cases.len(), 1);
-        assert_eq!(groups[1].cases.len(), 249);
+        assert_eq!(groups[0].len(), 1);
+        assert_eq!(groups[1].len(), 249);
     }
 }

@@ -16,8 +16,8 @@ const MORE: u64 = 250;
 const CASES: &str = "BATON_SOAK_CASES";
 /// Cases whose list is in memory at a time.
 const AT_ONCE: u64 = 1000;
-/// How much more of the process may be resident after them, in bytes, however many they are. There is none more, but the
-/// allocator may keep some of what was given back.
+/// How much more of the process may be resident after them, in bytes, however many they are. There is none more, but
+/// the allocator may keep some of what was given back.
 const MARGIN: u64 = 4 << 20;
 
 /// What this process holds.

@@ -42,7 +42,7 @@ struct Opened {
 
 impl Engine {
     /// Writes the list of the ring's pages and the descriptors, programs the engine and enables it. The completion
-    /// count in memory becomes 0 first. If the engine does not reach a page, it is left alone, and the answer says which.
+    /// count in memory becomes 0 first. If the engine does not reach a page, it is left alone, and the answer says so.
     pub fn start(&mut self, objects: &Objects, ring: &DmaRing) -> Result<Reply, Failure> {
         let addresses = buffer_addresses(objects, ring)?;
         let pages = ring_pages(objects, ring)?;

@@ -5,9 +5,10 @@
 //!
 //! `ResolvePages` and `ResolveRange` are answered with `Pages`, `Digest` with `Digests`, `ConsumeDma` with `Dma`,
 //! `MemoryInfo` with `Memory`, `PageFlags` with `PageFlags`, `TakeMemory` with `Taken`, `DisarmInterrupts` with
-//! `Interrupts`, `KernelLog` with `KernelLog`, all others with `Done`; `StartDma` also with `OutOfReach`. Any request may be answered with `Failed`
-//! instead; the agent is then ready for the next one. After the reply to `Kexec`, `PowerOff` and `Misbehave` the agent
-//! expects no further request. If the jump of `Kexec` fails, it sends `Failed` and continues to serve requests.
+//! `Interrupts`, `KernelLog` with `KernelLog`, all others with `Done`; `StartDma` also with `OutOfReach`. Any request
+//! may be answered with `Failed` instead; the agent is then ready for the next one. After the reply to `Kexec`,
+//! `PowerOff` and `Misbehave` the agent expects no further request. If the jump of `Kexec` fails, it sends `Failed` and
+//! continues to serve requests.
 
 use alloc::string::String;
 use alloc::vec::Vec;

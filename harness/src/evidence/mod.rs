@@ -72,8 +72,8 @@ pub struct Evidence {
     /// What the host handed over to generation 1, if that was booted first; generation 0 did not run then.
     #[serde(default)]
     pub handover: Option<HandoverEvidence>,
-    /// Kernels, one for each generation; without any contents for one that was not to run. [`Evidence::booted`] has those
-    /// that were.
+    /// Kernels, one for each generation; without any contents for one that was not to run. [`Evidence::booted`] has
+    /// those that were.
     pub kernels: Vec<KernelEvidence>,
     /// Phases passed, in order.
     pub phases: Vec<PhaseRecord>,

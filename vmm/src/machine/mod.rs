@@ -144,8 +144,8 @@ impl Machine {
         bus.dma.start(now, &mut bus.view, programmed);
     }
 
-    /// Begins the boot of a kernel that is handed something over, once all that is handed over is in memory. To be called
-    /// before the machine runs, if [`MachineConfig::handover`] is given. It is as if another kernel had jumped just now.
+    /// Begins the boot of a kernel that is handed something over, once all of that is in memory. To be called before
+    /// the machine runs, if [`MachineConfig::handover`] is given. It is as if another kernel had jumped just now.
     pub fn enter(&mut self) -> Result<Event, MachineError> {
         if self.records.stamp != Stamp::BETWEEN || self.processors.now() > 0 {
             return Err(MachineError::NothingHanded);

@@ -3,8 +3,8 @@
 //! The engine takes descriptors from a ring in guest memory, whose pages a list in guest memory names. It fills the
 //! buffers with [`crate::content`] at a set rate of guest time, advances a completion count and interrupts. It
 //! continues across a kexec. It stops when the driver disables or resets it, at an invalid descriptor or an address
-//! that it does not reach, and while the bus master bit is clear if it honours that bit. Only CONTROL's reset bit resets it, because it offers neither
-//! function-level reset nor power states.
+//! that it does not reach, and while the bus master bit is clear if it honours that bit. Only CONTROL's reset bit
+//! resets it, because it offers neither function-level reset nor power states.
 
 mod faults;
 mod ring;

@@ -2,7 +2,7 @@
 
 use crate::core::{CODE_TLB, CodeEntry, Core, Ctx, Faulted, stop};
 use crate::memory::{PAGE_SIZE, Ram};
-use crate::mmu::{self, Access, TLB_ENTRIES, TlbEntry, Translation, WITHHELD, WalkMode, slot};
+use crate::mmu::{self, Access, TLB_ENTRIES, Tag, TlbEntry, Translation, WalkMode, slot};
 use crate::op::PAGE;
 use crate::registers::EFER_NXE;
 use crate::word::Word;
@@ -11,8 +11,8 @@ impl Core {
     #[inline(always)]
     pub fn read<T: Word>(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<T, Faulted> {
         let entry = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
-        let inside = va % PAGE_SIZE;
-        if entry.read == (va >> 12) | self.mode_tag && inside <= PAGE_SIZE - T::BYTES {
+        let inside = entry.read.offset_of(va, self.mode_tag);
+        if inside <= PAGE_SIZE - T::BYTES {
             return Ok(cx.ram.load(entry.offset + inside));
         }
         self.read_slow(cx, va, T::BYTES).map(T::cut)
@@ -21,8 +21,8 @@ impl Core {
     #[inline(always)]
     pub fn write<T: Word>(&mut self, cx: &mut Ctx<'_>, va: u64, value: T) -> Result<(), Faulted> {
         let entry = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
-        let inside = va % PAGE_SIZE;
-        if entry.write == (va >> 12) | self.mode_tag && inside <= PAGE_SIZE - T::BYTES {
+        let inside = entry.write.offset_of(va, self.mode_tag);
+        if inside <= PAGE_SIZE - T::BYTES {
             cx.ram.store(entry.offset + inside, value);
             return Ok(());
         }
@@ -33,8 +33,8 @@ impl Core {
     #[inline(always)]
     pub fn read_modify<T: Word>(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<T, Faulted> {
         let entry = &self.tlb[slot::<TLB_ENTRIES>(va >> 12)];
-        let inside = va % PAGE_SIZE;
-        if entry.write == (va >> 12) | self.mode_tag && inside <= PAGE_SIZE - T::BYTES {
+        let inside = entry.write.offset_of(va, self.mode_tag);
+        if inside <= PAGE_SIZE - T::BYTES {
             return Ok(cx.ram.load(entry.offset + inside));
         }
         self.check_write(cx, va, T::BYTES)?;
@@ -173,11 +173,11 @@ impl Core {
 
     /// Finds where a linear address lies for data and fills the TLB; a page fault is recorded.
     pub fn locate(&mut self, cx: &mut Ctx<'_>, va: u64, access: Access) -> Result<Place, Faulted> {
-        let page = va >> 12;
-        let tag = page | self.mode_tag;
-        let cached = &mut self.tlb[slot::<TLB_ENTRIES>(page)];
+        let slot = slot::<TLB_ENTRIES>(va >> 12);
+        let tag = Tag::of(va, self.mode_tag);
+        let cached = &self.tlb[slot];
         let known = if access == Access::Write {
-            cached.write & !WITHHELD == tag
+            cached.write.offered(slot) == tag
         } else {
             cached.read == tag
         };
@@ -187,13 +187,18 @@ impl Core {
                 return Ok(Place::Outside(found.physical));
             };
             self.hooks.note_access(offset, self.tick());
-            self.tlb[slot::<TLB_ENTRIES>(page)] = TlbEntry {
+            self.tlb[slot] = TlbEntry {
                 read: tag,
-                write: if found.writable { tag | WITHHELD } else { mmu::NONE },
+                write: if found.writable {
+                    tag.withheld(slot)
+                } else {
+                    Tag::absent(slot)
+                },
                 offset,
+                host: cx.ram.host_address(offset),
             };
         }
-        let entry = &mut self.tlb[slot::<TLB_ENTRIES>(page)];
+        let entry = &mut self.tlb[slot];
         // After the first write of an epoch the tag waits until `written` has seen it.
         if access == Access::Write && self.hooks.fast_writes(entry.offset) {
             entry.write = tag;
@@ -203,20 +208,20 @@ impl Core {
 
     /// Finds the page of RAM that code at a linear address lies in and fills the code TLB; a page fault is recorded.
     pub fn locate_code(&mut self, cx: &mut Ctx<'_>, va: u64) -> Result<Place, Faulted> {
-        let page = va >> 12;
-        let tag = page | self.mode_tag;
-        let cached = &self.code_tlb[slot::<CODE_TLB>(page)];
-        if cached.tag & !WITHHELD == tag {
+        let slot = slot::<CODE_TLB>(va >> 12);
+        let tag = Tag::of(va, self.mode_tag);
+        let cached = &self.code_tlb[slot];
+        if cached.tag.offered(slot) == tag {
             return Ok(Place::Ram(cached.offset));
         }
         let found = self.walk(cx, va, Access::Fetch)?;
         let Some(offset) = cx.ram.page_offset(found.physical) else {
             return Ok(Place::Outside(found.physical));
         };
-        self.code_tlb[slot::<CODE_TLB>(page)] = CodeEntry {
-            tag: tag | WITHHELD,
+        self.code_tlb[slot] = CodeEntry {
+            tag: tag.withheld(slot),
             offset,
-            ..CodeEntry::EMPTY
+            ..CodeEntry::empty(slot)
         };
         Ok(Place::Ram(offset))
     }
@@ -311,8 +316,12 @@ impl Core {
     // TLB upkeep.
 
     pub fn flush_tlb(&mut self) {
-        self.tlb.fill(TlbEntry::EMPTY);
-        self.code_tlb.fill(CodeEntry::EMPTY);
+        for (slot, entry) in self.tlb.iter_mut().enumerate() {
+            *entry = TlbEntry::empty(slot);
+        }
+        for (slot, entry) in self.code_tlb.iter_mut().enumerate() {
+            *entry = CodeEntry::empty(slot);
+        }
         self.large_regions.fill(0);
     }
 
@@ -335,29 +344,56 @@ impl Core {
         if self.large_regions[slot::<64>(region >> 6)] >> (region % 64) & 1 != 0 {
             return self.flush_tlb();
         }
-        let page = va >> 12;
-        let entry = &mut self.tlb[slot::<TLB_ENTRIES>(page)];
-        *entry = TlbEntry::EMPTY;
-        self.code_tlb[slot::<CODE_TLB>(page)] = CodeEntry::EMPTY;
+        let data = slot::<TLB_ENTRIES>(va >> 12);
+        self.tlb[data] = TlbEntry::empty(data);
+        let code = slot::<CODE_TLB>(va >> 12);
+        self.code_tlb[code] = CodeEntry::empty(code);
     }
 
     /// Makes every next write to the page at `offset` go the slow way once more.
     pub fn revoke_writes(&mut self, offset: u64) {
-        for entry in self.tlb.iter_mut().filter(|e| e.offset == offset) {
-            entry.write |= WITHHELD;
+        for (slot, entry) in self.tlb.iter_mut().enumerate() {
+            if entry.offset == offset {
+                entry.write = entry.write.withheld(slot);
+            }
         }
     }
 
     /// Drops what is known of where the page at `offset` lies, so that the next access to it walks the page tables.
     pub fn forget_page(&mut self, offset: u64) {
-        for entry in self.tlb.iter_mut().filter(|e| e.offset == offset) {
-            *entry = TlbEntry::EMPTY;
+        for (slot, entry) in self.tlb.iter_mut().enumerate() {
+            if entry.offset == offset {
+                *entry = TlbEntry::empty(slot);
+            }
+        }
+    }
+
+    /// Makes the loop ask again before it executes code of any page.
+    pub fn withhold_all_code(&mut self) {
+        for (slot, entry) in self.code_tlb.iter_mut().enumerate() {
+            entry.tag = entry.tag.withheld(slot);
+        }
+    }
+
+    /// Sees to it that what the TLB says of host addresses is true of `ram`.
+    pub fn settle_on(&mut self, ram: &Ram) {
+        let identity = ram.identity();
+        if self.native.ram == identity {
+            return;
+        }
+        self.native.ram = identity;
+        for (slot, entry) in self.tlb.iter_mut().enumerate() {
+            if entry.offset < ram.len() {
+                entry.host = ram.host_address(entry.offset);
+            } else {
+                *entry = TlbEntry::empty(slot);
+            }
         }
     }
 
     pub fn revoke_all_writes(&mut self) {
-        for entry in self.tlb.iter_mut() {
-            entry.write |= WITHHELD;
+        for (slot, entry) in self.tlb.iter_mut().enumerate() {
+            entry.write = entry.write.withheld(slot);
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use crate::op::{Op, OpCode};
+use crate::translate::PageCode;
 
 /// Offsets in a page.
 const OFFSETS: usize = 4096;
@@ -26,12 +27,14 @@ pub(crate) struct CrossingCode {
 }
 
 /// Decoded code of one physical page.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct CodePage {
     /// For each offset, one more than the index of the operation that begins there; 0 where nothing is decoded.
     pub index: Box<[u16; OFFSETS]>,
     pub ops: Vec<Op>,
     pub crossing: Option<CrossingCode>,
+    /// What is known of its translations.
+    pub code: PageCode,
     /// RAM offset of the page; `None` once dropped.
     offset: Option<u64>,
 }
@@ -42,6 +45,7 @@ impl CodePage {
             index: Box::new([0; OFFSETS]),
             ops: Vec::new(),
             crossing: None,
+            code: PageCode::default(),
             offset: Some(offset),
         }
     }
@@ -113,6 +117,7 @@ impl CodeCache {
             self.ops = self.ops.saturating_sub(code.ops.len());
             code.ops = Vec::new();
             code.crossing = None;
+            code.code.clear();
             code.index.fill(0);
             code.offset = None;
         }

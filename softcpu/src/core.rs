@@ -4,11 +4,12 @@ use crate::bus::Bus;
 use crate::flags::{self, Lazy};
 use crate::hooks::Hooks;
 use crate::memory::{PAGE_SIZE, Ram};
-use crate::mmu::{NONE, TLB_ENTRIES, TlbEntry, USER_TAG};
+use crate::mmu::{TLB_ENTRIES, Tag, TlbEntry, USER_TAG};
 use crate::model::CpuModel;
 use crate::msr::Msrs;
 use crate::op::{FS_BASE, GS_BASE, HIGH_BYTE, Op, PAGE, REGS, SCRATCH, ZERO};
 use crate::registers::{CR0_EM, CR0_TS, CR4_OSFXSR, CS, FS, GS, Registers, Segment, TableRegister};
+use crate::translate;
 use crate::word::Word;
 use crate::x87::X87;
 
@@ -50,14 +51,16 @@ pub(crate) mod stop {
 /// Entries of the code TLB; a power of two.
 pub(crate) const CODE_TLB: usize = 512;
 
-/// A cached translation of a virtual page for fetches, and the decoded code there.
+/// A cached translation of a virtual page for fetches, and the decoded code there. Translated code reads it: 32 bytes.
 #[derive(Debug, Clone, Copy)]
+#[repr(C)]
 pub(crate) struct CodeEntry {
-    /// As in a [`TlbEntry`]; with [`WITHHELD`](crate::mmu::WITHHELD) when `page` is not known or somebody wants to
-    /// stop there.
-    pub tag: u64,
+    /// As in a [`TlbEntry`]; withheld when `page` is not known or somebody wants to stop there.
+    pub tag: Tag,
     /// Where the page lies in RAM.
     pub offset: u64,
+    /// Address of the table of the page's translated code (see [`crate::translate`]).
+    pub entries: u64,
     /// Number of the page's decoded code, [`NO_PAGE`] where there is none.
     pub page: u32,
     /// A stop at low supervisor code was reported for this translation: go on from now on.
@@ -67,13 +70,25 @@ pub(crate) struct CodeEntry {
 /// A number that no page of decoded code has.
 pub(crate) const NO_PAGE: u32 = u32::MAX;
 
+const _: () = assert!(size_of::<CodeEntry>() == 32);
+
 impl CodeEntry {
-    pub const EMPTY: Self = Self {
-        tag: NONE,
-        offset: 0,
-        page: NO_PAGE,
-        passed: false,
-    };
+    pub fn empty(slot: usize) -> Self {
+        Self {
+            tag: Tag::absent(slot),
+            offset: 0,
+            entries: translate::no_entries(),
+            page: NO_PAGE,
+            passed: false,
+        }
+    }
+
+    /// Drops what is known of the code in the page.
+    pub fn detach(&mut self, slot: usize) {
+        self.tag = self.tag.withheld(slot);
+        self.page = NO_PAGE;
+        self.entries = translate::no_entries();
+    }
 }
 
 pub(crate) struct Core {
@@ -90,8 +105,8 @@ pub(crate) struct Core {
     pub flags: u64,
     /// Page offset of the last instruction that could write to memory.
     pub writer: u16,
-    pub tlb: Box<[TlbEntry; TLB_ENTRIES]>,
-    pub code_tlb: Box<[CodeEntry; CODE_TLB]>,
+    pub tlb: [TlbEntry; TLB_ENTRIES],
+    pub code_tlb: [CodeEntry; CODE_TLB],
     /// Which 2 MiB regions (hashed) have pieces of large pages in the TLB: INVLPG of one byte drops all pieces.
     pub large_regions: [u64; 64],
     /// Time at which `budget` would be spent.
@@ -133,6 +148,10 @@ pub(crate) struct Core {
     pub fpu: X87,
     pub hooks: Hooks,
     pub model: CpuModel,
+    /// What translated code keeps here.
+    pub native: translate::Native,
+    /// How often control comes to a block before it is translated; 0 if never.
+    pub translate_after: u8,
     /// RAM offsets of pages whose decoded code was written to.
     pub stale_code: Vec<u64>,
     /// What is missing, while [`Core::fault`] is an instruction that the CPU should know.
@@ -150,8 +169,8 @@ impl Core {
             flags: flags::FIXED,
             writer: 0,
             large_regions: [0; 64],
-            tlb: Box::new([TlbEntry::EMPTY; TLB_ENTRIES]),
-            code_tlb: Box::new([CodeEntry::EMPTY; CODE_TLB]),
+            tlb: [TlbEntry::empty(0); TLB_ENTRIES],
+            code_tlb: [CodeEntry::empty(0); CODE_TLB],
             until: 0,
             saved: 0,
             stops: 0,
@@ -182,6 +201,8 @@ impl Core {
             fpu: X87::default(),
             hooks: Hooks::default(),
             model,
+            native: translate::Native::default(),
+            translate_after: translate::Translation::default().after(),
             stale_code: Vec::new(),
             unknown: None,
         };
@@ -217,6 +238,12 @@ impl Core {
     }
 
     pub fn set_registers(&mut self, state: &Registers) {
+        self.put_registers(state);
+        self.flush_tlb();
+    }
+
+    /// The same, with what the TLBs hold.
+    pub fn put_registers(&mut self, state: &Registers) {
         self.regs[..16].copy_from_slice(&state.gpr);
         self.regs[usize::from(ZERO)] = 0;
         self.segments = state.segments;
@@ -242,7 +269,6 @@ impl Core {
         self.shadow_until = 0;
         self.traps_held_until = 0;
         self.trap_due = false;
-        self.flush_tlb();
     }
 
     /// Current privilege level. The architecture keeps it in SS; CS's selector always agrees, but for the middle of a

@@ -5,15 +5,16 @@ use std::fmt;
 use crate::access::{Place, page_rest};
 use crate::bus::Bus;
 use crate::code::{CodeCache, CrossingCode};
-use crate::core::{CODE_TLB, Core, Ctx, Faulted, NO_PAGE, stop};
+use crate::core::{CODE_TLB, Core, Ctx, Faulted, stop};
 use crate::decode;
 use crate::exec::{self, Leave, event};
 use crate::flags::{IF, TF};
 use crate::memory::{PAGE_BYTES, PAGE_SIZE, Ram};
-use crate::mmu::{WITHHELD, slot};
+use crate::mmu::slot;
 use crate::model::CpuModel;
 use crate::op::Op;
 use crate::registers::Registers;
+use crate::translate::{self, Translation, Translator};
 
 pub use crate::exec::event::Shutdown;
 
@@ -87,9 +88,11 @@ impl fmt::Display for UnknownInstruction {
 
 /// One processor, with its TLB, its decoded code and its watches.
 pub struct Cpu {
-    pub(crate) core: Core,
+    pub(crate) core: Box<Core>,
     pub(crate) cache: CodeCache,
     pub(crate) scratch: Vec<Op>,
+    pub(crate) translator: Option<Translator>,
+    pub(crate) translation: Translation,
 }
 
 impl fmt::Debug for Cpu {
@@ -112,9 +115,11 @@ impl Cpu {
     #[must_use]
     pub fn new(model: CpuModel) -> Self {
         Self {
-            core: Core::new(model),
+            core: Box::new(Core::new(model)),
             cache: CodeCache::default(),
             scratch: Vec::new(),
+            translator: None,
+            translation: Translation::default(),
         }
     }
 
@@ -134,6 +139,27 @@ impl Cpu {
     /// holds interrupts off.
     pub fn set_registers(&mut self, state: &Registers) {
         self.core.set_registers(state);
+    }
+
+    /// Replaces the registers and keeps what the TLBs hold, as if instructions had loaded them. Not to be used to change what
+    /// address translation depends on.
+    pub fn load_registers(&mut self, state: &Registers) {
+        self.core.put_registers(state);
+    }
+
+    /// Chooses which code is translated from now on.
+    pub fn translate(&mut self, which: Translation) {
+        self.forget_everything();
+        self.translator = None;
+        self.core.native.reset();
+        self.translation = which;
+        self.core.translate_after = which.after();
+    }
+
+    /// Instructions that translated code has executed, of all that were retired since [`Self::translate`].
+    #[must_use]
+    pub fn translated(&self) -> u64 {
+        self.core.native.executed
     }
 
     /// Guest time in ticks: instructions retired plus time skipped in HLT.
@@ -220,6 +246,7 @@ impl Cpu {
     pub fn run(&mut self, ram: &mut Ram, bus: &mut dyn Bus, until: u64) -> Exit {
         let mut cx = Ctx { ram, bus };
         self.core.hooks.cover(cx.ram);
+        self.core.settle_on(cx.ram);
         loop {
             if self.core.window_wanted && self.can_take_interrupt() {
                 return Exit::InterruptWindow;
@@ -283,9 +310,13 @@ impl Cpu {
                 Leave::Fault => Err(Obstacle::Fault),
                 _ if self.core.budget == 0 => Ok(()),
                 Leave::Budget => Ok(()),
-                Leave::Translate => self.translate(cx),
+                Leave::Page => self.reach_code(cx),
                 Leave::Decode => self.decode(cx.ram),
                 Leave::Crossing => self.decode_crossing(cx),
+                Leave::Hot => {
+                    self.translate_code();
+                    Ok(())
+                }
             };
             self.drop_stale_code();
             match obstacle {
@@ -319,7 +350,7 @@ impl Cpu {
     }
 
     /// Makes the code at RIP reachable by the loop, or stops there, or executes one instruction of a watched page.
-    fn translate(&mut self, cx: &mut Ctx<'_>) -> Result<(), Obstacle> {
+    fn reach_code(&mut self, cx: &mut Ctx<'_>) -> Result<(), Obstacle> {
         let rip = self.core.rip;
         let page = self.locate_code(cx, rip)?;
         let slot = slot::<CODE_TLB>(rip >> 12);
@@ -353,13 +384,51 @@ impl Cpu {
             return self.step_watched(cx);
         }
         self.attach(rip, page);
-        self.core.code_tlb[slot].tag &= !WITHHELD;
+        self.core.code_tlb[slot].tag = self.core.code_tlb[slot].tag.offered(slot);
         Ok(())
     }
 
     /// Notes the number of the decoded code for the translation of `va`, which leads to `page`.
     fn attach(&mut self, va: u64, page: u64) {
-        self.core.code_tlb[slot::<CODE_TLB>(va >> 12)].page = self.cache.page(page);
+        let slot = slot::<CODE_TLB>(va >> 12);
+        let entry = &mut self.core.code_tlb[slot];
+        entry.page = self.cache.page(page);
+        entry.entries = self.cache.pages[entry.page as usize]
+            .code
+            .entries(entry.tag.offered(slot));
+    }
+
+    /// Translates the block at RIP, whose code is decoded.
+    fn translate_code(&mut self) {
+        let rip = self.core.rip;
+        let slot = slot::<CODE_TLB>(rip >> 12);
+        let (number, tag) = (self.core.code_tlb[slot].page, self.core.code_tlb[slot].tag);
+        if self.translator.is_none() {
+            self.translator = Translator::new(&mut self.core, self.translation).ok();
+        }
+        let (Some(translator), Some(page)) =
+            (&mut self.translator, self.cache.pages.get_mut(number as usize))
+        else {
+            // A host that allows no executable memory.
+            self.core.translate_after = 0;
+            return;
+        };
+        let user = self.core.mode_tag != 0;
+        if translator.translate(page, number, rip, tag, user) == translate::Outcome::Full {
+            translator.clear();
+            for page in &mut self.cache.pages {
+                page.code.clear();
+            }
+            for entry in &mut self.core.code_tlb {
+                entry.entries = translate::no_entries();
+            }
+            return;
+        }
+        for (slot, entry) in self.core.code_tlb.iter_mut().enumerate() {
+            if entry.page == number {
+                entry.entries = page.code.entries(entry.tag.offered(slot));
+            }
+        }
     }
 
     /// Executes one instruction of a watched page, whose translation is known, and ends this run of the loop:
@@ -373,20 +442,24 @@ impl Cpu {
             self.drop_stale_code();
             let page = self.core.code_tlb[slot].offset;
             self.attach(rip, page);
-            self.core.code_tlb[slot].tag &= !WITHHELD;
+            self.core.code_tlb[slot].tag = self.core.code_tlb[slot].tag.offered(slot);
             let prepared = match exec::run(&mut self.core, &self.cache, cx) {
                 Leave::Fault => break Err(Obstacle::Fault),
                 _ if self.core.budget == 0 => break Ok(()),
                 Leave::Decode => self.decode(cx.ram),
                 Leave::Crossing => self.decode_crossing(cx),
+                Leave::Hot => {
+                    self.translate_code();
+                    Ok(())
+                }
                 // Decoding dropped what was decoded, this page included.
-                Leave::Translate | Leave::Budget => Ok(()),
+                Leave::Page | Leave::Budget => Ok(()),
             };
             if prepared.is_err() {
                 break prepared;
             }
         };
-        self.core.code_tlb[slot].tag |= WITHHELD;
+        self.core.code_tlb[slot].tag = self.core.code_tlb[slot].tag.withheld(slot);
         result
     }
 
@@ -410,10 +483,11 @@ impl Cpu {
     /// Decodes the stretch at RIP, whose page is in the code TLB.
     fn decode(&mut self, ram: &Ram) -> Result<(), Obstacle> {
         let rip = self.core.rip;
-        let entry = self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)];
+        let slot = slot::<CODE_TLB>(rip >> 12);
+        let entry = &mut self.core.code_tlb[slot];
         let number = entry.page;
         let Some(page) = self.cache.offset_of(number) else {
-            self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)].tag |= WITHHELD;
+            entry.tag = entry.tag.withheld(slot);
             return Ok(());
         };
         if self.cache.pages[number as usize].is_full() {
@@ -486,9 +560,10 @@ impl Cpu {
     pub(crate) fn forget(&mut self, page: u64) {
         self.core.hooks.clear_code(page);
         if let Some(number) = self.cache.forget(page) {
-            for entry in self.core.code_tlb.iter_mut().filter(|entry| entry.page == number) {
-                entry.tag |= WITHHELD;
-                entry.page = NO_PAGE;
+            for (slot, entry) in self.core.code_tlb.iter_mut().enumerate() {
+                if entry.page == number {
+                    entry.detach(slot);
+                }
             }
         }
     }
@@ -497,9 +572,12 @@ impl Cpu {
         for page in self.cache.clear() {
             self.core.hooks.clear_code(page);
         }
-        for entry in self.core.code_tlb.iter_mut() {
-            entry.tag |= WITHHELD;
-            entry.page = NO_PAGE;
+        for (slot, entry) in self.core.code_tlb.iter_mut().enumerate() {
+            entry.detach(slot);
+        }
+        // Pages are numbered anew from here.
+        if let Some(translator) = &mut self.translator {
+            translator.clear();
         }
     }
 

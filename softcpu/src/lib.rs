@@ -11,6 +11,7 @@
 //!   |- decode   iced-x86 instruction -> Op (24 bytes, position-independent)
 //!   |- op       the list of operations, from which decode's tables and exec's dispatch are made
 //!   |- code     decoded pages, dropped when their bytes are written
+//!   |- translate host code for the parts of them that run often
 //!   |- core     registers and the state of a run
 //!   |- access   memory through the TLB
 //!   |- mmu      page-table walks
@@ -43,6 +44,7 @@ pub mod registers;
 mod share;
 mod sse;
 pub mod state;
+mod translate;
 mod watching;
 mod word;
 mod x87;
@@ -55,4 +57,5 @@ pub use model::CpuModel;
 pub use msr::Msrs;
 pub use registers::Registers;
 pub use state::{CpuState, StateError};
+pub use translate::Translation;
 pub use x87::X87;

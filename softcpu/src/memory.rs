@@ -177,6 +177,18 @@ impl Ram {
         }
     }
 
+    /// Where the host has the page at `offset`, which lies in RAM. Translated code goes there.
+    pub(crate) fn host_address(&self, offset: u64) -> u64 {
+        self.host(offset, PAGE_SIZE)
+            .map_or(0, |host| host.expose_provenance() as u64)
+    }
+
+    /// What host addresses of pages depend on: equal for two `Ram`s over the same host memory.
+    pub(crate) fn identity(&self) -> [u64; 4] {
+        let [low, high] = self.bases.map(|base| base.addr() as u64);
+        [low, high, self.regions[0].1, self.total]
+    }
+
     #[inline(always)]
     fn host(&self, offset: u64, size: u64) -> Option<*mut u8> {
         if offset > self.total.wrapping_sub(size) || size > self.total {

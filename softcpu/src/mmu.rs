@@ -4,11 +4,16 @@
 //! WP, accessed and dirty bits). The TLB is direct-mapped and holds 4 KiB pieces whatever the page size is.
 //!
 //! ```text
-//! entry:  read tag  | virtual page, with bit 63 set for user mode; NONE when reads must walk
-//!         write tag | the same for writes, only there once the dirty bit is set; with WITHHELD when somebody wants
-//! to see                   | writes to the page (decoded code, watched pages, first write of an epoch)
+//! entry:  read tag  | address of the virtual page, marked USER for user mode; ABSENT when reads must walk
+//!         write tag | the same for writes, only there once the dirty bit is set; WITHHELD when somebody wants to see
+//!                   | writes to the page (decoded code, watched pages, first write of an epoch)
 //!         offset    | where the page lies in RAM (crate::memory)
+//!         host      | where the host has the page, for translated code
 //! ```
+//!
+//! An address that is XORed with the tag of its slot is an offset in the page exactly if the tag is that of its page
+//! and not marked: one comparison says that, and that the access does not leave the page. For that, a mark is a bit of
+//! the slot's number that is not as it should be, so that a marked tag is the tag of no address in this slot.
 //!
 //! A guest that changes its page tables without INVLPG can see what is cached, so what is cached must not depend on
 //! who watches. A withheld tag keeps an access off the fast path only: the slow path uses the same translation and
@@ -43,27 +48,98 @@ pub(crate) mod fault {
 pub(crate) const TLB_ENTRIES: usize = 2048;
 /// Size of the largest page.
 pub(crate) const SIZE_1G: u64 = 1 << 30;
-/// A tag that no address has.
-pub(crate) const NONE: u64 = u64::MAX;
-/// The bit of a tag that tells user mode.
-pub(crate) const USER_TAG: u64 = 1 << 63;
-/// The bit of a tag that keeps accesses off the fast path although their translation is known.
-pub(crate) const WITHHELD: u64 = 1 << 62;
+/// Marks the tags of user mode.
+pub(crate) const USER_TAG: u64 = 1 << 12;
+/// Marks a tag that no access has.
+const ABSENT: u64 = 1 << 13;
+/// Marks a tag that keeps accesses off the fast path although their translation is known.
+const WITHHELD: u64 = 1 << 14;
 
-/// A cached translation of one 4 KiB page.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TlbEntry {
-    pub read: u64,
-    pub write: u64,
-    pub offset: u64,
+/// What a TLB compares with the page of an address: see the head of this module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct Tag(u64);
+
+impl Tag {
+    /// The tag of the page of `va`; `mode` is [`USER_TAG`] or 0.
+    #[inline(always)]
+    pub const fn of(va: u64, mode: u64) -> Self {
+        Self((va & !(PAGE_SIZE - 1)) ^ mode)
+    }
+
+    /// The tag of an empty entry.
+    pub const fn absent(slot: usize) -> Self {
+        Self(((slot as u64) << 12) ^ ABSENT)
+    }
+
+    /// The tag as a number, as translated code compares it.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The offset in the page if this is the tag of the page of `va`, and at least [`PAGE_SIZE`] if it is not.
+    #[inline(always)]
+    pub const fn offset_of(self, va: u64, mode: u64) -> u64 {
+        va ^ self.0 ^ mode
+    }
+
+    const fn marked(self, slot: usize, mark: u64) -> Self {
+        Self((self.0 & !mark) | (!((slot as u64) << 12) & mark))
+    }
+
+    const fn is_marked(self, slot: usize, mark: u64) -> bool {
+        (self.0 ^ ((slot as u64) << 12)) & mark != 0
+    }
+
+    /// Kept off the fast path.
+    #[must_use]
+    pub const fn withheld(self, slot: usize) -> Self {
+        self.marked(slot, WITHHELD)
+    }
+
+    /// Good for the fast path.
+    #[must_use]
+    pub const fn offered(self, slot: usize) -> Self {
+        Self((self.0 & !WITHHELD) | (((slot as u64) << 12) & WITHHELD))
+    }
+
+    pub const fn is_absent(self, slot: usize) -> bool {
+        self.is_marked(slot, ABSENT)
+    }
+
+    /// The virtual page's number, and whether it is user mode's; `None` for an empty entry.
+    pub const fn page(self, slot: usize) -> Option<(u64, bool)> {
+        if self.is_absent(slot) {
+            return None;
+        }
+        let user = self.is_marked(slot, USER_TAG);
+        let Self(address) = self.offered(slot);
+        Some(((address ^ if user { USER_TAG } else { 0 }) >> 12, user))
+    }
 }
 
+/// A cached translation of one 4 KiB page. Translated code reads it: 32 bytes.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct TlbEntry {
+    pub read: Tag,
+    pub write: Tag,
+    pub offset: u64,
+    /// Address of the page in the host's memory.
+    pub host: u64,
+}
+
+const _: () = assert!(size_of::<TlbEntry>() == 32);
+
 impl TlbEntry {
-    pub const EMPTY: Self = Self {
-        read: NONE,
-        write: NONE,
-        offset: 0,
-    };
+    pub const fn empty(slot: usize) -> Self {
+        Self {
+            read: Tag::absent(slot),
+            write: Tag::absent(slot),
+            offset: 0,
+            host: 0,
+        }
+    }
 }
 
 /// Index of a virtual page in a direct-mapped table of `N` entries.

@@ -134,6 +134,8 @@ impl Cpu {
             // Decoded code is made again when it is reached.
             cache: _,
             scratch: _,
+            translator: _,
+            translation: _,
         } = self;
         let Core {
             // In `Registers`; those of the interpreter's own live within an instruction.
@@ -165,6 +167,8 @@ impl Cpu {
             fault: _,
             unknown: _,
             stale_code: _,
+            native: _,
+            translate_after: _,
             tlb,
             code_tlb,
             large_regions,
@@ -183,7 +187,7 @@ impl Cpu {
             msrs,
             hooks,
             model,
-        } = core;
+        } = &**core;
         CpuState {
             model: model.clone(),
             registers: core.registers(),
@@ -227,7 +231,7 @@ impl Cpu {
             });
         }
         let mut cpu = Self::new(model.clone());
-        let core = &mut cpu.core;
+        let core = &mut *cpu.core;
         core.set_registers(registers);
         core.msrs = msrs.clone();
         core.dr = *debug;

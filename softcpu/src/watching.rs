@@ -3,7 +3,6 @@
 use crate::cpu::Cpu;
 use crate::hooks::CpuWrite;
 use crate::memory::{PAGE_SIZE, Ram};
-use crate::mmu::WITHHELD;
 
 impl Cpu {
     /// Makes [`Cpu::run`] return [`crate::Exit::LowSupervisorFetch`] before kernel-mode code in the lower half of the
@@ -11,8 +10,8 @@ impl Cpu {
     /// on past it.
     pub fn stop_on_low_supervisor_fetch(&mut self, on: bool) {
         self.core.hooks.low_supervisor_fetch = on;
-        for entry in self.core.code_tlb.iter_mut() {
-            entry.tag |= WITHHELD;
+        self.core.withhold_all_code();
+        for entry in &mut self.core.code_tlb {
             entry.passed = false;
         }
     }
@@ -23,9 +22,7 @@ impl Cpu {
         if let Some(page) = ram.page_offset(gpa) {
             self.core.hooks.watch_execution(page, on);
         }
-        for entry in self.core.code_tlb.iter_mut() {
-            entry.tag |= WITHHELD;
-        }
+        self.core.withhold_all_code();
     }
 
     /// Makes [`Cpu::run`] return [`crate::Exit::WatchAddress`] before each instruction in kernel mode whose virtual
@@ -33,9 +30,7 @@ impl Cpu {
     /// not part of the state.
     pub fn await_addresses(&mut self, addresses: &[u64], mask: u64) {
         self.core.hooks.await_addresses(addresses, mask);
-        for entry in self.core.code_tlb.iter_mut() {
-            entry.tag |= WITHHELD;
-        }
+        self.core.withhold_all_code();
     }
 
     /// Keeps, for each 8 bytes of the page of `gpa`, which CPU write came last.

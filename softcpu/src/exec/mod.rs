@@ -23,8 +23,9 @@ use fast::{Memory, Register};
 
 use crate::code::CodeCache;
 use crate::core::{CODE_TLB, Core, Ctx};
-use crate::mmu::{WITHHELD, slot};
+use crate::mmu::{Tag, slot};
 use crate::op::{Op, OpCode, PAGE, SCRATCH, operations};
+use crate::translate::{self, Here};
 use crate::word::Word;
 
 /// Why [`run`] returned. [`Core::rip`] is the next instruction; after a fault, the one that faulted.
@@ -35,29 +36,47 @@ pub(crate) enum Leave {
     /// An instruction faulted; the fault is in [`Core::fault`].
     Fault,
     /// The page at RIP is not in the code TLB.
-    Translate,
+    Page,
     /// Nothing is decoded at RIP.
     Decode,
     /// The instruction at RIP crosses into the next page and is not decoded yet.
     Crossing,
+    /// Control comes to RIP so often that the block there is to be translated.
+    Hot,
 }
 
 /// Executes instructions, beginning at [`Core::rip`].
 #[allow(clippy::too_many_lines, clippy::cognitive_complexity)] // the dispatch is one match on purpose
 pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave {
     use OpCode as C;
+    // Translated code has just left: whatever it left for is the interpreter's.
+    let mut left = false;
     'enter: loop {
         let rip = core.rip;
         let entry = &core.code_tlb[slot::<CODE_TLB>(rip >> 12)];
-        if entry.tag != (rip >> 12) | core.mode_tag {
-            return Leave::Translate;
+        if entry.tag != Tag::of(rip, core.mode_tag) {
+            return Leave::Page;
         }
         let Some(page) = cache.pages.get(entry.page as usize) else {
-            return Leave::Translate;
+            return Leave::Page;
         };
         let Some(mut at) = page.find(rip) else {
             return Leave::Decode;
         };
+        if core.translate_after != 0 {
+            match page.code.here(rip, entry.tag, core.translate_after) {
+                Here::Interpret => {}
+                Here::Hot => return Leave::Hot,
+                Here::Run(code) => {
+                    if !left {
+                        translate::run(core, cx, code);
+                        left = true;
+                        continue 'enter;
+                    }
+                }
+            }
+        }
+        left = false;
         core.regs[usize::from(PAGE)] = rip & !0xfff;
         let mut ops: &[Op] = &page.ops;
         loop {
@@ -95,7 +114,12 @@ pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave
                 ($offset:expr) => {{
                     let target = $offset;
                     match page.find(target) {
-                        Some(index) => at = index,
+                        Some(index) => {
+                            if core.translate_after != 0 && page.code.arrives(target, core.translate_after) {
+                                goto!(core.regs[usize::from(PAGE)].wrapping_add(target));
+                            }
+                            at = index;
+                        }
                         None => {
                             core.rip = core.regs[usize::from(PAGE)].wrapping_add(target);
                             return Leave::Decode;
@@ -106,6 +130,18 @@ pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave
             macro_rules! far {
                 ($offset:expr) => {
                     goto!(core.regs[usize::from(PAGE)].wrapping_add($offset))
+                };
+            }
+            // What comes after an instruction that is never translated may be.
+            macro_rules! resume {
+                () => {
+                    if core.translate_after != 0
+                        && let Some(next) = ops.get(at)
+                        && next.code != C::LinkFar
+                        && page.code.arrives(u64::from(next.off), core.translate_after)
+                    {
+                        goto!(core.rip_of(next));
+                    }
                 };
             }
             macro_rules! outside {
@@ -169,18 +205,25 @@ pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave
                             if outside!(misc::execute(core, cx, op)) {
                                 continue 'enter;
                             }
+                            resume!();
                         }
                         C::String => {
                             if outside!(string::execute(core, cx, op)) {
                                 // Not finished: the same instruction again, after a tick and a check of the budget.
                                 at -= 1;
+                            } else {
+                                resume!();
                             }
                         }
-                        C::Sse => outside!(crate::sse::execute(core, cx, op)),
+                        C::Sse => {
+                            outside!(crate::sse::execute(core, cx, op));
+                            resume!();
+                        }
                         C::Cold => {
                             if outside!(system::execute(core, cx, op)) {
                                 continue 'enter;
                             }
+                            resume!();
                         }
                         C::Undefined => {
                             core.undefined();
@@ -210,11 +253,12 @@ pub(crate) fn run(core: &mut Core, cache: &CodeCache, cx: &mut Ctx<'_>) -> Leave
                         C::Crossing => {
                             core.budget += 1;
                             let next = (core.rip_of(op) >> 12).wrapping_add(1) & (u64::MAX >> 12);
-                            let entry = &core.code_tlb[slot::<CODE_TLB>(next)];
+                            let slot = slot::<CODE_TLB>(next);
+                            let entry = &core.code_tlb[slot];
                             match &page.crossing {
                                 Some(crossing)
                                     if crossing.start == op.off
-                                        && entry.tag & !WITHHELD == next | core.mode_tag
+                                        && entry.tag.offered(slot) == Tag::of(next << 12, core.mode_tag)
                                         && entry.page == crossing.next =>
                                 {
                                     ops = &crossing.ops;

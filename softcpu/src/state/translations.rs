@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::StateError;
 use crate::core::{CODE_TLB, CodeEntry, Core};
 use crate::memory::{PAGE_SIZE, Ram};
-use crate::mmu::{self, NONE, TLB_ENTRIES, TlbEntry, USER_TAG, WITHHELD, slot};
+use crate::mmu::{self, TLB_ENTRIES, Tag, TlbEntry, USER_TAG, slot};
 
 /// The contents of both TLBs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,20 +48,15 @@ pub struct CodeTranslation {
     pub passed: bool,
 }
 
-/// What a tag says: virtual page number, and whether it is user mode's. `None` for an unused entry.
-fn parts(tag: u64) -> Option<(u64, bool)> {
-    (tag != NONE).then_some((tag & !(USER_TAG | WITHHELD), tag & USER_TAG != 0))
-}
-
 /// The tag of a page, checked with what else an entry says.
-fn tag(page: u64, user: bool, offset: u64, ram: &Ram) -> Result<u64, StateError> {
+fn tag(page: u64, user: bool, offset: u64, ram: &Ram) -> Result<Tag, StateError> {
     if page >> 52 != 0 || !mmu::canonical(page << 12) {
         return Err(StateError::VirtualPage { page });
     }
     if !offset.is_multiple_of(PAGE_SIZE) || offset >= ram.len() {
         return Err(StateError::Offset { page, offset });
     }
-    Ok(page | if user { USER_TAG } else { 0 })
+    Ok(Tag::of(page << 12, if user { USER_TAG } else { 0 }))
 }
 
 /// The slot of `page`, if it is above the last one.
@@ -80,26 +75,33 @@ impl Translations {
         code_tlb: &[CodeEntry; CODE_TLB],
         large_regions: &[u64; 64],
     ) -> Self {
-        let data = |entry: &TlbEntry| {
+        let data = |(slot, entry): (usize, &TlbEntry)| {
             // A withheld write tag is a matter of the watches.
-            let TlbEntry { read, write, offset } = *entry;
-            let (page, user) = parts(read)?;
+            let TlbEntry {
+                read,
+                write,
+                offset,
+                // Follows from the offset.
+                host: _,
+            } = *entry;
+            let (page, user) = read.page(slot)?;
             Some(DataTranslation {
                 page,
                 user,
                 offset,
-                writable: write != NONE,
+                writable: !write.is_absent(slot),
             })
         };
-        let code = |entry: &CodeEntry| {
+        let code = |(slot, entry): (usize, &CodeEntry)| {
             let CodeEntry {
                 tag,
                 offset,
-                // Decoded code is a cache.
+                // Decoded and translated code are caches.
                 page: _,
+                entries: _,
                 passed,
             } = *entry;
-            let (page, user) = parts(tag)?;
+            let (page, user) = tag.page(slot)?;
             Some(CodeTranslation {
                 page,
                 user,
@@ -112,8 +114,8 @@ impl Translations {
             half.copy_from_slice(words);
         }
         Self {
-            data: tlb.iter().filter_map(data).collect(),
-            code: code_tlb.iter().filter_map(code).collect(),
+            data: tlb.iter().enumerate().filter_map(data).collect(),
+            code: code_tlb.iter().enumerate().filter_map(code).collect(),
             large_regions: regions,
         }
     }
@@ -134,10 +136,16 @@ impl Translations {
         } in data
         {
             let tag = tag(page, user, offset, ram)?;
-            core.tlb[next_slot::<TLB_ENTRIES>(&mut last, page)?] = TlbEntry {
+            let slot = next_slot::<TLB_ENTRIES>(&mut last, page)?;
+            core.tlb[slot] = TlbEntry {
                 read: tag,
-                write: if writable { tag | WITHHELD } else { NONE },
+                write: if writable {
+                    tag.withheld(slot)
+                } else {
+                    Tag::absent(slot)
+                },
                 offset,
+                host: ram.host_address(offset),
             };
         }
         last = None;
@@ -149,11 +157,12 @@ impl Translations {
         } in code
         {
             let tag = tag(page, user, offset, ram)?;
-            core.code_tlb[next_slot::<CODE_TLB>(&mut last, page)?] = CodeEntry {
-                tag: tag | WITHHELD,
+            let slot = next_slot::<CODE_TLB>(&mut last, page)?;
+            core.code_tlb[slot] = CodeEntry {
+                tag: tag.withheld(slot),
                 offset,
                 passed,
-                ..CodeEntry::EMPTY
+                ..CodeEntry::empty(slot)
             };
         }
         for (words, half) in core.large_regions.chunks_exact_mut(32).zip(large_regions) {

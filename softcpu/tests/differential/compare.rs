@@ -48,6 +48,33 @@ pub const OF_UNDEFINED_ABOVE_ONE: &[Mnemonic] = &[
     Mnemonic::Shrd,
 ];
 
+/// Where translated code differs from the interpreter, in words; empty if nowhere.
+#[allow(dead_code)] // not every test has both
+pub fn translation(interpreted: &Outcome, translated: &Outcome) -> String {
+    if interpreted == translated {
+        return String::new();
+    }
+    let mut out = String::from("  translated code differs from the interpreter\n");
+    let both = [interpreted, translated];
+    for (number, (one, other)) in interpreted
+        .state
+        .gpr
+        .iter()
+        .zip(&translated.state.gpr)
+        .enumerate()
+    {
+        if one != other {
+            let _ = writeln!(out, "  register {number}: {one:#x}, translated {other:#x}");
+        }
+    }
+    let [one, other] = both.map(|outcome| (outcome.state.rflags, outcome.state.rip, outcome.fault));
+    let _ = writeln!(out, "  RFLAGS, RIP, fault: {one:x?}, translated {other:x?}");
+    if interpreted.data != translated.data {
+        out.push_str("  memory differs\n");
+    }
+    out
+}
+
 /// Flags that are undefined after this instruction from this state.
 fn undefined_flags(insn: &Instruction, state: &State) -> u64 {
     let listed = |table: &[(&[Mnemonic], u64)]| {

@@ -1,7 +1,7 @@
 //! softcpu against the host's own processor, instruction by instruction.
 //!
 //! Each case is one random instruction with random registers and memory, run natively in this process and on softcpu in
-//! user mode. General registers, RFLAGS, XMM, MXCSR, x87 state, scratch memory, RIP and the exception (vector, error
+//! user mode, there by the interpreter and by the translator. These two must agree in everything. General registers, RFLAGS, XMM, MXCSR, x87 state, scratch memory, RIP and the exception (vector, error
 //! code, CR2) must be the same. What the architecture leaves undefined is listed in [`compare`], what processors do
 //! differently because the manuals leave it open in [`choices`], and what is not run in [`catalog`]. Instructions that
 //! softcpu does not have must say so: see [`unoffered`] and the last test.
@@ -12,7 +12,7 @@
 //!
 //! ```text
 //! generate -> fixup -> Case -> native ---\
-//!                          \-> soft ------> compare
+//!                          \-> soft ------> compare, and with soft translated
 //! ```
 //!
 //! `BATON_DIFF_CASES` (default 1000000), `BATON_DIFF_SEED`, `BATON_DIFF_CASE` (just that one) and
@@ -31,7 +31,7 @@ mod state;
 mod tell;
 mod unoffered;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
 
 use iced_x86::Code;
@@ -57,6 +57,8 @@ macro_rules! say {
     };
 }
 
+/// Forms that are translated, at least.
+const TRANSLATED_FORMS: usize = 250;
 /// Differences told in full before only counting them.
 const SHOWN: u32 = 20;
 
@@ -77,6 +79,8 @@ fn softcpu_computes_what_the_host_does() {
 
     let mut native = native::Native::new();
     let mut soft = soft::Soft::new();
+    let mut translated = soft::Soft::translated();
+    let mut in_translation: BTreeSet<String> = BTreeSet::new();
     let mut runs: HashMap<Code, u64> = HashMap::new();
     let mut different: BTreeMap<String, u64> = BTreeMap::new();
     let mut faults: BTreeMap<u8, u64> = BTreeMap::new();
@@ -93,10 +97,19 @@ fn softcpu_computes_what_the_host_does() {
         if let Some(fault) = expected.fault {
             *faults.entry(fault.vector).or_default() += 1;
         }
-        let found = match soft.run(&case) {
-            Ran::Done(outcome) => compare::differences(&case, &expected, &outcome),
-            Ran::Odd(what) => format!("  native ran it (fault {:x?}), softcpu: {what}\n", expected.fault),
+        let before = translated.in_translation();
+        let found = match (soft.run(&case), translated.run(&case)) {
+            (Ran::Done(outcome), Ran::Done(other)) => {
+                compare::differences(&case, &expected, &outcome) + &compare::translation(&outcome, &other)
+            }
+            (Ran::Odd(what), _) => {
+                format!("  native ran it (fault {:x?}), softcpu: {what}\n", expected.fault)
+            }
+            (_, Ran::Odd(what)) => format!("  the interpreter ran it, the translator: {what}\n"),
         };
+        if translated.in_translation() != before {
+            in_translation.insert(format!("{:?}", case.insn.code()));
+        }
         if found.is_empty() {
             continue;
         }
@@ -109,8 +122,12 @@ fn softcpu_computes_what_the_host_does() {
     }
 
     say!("faults raised by both, by vector: {faults:?}");
+    say!("{} forms run in translation", in_translation.len());
     if only.is_none() {
         report_coverage(&codes, &runs);
+    }
+    if cases >= 1_000_000 && codes.len() > 500 {
+        assert!(in_translation.len() >= TRANSLATED_FORMS, "{in_translation:?}");
     }
     let total: u64 = different.values().sum();
     assert!(

@@ -4,7 +4,7 @@ use softcpu::registers::{
     CR4_FSGSBASE, CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_PAE, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, Segment,
     TableRegister,
 };
-use softcpu::{Cpu, CpuModel, Exit, NoBus, Ram, Registers, X87};
+use softcpu::{Cpu, CpuModel, Exit, NoBus, Ram, Registers, Translation, X87};
 
 use crate::generate::Case;
 use crate::state::{
@@ -59,6 +59,7 @@ fn has_error_code(vector: u8) -> bool {
 pub struct Soft {
     cpu: Cpu,
     ram: Ram,
+    translated: bool,
 }
 
 /// What the processor made of an instruction.
@@ -75,6 +76,7 @@ impl Soft {
         let mut soft = Self {
             cpu: Cpu::new(CpuModel::default()),
             ram: Ram::new_owned(RAM_BYTES),
+            translated: false,
         };
         let table = PRESENT | WRITE | USER;
         soft.put_u64(PML4, PDPT | table);
@@ -112,7 +114,21 @@ impl Soft {
         // RSP0.
         soft.put_u64(SYSTEM_PHYSICAL + (TSS - SYSTEM) + 4, STACK_TOP);
         assert!(soft.ram.write(SYSTEM_PHYSICAL + 2 * PAGE, &[0xf4; PAGE_LEN]));
+        soft.cpu.translate(Translation::Off);
         soft
+    }
+
+    /// The same, with every instruction that can be translated as a block of its own.
+    pub fn translated() -> Self {
+        let mut soft = Self::new();
+        soft.cpu.translate(Translation::Single);
+        soft.translated = true;
+        soft
+    }
+
+    /// Instructions that translated code has executed.
+    pub fn in_translation(&self) -> u64 {
+        self.cpu.translated()
     }
 
     fn put_u64(&mut self, gpa: u64, value: u64) {
@@ -127,7 +143,12 @@ impl Soft {
         let at = CODE_PHYSICAL + (case.state.rip - CODE);
         assert!(self.ram.write(at, &case.bytes) && self.ram.write(DATA_PHYSICAL, &case.data[..]));
         self.cpu.memory_written(&self.ram, at, case.bytes.len() as u64);
-        self.cpu.set_registers(&registers(case));
+        if self.translated {
+            // Translated code reaches only pages whose translations are at hand.
+            self.cpu.load_registers(&registers(case));
+        } else {
+            self.cpu.set_registers(&registers(case));
+        }
         let mut bus = NoBus;
         // A repeated string instruction takes a tick for each piece.
         for _ in 0..5000 {

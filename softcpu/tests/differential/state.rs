@@ -47,7 +47,7 @@ pub mod fx {
 
 /// Registers of one side: what FXSAVE knows and the integer ones.
 #[repr(C, align(64))]
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct State {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
     pub gpr: [u64; 16],
@@ -103,7 +103,7 @@ pub struct Fault {
 }
 
 /// What one side made of the instruction.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// Registers afterwards; with a fault, those that the handler finds.
     pub state: State,

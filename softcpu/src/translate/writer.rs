@@ -1,0 +1,623 @@
+//! One block under translation: its code, where it can be left, and how it reaches the guest's registers and memory.
+//!
+//! # Registers of the host
+//!
+//! ```text
+//! r13            the Core
+//! rax, r15       free within an instruction
+//! rsp            the host's stack
+//! r14, r12       the guest's RAX and RSP
+//! rcx, rdx, rbx, rbp, rsi, rdi, r8 to r11: the guest's of the same name
+//! ```
+//! The guest's R12 to R15 are in the Core, as everything else.
+//!
+//! # Flags
+//!
+//! An instruction whose flags are wanted stores them (see [`super::flags`]) at once. What needs them afterwards takes
+//! them from the host's flags as long as nothing has changed these, and from memory otherwise. So all flags are in
+//! memory wherever the block can be left.
+
+use std::mem::offset_of;
+
+use super::emit::{Alu, Bit, Condition, Emitter, Hole, Mem, Reg, Rm, Shift, Size};
+use super::flags;
+use super::kind::{Target, depends_on, set};
+use super::plan::{End, Plan, Step};
+use super::{CODE_ENTRY_ENTRIES, CODE_ENTRY_PAGE, Native};
+use crate::core::{CODE_TLB, CodeEntry, Core};
+use crate::memory::PAGE_SIZE;
+use crate::mmu::{TLB_ENTRIES, Tag, TlbEntry, USER_TAG, slot};
+use crate::op::{Op, PAGE, ZERO};
+
+/// Holds the address of the Core.
+pub(super) const CORE: Reg = Reg::R13;
+/// Two registers that are free within an instruction. The first one is where LAHF and CMPXCHG want it.
+pub(super) const FREE: Reg = Reg::RAX;
+pub(super) const FREE2: Reg = Reg::R15;
+/// The guest's RAX and RSP.
+pub(super) const GUEST_RAX: Reg = Reg::R14;
+pub(super) const GUEST_RSP: Reg = Reg::R12;
+
+/// Host registers of the guest's first twelve.
+pub(super) const HOST: [Reg; 12] = [
+    GUEST_RAX,
+    Reg::RCX,
+    Reg::RDX,
+    Reg::RBX,
+    GUEST_RSP,
+    Reg::RBP,
+    Reg::RSI,
+    Reg::RDI,
+    Reg::R8,
+    Reg::R9,
+    Reg::R10,
+    Reg::R11,
+];
+
+/// A field of the Core.
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
+pub(super) const fn field(offset: usize) -> Mem {
+    Mem::at(CORE, offset as i32)
+}
+
+/// A register of the Core's array.
+pub(super) const fn in_core(register: u8) -> Mem {
+    field(offset_of!(Core, regs) + 8 * register as usize)
+}
+
+pub(super) const BUDGET: Mem = field(offset_of!(Core, budget));
+pub(super) const RIP: Mem = field(offset_of!(Core, rip));
+pub(super) const FLAGS: Mem = field(offset_of!(Core, native) + offset_of!(Native, flags));
+const TARGET: Mem = field(offset_of!(Core, native) + offset_of!(Native, target));
+const CODE_BASE: Mem = field(offset_of!(Core, native) + offset_of!(Native, base));
+const TLB: usize = offset_of!(Core, tlb);
+const CODES: usize = offset_of!(Core, code_tlb);
+
+/// Bit of the stored flags that is CF.
+const CARRY_BIT: u8 = 8;
+
+/// Conditions by their encoding.
+pub(super) mod condition {
+    pub const NO_OVERFLOW: u8 = 1;
+    pub const CARRY: u8 = 2;
+    pub const NO_CARRY: u8 = 3;
+    pub const ZERO: u8 = 4;
+    pub const NOT_ZERO: u8 = 5;
+    pub const ABOVE: u8 = 7;
+    pub const NO_PARITY: u8 = 11;
+    pub const OVERFLOW: u8 = 0;
+}
+
+/// A branch of a block that leads to another one. It leads to an exit until that other one is translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Link {
+    /// Where the branch's displacement is.
+    pub at: usize,
+    /// Virtual address where it leads.
+    pub target: u64,
+    /// Where the number of the target's code page is compared, if that is another page.
+    pub page_at: Option<usize>,
+}
+
+/// How flags of an instruction are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Store {
+    /// The host's six flags are right.
+    All,
+    /// OF is clear and AF reads as zero; the others are right.
+    Logic,
+    /// The same, but the host's OF may be set.
+    NoOverflow,
+    /// AF reads as zero; the others are right.
+    NoAf,
+    /// AF reads as zero and OF is SF ^ CF; the others are right.
+    ShiftedLeft,
+}
+
+/// What is written behind the block because it is seldom reached.
+#[derive(Debug)]
+enum Cold {
+    /// The instruction at `rip` is the interpreter's after all. It and what follows, `refund` instructions, did not
+    /// happen.
+    Punt { holes: Vec<Hole>, rip: u64, refund: u32 },
+    /// A branch is taken, and `refund` instructions did not happen.
+    Taken { hole: Hole, target: Target, refund: u32 },
+    /// An exit to the interpreter.
+    Exit { holes: Vec<Hole>, rip: u64 },
+}
+
+/// The parts of an address: `base + (index << scale) + disp`, of which the first two may be missing.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    base: Option<u8>,
+    /// Register and scale.
+    index: Option<(u8, u8)>,
+    disp: i32,
+}
+
+/// A block under translation.
+pub(super) struct Writer {
+    pub code: Emitter,
+    /// Virtual address of the page.
+    pub page: u64,
+    user: bool,
+    /// Where the code will lie, and the code that ends each stay in translated code.
+    origin: usize,
+    leave: usize,
+    length: u32,
+    /// Instructions before the one that is being translated.
+    done: u32,
+    /// Which of the host's flags are the guest's.
+    pub host_flags: u8,
+    /// Branches of the current instruction to its [`Cold::Punt`].
+    punts: Vec<Hole>,
+    cold: Vec<Cold>,
+    pub links: Vec<Link>,
+}
+
+impl Writer {
+    /// Translates a block of the page at `page`, to lie at `origin`. `leave` is where [`super::entry`] has the end.
+    pub fn write(plan: &Plan, start: u64, page: u64, user: bool, origin: usize, leave: usize) -> Self {
+        let mut writer = Self {
+            code: Emitter::default(),
+            page,
+            user,
+            origin,
+            leave,
+            length: plan.length,
+            done: 0,
+            host_flags: set::NONE,
+            punts: Vec::new(),
+            cold: Vec::new(),
+            links: Vec::new(),
+        };
+        writer.charge(start);
+        for step in &plan.steps {
+            writer.step(step);
+        }
+        match plan.end {
+            End::Said => {}
+            End::Interpreter(offset) => writer.exit(page.wrapping_add(offset)),
+            End::Next(offset) if offset < PAGE_SIZE => writer.go(Target::Near(offset)),
+            End::Next(offset) => writer.go(Target::Far(offset)),
+        }
+        writer.write_cold();
+        writer
+    }
+
+    /// Takes the block's time, or leaves if there is not enough.
+    #[allow(clippy::cast_possible_wrap)] // at most the length of a block
+    fn charge(&mut self, start: u64) {
+        self.code.alu_imm(Alu::Sub, Size::Q, BUDGET, self.length as i32);
+        let hole = self.code.jcc(condition::CARRY);
+        self.cold.push(Cold::Punt {
+            holes: vec![hole],
+            rip: self.page.wrapping_add(start),
+            refund: self.length,
+        });
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.translate(step);
+        let holes = std::mem::take(&mut self.punts);
+        if !holes.is_empty() {
+            self.cold.push(Cold::Punt {
+                holes,
+                rip: self.rip(&step.op),
+                refund: self.length - self.done,
+            });
+        }
+        self.done += u32::from(step.kind != super::kind::Kind::Address32);
+    }
+
+    /// Leaves the instruction to the interpreter if the condition holds.
+    pub fn punt_if(&mut self, condition: Condition) {
+        let hole = self.code.jcc(condition);
+        self.punts.push(hole);
+    }
+
+    /// Virtual address of the instruction.
+    pub fn rip(&self, op: &Op) -> u64 {
+        self.page.wrapping_add(u64::from(op.off))
+    }
+
+    /// Virtual address of the instruction after.
+    pub fn next_rip(&self, op: &Op) -> u64 {
+        self.rip(op).wrapping_add(u64::from(op.len))
+    }
+
+    // Ways out.
+
+    /// Goes on in the interpreter at `rip`.
+    fn exit(&mut self, rip: u64) {
+        let rip = rip.cast_signed();
+        if let Ok(short) = i32::try_from(rip) {
+            self.code.mov_imm(Size::Q, RIP, short);
+        } else {
+            self.code.constant(FREE, rip.cast_unsigned());
+            self.code.mov_mr(Size::Q, RIP, FREE);
+        }
+        let hole = self.code.jmp();
+        self.fill_outside(hole, self.leave);
+    }
+
+    /// Makes a branch lead to code outside the block.
+    fn fill_outside(&mut self, hole: Hole, target: usize) {
+        // Distances do not depend on where both lie.
+        self.code.fill(hole, target.wrapping_sub(self.origin));
+    }
+
+    /// Goes on at `target`.
+    pub fn go(&mut self, target: Target) {
+        match target {
+            Target::Near(offset) => {
+                let hole = self.code.jmp();
+                self.link_near(hole, offset);
+            }
+            Target::Far(distance) => self.go_far(self.page.wrapping_add(distance)),
+        }
+    }
+
+    fn link_near(&mut self, hole: Hole, offset: u64) {
+        let target = self.page.wrapping_add(offset);
+        self.links.push(Link {
+            at: self.origin + hole.0,
+            target,
+            page_at: None,
+        });
+        self.cold.push(Cold::Exit {
+            holes: vec![hole],
+            rip: target,
+        });
+    }
+
+    /// Goes on in another page: in its translated code if the page's translation is at hand and the code there is what
+    /// it was when this branch was linked.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
+    fn go_far(&mut self, target: u64) {
+        let entry = CODES + slot::<CODE_TLB>(target >> 12) * size_of::<CodeEntry>();
+        let mut holes = Vec::new();
+        // A number that no code page has, in 32 bits.
+        self.code.alu_imm(
+            Alu::Cmp,
+            Size::D,
+            field(entry + CODE_ENTRY_PAGE),
+            super::UNLINKED as i32,
+        );
+        let page_at = self.origin + self.code.here() - 4;
+        holes.push(self.code.jcc(condition::NOT_ZERO));
+        self.compare(field(entry), self.tag(target));
+        holes.push(self.code.jcc(condition::NOT_ZERO));
+        let hole = self.code.jmp();
+        holes.push(hole);
+        self.links.push(Link {
+            at: self.origin + hole.0,
+            target,
+            page_at: Some(page_at),
+        });
+        self.cold.push(Cold::Exit { holes, rip: target });
+    }
+
+    /// Goes on there if the condition holds. The last instruction of a block needs no refund.
+    pub fn branch(&mut self, condition: Condition, target: Target) {
+        let hole = self.code.jcc(condition);
+        let refund = self.length - self.done - 1;
+        match target {
+            Target::Near(offset) if refund == 0 => self.link_near(hole, offset),
+            _ => self.cold.push(Cold::Taken { hole, target, refund }),
+        }
+    }
+
+    #[allow(clippy::cast_possible_wrap)] // at most the length of a block
+    fn write_cold(&mut self) {
+        let mut next = 0;
+        // Branches that are taken add exits.
+        while let Some(cold) = self.cold.get_mut(next) {
+            next += 1;
+            match cold {
+                Cold::Punt { holes, rip, refund } => {
+                    let (holes, rip, refund) = (std::mem::take(holes), *rip, *refund);
+                    self.land(&holes);
+                    self.code.alu_imm(Alu::Add, Size::Q, BUDGET, refund as i32);
+                    self.exit(rip);
+                }
+                Cold::Taken { hole, target, refund } => {
+                    let (hole, target, refund) = (*hole, *target, *refund);
+                    self.land(&[hole]);
+                    if refund != 0 {
+                        self.code.alu_imm(Alu::Add, Size::Q, BUDGET, refund as i32);
+                    }
+                    self.go(target);
+                }
+                Cold::Exit { holes, rip } => {
+                    let (holes, rip) = (std::mem::take(holes), *rip);
+                    self.land(&holes);
+                    self.exit(rip);
+                }
+            }
+        }
+    }
+
+    fn land(&mut self, holes: &[Hole]) {
+        let here = self.code.here();
+        for hole in holes {
+            self.code.fill(*hole, here);
+        }
+    }
+
+    // Registers.
+
+    /// Where a register of the guest is.
+    pub fn place(register: u8) -> Rm {
+        match HOST.get(usize::from(register)) {
+            Some(host) => Rm::Reg(*host),
+            None => Rm::Mem(in_core(register)),
+        }
+    }
+
+    /// The host register that holds a register of the guest, which is `free` if it has to be loaded.
+    pub fn load(&mut self, register: u8, free: Reg) -> Reg {
+        match Self::place(register) {
+            Rm::Reg(host) => host,
+            Rm::Mem(mem) => {
+                self.code.mov_rm(Size::Q, free, mem);
+                free
+            }
+        }
+    }
+
+    /// Stores a result of 32 or 64 bits, zero-extended in `value`, which is not the register's host register.
+    pub fn store(&mut self, register: u8, size: Size, value: Reg) {
+        match Self::place(register) {
+            Rm::Reg(host) => self.code.mov_rm(size, host, value),
+            Rm::Mem(mem) => self.code.mov_mr(Size::Q, mem, value),
+        }
+    }
+
+    /// Compares a 64-bit word with a constant.
+    fn compare(&mut self, mem: Mem, value: u64) {
+        if let Ok(short) = i32::try_from(value.cast_signed()) {
+            self.code.alu_imm(Alu::Cmp, Size::Q, mem, short);
+        } else {
+            self.code.constant(FREE, value);
+            self.code.alu_mr(Alu::Cmp, Size::Q, mem, FREE);
+        }
+    }
+
+    fn tag(&self, va: u64) -> u64 {
+        Tag::of(va, if self.user { USER_TAG } else { 0 }).bits()
+    }
+
+    // Memory.
+
+    /// Computes the sum of the parts into `into`, which is free.
+    fn sum(&mut self, into: Reg, size: Size, parts: Parts) {
+        let Parts { base, index, disp } = parts;
+        let index = index.map(|(register, scale)| {
+            let host = self.load(register, FREE);
+            (host, scale)
+        });
+        let base = base.map(|register| self.load(register, FREE2));
+        match (base, index) {
+            (None, None) if size == Size::Q => self.code.mov_imm(Size::Q, into, disp),
+            (Some(base), None) if disp == 0 => {
+                if base != into || size != Size::Q {
+                    self.code.mov_rm(size, into, base);
+                }
+            }
+            (base, index) => self.code.lea(size, into, Mem { base, index, disp }),
+        }
+    }
+
+    /// The parts of an address: base, index and displacement, with the page's address in the displacement.
+    /// `None` if that does not fit.
+    fn parts(&self, op: &Op) -> Option<Parts> {
+        let index = (op.index != ZERO).then_some((op.index, op.scale));
+        if op.base != PAGE {
+            return Some(Parts {
+                base: (op.base != ZERO).then_some(op.base),
+                index,
+                disp: op.disp,
+            });
+        }
+        let constant = self.constant(op);
+        Some(Parts {
+            base: None,
+            index,
+            disp: i32::try_from(constant.cast_signed()).ok()?,
+        })
+    }
+
+    fn constant(&self, op: &Op) -> u64 {
+        self.page.wrapping_add(i64::from(op.disp).cast_unsigned())
+    }
+
+    /// Computes the address of the operand, without the segment's base, into `into`.
+    pub fn address(&mut self, op: &Op, into: Reg, size: Size) {
+        match self.parts(op) {
+            Some(parts) => self.sum(into, size, parts),
+            None => {
+                let index = (op.index != ZERO).then(|| self.load(op.index, FREE));
+                self.code.constant(FREE2, self.constant(op));
+                match index {
+                    Some(index) => {
+                        self.code
+                            .lea(size, into, Mem::indexed(FREE2, index, op.scale & 3, 0));
+                    }
+                    None if into != FREE2 || size != Size::Q => self.code.mov_rm(size, into, FREE2),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// The memory operand in the host's memory: `bytes` of it, to be read or, if `write`, written (and read). Uses both
+    /// free registers, of which the second one is part of the operand, and the host's flags.
+    pub fn memory(&mut self, op: &Op, bytes: u64, write: bool) -> Mem {
+        if op.base == PAGE && op.index == ZERO && op.seg == ZERO {
+            return self.memory_at(self.constant(op), bytes, write);
+        }
+        self.address(op, FREE2, Size::Q);
+        if op.seg != ZERO {
+            self.code.alu_rm(Alu::Add, Size::Q, FREE2, in_core(op.seg));
+        }
+        self.look_up(bytes, write)
+    }
+
+    fn which(write: bool) -> usize {
+        if write {
+            offset_of!(TlbEntry, write)
+        } else {
+            offset_of!(TlbEntry, read)
+        }
+    }
+
+    /// Memory at a constant address.
+    fn memory_at(&mut self, va: u64, bytes: u64, write: bool) -> Mem {
+        self.host_flags = set::NONE;
+        let inside = va % PAGE_SIZE;
+        let entry = TLB + slot::<TLB_ENTRIES>(va >> 12) * size_of::<TlbEntry>();
+        if inside + bytes > PAGE_SIZE {
+            let hole = self.code.jmp();
+            self.punts.push(hole);
+        }
+        self.compare(field(entry + Self::which(write)), self.tag(va));
+        self.punt_if(condition::NOT_ZERO);
+        self.code
+            .mov_rm(Size::Q, FREE2, field(entry + offset_of!(TlbEntry, host)));
+        #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a page offset
+        Mem::at(FREE2, inside as i32)
+    }
+
+    /// Makes a host address of the virtual address in [`FREE2`].
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
+    pub fn look_up(&mut self, bytes: u64, write: bool) -> Mem {
+        const INDEX_SHIFT: u8 = 12 - size_of::<TlbEntry>().trailing_zeros() as u8;
+        const INDEX_MASK: i32 = ((TLB_ENTRIES - 1) * size_of::<TlbEntry>()) as i32;
+        self.host_flags = set::NONE;
+        let entry = |field: usize| Mem::indexed(CORE, FREE, 0, (TLB + field) as i32);
+        self.code.mov_rm(Size::D, FREE, FREE2);
+        self.code.shift_imm(Shift::Shr, Size::D, FREE, INDEX_SHIFT);
+        self.code.alu_imm(Alu::And, Size::D, FREE, INDEX_MASK);
+        self.code
+            .alu_rm(Alu::Xor, Size::Q, FREE2, entry(Self::which(write)));
+        if self.user {
+            self.code.alu_imm(Alu::Xor, Size::Q, FREE2, USER_TAG as i32);
+        }
+        self.code
+            .alu_imm(Alu::Cmp, Size::Q, FREE2, (PAGE_SIZE - bytes) as i32);
+        self.punt_if(condition::ABOVE);
+        self.code
+            .alu_rm(Alu::Add, Size::Q, FREE2, entry(offset_of!(TlbEntry, host)));
+        Mem::at(FREE2, 0)
+    }
+
+    // Code.
+
+    /// Finds the translated code at the virtual address in [`FREE2`] and leaves its address in [`FREE`], or leaves the
+    /// instruction to the interpreter.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
+    pub fn find_code(&mut self) {
+        const INDEX_SHIFT: u8 = 12 - size_of::<CodeEntry>().trailing_zeros() as u8;
+        const INDEX_MASK: i32 = ((CODE_TLB - 1) * size_of::<CodeEntry>()) as i32;
+        self.host_flags = set::NONE;
+        let entry = |field: usize| Mem::indexed(CORE, FREE, 0, (CODES + field) as i32);
+        self.code.mov_rm(Size::D, FREE, FREE2);
+        self.code.shift_imm(Shift::Shr, Size::D, FREE, INDEX_SHIFT);
+        self.code.alu_imm(Alu::And, Size::D, FREE, INDEX_MASK);
+        self.code.alu_rm(Alu::Xor, Size::Q, FREE2, entry(0));
+        if self.user {
+            self.code.alu_imm(Alu::Xor, Size::Q, FREE2, USER_TAG as i32);
+        }
+        self.code.alu_imm(Alu::Cmp, Size::Q, FREE2, PAGE_SIZE as i32 - 1);
+        self.punt_if(condition::ABOVE);
+        self.code.mov_rm(Size::Q, FREE, entry(CODE_ENTRY_ENTRIES));
+        self.code.mov_rm(Size::D, FREE, Mem::indexed(FREE, FREE2, 2, 0));
+        self.code.test_mr(Size::D, FREE, FREE);
+        self.punt_if(condition::ZERO);
+        self.code.alu_rm(Alu::Add, Size::Q, FREE, CODE_BASE);
+    }
+
+    /// Keeps the address that [`Self::find_code`] found.
+    pub fn keep_target(&mut self) {
+        self.code.mov_mr(Size::Q, TARGET, FREE);
+    }
+
+    /// Goes to the address that was kept.
+    pub fn go_to_target(&mut self) {
+        self.code.jmp_rm(TARGET);
+    }
+
+    // Flags.
+
+    /// Makes the host's flags those of the guest that `condition` depends on.
+    pub fn need(&mut self, condition: Condition) {
+        let depends = depends_on(condition);
+        if depends & !self.host_flags == 0 {
+            return;
+        }
+        if depends == set::CF {
+            return self.need_carry();
+        }
+        self.code.movzx(Size::W, FREE, FLAGS);
+        self.code.add_al(flags::TO_OVERFLOW);
+        self.code.sahf();
+        self.host_flags = set::ALL;
+    }
+
+    /// Makes the host's CF that of the guest.
+    pub fn need_carry(&mut self) {
+        if self.host_flags & set::CF == 0 {
+            self.code.bit_imm(Bit::Bt, Size::D, FLAGS, CARRY_BIT);
+        }
+    }
+
+    /// Makes all six flags of the host those of the guest.
+    pub fn need_all(&mut self) {
+        self.code.movzx(Size::W, FREE, FLAGS);
+        self.code.test_al(flags::AF_CLEAR);
+        let right = self.code.skip(condition::ZERO);
+        self.code.and_ah(!(1 << 4));
+        self.code.land(right);
+        self.code.add_al(flags::TO_OVERFLOW);
+        self.code.sahf();
+        self.host_flags = set::ALL;
+    }
+
+    /// Notes that an instruction has set flags and stores them if anybody wants them.
+    pub fn flags(&mut self, wanted: u8, how: Store) {
+        self.host_flags = set::NONE;
+        if wanted == set::NONE {
+            return;
+        }
+        self.host_flags = set::ALL;
+        self.code.lahf();
+        match how {
+            Store::All => self.code.set(condition::OVERFLOW, FREE),
+            Store::Logic => self.code.mov_byte(FREE, flags::NO_OVERFLOW),
+            Store::NoOverflow => {
+                self.code.mov_byte(FREE, flags::NO_OVERFLOW);
+                self.host_flags = set::ALL & !set::OF;
+            }
+            Store::NoAf => {
+                self.code.mov_byte(FREE, flags::NO_OVERFLOW);
+                let clear = self.code.skip(condition::NO_OVERFLOW);
+                self.code.mov_byte(FREE, flags::OVERFLOW);
+                self.code.land(clear);
+            }
+            Store::ShiftedLeft => {
+                // SF is bit 15 and CF bit 8.
+                self.code.mov_rm(Size::D, FREE2, FREE);
+                self.code.shift_imm(Shift::Shr, Size::D, FREE2, 7);
+                self.code.alu_rm(Alu::Xor, Size::D, FREE2, FREE);
+                self.code.alu_imm(Alu::And, Size::D, FREE2, 1 << 8);
+                self.code.mov_byte(FREE, flags::NO_OVERFLOW);
+                let clear = self.code.skip(condition::ZERO);
+                self.code.mov_byte(FREE, flags::OVERFLOW);
+                self.code.land(clear);
+                self.host_flags = set::NONE;
+            }
+        }
+        self.code.mov_mr(Size::W, FLAGS, FREE);
+    }
+}

@@ -52,8 +52,8 @@ const fn bits(numbers: &[u32]) -> u32 {
 
 /// Leaf 1, ECX: CMPXCHG16B, POPCNT, TSC deadline timer, hypervisor present.
 const FEATURES_1C: u32 = bits(&[13, 23, 24, 31]);
-/// Leaf 1, EDX: FPU, DE, PSE, TSC, MSR, PAE, CX8, APIC, PGE, CMOV, PAT, PSE36, CLFSH, FXSR, SSE, SSE2.
-const FEATURES_1D: u32 = bits(&[0, 2, 3, 4, 5, 6, 8, 9, 13, 15, 16, 17, 19, 24, 25, 26]);
+/// Leaf 1, EDX: FPU, DE, PSE, TSC, MSR, PAE, CX8, APIC, PGE, CMOV, PAT, PSE36, CLFSH, MMX, FXSR, SSE, SSE2.
+const FEATURES_1D: u32 = bits(&[0, 2, 3, 4, 5, 6, 8, 9, 13, 15, 16, 17, 19, 23, 24, 25, 26]);
 /// Leaf 7, EBX: FSGSBASE, enhanced REP MOVSB.
 const FEATURES_7B: u32 = bits(&[0, 9]);
 /// Leaf 7, EDX: fast short REP MOVSB.
@@ -160,12 +160,29 @@ mod tests {
 
     #[test]
     fn nothing_beyond_baseline_is_offered() {
-        let [_, _, c, d] = CpuModel::default().cpuid(1, 0);
+        let [_, _, c, _] = CpuModel::default().cpuid(1, 0);
         assert_eq!(
             c & bits(&[0, 9, 19, 20, 25, 26, 27, 28, 30]),
             0,
             "no SSE3 and up, AES, XSAVE, AVX, RDRAND"
         );
-        assert_eq!(d & bits(&[23]), 0, "no MMX");
+    }
+
+    #[test]
+    fn the_baseline_of_x86_64_is_offered() {
+        // The psABI's x86-64 baseline, which glibc's loader checks before it starts a program.
+        let baseline = [
+            ("FPU", 0),
+            ("CX8", 8),
+            ("CMOV", 15),
+            ("MMX", 23),
+            ("FXSR", 24),
+            ("SSE", 25),
+            ("SSE2", 26),
+        ];
+        let [_, _, _, d] = CpuModel::default().cpuid(1, 0);
+        for (name, bit) in baseline {
+            assert_ne!(d & bits(&[bit]), 0, "{name}");
+        }
     }
 }

@@ -7,6 +7,7 @@ mod env;
 mod f80;
 pub(crate) mod ops;
 
+use crate::sse::softfloat::low64;
 pub(crate) use f80::F80;
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +126,28 @@ impl X87 {
             self.status & !status::C1
         };
     }
+
+    /// MMi: the significand of Ri.
+    pub(crate) fn mm(&self, i: u8) -> u64 {
+        low64(self.registers[usize::from(i & 7)])
+    }
+
+    /// Sets MMi; exponent and sign of Ri become ones.
+    pub(crate) fn set_mm(&mut self, i: u8, value: u64) {
+        self.registers[usize::from(i & 7)] = 0xffff << 64 | u128::from(value);
+    }
+
+    /// What every MMX instruction does besides its own work.
+    pub(crate) fn enter_mmx(&mut self) {
+        self.set_top(0);
+        self.full = 0xff;
+    }
+
+    /// EMMS.
+    pub(crate) fn leave_mmx(&mut self) {
+        self.set_top(0);
+        self.full = 0;
+    }
 }
 
 #[cfg(test)]
@@ -140,6 +163,17 @@ mod tests {
         assert_eq!(fpu.registers[1], 42);
         assert_eq!(fpu.full, 1 << 1);
         assert!(fpu.is_full(3) && !fpu.is_full(0));
+    }
+
+    #[test]
+    fn the_registers_are_those_of_the_x87_by_number() {
+        let mut fpu = X87::default();
+        fpu.set_top(5);
+        fpu.set_mm(2, 42);
+        fpu.enter_mmx();
+        assert_eq!((fpu.mm(2), fpu.st(2), fpu.full), (42, 0xffff << 64 | 42, 0xff));
+        fpu.leave_mmx();
+        assert_eq!((fpu.mm(2), fpu.full), (42, 0));
     }
 
     #[test]

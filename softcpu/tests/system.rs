@@ -101,7 +101,7 @@ fn user_mode_may_not_do_what_the_kernel_may() {
 fn what_cpuid_does_not_offer_is_undefined() {
     for bytes in [
         &[0xc5, 0xfc, 0x58, 0xc1][..],   // vaddps ymm0, ymm0, ymm1
-        &[0x0f, 0xfc, 0xc1],             // paddb mm0, mm1
+        &[0x0f, 0x38, 0x00, 0xc1],       // pshufb mm0, mm1
         &[0x66, 0x0f, 0x38, 0x00, 0xc1], // pshufb xmm0, xmm1
         &[0x0f, 0xc7, 0xf0],             // rdrand eax
         &[0x0f, 0x0b],                   // ud2

@@ -1,10 +1,10 @@
-//! When SSE and x87 instructions may run at all, and saving and restoring their state.
+//! When MMX, SSE and x87 instructions may run at all, and saving and restoring their state.
 
 mod common;
 
 use common::Guest;
 use iced_x86::code_asm::*;
-use softcpu::registers::{CR0_EM, CR0_MP, CR0_TS, CR4_OSFXSR, CR4_OSXMMEXCPT};
+use softcpu::registers::{CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR4_OSFXSR, CR4_OSXMMEXCPT};
 use softcpu::{Exit, NoBus, Registers};
 
 /// Memory to load and store, aligned for FXSAVE.
@@ -29,6 +29,7 @@ const BREAKPOINT: u64 = 3;
 const UNDEFINED: u64 = 6;
 const NOT_AVAILABLE: u64 = 7;
 const PROTECTION: u64 = 13;
+const X87_EXCEPTION: u64 = 16;
 const SIMD: u64 = 19;
 
 #[test]
@@ -69,6 +70,46 @@ fn x87_asks_for_the_task_switched_bit() {
     let without_mp = |s: &mut Registers| s.cr0 = (s.cr0 | CR0_TS) & !CR0_MP;
     assert_eq!(ends_with(wait, without_mp), BREAKPOINT);
     assert_eq!(ends_with(wait, |s| s.cr0 |= CR0_TS | CR0_MP), NOT_AVAILABLE);
+}
+
+#[test]
+fn mmx_needs_no_emulation_no_task_switch_and_no_pending_exception() {
+    let pending = |s: &mut Registers| {
+        s.fpu.control = 0x37e;
+        s.fpu.status = 1;
+    };
+    let mmx: [Program; 4] = [
+        |a| a.paddb(mm0, mm1).unwrap(),
+        |a| a.movq(mm0, qword_ptr(DATA_AT)).unwrap(),
+        |a| a.pshufw(mm0, mm1, 3).unwrap(),
+        |a| a.emms().unwrap(),
+    ];
+    for program in mmx {
+        assert_eq!(ends_with(program, |_| {}), BREAKPOINT);
+        assert_eq!(ends_with(program, |s| s.cr4 &= !CR4_OSFXSR), BREAKPOINT);
+        assert_eq!(ends_with(program, |s| s.cr0 |= CR0_EM), UNDEFINED);
+        assert_eq!(ends_with(program, |s| s.cr0 |= CR0_TS), NOT_AVAILABLE);
+        assert_eq!(ends_with(program, pending), X87_EXCEPTION);
+    }
+    // What moves between the two sets of registers needs both.
+    let movq2dq: Program = |a| a.movq2dq(xmm0, mm0).unwrap();
+    assert_eq!(ends_with(movq2dq, |_| {}), BREAKPOINT);
+    assert_eq!(ends_with(movq2dq, |s| s.cr4 &= !CR4_OSFXSR), UNDEFINED);
+    assert_eq!(ends_with(movq2dq, pending), X87_EXCEPTION);
+}
+
+#[test]
+fn an_x87_exception_without_cr0_ne_ends_the_run() {
+    let mut guest = Guest::new(|a| a.emms().unwrap());
+    guest.set(|s| {
+        s.fpu.control = 0x37e;
+        s.fpu.status = 1;
+        s.cr0 &= !CR0_NE;
+    });
+    let Exit::Unknown(unknown) = guest.cpu.run(&mut guest.ram, &mut NoBus, 10_000) else {
+        panic!("EMMS ran")
+    };
+    assert!(unknown.to_string().contains("FERR#"), "{unknown}");
 }
 
 #[test]

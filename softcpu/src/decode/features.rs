@@ -38,6 +38,7 @@ pub(super) fn undefined(insn: &Instruction) -> bool {
                 | F::FSGSBASE
                 | F::FXSR
                 | F::INVEPT
+                | F::MMX
                 | F::MSR
                 | F::MULTIBYTENOP
                 | F::PAUSE
@@ -50,12 +51,6 @@ pub(super) fn undefined(insn: &Instruction) -> bool {
                 | F::TSC
         )
     }) || matches!(insn.mnemonic(), Mnemonic::Rsm | Mnemonic::Invept)
-        || uses_mmx(insn)
-}
-
-/// Whether the instruction is one of the SSE and SSE2 forms with MMX registers, which this processor does not have.
-fn uses_mmx(insn: &Instruction) -> bool {
-    (0..insn.op_count()).any(|i| insn.op_register(i).is_mm())
 }
 
 /// Whether the instruction does nothing here: hints, barriers, and those that are NOPs on a processor without their

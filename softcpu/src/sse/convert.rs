@@ -28,22 +28,22 @@ family! {
 }
 
 /// Lane `i` of 32 bits.
-fn lane32(v: u128, i: u32) -> u64 {
+pub(super) fn lane32(v: u128, i: u32) -> u64 {
     u64::from(low32(v >> (32 * i)))
 }
 
 /// Lane `i` of 64 bits.
-fn lane64(v: u128, i: u32) -> u64 {
+pub(super) fn lane64(v: u128, i: u32) -> u64 {
     low64(v >> (64 * i))
 }
 
 /// A 32-bit lane as a signed integer.
-fn signed32(lane: u64) -> i64 {
+pub(super) fn signed32(lane: u64) -> i64 {
     lane.cast_signed() << 32 >> 32
 }
 
 /// A conversion's integer as a 32-bit lane.
-fn lane_of(value: i64) -> u128 {
+pub(super) fn lane_of(value: i64) -> u128 {
     u128::from(value.cast_unsigned() & 0xffff_ffff)
 }
 
@@ -135,7 +135,7 @@ pub(super) fn execute(
 }
 
 /// A vector of `lanes` lanes of `width` bits; the rest is zero.
-fn vector(lanes: u32, width: u32, mut lane: impl FnMut(u32) -> u128) -> u128 {
+pub(super) fn vector(lanes: u32, width: u32, mut lane: impl FnMut(u32) -> u128) -> u128 {
     (0..lanes).fold(0, |v, i| v | lane(i) << (i * width))
 }
 

@@ -1,4 +1,4 @@
-//! SSE, SSE2, FXSAVE, and the x87 instructions that save, restore and move state.
+//! SSE, SSE2, MMX, FXSAVE, and the way to x87 instructions.
 //!
 //! Every instruction belongs to one *family*, which has a file and an enumeration of its own:
 //!
@@ -9,15 +9,16 @@
 //! | convert | [`convert`] | between integers and the two float formats, with MXCSR |
 //! | moves | [`moves`] | everything that only moves bits, with the alignment rules |
 //! | state | [`state`] | MXCSR, FXSAVE, FXRSTOR |
-//! | x87 | [`crate::x87`] | x87 control and exact moves |
+//! | MMX lanes | [`mmx`] | the operations of the family lanes on 64-bit vectors |
+//! | MMX | [`mmx`] | moves and conversions with MMX registers, EMMS |
+//! | x87 | [`crate::x87`] | x87 |
 //!
-//! [`lower`] packs family, operation and operand form into [`Op::imm`], see [`Form`]. CPUID does not offer MMX; SSE
-//! instructions with an MMX operand become [`OpCode::Undefined`](crate::op::OpCode::Undefined) before [`lower`] is
-//! called.
+//! [`lower`] packs family, operation and operand form into [`Op::imm`], see [`Form`].
 
 mod convert;
 mod float;
 mod lanes;
+mod mmx;
 mod moves;
 pub(crate) mod softfloat;
 pub(crate) mod state;
@@ -30,6 +31,7 @@ use crate::x87::ops::X87Op;
 use convert::Convert;
 use float::Float;
 use lanes::Lanes;
+use mmx::Mmx;
 use moves::Move;
 use state::State;
 
@@ -41,6 +43,8 @@ mod number {
     pub const MOVE: u8 = 3;
     pub const STATE: u8 = 4;
     pub const X87: u8 = 5;
+    pub const MMX_LANES: u8 = 6;
+    pub const MMX: u8 = 7;
 }
 
 /// What [`Op::imm`] holds for an instruction of this module.
@@ -91,7 +95,12 @@ fn classify(insn: &Instruction) -> Option<(u8, u8)> {
         return Some((number::MOVE, op as u8));
     }
     if let Some(op) = Lanes::from_code(code) {
-        return Some((number::LANES, op as u8));
+        let family = if uses_mmx(insn) {
+            number::MMX_LANES
+        } else {
+            number::LANES
+        };
+        return Some((family, op as u8));
     }
     if let Some(op) = Float::from_code(code) {
         return Some((number::FLOAT, op as u8));
@@ -102,7 +111,14 @@ fn classify(insn: &Instruction) -> Option<(u8, u8)> {
     if let Some(op) = State::from_code(code) {
         return Some((number::STATE, op as u8));
     }
+    if let Some(op) = Mmx::from_code(code) {
+        return Some((number::MMX, op as u8));
+    }
     X87Op::from_code(code).map(|op| (number::X87, op as u8))
+}
+
+fn uses_mmx(insn: &Instruction) -> bool {
+    (0..insn.op_count()).any(|i| insn.op_register(i).is_mm())
 }
 
 /// Lowers an instruction of this module into `op`, whose memory operand is already filled in. Returns false if the
@@ -175,6 +191,8 @@ pub(crate) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<(), 
             convert::execute(core, cx, op, form, Convert::from_number(operation))
         }
         number::STATE => state::execute(core, cx, op, State::from_number(operation)),
+        number::MMX_LANES => mmx::execute_lanes(core, cx, op, form, Lanes::from_number(operation)),
+        number::MMX => mmx::execute(core, cx, op, form, Mmx::from_number(operation)),
         _ => crate::x87::ops::execute(core, cx, op, form, X87Op::from_number(operation)),
     }
 }
@@ -271,6 +289,6 @@ pub(crate) fn unreached(codes: &[iced_x86::Code]) -> Vec<String> {
             missing.extend(missing_here.map(|op| format!("{op:?}")));
         )*};
     }
-    look!(Move Lanes Float Convert State X87Op);
+    look!(Move Lanes Float Convert State Mmx X87Op);
     missing
 }

@@ -40,13 +40,13 @@ family! {
 }
 
 /// The sign bits of `lanes` lanes, lane 0 in bit 0.
-fn signs(v: u128, lanes: u32) -> u64 {
+pub(super) fn signs(v: u128, lanes: u32) -> u64 {
     let width = 128 / lanes;
     (0..lanes).fold(0, |mask, i| mask | (low64(v >> (i * width + width - 1)) & 1) << i)
 }
 
 /// `v` with its low 64 bits replaced.
-fn with_low(v: u128, low: u64) -> u128 {
+pub(super) fn with_low(v: u128, low: u64) -> u128 {
     v >> 64 << 64 | u128::from(low)
 }
 
@@ -132,17 +132,23 @@ pub(super) fn execute(
             let at = 16 * u32::from(form.imm8() & 7);
             core.xmm[a] = core.xmm[a] & !(0xffff << at) | u128::from(word) << at;
         }
-        Move::MaskedStore => masked_store(core, cx, op, form)?,
+        Move::MaskedStore => {
+            let (data, mask) = (core.xmm[a].to_le_bytes(), core.xmm[b].to_le_bytes());
+            masked_store(core, cx, op, form, data, mask)?;
+        }
     }
     Ok(())
 }
 
-/// MASKMOVDQU: the bytes of the first register whose mask byte has its sign bit set go to the memory at RDI.
-fn masked_store(core: &mut Core, cx: &mut Ctx<'_>, op: &Op, form: Form) -> Result<(), Faulted> {
-    let (data, mask) = (
-        core.xmm[slot(op.a)].to_le_bytes(),
-        core.xmm[slot(op.b)].to_le_bytes(),
-    );
+/// MASKMOVDQU and MASKMOVQ: the bytes of `data` whose byte of `mask` has its sign bit set go to the memory at RDI.
+pub(super) fn masked_store<const N: usize>(
+    core: &mut Core,
+    cx: &mut Ctx<'_>,
+    op: &Op,
+    form: Form,
+    data: [u8; N],
+    mask: [u8; N],
+) -> Result<(), Faulted> {
     let offset: u64 = core.get(crate::registers::RDI);
     let offset = if form.address32() {
         offset & 0xffff_ffff
@@ -151,13 +157,14 @@ fn masked_store(core: &mut Core, cx: &mut Ctx<'_>, op: &Op, form: Form) -> Resul
     };
     let va = offset.wrapping_add(core.get(op.seg));
     let chosen = |i: &u64| mask[usize::from(i.to_le_bytes()[0])] & 0x80 != 0;
-    let (Some(first), Some(last)) = ((0..16).find(chosen), (0..16).rfind(chosen)) else {
+    let all = 0..N as u64;
+    let (Some(first), Some(last)) = (all.clone().find(chosen), all.clone().rfind(chosen)) else {
         return Ok(());
     };
     // Both pages are checked first, so that nothing is written if one of them faults.
     core.locate(cx, va.wrapping_add(first), Access::Write)?;
     core.locate(cx, va.wrapping_add(last), Access::Write)?;
-    for i in (0..16).filter(chosen) {
+    for i in all.filter(chosen) {
         core.write(cx, va.wrapping_add(i), data[usize::from(i.to_le_bytes()[0])])?;
     }
     Ok(())

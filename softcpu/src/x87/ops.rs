@@ -4,7 +4,7 @@ use super::env::{ENVIRONMENT, STATE};
 use super::{F80, X87, status};
 use crate::core::{Core, Ctx, Faulted};
 use crate::op::{Op, family};
-use crate::registers::{CR0_MP, CR0_TS};
+use crate::registers::{CR0_MP, CR0_NE, CR0_TS};
 use crate::sse::Form;
 use crate::sse::softfloat::{Context, F32, F64, flag};
 
@@ -52,8 +52,8 @@ pub(crate) fn execute(
     } else {
         core.x87_available()?;
     }
-    if operation.waits() && core.fpu.status & status::ES != 0 {
-        return Err(core.raise(16, None));
+    if operation.waits() {
+        core.raise_pending()?;
     }
     let va = if form.memory() { core.ea(op) } else { 0 };
     // Number of ST(i), which is the second operand of FXCH and the first of all others.
@@ -116,6 +116,20 @@ pub(crate) fn execute(
         O::Fdecstp => core.fpu.turn(7),
     }
     Ok(())
+}
+
+impl Core {
+    /// Raises #MF if an x87 exception is pending. Without CR0.NE a processor would assert FERR# instead and wait for an
+    /// interrupt, which no machine here has.
+    pub(crate) fn raise_pending(&mut self) -> Result<(), Faulted> {
+        if self.fpu.status & status::ES == 0 {
+            Ok(())
+        } else if self.cr0 & CR0_NE == 0 {
+            Err(self.unknown("an x87 exception with CR0.NE clear: the machine has no FERR# signal"))
+        } else {
+            Err(self.raise(16, None))
+        }
+    }
 }
 
 /// Loads: the operand is converted exactly to extended precision and pushed.

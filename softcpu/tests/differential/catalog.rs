@@ -3,7 +3,7 @@
 use iced_x86::{Code, CpuidFeature, EncodingKind, Mnemonic, OpCodeOperandKind};
 
 /// Extensions that softcpu's CPUID offers (or that every x86-64 processor has).
-const OFFERED: [CpuidFeature; 22] = [
+const OFFERED: [CpuidFeature; 23] = [
     CpuidFeature::INTEL8086,
     CpuidFeature::INTEL186,
     CpuidFeature::INTEL286,
@@ -19,6 +19,7 @@ const OFFERED: [CpuidFeature; 22] = [
     CpuidFeature::FPU387,
     CpuidFeature::FSGSBASE,
     CpuidFeature::FXSR,
+    CpuidFeature::MMX,
     CpuidFeature::MSR,
     CpuidFeature::MULTIBYTENOP,
     CpuidFeature::PAUSE,
@@ -46,13 +47,6 @@ pub fn excluded(code: Code) -> Option<&'static str> {
     let info = code.op_code();
     let kinds = info.op_kinds();
     let any = |wanted: &[OpCodeOperandKind]| kinds.iter().any(|kind| wanted.contains(kind));
-    if any(&[
-        OpCodeOperandKind::mm_reg,
-        OpCodeOperandKind::mm_rm,
-        OpCodeOperandKind::mm_or_mem,
-    ]) {
-        return Some("MMX operand: MMX is not offered, #UD");
-    }
     if any(&[OpCodeOperandKind::br16_1, OpCodeOperandKind::br16_2])
         || matches!(
             code,

@@ -23,7 +23,7 @@ pub struct Choice {
 }
 
 /// All of them.
-pub const CHOICES: [Choice; 5] = [
+pub const CHOICES: [Choice; 6] = [
     Choice {
         what: "upper halves of RCX (MOVS: and RSI, RDI; STOS: and RDI) after a repeated string instruction with \
                32-bit addresses that completes no iteration, because ECX is 0 or the first one faults: kept or cleared",
@@ -57,6 +57,12 @@ pub const CHOICES: [Choice; 5] = [
         source: "SDM volume 2A, CALL, Operation: with 64-bit operands the return address is pushed before RIP is \
                  loaded, and the check of the target has no place",
         settle: return_address,
+    },
+    Choice {
+        what: "TOP after the page fault of an MMX store: as it was or 0; the tags are as they were",
+        source: "SDM volume 1, 9.5: an MMX instruction sets TOP to 0 and all tags to valid; no manual says what is left \
+                 of it when the instruction faults",
+        settle: top_at_a_fault,
     },
 ];
 
@@ -194,6 +200,18 @@ fn return_address(case: &Case, native: &mut Outcome, soft: &Outcome) {
         let pushed = case.insn.next_ip().to_le_bytes();
         take_back(case, case.state.gpr[RSP].wrapping_sub(8), pushed, native, soft);
     }
+}
+
+fn top_at_a_fault(case: &Case, native: &mut Outcome, soft: &Outcome) {
+    let stores = case.insn.op0_kind() == OpKind::Memory && case.insn.op1_register().is_mm();
+    let top = |state: &State| usize::from(state.fx[fx::FSW + 1] >> 3 & 7);
+    if !stores || !both_page_fault(native, soft) || top(&native.state) != 0 {
+        return;
+    }
+    let ours = top(&soft.state);
+    native.state.fx[fx::FSW + 1] |= u8::try_from(ours << 3).expect("three bits");
+    // The image has the registers in the order of the stack.
+    native.state.fx[fx::ST..fx::XMM].rotate_left(16 * ours);
 }
 
 /// If the host has `written` at `address` and softcpu has written nothing there: undoes what the host did.

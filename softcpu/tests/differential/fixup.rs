@@ -263,13 +263,17 @@ fn string_pointer(case: &mut Case, insn: &Instruction, register: usize, rng: &mu
         }
         _ => {}
     }
-    // Whether MASKMOVDQU faults for bytes that its mask leaves out is the processor's choice: it gets no page that
-    // faults.
-    if !reachable(target) || (insn.mnemonic() == Mnemonic::Maskmovdqu && target + 16 > READ_ONLY) {
+    // Whether MASKMOVDQU and MASKMOVQ fault for bytes that the mask leaves out is the processor's choice: they get no page
+    // that faults.
+    if !reachable(target) || (masked(insn) && target + 16 > READ_ONLY) {
         return None;
     }
     case.state.gpr[register] = address_value(target.wrapping_sub(segment), narrow, rng);
     Some(())
+}
+
+fn masked(insn: &Instruction) -> bool {
+    matches!(insn.mnemonic(), Mnemonic::Maskmovdqu | Mnemonic::Maskmovq)
 }
 
 /// Bytes per element of a string instruction.

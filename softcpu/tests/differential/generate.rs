@@ -250,7 +250,9 @@ fn operand(
     let n = rng.below(16);
     let in_memory = rng.below(5) < 3;
     match kind {
-        K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::xmm_or_mem if in_memory => {
+        K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::xmm_or_mem | K::mm_or_mem
+            if in_memory =>
+        {
             memory(insn, index, rng, narrow);
             Some(true)
         }
@@ -296,6 +298,7 @@ fn operand(
             set_register(insn, register(Register::RAX, n))
         }
         K::xmm_or_mem | K::xmm_reg | K::xmm_rm => set_register(insn, register(Register::XMM0, n)),
+        K::mm_or_mem | K::mm_reg | K::mm_rm => set_register(insn, register(Register::MM0, n & 7)),
         K::sti_opcode => set_register(insn, register(Register::ST0, n & 7)),
         K::st0 => set_register(insn, Register::ST0),
         // FS and GS belong to the host thread: they are only read.

@@ -327,3 +327,42 @@ fn half_of_an_80_bit_store_may_be_written_when_the_other_half_faults() {
     let (other, outcome) = store(&[0xdd, 0x1f], 1 << 2);
     assert!(told(&other, &outcome, written(FULL)), "64 bits are one access");
 }
+
+#[test]
+fn an_mmx_store_that_faults_may_have_set_top() {
+    let store = |bytes: &[u8]| {
+        let (mut case, mut outcome) = case(bytes, 0);
+        // TOP is 2, and the registers are told apart by their first bytes.
+        case.state.fx[fx::FSW + 1] = 2 << 3;
+        for st in 0..8u8 {
+            case.state.fx[fx::ST + 16 * usize::from(st)] = st;
+        }
+        outcome.state = case.state.clone();
+        outcome.fault = Some(PAGE_FAULT);
+        (case, outcome)
+    };
+    let turned = |native: &mut Outcome| {
+        native.state.fx[fx::FSW + 1] = 0;
+        native.state.fx[fx::ST..fx::XMM].rotate_right(32);
+    };
+    // MOVQ [rdi], mm0.
+    let (movq, outcome) = store(&[0x0f, 0x7f, 0x07]);
+    assert!(!told(&movq, &outcome, turned));
+    assert!(
+        told(&movq, &outcome, |native| native.state.fx[fx::FSW + 1] = 0),
+        "the stack was not turned"
+    );
+    assert!(
+        told(&movq, &outcome, |native| {
+            turned(native);
+            native.state.fx[fx::FTW] ^= 1;
+        }),
+        "the tags"
+    );
+    let mut ours = outcome.clone();
+    ours.fault = None;
+    assert!(told(&movq, &ours, turned), "no fault");
+    // FST qword ptr [rdi].
+    let (other, outcome) = store(&[0xdd, 0x17]);
+    assert!(told(&other, &outcome, turned), "no MMX operand");
+}

@@ -32,7 +32,7 @@ fn shipped_plan(name: &str) -> Plan {
 }
 
 fn power_on(plan: &Plan) -> Run {
-    Run::new(plan, &harness::agent::load().unwrap(), &Soft, &[]).unwrap()
+    Run::new(plan, &harness::agent::load().unwrap(), &Soft::default(), &[]).unwrap()
 }
 
 fn branch(snapshot: &RunSnapshot) -> Run {
@@ -274,7 +274,7 @@ fn authors_are_found_from_the_jump() {
         observer: &(),
         again: &|again| second_runs.borrow_mut().push(again),
     };
-    let judged = harness::run::run(&plan, &agent, &Soft, &[], &listeners).unwrap();
+    let judged = harness::run::run(&plan, &agent, &Soft::default(), &[], &listeners).unwrap();
     let jump = judged
         .evidence
         .phases
@@ -292,7 +292,7 @@ fn authors_are_found_from_the_jump() {
     first.authors.clear();
     let questions = open_questions(&Judged::new(first).unwrap().results, MAX_KEPT);
     assert_eq!(questions.len(), second_runs.borrow()[0].bytes);
-    let whole = conduct(&plan, &agent, &Soft, &(), &questions).unwrap();
+    let whole = conduct(&plan, &agent, &Soft::default(), &(), &questions).unwrap();
     let named = |author: &harness::evidence::Author| author.write.as_ref()?.symbol.clone();
     assert!(whole.authors.iter().any(|author| named(author).is_some()));
     assert_eq!(judged.evidence.authors, whole.authors);

@@ -84,7 +84,7 @@ pub fn variant(test: &str, kernel: &str) -> Option<PathBuf> {
 
 /// Says on standard error that a test is left out. The test harness holds back what `eprintln!` prints in a test that
 /// passes, but not what is written to the stream itself.
-fn skipped(what: &str) {
+pub fn skipped(what: &str) {
     // If standard error is closed, nobody can be told.
     let _ = writeln!(std::io::stderr(), "SKIPPED {what}");
 }

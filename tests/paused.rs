@@ -20,7 +20,7 @@ fn planned(text: &str) -> Plan {
 /// Runs `plan` with a pause at each of `stops`, all of which must be reached.
 fn run(plan: &Plan, stops: &[Until]) -> Evidence {
     let agent = harness::agent::load().unwrap();
-    let mut run = Run::new(plan, &agent, &Soft, &[]).unwrap();
+    let mut run = Run::new(plan, &agent, &Soft::default(), &[]).unwrap();
     for stop in stops {
         assert_eq!(run.proceed(&[*stop], &()), Progress::Paused(0), "{stop:?}");
         // A run that stands there stays there.
@@ -88,7 +88,7 @@ fn a_run_that_is_given_up_says_that_it_has_not_ended() {
         return;
     }
     let agent = harness::agent::load().unwrap();
-    let mut run = Run::new(&planned(&small("")), &agent, &Soft, &[]).unwrap();
+    let mut run = Run::new(&planned(&small("")), &agent, &Soft::default(), &[]).unwrap();
     assert_eq!(run.proceed(&[Until::Time(1_000_000)], &()), Progress::Paused(0));
     let evidence = run.finish(&());
     assert_eq!(evidence.outcome.text, "the run has not ended");

@@ -28,7 +28,7 @@ fn seed() -> Vec<u8> {
         ..Overrides::default()
     };
     let plan = plan(&parse("spin.toml", text).unwrap(), "spin.toml", text, &overrides).unwrap();
-    let mut run = Run::new(&plan, b"no program", &Soft, &[]).unwrap();
+    let mut run = Run::new(&plan, b"no program", &Soft::default(), &[]).unwrap();
     assert_eq!(
         run.proceed(&[Until::Instructions(1000)], &()),
         Progress::Paused(0)

@@ -81,7 +81,7 @@ fn each_ends_as_from_power_on(faults: &[&str], vcpus: u32, kexecs: u32) {
         let plan = with(fault, vcpus, kexecs);
         assert!(trunk.serves(&plan));
         let branch = timeless(trunk.run(&plan, &SILENT).unwrap());
-        let whole = timeless(run(&plan, &agent, &Soft, &[], &SILENT).unwrap());
+        let whole = timeless(run(&plan, &agent, &Soft::default(), &[], &SILENT).unwrap());
         let differs = first_difference(&whole.evidence, &branch.evidence);
         assert!(differs.is_none(), "{vcpus} processors, {fault:?}: {differs:?}");
         assert!(whole.evidence == branch.evidence, "{vcpus} processors, {fault:?}");

@@ -104,7 +104,7 @@ pub fn run_again(plan: &CampaignPlan, cell: &Cell) -> Result<(Judged, CellResult
     };
     let plan = resolved(&mut resolver, base, &cell)?;
     let run = |plan: &Plan| {
-        let judged = harness::run::run(plan, resolver.agent(), &Soft, &[], &SILENT);
+        let judged = harness::run::run(plan, resolver.agent(), &Soft::default(), &[], &SILENT);
         judged.map_err(|error| error.to_string())
     };
     let judged = run(&plan)?;

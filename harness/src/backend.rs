@@ -36,11 +36,11 @@ impl Found {
         }
     }
 
-    /// The backend for `auto`: KVM if it executes guests natively.
-    pub fn best(self) -> Box<dyn Backend> {
+    /// The backend for `auto`: KVM if it executes guests natively, otherwise `soft`.
+    pub fn best(self, soft: Soft) -> Box<dyn Backend> {
         match self {
             Self::Sound(kvm) => Box::new(kvm),
-            Self::Poor(_) | Self::None(_) => Box::new(Soft),
+            Self::Poor(_) | Self::None(_) => Box::new(soft),
         }
     }
 
@@ -53,10 +53,11 @@ impl Found {
     }
 }
 
-/// The backend of that choice. `auto` measures this host's KVM and passes what it found to `measured`. KVM slows device
+/// The backend of that choice, of which `soft` is the software processor. `auto` measures this host's KVM and passes what it found to `measured`. KVM slows device
 /// time by `slowdown`, or by what was measured.
 pub fn choose(
     choice: Choice,
+    soft: Soft,
     slowdown: Option<u32>,
     measured: &dyn Fn(&Found),
 ) -> Result<Box<dyn Backend>, OpenError> {
@@ -65,7 +66,7 @@ pub fn choose(
         None => kvm,
     };
     match choice {
-        Choice::Soft => Ok(Box::new(Soft)),
+        Choice::Soft => Ok(Box::new(soft)),
         Choice::Kvm => Ok(Box::new(slowed(Kvm::open()?))),
         Choice::Auto => {
             let found = match Found::look() {
@@ -73,7 +74,7 @@ pub fn choose(
                 other => other,
             };
             measured(&found);
-            Ok(found.best())
+            Ok(found.best(soft))
         }
     }
 }
@@ -84,9 +85,10 @@ mod tests {
 
     #[test]
     fn soft_is_had_anywhere_and_auto_always_ends_in_a_backend() {
-        assert_eq!(choose(Choice::Soft, None, &|_| {}).unwrap().name(), "soft");
+        let soft = Soft::default();
+        assert_eq!(choose(Choice::Soft, soft, None, &|_| {}).unwrap().name(), "soft");
         let best = std::cell::Cell::new("");
-        let backend = choose(Choice::Auto, None, &|found| best.set(found.best_name())).unwrap();
+        let backend = choose(Choice::Auto, soft, None, &|found| best.set(found.best_name())).unwrap();
         assert_eq!(backend.name(), best.get());
     }
 }

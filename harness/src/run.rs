@@ -93,7 +93,7 @@ pub fn resume(snapshot: &RunSnapshot, holds: &[Hold], listeners: &Listeners<'_>)
     finish(
         run,
         snapshot.host_times.clone(),
-        &vmm::soft::Soft,
+        &vmm::soft::Soft::default(),
         holds,
         listeners,
     )

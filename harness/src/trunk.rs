@@ -66,7 +66,7 @@ impl Trunk {
     /// Runs a plan and judges it as [`run()`] does. A plan that begins otherwise runs from power-on.
     pub fn run(&mut self, plan: &Plan, listeners: &Listeners<'_>) -> Result<Judged, RunError> {
         if !self.serves(plan) {
-            return run(plan, &self.agent, &Soft, &[], listeners);
+            return run(plan, &self.agent, &Soft::default(), &[], listeners);
         }
         if let Some(plain) = self.plain.as_ref().filter(|_| plan.injections.is_empty()) {
             return Ok(Judged::new(Evidence {
@@ -82,9 +82,9 @@ impl Trunk {
         match self.last_at(before)? {
             Some(snapshot) => {
                 let branch = Run::branched(snapshot, plan).map_err(RunError::Machine)?;
-                finish(branch, HostTimes::default(), &Soft, &[], listeners)
+                finish(branch, HostTimes::default(), &Soft::default(), &[], listeners)
             }
-            None => run(plan, &self.agent, &Soft, &[], listeners),
+            None => run(plan, &self.agent, &Soft::default(), &[], listeners),
         }
     }
 
@@ -107,7 +107,7 @@ impl Trunk {
         let before = at.checked_sub(1).map(|before| &self.held[before].1);
         let mut run = match before {
             Some(snapshot) => Run::from_snapshot(snapshot, &[]),
-            None => Run::new(&self.plan, &self.agent, &Soft, &[]),
+            None => Run::new(&self.plan, &self.agent, &Soft::default(), &[]),
         }
         .map_err(RunError::Machine)?;
         let reached = run.proceed(&[Until::Phase(place)], &()) == Progress::Paused(0);

@@ -25,7 +25,7 @@ fn passes(name: &str) {
         observer: &(),
         again: &|_| {},
     };
-    let judged = harness::run::run(&plan, &agent, &vmm::soft::Soft, &[], &listeners);
+    let judged = harness::run::run(&plan, &agent, &vmm::soft::Soft::default(), &[], &listeners);
     let judged = judged.unwrap_or_else(|error| panic!("{name}: {error}"));
     assert_eq!(
         judged.judgement.verdict,

@@ -63,7 +63,7 @@ pub fn measure(settings: &Settings<'_>) -> Result<Backends, String> {
     } = *settings;
     let found = Found::look();
     let (kvm, kvm_is_poor) = (baton::report::kvm(&found), matches!(found, Found::Poor(_)));
-    let mut exits = vec![exits::measure(&Soft, PORT_WRITES[0], runs)?];
+    let mut exits = vec![exits::measure(&Soft::default(), PORT_WRITES[0], runs)?];
     let mut names = vec!["soft"];
     if let Found::Sound(kvm) | Found::Poor(kvm) = &found {
         exits.push(exits::measure(kvm, PORT_WRITES[1], runs)?);

@@ -113,14 +113,14 @@ mod tests {
 
     #[test]
     fn the_loop_ends_and_is_measured() {
-        let exits = measure(&Soft, 1000, 1).unwrap();
+        let exits = measure(&Soft::default(), 1000, 1).unwrap();
         assert_eq!((exits.backend, exits.count), ("soft", 1000));
         assert!(exits.per_second.is_some_and(|spread| spread.least > 0.0));
     }
 
     #[test]
     fn a_guest_that_does_anything_else_is_no_measurement() {
-        let error = seconds(&Soft, &bzimage(::tests::image::TRIPLE_FAULT)).unwrap_err();
+        let error = seconds(&Soft::default(), &bzimage(::tests::image::TRIPLE_FAULT)).unwrap_err();
         assert!(error.contains("expected power off"), "{error}");
     }
 }

@@ -47,7 +47,7 @@ pub struct Forks {
 
 /// Measures everything; files go into `work`.
 pub fn measure(plan: &Plan, agent: &[u8], work: &Path, runs: u32) -> Result<Forks, String> {
-    let mut run = Run::new(plan, agent, &Soft, &[]).map_err(|error| error.to_string())?;
+    let mut run = Run::new(plan, agent, &Soft::default(), &[]).map_err(|error| error.to_string())?;
     let place = Until::jump(0);
     if run.proceed(&[place], &()) != Progress::Paused(0) {
         return Err(format!("{}: the run did not come to {place}", plan.name));

@@ -23,7 +23,7 @@ pub(super) fn boot(args: &BootArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let backend = match backend_of(args.backend, args.slowdown) {
+    let backend = match backend_of(args.execution.backend, &args.execution) {
         Ok(backend) => backend,
         Err(failed) => return failed,
     };

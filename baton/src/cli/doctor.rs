@@ -11,7 +11,10 @@ const WANTED_MEMORY: u64 = 768 << 20;
 pub(super) fn doctor() -> Exit {
     let mut usable = true;
     let found = Found::look();
-    println!("backend soft: available");
+    match vmm::soft::Translation::possible() {
+        Ok(()) => println!("backend soft: available, translates guest code to host code"),
+        Err(error) => println!("backend soft: available, interprets guest code: executable memory: {error}"),
+    }
     println!(
         "backend kvm:  {}; using {} for --backend auto",
         crate::report::kvm(&found),

@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use vmm::soft::{Soft, Translation};
 
 /// Exit statuses, from best to worst; a command that runs several scenarios returns the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,11 +95,9 @@ impl From<BackendChoice> for harness::backend::Choice {
     }
 }
 
+/// How guest code is executed.
 #[derive(Debug, Args)]
-struct RunArgs {
-    /// Scenario files.
-    #[arg(required = true, value_name = "SCENARIO.toml")]
-    scenarios: Vec<PathBuf>,
+struct Execution {
     /// What executes guest code.
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendChoice,
@@ -106,6 +105,33 @@ struct RunArgs {
     /// on this host.
     #[arg(long, value_name = "FACTOR", value_parser = clap::value_parser!(u32).range(1..=1000))]
     slowdown: Option<u32>,
+    /// Whether softcpu translates guest code that runs often to host code. Nothing but speed depends on it.
+    #[arg(
+        long,
+        value_enum,
+        default_value = "on",
+        value_name = "on|off",
+        hide_possible_values = true
+    )]
+    translate: Switch,
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Scenario files.
+    #[arg(required = true, value_name = "SCENARIO.toml")]
+    scenarios: Vec<PathBuf>,
+    #[command(flatten)]
+    execution: Execution,
     /// First kernel, and every later one unless the scenario or --next-kernel names it: a version or the path of a
     /// bzImage.
     #[arg(long, value_name = "VERSION|PATH")]
@@ -178,13 +204,8 @@ struct BootArgs {
     /// Added to the kernel's command line.
     #[arg(long, value_name = "TEXT", default_value = "")]
     append: String,
-    /// What executes guest code.
-    #[arg(long, value_enum, default_value = "auto")]
-    backend: BackendChoice,
-    /// Slow device time by this factor on KVM, from 1 (real time) to 1000; without it, by as much as guest code is slow
-    /// on this host.
-    #[arg(long, value_name = "FACTOR", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    slowdown: Option<u32>,
+    #[command(flatten)]
+    execution: Execution,
     /// Guest RAM.
     #[arg(long, value_name = "SIZE", default_value = "512 MiB")]
     ram: harness::scenario::Bytes,
@@ -229,11 +250,12 @@ fn print(text: &str) -> Result<(), Exit> {
     }
 }
 
-/// Opens the backend that the user chose. With `auto`, standard error says what was chosen and why.
+/// Opens the backend `choice`. With `auto`, standard error says what was chosen and why.
 fn backend_of(
     choice: BackendChoice,
-    slowdown: Option<u32>,
+    execution: &Execution,
 ) -> Result<Box<dyn vmm::processors::Backend>, Exit> {
+    let slowdown = execution.slowdown;
     if slowdown.is_some() && choice == BackendChoice::Soft {
         complain("--slowdown is for KVM: on softcpu device time is counted in instructions");
         return Err(Exit::Usage);
@@ -245,10 +267,22 @@ fn backend_of(
             crate::report::kvm(found)
         );
     };
-    harness::backend::choose(choice.into(), slowdown, &say).map_err(|error| {
+    let translation = match execution.translate {
+        Switch::On => Translation::default(),
+        Switch::Off => Translation::Off,
+    };
+    let backend = harness::backend::choose(choice.into(), Soft { translation }, slowdown, &say);
+    let backend = backend.map_err(|error| {
         complain(error);
         Exit::Failed
-    })
+    })?;
+    if backend.name() == Soft::NAME
+        && translation != Translation::Off
+        && let Err(error) = Translation::possible()
+    {
+        eprintln!("baton: guest code is interpreted, not translated: executable memory: {error}");
+    }
+    Ok(backend)
 }
 
 /// Exit status for a verdict.

@@ -41,7 +41,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         complain("--snapshot names one file, and several scenarios were given");
         return Exit::Usage;
     }
-    let choice = match (args.backend, args.snapshot.is_empty()) {
+    let choice = match (args.execution.backend, args.snapshot.is_empty()) {
         (BackendChoice::Kvm, false) => {
             complain(RunError::Hold(MachineError::NoSnapshot));
             return Exit::Usage;
@@ -64,7 +64,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         complain(error);
         return Exit::Usage;
     }
-    let backend = match backend_of(choice, args.slowdown) {
+    let backend = match backend_of(choice, &args.execution) {
         Ok(backend) => backend,
         Err(failed) => return failed,
     };

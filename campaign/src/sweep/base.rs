@@ -80,7 +80,7 @@ pub struct Base {
 impl Base {
     /// Makes the unchanged run.
     pub fn new(plan: &Plan, agent: &[u8]) -> Result<Self, BaseError> {
-        let mut run = Run::new(plan, agent, &Soft, &[])?;
+        let mut run = Run::new(plan, agent, &Soft::default(), &[])?;
         if run.proceed(&[Until::entry(1)], &()) == Progress::Ended {
             return Err(BaseError::NoEntry(run.finish(&()).outcome.text));
         }

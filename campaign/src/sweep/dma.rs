@@ -149,7 +149,7 @@ impl DmaSweep {
         if plan.dma.is_none() {
             return Err(BaseError::NoDevice);
         }
-        let mut run = Run::new(plan, agent, &Soft, &[])?;
+        let mut run = Run::new(plan, agent, &Soft::default(), &[])?;
         let armed = Until::Phase(vmm::phase::Stamp {
             generation: 0,
             phase: Phase::Armed,

@@ -230,10 +230,14 @@ impl<'a> Context<'a> {
         bytes: &mut [u8; PAGE_BYTES],
     ) -> Vec<(Range<usize>, u32)> {
         let mut covered = [false; PAGE_BYTES];
+        let mut left = PAGE_BYTES;
         let mut device = Vec::new();
         let before = |position: &&u32| self.write(**position).index < ledger_length;
         let earlier = writes.iter().rev().filter(before);
         for index in earlier {
+            if left == 0 {
+                break;
+            }
             let write = self.write(*index);
             let part = part_in_page(write, frame);
             if covered[part.clone()].iter().all(|covered| *covered) {
@@ -248,6 +252,7 @@ impl<'a> Context<'a> {
                     continue;
                 }
                 covered[at] = true;
+                left -= 1;
                 bytes[at] = block.get(skip + at - part.start).copied().unwrap_or(0);
                 run = Some(run.map_or(at..at + 1, |run| run.start..at + 1));
             }

@@ -17,6 +17,7 @@
 
 mod convert;
 mod float;
+pub(crate) mod hosted;
 mod lanes;
 mod mmx;
 mod moves;

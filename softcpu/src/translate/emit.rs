@@ -469,6 +469,20 @@ impl Emitter {
         self.put(&[0x58 | reg.low()]);
     }
 
+    /// MOVDQU: `opcode` 6F loads XMM register `xmm` from `mem`, 7F stores it.
+    pub fn vector_unaligned(&mut self, opcode: u8, xmm: u8, mem: Mem) {
+        self.put(&[0xf3]);
+        self.op(Size::D, &[0x0f, opcode], xmm, mem.into(), (false, false));
+    }
+
+    /// An instruction `66 0F opcode` on two XMM registers below 8.
+    pub fn vector(&mut self, opcode: u8, first: u8, second: u8, immediate: Option<u8>) {
+        self.put(&[0x66, 0x0f, opcode, 0xc0 | first << 3 | second]);
+        if let Some(immediate) = immediate {
+            self.put(&[immediate]);
+        }
+    }
+
     /// `lahf`: SF, ZF, AF, PF and CF to AH.
     pub fn lahf(&mut self) {
         self.put(&[0x9f]);
@@ -816,6 +830,20 @@ mod tests {
                 format!("mov {q}, 0x123456789abc")
             );
         }
+    }
+
+    #[test]
+    fn vectors() {
+        assert_eq!(
+            text(|e| {
+                e.vector_unaligned(0x6f, 1, Mem::at(Reg::R15, 0x10));
+                e.vector_unaligned(0x7f, 0, Mem::at(Reg::R13, 0x1234));
+                e.vector(0xd4, 0, 1, None);
+                e.vector(0x70, 0, 1, Some(0x4e));
+            }),
+            "movdqu xmm1, xmmword ptr [r15+0x10]; movdqu xmmword ptr [r13+0x1234], xmm0; paddq xmm0, xmm1; \
+             pshufd xmm0, xmm1, 0x4e"
+        );
     }
 
     #[test]

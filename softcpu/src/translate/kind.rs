@@ -3,7 +3,9 @@
 use super::emit::{Alu, Bit, Condition, Shift, Size, Unary};
 use crate::exec::misc::MiscOp;
 use crate::exec::packed::Packed;
+use crate::exec::system::SystemOp;
 use crate::op::{HIGH_BYTE, Op, OpCode, ZERO, operations};
+use crate::sse::hosted::{Hosted, Operands};
 
 /// Sets of arithmetic flags.
 pub(super) mod set {
@@ -103,7 +105,12 @@ pub(super) enum Kind {
         size: Size,
         memory: bool,
     },
-    Bit(Bit, Size, By),
+    Bit {
+        bit: Bit,
+        size: Size,
+        by: By,
+        memory: bool,
+    },
     Scan {
         reverse: bool,
         size: Size,
@@ -113,6 +120,12 @@ pub(super) enum Kind {
     Set(Condition, bool),
     CompareExchange(Size),
     ExchangeAdd(Size),
+    /// An instruction on vectors that the host has.
+    Vector(Hosted, Operands),
+    PushFlags,
+    /// CLI and STI in kernel mode, where nothing forbids them.
+    ClearInterrupts,
+    SetInterrupts,
     Exchange(Size, bool),
     /// CWDE and CDQE, by the size of the result.
     ExtendRax(Size),
@@ -212,7 +225,10 @@ impl Kind {
                     none(memory)
                 }
             }
-            Self::Bit(..) => effects(set::NONE, set::CF, set::CF, false),
+            Self::Bit { memory, .. } => effects(set::NONE, set::CF, set::CF, memory),
+            Self::Vector(..) | Self::SetInterrupts => none(true),
+            Self::PushFlags => effects(set::ALL, set::NONE, set::NONE, true),
+            Self::ClearInterrupts => none(false),
             Self::CompareExchange(_) | Self::ExchangeAdd(_) => all(true),
             Self::Branch(condition, _) => effects(depends_on(condition), set::NONE, set::NONE, true),
             Self::Jump(_)
@@ -237,13 +253,20 @@ impl Kind {
         }
     }
 
-    /// What the operation is; `None` if the interpreter has to execute it.
-    pub fn of(op: &Op) -> Option<Self> {
+    /// What the operation is, in user mode or kernel mode; `None` if the interpreter has to execute it.
+    pub fn of(op: &Op, user: bool) -> Option<Self> {
         let high = |register: u8| register & HIGH_BYTE != 0;
-        if high(op.a) || high(op.b) {
-            return None;
+        match op.code {
+            _ if high(op.a) || high(op.b) => None,
+            OpCode::Sse => Hosted::of(op).map(|(hosted, operands)| Self::Vector(hosted, operands)),
+            OpCode::Cold => match SystemOp::from_number(Packed::of(op).number()) {
+                SystemOp::Pushf => Some(Self::PushFlags),
+                SystemOp::Cli if !user => Some(Self::ClearInterrupts),
+                SystemOp::Sti if !user => Some(Self::SetInterrupts),
+                _ => None,
+            },
+            _ => choose(op),
         }
-        choose(op)
     }
 }
 
@@ -418,7 +441,14 @@ fn misc(op: &Op) -> Option<Kind> {
         };
         (wide && !memory && by != By::Immediate(0)).then_some(Kind::Shift(shift, size, by))
     };
-    let bit = |bit, by| (wide && !memory).then_some(Kind::Bit(bit, size, by));
+    let bit = |bit, by| {
+        wide.then_some(Kind::Bit {
+            bit,
+            size,
+            by,
+            memory,
+        })
+    };
     let by_immediate = By::Immediate(extra);
     match MiscOp::from_number(packed.number()) {
         K::ShlCl => shift(Shift::Shl, By::Register),
@@ -467,9 +497,9 @@ fn misc(op: &Op) -> Option<Kind> {
         }),
         K::Bswap => wide.then_some(Kind::Bswap(size)),
         K::Set => Some(Kind::Set(extra & 15, memory)),
-        K::Cmpxchg => (wide && memory).then_some(Kind::CompareExchange(size)),
-        K::Xadd => (wide && memory).then_some(Kind::ExchangeAdd(size)),
-        K::Xchg => (wide && (!memory || op.a == ZERO)).then_some(Kind::Exchange(size, memory)),
+        K::Cmpxchg => memory.then_some(Kind::CompareExchange(size)),
+        K::Xadd => memory.then_some(Kind::ExchangeAdd(size)),
+        K::Xchg => (!memory || op.a == ZERO).then_some(Kind::Exchange(size, memory)),
         K::Movnti => (wide && memory).then_some(Kind::Two(Family::Mov, Form::mr, size)),
         K::Cwde => Some(Kind::ExtendRax(D)),
         K::Cdqe => Some(Kind::ExtendRax(Q)),

@@ -72,6 +72,14 @@ pub enum Translation {
 }
 
 impl Translation {
+    /// Whether this host allows it.
+    ///
+    /// # Errors
+    /// When there can be no executable memory.
+    pub fn possible() -> std::io::Result<()> {
+        CodeMemory::new(PAGE_BYTES).map(drop)
+    }
+
     /// How often control comes to a block before it is translated; 0 if never.
     pub(crate) const fn after(self) -> u8 {
         match self {
@@ -291,7 +299,7 @@ impl Translator {
             self.pages += 1;
             page.code.native = Some((tag, Box::new([0; PAGE_BYTES])));
         }
-        let Some(plan) = plan::plan(page, offset, self.which.lengths()) else {
+        let Some(plan) = plan::plan(page, offset, user, self.which.lengths()) else {
             page.code.heat.0[index(offset)].set(DECLINED);
             return Outcome::Done;
         };

@@ -4,9 +4,16 @@ use super::emit::{Alu, Bit, Condition, Mem, Reg, Rm, Shift, Size, Unary};
 use super::flags;
 use super::kind::{By, Family, Form, Kind, set};
 use super::plan::Step;
-use super::writer::{FLAGS, FREE, FREE2, GUEST_RAX, GUEST_RSP, Store, Writer, condition};
+use super::writer::{
+    BUDGET, CR0, CR4, FLAGS, FREE, FREE2, GUEST_RAX, GUEST_RSP, SHADOW_UNTIL, SYSTEM_FLAGS, Store, UNTIL,
+    WINDOW_WANTED, Writer, condition, vector_in_core,
+};
 use crate::op::Op;
-use crate::registers::{RBP, RSP};
+use crate::registers::{CR0_EM, CR0_TS, CR4_OSFXSR, RBP, RSP};
+use crate::sse::hosted::{Hosted, Operands};
+
+/// IF's place in RFLAGS.
+const INTERRUPT_BIT: u8 = 9;
 
 /// The source of a two-operand instruction.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +114,21 @@ impl Writer {
                 self.code.unary(Unary::Div, size, source);
                 self.code.mov_rm(Size::Q, GUEST_RAX, FREE);
             }
-            Kind::Bit(bit, size, by) => self.bit(&op, bit, size, by, wanted),
+            Kind::Bit {
+                bit,
+                size,
+                by,
+                memory: false,
+            } => self.bit(&op, bit, size, by, wanted),
+            Kind::Bit { bit, size, by, .. } => self.bit_in_memory(&op, bit, size, by, wanted),
+            Kind::Vector(hosted, operands) => self.vector(&op, hosted, operands),
+            Kind::PushFlags => self.push_flags(),
+            Kind::ClearInterrupts => {
+                self.code
+                    .alu_imm(Alu::And, Size::Q, SYSTEM_FLAGS, !(1 << INTERRUPT_BIT));
+                self.host_flags = set::NONE;
+            }
+            Kind::SetInterrupts => self.set_interrupts(),
             Kind::Scan {
                 reverse,
                 size,
@@ -488,11 +509,44 @@ impl Writer {
         if in_core && bit != Bit::Bt {
             self.store(op.a, size, FREE2);
         }
+        self.store_carry(wanted);
+    }
+
+    fn bit_in_memory(&mut self, op: &Op, bit: Bit, size: Size, by: By, wanted: u8) {
+        match by {
+            By::Immediate(number) => {
+                let place = self.memory(op, size.bytes(), bit != Bit::Bt);
+                self.code.bit_imm(bit, size, place, number & (size.bits() - 1));
+            }
+            By::Register => {
+                // The number can address bits before and after the operand.
+                let (shift, scale) = if size == Size::Q { (6, 3) } else { (5, 2) };
+                self.linear_address(op);
+                match size {
+                    Size::Q => self.code.mov_rm(Size::Q, FREE, Self::place(op.b)),
+                    _ => self.code.movsx(size, Size::Q, FREE, Self::place(op.b)),
+                }
+                self.code.shift_imm(Shift::Sar, Size::Q, FREE, shift);
+                self.code.lea(Size::Q, FREE2, Mem::indexed(FREE2, FREE, scale, 0));
+                let place = self.look_up(size.bytes(), bit != Bit::Bt);
+                self.code.mov_rm(size, FREE, place);
+                let (number, borrowed) = self.borrow(op.b);
+                self.code.bit(bit, size, FREE, number);
+                self.give_back(borrowed);
+                if bit != Bit::Bt {
+                    self.code.mov_mr(size, place, FREE);
+                }
+            }
+        }
+        self.store_carry(wanted);
+    }
+
+    /// Stores the host's CF, and keeps the other flags, which manuals leave undefined after a bit test.
+    fn store_carry(&mut self, wanted: u8) {
         self.host_flags = set::NONE;
         if wanted == set::NONE {
             return;
         }
-        // The other flags are undefined in manuals, and kept here.
         self.code.set(condition::CARRY, FREE2);
         self.code.movzx(Size::B, FREE2, FREE2);
         self.code.movzx(Size::W, FREE, FLAGS);
@@ -521,6 +575,94 @@ impl Writer {
         self.code.constant(FREE, ONE);
         self.code.land(nothing);
         self.code.mov_mr(Size::W, FLAGS, FREE);
+    }
+
+    // Vectors and system flags.
+
+    fn vector(&mut self, op: &Op, hosted: Hosted, operands: Operands) {
+        const LOAD: u8 = 0x6f;
+        const STORE: u8 = 0x7f;
+        let Operands {
+            first,
+            second,
+            memory,
+        } = operands;
+        self.host_flags = set::NONE;
+        if !self.vectors {
+            let unavailable = i32::try_from(CR0_EM | CR0_TS).unwrap_or(0);
+            self.code.test_imm(Size::D, CR0, unavailable);
+            self.punt_if(condition::NOT_ZERO);
+            let available = i32::try_from(CR4_OSFXSR).unwrap_or(0);
+            self.code.test_imm(Size::D, CR4, available);
+            self.punt_if(condition::ZERO);
+            self.vectors = true;
+        }
+        let aligned = !matches!(
+            hosted,
+            Hosted::Load { aligned: false } | Hosted::Store { aligned: false }
+        );
+        let place = if memory {
+            let place = self.memory(op, 16, matches!(hosted, Hosted::Store { .. }));
+            if aligned {
+                // Pages are aligned alike for guest and host.
+                self.code.lea(Size::Q, FREE2, place);
+                self.code.test_imm(Size::B, FREE2, 15);
+                self.punt_if(condition::NOT_ZERO);
+                Mem::at(FREE2, 0)
+            } else {
+                place
+            }
+        } else {
+            vector_in_core(second)
+        };
+        match hosted {
+            Hosted::Lanes { opcode, immediate } => {
+                self.code.vector_unaligned(LOAD, 0, vector_in_core(first));
+                self.code.vector_unaligned(LOAD, 1, place);
+                self.code.vector(opcode, 0, 1, immediate);
+                self.code.vector_unaligned(STORE, 0, vector_in_core(first));
+            }
+            Hosted::Load { .. } => {
+                self.code.vector_unaligned(LOAD, 0, place);
+                self.code.vector_unaligned(STORE, 0, vector_in_core(first));
+            }
+            Hosted::Store { .. } => {
+                self.code.vector_unaligned(LOAD, 0, vector_in_core(first));
+                self.code.vector_unaligned(STORE, 0, place);
+            }
+        }
+    }
+
+    fn push_flags(&mut self) {
+        const SCRATCH: Mem = super::writer::in_core(crate::op::SCRATCH);
+        // The stored flags have AH's flags at bits 15:8 and OF at bit 0; RF is pushed clear.
+        self.load_flags();
+        self.code.mov_rm(Size::D, FREE2, FREE);
+        self.code.alu_imm(Alu::And, Size::D, FREE, 1);
+        self.code.shift_imm(Shift::Shl, Size::D, FREE, 11);
+        self.code.shift_imm(Shift::Shr, Size::D, FREE2, 8);
+        self.code.alu_imm(Alu::And, Size::D, FREE2, 0xd5);
+        self.code.alu_rm(Alu::Or, Size::D, FREE, FREE2);
+        self.code.alu_rm(Alu::Or, Size::Q, FREE, SYSTEM_FLAGS);
+        self.code.mov_mr(Size::Q, SCRATCH, FREE);
+        let top = self.below_top();
+        self.code.mov_rm(Size::Q, FREE, SCRATCH);
+        self.code.mov_mr(Size::Q, top, FREE);
+        self.move_top(-8);
+    }
+
+    fn set_interrupts(&mut self) {
+        self.host_flags = set::NONE;
+        self.code.alu_imm(Alu::Cmp, Size::B, WINDOW_WANTED, 0);
+        self.punt_if(condition::NOT_ZERO);
+        self.code.bit_imm(Bit::Bts, Size::D, SYSTEM_FLAGS, INTERRUPT_BIT);
+        let set = self.code.skip(condition::CARRY);
+        // Interrupts stay blocked for one more instruction. The whole block has been charged for.
+        self.code.mov_rm(Size::Q, FREE, UNTIL);
+        self.code.alu_rm(Alu::Sub, Size::Q, FREE, BUDGET);
+        self.code.alu_imm(Alu::Add, Size::Q, FREE, 1 - self.after());
+        self.code.mov_mr(Size::Q, SHADOW_UNTIL, FREE);
+        self.code.land(set);
     }
 
     // Exchanges.

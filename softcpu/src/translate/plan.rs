@@ -38,7 +38,7 @@ pub(super) struct Plan {
 
 /// The block that begins at page offset `start`; `None` if it is not worth a translation. `shortest` is how many
 /// instructions it has at least if the interpreter goes on after it.
-pub(super) fn plan(page: &CodePage, start: u64, (shortest, longest): (u32, u32)) -> Option<Plan> {
+pub(super) fn plan(page: &CodePage, start: u64, user: bool, (shortest, longest): (u32, u32)) -> Option<Plan> {
     let mut steps: Vec<Step> = Vec::new();
     let mut length = 0;
     let mut at = page.find(start)?;
@@ -56,7 +56,7 @@ pub(super) fn plan(page: &CodePage, start: u64, (shortest, longest): (u32, u32))
             OpCode::LinkNear | OpCode::LinkFar => break End::Next(op.imm),
             _ if length == longest => break End::Next(u64::from(op.off)),
             _ => {
-                let Some(kind) = Kind::of(op) else {
+                let Some(kind) = Kind::of(op, user) else {
                     break End::Interpreter(u64::from(op.off));
                 };
                 length += u32::from(kind != Kind::Address32);

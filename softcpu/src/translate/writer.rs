@@ -65,7 +65,19 @@ pub(super) const fn in_core(register: u8) -> Mem {
     field(offset_of!(Core, regs) + 8 * register as usize)
 }
 
+/// An XMM register.
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
+pub(super) const fn vector_in_core(register: usize) -> Mem {
+    field(offset_of!(Core, xmm) + 16 * (register & 15))
+}
+
 pub(super) const BUDGET: Mem = field(offset_of!(Core, budget));
+pub(super) const UNTIL: Mem = field(offset_of!(Core, until));
+pub(super) const SYSTEM_FLAGS: Mem = field(offset_of!(Core, flags));
+pub(super) const SHADOW_UNTIL: Mem = field(offset_of!(Core, shadow_until));
+pub(super) const WINDOW_WANTED: Mem = field(offset_of!(Core, window_wanted));
+pub(super) const CR0: Mem = field(offset_of!(Core, cr0));
+pub(super) const CR4: Mem = field(offset_of!(Core, cr4));
 pub(super) const RIP: Mem = field(offset_of!(Core, rip));
 pub(super) const FLAGS: Mem = field(offset_of!(Core, native) + offset_of!(Native, flags));
 const TARGET: Mem = field(offset_of!(Core, native) + offset_of!(Native, target));
@@ -151,6 +163,8 @@ pub(super) struct Writer {
     pub host_flags: u8,
     /// Branches of the current instruction to its [`Cold::Punt`].
     punts: Vec<Hole>,
+    /// An instruction before has found that vector instructions are available.
+    pub vectors: bool,
     cold: Vec<Cold>,
     pub links: Vec<Link>,
 }
@@ -168,6 +182,7 @@ impl Writer {
             done: 0,
             host_flags: set::NONE,
             punts: Vec::new(),
+            vectors: false,
             cold: Vec::new(),
             links: Vec::new(),
         };
@@ -214,6 +229,12 @@ impl Writer {
     pub fn punt_if(&mut self, condition: Condition) {
         let hole = self.code.jcc(condition);
         self.punts.push(hole);
+    }
+
+    /// Instructions of the block after the one that is being translated.
+    #[allow(clippy::cast_possible_wrap)] // at most the length of a block
+    pub fn after(&self) -> i32 {
+        (self.length - self.done - 1) as i32
     }
 
     /// Virtual address of the instruction.
@@ -366,11 +387,12 @@ impl Writer {
         }
     }
 
-    /// Stores a result of 32 or 64 bits, zero-extended in `value`, which is not the register's host register.
+    /// Stores a result, zero-extended in `value` if it has 32 bits. `value` is not the register's host register.
     pub fn store(&mut self, register: u8, size: Size, value: Reg) {
         match Self::place(register) {
             Rm::Reg(host) => self.code.mov_rm(size, host, value),
-            Rm::Mem(mem) => self.code.mov_mr(Size::Q, mem, value),
+            Rm::Mem(mem) if size == Size::D => self.code.mov_mr(Size::Q, mem, value),
+            Rm::Mem(mem) => self.code.mov_mr(size, mem, value),
         }
     }
 
@@ -457,11 +479,17 @@ impl Writer {
         if op.base == PAGE && op.index == ZERO && op.seg == ZERO {
             return self.memory_at(self.constant(op), bytes, write);
         }
+        self.linear_address(op);
+        self.look_up(bytes, write)
+    }
+
+    /// Computes the operand's address, with its segment's base, into [`FREE2`].
+    pub fn linear_address(&mut self, op: &Op) {
         self.address(op, FREE2, Size::Q);
         if op.seg != ZERO {
+            self.host_flags = set::NONE;
             self.code.alu_rm(Alu::Add, Size::Q, FREE2, in_core(op.seg));
         }
-        self.look_up(bytes, write)
     }
 
     fn which(write: bool) -> usize {
@@ -572,13 +600,19 @@ impl Writer {
         }
     }
 
-    /// Makes all six flags of the host those of the guest.
-    pub fn need_all(&mut self) {
+    /// Loads the stored flags into [`FREE`], with AF as it reads.
+    pub fn load_flags(&mut self) {
         self.code.movzx(Size::W, FREE, FLAGS);
         self.code.test_al(flags::AF_CLEAR);
         let right = self.code.skip(condition::ZERO);
         self.code.and_ah(!(1 << 4));
         self.code.land(right);
+        self.host_flags = set::NONE;
+    }
+
+    /// Makes all six flags of the host those of the guest.
+    pub fn need_all(&mut self) {
+        self.load_flags();
         self.code.add_al(flags::TO_OVERFLOW);
         self.code.sahf();
         self.host_flags = set::ALL;

@@ -198,7 +198,7 @@ fn powered_on() -> Machine {
         vcpus: 2,
         ..config(kernel)
     };
-    let machine = Machine::new(&config, &Soft).unwrap();
+    let machine = Machine::new(&config, &Soft::default()).unwrap();
     let ram = machine.ram();
     let write = |address: u64, bytes: &[u8]| ram.write(address, bytes).unwrap();
     write(SECOND, &assembled(SECOND, second_processor));
@@ -300,7 +300,7 @@ fn nor_is_one_that_has_ended_the_same_without_its_end() {
     let mut kernel = image(4096);
     let code = assembled(0, |c| output(c, power::SLEEP_CONTROL, 0x34));
     kernel[1024 + 0x200..][..code.len()].copy_from_slice(&code);
-    let machine = || Machine::new(&config(kernel.clone()), &Soft).unwrap();
+    let machine = || Machine::new(&config(kernel.clone()), &Soft::default()).unwrap();
     let mut ended = machine();
     assert!(matches!(ended.run().unwrap(), Event::PowerOff { .. }));
     let (held, hash) = (ended.snapshot().unwrap(), ended.state_hash().unwrap());

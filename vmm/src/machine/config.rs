@@ -221,7 +221,7 @@ pub(crate) mod tests {
             let mut config = config(Vec::new());
             change(&mut config);
             config
-                .check(&crate::soft::Soft)
+                .check(&crate::soft::Soft::default())
                 .err()
                 .map(|error| error.to_string())
         };

@@ -32,7 +32,7 @@ fn machine() -> Machine {
     let code = [vec![0x48, 0xc7, 0xc4, 0, 0, 0x60, 0], chatter(b"snapshot")].concat();
     let mut kernel = image(4096);
     kernel[1024 + 0x200..][..code.len()].copy_from_slice(&code);
-    Machine::new(&config(kernel), &Soft).unwrap()
+    Machine::new(&config(kernel), &Soft::default()).unwrap()
 }
 
 fn ended(mut machine: Machine) -> (Event, u128, Vec<u8>, String) {

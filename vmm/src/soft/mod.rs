@@ -19,6 +19,8 @@ pub(crate) mod vcpu;
 
 use std::sync::Arc;
 
+pub use softcpu::Translation;
+
 use crate::boot::wakeup;
 use crate::devices::bus::CRYSTAL_HZ;
 use crate::devices::lapic::LocalApics;
@@ -31,11 +33,19 @@ use vcpu::SoftVcpu;
 
 /// The software processor as a backend.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Soft;
+pub struct Soft {
+    /// Which guest code is translated to host code. Nothing but speed depends on it.
+    pub translation: Translation,
+}
+
+impl Soft {
+    /// The backend's name.
+    pub const NAME: &str = "soft";
+}
 
 impl Backend for Soft {
     fn name(&self) -> &'static str {
-        "soft"
+        Self::NAME
     }
 
     fn gigabyte_pages(&self) -> bool {
@@ -59,7 +69,7 @@ impl Backend for Soft {
         platform.bus.lapics = LocalApics::new(request.count, CRYSTAL_HZ);
         let mut vcpus: Vec<Box<dyn Vcpu>> = Vec::new();
         for id in 0..request.count {
-            let mut vcpu = SoftVcpu::new(Arc::clone(&ram), id, request.count)?;
+            let mut vcpu = SoftVcpu::new(Arc::clone(&ram), id, request.count, self.translation)?;
             if id == 0 {
                 vcpu.set_registers(&request.registers);
             } else {

@@ -117,7 +117,7 @@ fn vcpus(count: u8, first: &[Vec<u8>], second: &[Vec<u8>]) -> Machine {
         vcpus: count,
         ..config(kernel)
     };
-    let machine = Machine::new(&config, &Soft).unwrap();
+    let machine = Machine::new(&config, &Soft::default()).unwrap();
     machine.ram().write(SECOND.into(), &second.concat()).unwrap();
     machine
 }

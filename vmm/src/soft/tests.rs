@@ -36,7 +36,7 @@ fn machine(parts: &[Vec<u8>]) -> Machine {
     let mut kernel = image(4096);
     let code = parts.concat();
     kernel[1024 + 0x200..][..code.len()].copy_from_slice(&code);
-    Machine::new(&config(kernel), &Soft).unwrap()
+    Machine::new(&config(kernel), &Soft::default()).unwrap()
 }
 
 const POWER_OFF: (u16, u8) = (crate::devices::power::SLEEP_CONTROL, 0x34);
@@ -87,7 +87,7 @@ fn equal_machines_have_equal_hashes() {
                 seed,
                 ..config(kernel)
             },
-            &Soft,
+            &Soft::default(),
         )
         .unwrap();
         machine.run().unwrap();

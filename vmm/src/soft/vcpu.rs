@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use softcpu::memory::{Ram, RamRegion};
-use softcpu::{Cpu, CpuModel};
+use softcpu::{Cpu, CpuModel, Translation};
 
 use crate::devices::bus::CRYSTAL_HZ;
 use crate::memory::{GuestRam, PAGE_SIZE};
@@ -18,7 +18,12 @@ pub(super) struct SoftVcpu {
 
 impl SoftVcpu {
     /// A processor after power-on, with this local APIC identity, in a machine with `count` processors.
-    pub fn new(ram: Arc<GuestRam>, apic_id: u8, count: u8) -> Result<Self, BackendError> {
+    pub fn new(
+        ram: Arc<GuestRam>,
+        apic_id: u8,
+        count: u8,
+        translation: Translation,
+    ) -> Result<Self, BackendError> {
         let view = own_view(&ram)?;
         let model = CpuModel {
             apic_id: apic_id.into(),
@@ -27,6 +32,7 @@ impl SoftVcpu {
             ..CpuModel::default()
         };
         let mut cpu = Cpu::new(model);
+        cpu.translate(translation);
         if count > 1 {
             cpu.share_code();
         }

@@ -232,7 +232,7 @@ fn vector_sequences_do_the_same() {
 #[test]
 fn a_difference_is_found_and_listed() {
     let guest = guest(SEED, 3, &integer_forms(), false);
-    let [one, other] = [0, 1].map(|_| guest.run_on(&Soft, &to_the_end));
+    let [one, other] = [0, 1].map(|_| guest.run_on(&Soft::default(), &to_the_end));
     assert_eq!(first_difference(3, &one, &other), None);
     let changed = RESULTS + BLOCK + 8;
     let value = other.machine.ram().read_u64(changed).unwrap();

@@ -9,7 +9,7 @@ use super::code::{DATA, UPPER};
 use super::guest::{Guest, to_the_end};
 use vmm::kvm::{Kvm, Workarounds};
 use vmm::processors::Backend;
-use vmm::soft::Soft;
+use vmm::soft::{Soft, Translation};
 
 /// This host's KVM, opened once, or why it cannot be used.
 fn opened() -> Result<&'static Kvm, &'static str> {
@@ -60,7 +60,10 @@ pub fn emulates() -> bool {
 
 /// Every backend of this host; softcpu is the first.
 pub fn backends() -> Vec<&'static dyn Backend> {
-    let soft: &'static dyn Backend = &Soft;
+    const SOFT: Soft = Soft {
+        translation: Translation::Hot,
+    };
+    let soft: &'static dyn Backend = &SOFT;
     let kvm = kvm().map(|kvm| -> &'static dyn Backend { kvm });
     [soft].into_iter().chain(kvm).collect()
 }
@@ -69,7 +72,7 @@ pub fn backends() -> Vec<&'static dyn Backend> {
 /// host may be busy.
 pub fn patience(backend: &dyn Backend) -> u64 {
     const ON_SOFT: u64 = 200_000_000;
-    match opened().ok().filter(|_| backend.name() != Soft.name()) {
+    match opened().ok().filter(|_| backend.name() != Soft::NAME) {
         Some(kvm) => patience_with(kvm.workarounds()),
         None => ON_SOFT,
     }

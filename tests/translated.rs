@@ -1,0 +1,77 @@
+//! A run is the same whether softcpu translates the guest's code or interprets it: report, state hash and ledger.
+
+use tests::{Finished, baton, built, ready, run_text, scenarios, skipped, small, without_host_time};
+
+/// Runs translated and interpreted, and compares the reports.
+fn assert_same(what: &str, run: impl Fn(&[&str]) -> Finished) {
+    let [translated, interpreted] = ["on", "off"].map(|translate| run(&["--translate", translate]));
+    assert_eq!(
+        translated.status, interpreted.status,
+        "{what}: {}",
+        translated.text
+    );
+    let hash = &translated.scenario()["state_hash"];
+    assert!(
+        hash.as_str().is_some_and(|hash| hash.len() == 32),
+        "{what}: {hash}"
+    );
+    let [ours, theirs] = [&translated, &interpreted].map(|run| without_host_time(&run.report));
+    assert_eq!(ours, theirs, "{what}");
+}
+
+fn shipped(name: &str) -> String {
+    let file = scenarios().join(format!("{name}.toml"));
+    file.to_str().expect("a path of text").to_owned()
+}
+
+#[test]
+fn every_kernel_runs_the_same_translated() {
+    if !ready("kernels translated and interpreted") {
+        return;
+    }
+    for kernel in [
+        "7.3.4",
+        "7.2.12",
+        "7.1.13",
+        "6.19.11",
+        "7.3.4+checks",
+        "7.3.4+kaslr",
+    ] {
+        if built(kernel).is_none() {
+            skipped(&format!(
+                "translated and interpreted: needs guest kernel {kernel}"
+            ));
+            continue;
+        }
+        let file = shipped("memfd-under-dma");
+        assert_same(kernel, |further| {
+            baton([&["run", &file, "--kernel", kernel], further].concat())
+        });
+    }
+}
+
+#[test]
+fn faults_and_chains_run_the_same_translated() {
+    if !ready("scenarios translated and interpreted") {
+        return;
+    }
+    for name in ["unpreserved-target", "receiver-kho-off", "chain-of-three"] {
+        let file = shipped(name);
+        assert_same(name, |further| {
+            baton([&["run", &file, "--seed", "3"], further].concat())
+        });
+    }
+}
+
+#[test]
+fn several_processors_run_the_same_translated() {
+    if !ready("processors translated and interpreted") {
+        return;
+    }
+    for processors in [2, 4] {
+        let text = small("").replacen('\n', &format!("\nvcpus = {processors}\n"), 1);
+        assert_same(&format!("{processors} processors"), |further| {
+            run_text(&text, further)
+        });
+    }
+}

@@ -90,13 +90,13 @@ fn sizes() -> Vec<(Axis, Size)> {
     processors.into_iter().chain(ram).chain(preserved).collect()
 }
 
-/// Runs every size that the host's memory allows.
+/// Runs every size that the host's memory allows. `done` is told each.
 pub fn measure(
     program: &Path,
     kernel: Option<&str>,
     work: &Path,
     runs: u32,
-    done: &dyn Fn(),
+    done: &dyn Fn(&Row),
 ) -> Result<Growth, String> {
     let available_bytes = host::available_bytes().unwrap_or(0);
     let mut rows = Vec::new();
@@ -110,12 +110,13 @@ pub fn measure(
             0
         };
         let samples: Result<_, String> = (0..runs).map(|_| cycle.run()).collect();
-        rows.push(Row {
+        let row = Row {
             axis,
             size,
             samples: samples.map_err(|error| format!("{size:?}: {error}"))?,
-        });
-        done();
+        };
+        done(&row);
+        rows.push(row);
     }
     Ok(Growth {
         kernel: kernel.map(str::to_owned),
@@ -175,6 +176,24 @@ impl Row {
             Axis::Processors => self.size.processors as f64,
             Axis::Ram => self.size.ram_mib as f64 / 1024.0,
             Axis::Preserved => self.size.preserved_mib as f64 / 1024.0,
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Size {
+            processors,
+            ram_mib,
+            preserved_mib,
+        } = self.size;
+        write!(
+            f,
+            "{processors} processors, {ram_mib} MiB, {preserved_mib} MiB preserved: "
+        )?;
+        match self.spread(|sample| sample.cpu_s) {
+            Some(cpu) => write!(f, "{:.2} s of a processor", cpu.median),
+            None => write!(f, "left out"),
         }
     }
 }

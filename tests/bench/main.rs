@@ -77,7 +77,8 @@ fn bench(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let kernel = arguments.first_kernel();
     if arguments.wants(Part::Growth) {
         let bar = progress(growth::count(), "sizes");
-        let measured = growth::measure(&arguments.baton, kernel, work, arguments.runs, &|| bar.inc(1));
+        let tell = |row: &growth::Row| step(&bar, &row.to_string());
+        let measured = growth::measure(&arguments.baton, kernel, work, arguments.runs, &tell);
         report.growth = Some(measured?);
         bar.finish_and_clear();
     }
@@ -125,7 +126,7 @@ fn compare(
     for kernel in &arguments.kernel {
         let plan = planned(&arguments.scenario, Some(kernel))?;
         let baton = Cycle::prepare(&arguments.baton, &arguments.scenario, Some(kernel), work);
-        let turn = || bar.inc(1);
+        let turn = |said: &str| step(&bar, &format!("{kernel}: {said}"));
         report.versus.push(versus::measure(
             &plan,
             &baton,
@@ -153,6 +154,12 @@ fn profile(arguments: &Arguments, work: &Path, report: &mut Report) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Goes a step ahead and tells what was measured, so that a benchmark that is interrupted was not in vain.
+fn step(bar: &indicatif::ProgressBar, said: &str) {
+    bar.suspend(|| eprintln!("bench: {said}"));
+    bar.inc(1);
 }
 
 fn progress(steps: u64, what: &'static str) -> indicatif::ProgressBar {

@@ -169,7 +169,7 @@ fn cell(spread: Option<Spread>, unit: &str, digits: usize) -> String {
 }
 
 /// "QEMU 10.0.2" of "QEMU emulator version 10.0.2 (Debian ...)".
-fn short(version: &str) -> String {
+pub fn short(version: &str) -> String {
     let number = version
         .split_once("version ")
         .and_then(|(_, rest)| rest.split(' ').next());

@@ -4,6 +4,7 @@ use crate::baton::Cycle;
 use crate::phases::Phase;
 use crate::qemu::{Guest, Qemu};
 use crate::samples::{Executed, Sample, Spread};
+use crate::table;
 use harness::plan::Plan;
 use serde::Serialize;
 use std::path::Path;
@@ -93,7 +94,7 @@ pub struct Part {
 }
 
 /// Runs the cycle `runs` times on baton and on every QEMU. They take turns, so that other load affects all alike, and
-/// each begins a turn as often as the others. `turn` is told when a turn is over.
+/// each begins a turn as often as the others. `turn` is told the times of a turn when it is over.
 pub fn measure(
     plan: &Plan,
     baton: &Cycle,
@@ -101,7 +102,7 @@ pub fn measure(
     agent: &[u8],
     work: &Path,
     runs: u32,
-    turn: &dyn Fn(),
+    turn: &dyn Fn(&str),
 ) -> Result<Versus, String> {
     let guests: Result<Vec<Guest>, String> = qemus
         .iter()
@@ -111,17 +112,26 @@ pub fn measure(
     let mut samples = vec![Vec::new(); guests.len() + 1];
     // The first turn warms the page cache and is discarded.
     for run in 0..=runs as usize {
+        let mut said = format!("turn {run} of {runs}");
         for place in 0..samples.len() {
             let side = (run + place) % samples.len();
             let sample = match side.checked_sub(1).and_then(|peer| guests.get(peer)) {
                 Some(guest) => guest.run()?,
                 None => baton.run()?,
             };
+            let name = side
+                .checked_sub(1)
+                .and_then(|peer| qemus.get(peer))
+                .map_or_else(|| "baton".to_owned(), |qemu| table::short(qemu.version()));
+            said.push_str(&format!(
+                "; {name} {:.2} s, {:.2} s of a processor",
+                sample.wall_s, sample.cpu_s
+            ));
             if run > 0 {
                 samples[side].push(sample);
             }
         }
-        turn();
+        turn(&said);
     }
     let mut samples = samples.into_iter();
     Ok(Versus {

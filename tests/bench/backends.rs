@@ -216,7 +216,7 @@ fn row(
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::cycle::Phase;
+    use crate::phases::Phase;
 
     fn spread(value: f64) -> Option<Spread> {
         Spread::of([value])
@@ -232,6 +232,7 @@ pub mod tests {
                 generation: 0,
                 wall_ms: 500.0 * factor,
                 guest_ns: 1,
+                instructions: None,
             }],
         }
     }

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use wait4::Wait4;
 
-/// A cycle takes seconds; one that takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A cycle takes seconds, or minutes if kernels check themselves; one that takes longer than this hangs.
+const PATIENCE: Duration = Duration::from_secs(900);
 /// Interval of polling for the exit. On average it adds half of itself to wall time, for baton and QEMU alike.
 const POLL: Duration = Duration::from_millis(2);
 

@@ -12,19 +12,40 @@ const SAYS: &str = "baton standalone: ";
 /// QEMU's arguments besides memory and guest: no devices but one serial port, and exit at an unexpected reset.
 const MACHINE: &str = "-accel tcg -machine q35 -smp 1 -nodefaults -no-user-config -display none -no-reboot";
 
+/// One QEMU.
+#[derive(Debug)]
+pub struct Qemu {
+    program: PathBuf,
+    version: String,
+}
+
+impl Qemu {
+    /// Asks the program for its version.
+    pub fn find(program: &Path) -> Result<Self, String> {
+        Ok(Self {
+            program: program.to_owned(),
+            version: version(program)?,
+        })
+    }
+
+    /// Its own first line about itself.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+}
+
 /// A guest that can be run again and again.
 #[derive(Debug)]
 pub struct Guest {
     program: PathBuf,
     arguments: Vec<OsString>,
     console: PathBuf,
-    version: String,
     pages: u64,
 }
 
 impl Guest {
     /// Writes the initramfs into `work` and puts the command line together.
-    pub fn prepare(program: &Path, plan: &Plan, agent: &[u8], work: &Path) -> Result<Self, String> {
+    pub fn prepare(qemu: &Qemu, plan: &Plan, agent: &[u8], work: &Path) -> Result<Self, String> {
         let initramfs = work.join("initramfs");
         let bytes = harness::initramfs::build(agent, Some(&plan.kernel(1).image));
         std::fs::write(&initramfs, bytes).map_err(|error| format!("{}: {error}", initramfs.display()))?;
@@ -43,17 +64,11 @@ impl Guest {
         arguments.extend(["-append".into(), command_line(plan, memfd_bytes).into()]);
         let pages = memfd_bytes / harness::evidence::PAGE;
         Ok(Self {
-            program: program.to_owned(),
+            program: qemu.program.clone(),
             arguments,
             console,
-            version: version(program)?,
             pages,
         })
-    }
-
-    /// QEMU's own first line about itself.
-    pub fn version(&self) -> &str {
-        &self.version
     }
 
     /// Runs it once, from boot to power-off.
@@ -93,7 +108,11 @@ fn command_line(plan: &Plan, memfd_bytes: u64) -> String {
 fn version(program: &Path) -> Result<String, String> {
     let name = program.display();
     let output = Command::new(program).arg("--version").output();
-    let output = output.map_err(|error| format!("{name}: {error} (`images/setup bench` installs it)"))?;
+    let output = output.map_err(|error| {
+        format!(
+            "{name}: {error} (`images/setup bench` installs Debian's, `images/svm-host` fetches a newer one)"
+        )
+    })?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().next().filter(|_| output.status.success());
     line.map(str::to_owned)

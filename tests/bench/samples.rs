@@ -1,5 +1,6 @@
 //! The measurements of one run, and the summary of many.
 
+use crate::phases::Phase;
 use serde::Serialize;
 
 /// One run of one side.
@@ -17,6 +18,9 @@ pub struct Sample {
     /// On baton: what the guest executed in all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cycle: Option<Executed>,
+    /// On baton: the phases, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<Phase>,
     /// On QEMU: share of the cycle that the guest spent on comparing digests, from 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compare_share: Option<f64>,

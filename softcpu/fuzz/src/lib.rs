@@ -1,11 +1,13 @@
-//! Code that the fuzz target shares with softcpu's tests: that of the differential test, and the target itself, which
-//! `tests/fuzz_inputs.rs` runs on stable toolchains.
+//! Code that the fuzz targets share with softcpu's tests: that of the differential test, and the targets themselves,
+//! which `tests/fuzz_inputs.rs` and `tests/fuzz_programs.rs` run on stable toolchains.
 #![allow(dead_code)] // the differential test uses more of it
 
 #[path = "../../tests/differential/catalog.rs"]
 mod catalog;
 #[path = "../../tests/differential/choices.rs"]
 mod choices;
+#[path = "../../tests/common/mod.rs"]
+mod common;
 #[path = "../../tests/differential/compare.rs"]
 mod compare;
 #[path = "../../tests/differential/fixup.rs"]
@@ -20,6 +22,7 @@ mod rng;
 mod soft;
 #[path = "../../tests/differential/state.rs"]
 mod state;
+pub mod program;
 pub mod target;
 #[path = "../../tests/differential/tell.rs"]
 pub mod tell;

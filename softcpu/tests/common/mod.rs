@@ -50,7 +50,11 @@ impl Guest {
     pub fn new(write: impl FnOnce(&mut CodeAssembler)) -> Self {
         let mut assembler = CodeAssembler::new(64).unwrap();
         write(&mut assembler);
-        let code = assembler.assemble(CODE).unwrap();
+        Self::with_code(&assembler.assemble(CODE).unwrap())
+    }
+
+    /// A guest with these bytes at [`CODE`].
+    pub fn with_code(code: &[u8]) -> Self {
         let mut ram = Ram::new_owned(2 << 20);
         let mut put = |at: u64, value: u64| assert!(ram.write(at, &value.to_le_bytes()));
         put(PML4, 0x2007);
@@ -85,7 +89,7 @@ impl Guest {
             put(IDT + 16 * vector + 8, handler >> 32);
             put(handler, 0xf4);
         }
-        assert!(ram.write(CODE, &code));
+        assert!(ram.write(CODE, code));
         let mut guest = Self {
             cpu: Cpu::new(CpuModel::default()),
             ram,

@@ -26,6 +26,22 @@ pub(crate) struct CrossingCode {
     pub ops: Vec<Op>,
 }
 
+/// The bytes that a page of code was decoded from.
+#[derive(Debug)]
+pub(crate) struct Proof {
+    /// Which 64-byte granules of the page hold decoded instructions.
+    pub granules: u64,
+    pub bytes: Box<[u8; OFFSETS]>,
+}
+
+impl Proof {
+    /// Whether a page with these bytes holds the same instructions.
+    pub fn holds(&self, bytes: &[u8; OFFSETS]) -> bool {
+        let mut parts = self.bytes.chunks(64).zip(bytes.chunks(64)).enumerate();
+        parts.all(|(granule, (ours, theirs))| self.granules >> granule & 1 == 0 || ours == theirs)
+    }
+}
+
 /// Decoded code of one physical page.
 #[derive(Debug)]
 pub(crate) struct CodePage {
@@ -35,6 +51,8 @@ pub(crate) struct CodePage {
     pub crossing: Option<CrossingCode>,
     /// What is known of its translations.
     pub code: PageCode,
+    /// What the code was decoded from, if another processor did it and this one has not compared yet.
+    pub proof: Option<Proof>,
     /// RAM offset of the page; `None` once dropped.
     offset: Option<u64>,
 }
@@ -46,6 +64,7 @@ impl CodePage {
             ops: Vec::new(),
             crossing: None,
             code: PageCode::default(),
+            proof: None,
             offset: Some(offset),
         }
     }
@@ -104,6 +123,20 @@ impl CodeCache {
         number
     }
 
+    /// RAM offsets of the pages, in no particular order.
+    pub fn offsets(&self) -> impl Iterator<Item = u64> + '_ {
+        self.numbers.keys().copied()
+    }
+
+    /// Notes what each page was decoded from, unless that is known from before.
+    pub fn prove(&mut self, mut proof: impl FnMut(u64) -> Proof) {
+        for page in &mut self.pages {
+            if let (Some(offset), None) = (page.offset, &page.proof) {
+                page.proof = Some(proof(offset));
+            }
+        }
+    }
+
     /// Counts decoded operations; true when it is time to drop everything.
     pub fn grow(&mut self, ops: usize) -> bool {
         self.ops += ops;
@@ -118,6 +151,7 @@ impl CodeCache {
             code.ops = Vec::new();
             code.crossing = None;
             code.code.clear();
+            code.proof = None;
             code.index.fill(0);
             code.offset = None;
         }

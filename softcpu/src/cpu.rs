@@ -383,19 +383,35 @@ impl Cpu {
         if watched || awaited {
             return self.step_watched(cx);
         }
-        self.attach(rip, page);
+        self.attach(cx.ram, rip, page);
         self.core.code_tlb[slot].tag = self.core.code_tlb[slot].tag.offered(slot);
         Ok(())
     }
 
     /// Notes the number of the decoded code for the translation of `va`, which leads to `page`.
-    fn attach(&mut self, va: u64, page: u64) {
+    fn attach(&mut self, ram: &Ram, va: u64, page: u64) {
+        self.compare_code(ram, page);
         let slot = slot::<CODE_TLB>(va >> 12);
         let entry = &mut self.core.code_tlb[slot];
         entry.page = self.cache.page(page);
         entry.entries = self.cache.pages[entry.page as usize]
             .code
             .entries(entry.tag.offered(slot));
+    }
+
+    /// Drops code that another processor has decoded, if this one's RAM does not hold the same.
+    fn compare_code(&mut self, ram: &Ram, page: u64) {
+        let number = self.cache.page(page);
+        let Some(proof) = self.cache.pages[number as usize].proof.take() else {
+            return;
+        };
+        let mut bytes = [0; PAGE_BYTES];
+        ram.load_bytes(page, &mut bytes);
+        if !proof.holds(&bytes) {
+            self.forget(page);
+        } else if self.core.hooks.mark_granules(page, proof.granules) {
+            self.core.revoke_writes(page);
+        }
     }
 
     /// Translates the block at RIP, whose code is decoded.
@@ -441,7 +457,7 @@ impl Cpu {
         let result = loop {
             self.drop_stale_code();
             let page = self.core.code_tlb[slot].offset;
-            self.attach(rip, page);
+            self.attach(cx.ram, rip, page);
             self.core.code_tlb[slot].tag = self.core.code_tlb[slot].tag.offered(slot);
             let prepared = match exec::run(&mut self.core, &self.cache, cx) {
                 Leave::Fault => break Err(Obstacle::Fault),
@@ -494,12 +510,13 @@ impl Cpu {
             self.forget(page);
             return Ok(());
         }
-        let mut bytes = [0; PAGE_BYTES];
-        ram.load_bytes(page, &mut bytes);
+        let mut bytes = [0; decode::STRETCH_BYTES];
+        let bytes = &mut bytes[..page_rest(rip).min(decode::STRETCH_BYTES)];
+        ram.load_bytes(page + rip % PAGE_SIZE, bytes);
         self.scratch.clear();
         let code = &mut self.cache.pages[number as usize];
         decode::stretch(
-            &bytes,
+            bytes,
             rip % PAGE_SIZE,
             |at| code.find(at).is_some(),
             &mut self.scratch,
@@ -521,7 +538,7 @@ impl Cpu {
         let rip = self.core.rip;
         let next_va = (rip & !(PAGE_SIZE - 1)).wrapping_add(PAGE_SIZE);
         let next_page = self.locate_code(cx, next_va)?;
-        self.attach(next_va, next_page);
+        self.attach(cx.ram, next_va, next_page);
         let next = self.core.code_tlb[slot::<CODE_TLB>(next_va >> 12)].page;
         let here = self.core.code_tlb[slot::<CODE_TLB>(rip >> 12)].page;
         let Some(page) = self.cache.offset_of(here) else {

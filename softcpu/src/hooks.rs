@@ -122,13 +122,23 @@ impl Hooks {
     // Decoded code.
 
     pub fn mark_code(&mut self, page: u64, from: u64, len: u64) -> bool {
+        self.mark_granules(page, granules(from, len))
+    }
+
+    /// Which granules of the page hold decoded instructions.
+    pub fn code_map(&self, page: u64) -> u64 {
+        self.code.get(number(page)).copied().unwrap_or(0)
+    }
+
+    /// Notes that these granules hold decoded instructions; true if the page had none.
+    pub fn mark_granules(&mut self, page: u64, granules: u64) -> bool {
         let fresh = self.flags(page) & CODE == 0;
         self.set(page, CODE, true);
         if fresh && self.share_code {
             self.new_code.push(page);
         }
         if let Some(map) = self.code.get_mut(number(page)) {
-            *map |= granules(from, len);
+            *map |= granules;
         }
         fresh
     }

@@ -17,6 +17,7 @@
 //!   |- mmu      page-table walks
 //!   `- hooks    what the harness watches (watching: how it asks for it)
 //!  memory   guest RAM: the only module with unsafe code
+//!  warm     decoded and translated code for the next processor
 //!  state    the whole processor as plain data
 //!  model    CPUID: offers exactly what is implemented
 //! ```
@@ -45,6 +46,7 @@ mod share;
 mod sse;
 pub mod state;
 mod translate;
+mod warm;
 mod watching;
 mod word;
 mod x87;
@@ -58,4 +60,5 @@ pub use msr::Msrs;
 pub use registers::Registers;
 pub use state::{CpuState, StateError};
 pub use translate::Translation;
+pub use warm::WarmCode;
 pub use x87::X87;

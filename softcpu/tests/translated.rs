@@ -289,6 +289,46 @@ fn random_programs_do_the_same_translated() {
 }
 
 #[test]
+fn code_of_another_processor_is_used_only_where_ram_holds_the_same() {
+    let codes = codes();
+    let (mut translated, mut changed) = (0, 0);
+    for number in 0..150 {
+        let mut rng = Rng::for_case(0x7761_726d, number);
+        let first = program(&mut rng, &codes);
+        // The same program again, with another at its place, or with one byte changed.
+        let mut second = match number % 3 {
+            0 => first.clone(),
+            1 => program(&mut rng, &codes),
+            _ => first.clone(),
+        };
+        if number % 3 == 2 {
+            let at = usize::try_from(rng.below(first.len() as u64)).unwrap();
+            second[at] ^= 1 << rng.below(8);
+        }
+        changed += u32::from(first != second);
+        let mut donor = guest(&first, &mut Rng::for_case(number, 0), Translation::Eager);
+        run_or_give_up(&mut donor);
+        let code = donor.cpu.take_code(&donor.ram);
+        assert_eq!(donor.cpu.translated(), 0);
+
+        let mut plain = guest(&second, &mut Rng::for_case(number, 1), Translation::Off);
+        let end = run_or_give_up(&mut plain);
+        let mut warm = guest(&second, &mut Rng::for_case(number, 1), Translation::Eager);
+        warm.cpu.give_code(code);
+        assert_eq!(run_or_give_up(&mut warm), end, "program {number}");
+        assert_same(&plain, &warm, &format!("program {number}"));
+        translated += warm.cpu.translated();
+    }
+    assert!(translated > 10_000 && changed > 80, "{translated}, {changed}");
+}
+
+/// Runs to the end, or for as long as a program takes that has one.
+fn run_or_give_up(guest: &mut Guest) -> (Exit, u64) {
+    let exit = guest.cpu.run(&mut guest.ram, &mut NoBus, 20_000);
+    (exit, guest.cpu.now())
+}
+
+#[test]
 fn a_wrong_translation_would_be_noticed() {
     // The negative control of the comparison: with another register to begin with, most programs end otherwise.
     let codes = codes();

@@ -4,7 +4,7 @@ use softcpu::registers::CR0_PE;
 use thiserror::Error;
 
 pub use softcpu::registers::{CS, Segment, TableRegister};
-pub use softcpu::{Bus, CpuState, CpuWrite, Exit, Shutdown};
+pub use softcpu::{Bus, CpuState, CpuWrite, Exit, Shutdown, WarmCode};
 
 /// Index of RSI in [`Registers::gpr`].
 pub const RSI: usize = softcpu::registers::RSI as usize;
@@ -101,6 +101,12 @@ impl Registers {
 pub trait Vcpu {
     /// The current registers.
     fn registers(&self) -> Registers;
+    /// The code that the processor has decoded and translated, if it has any.
+    fn take_code(&mut self) -> Option<WarmCode> {
+        None
+    }
+    /// Uses such code of another processor wherever RAM holds the same bytes.
+    fn give_code(&mut self, _code: WarmCode) {}
     /// IA32_LSTAR: where SYSCALL goes; 0 after power-on.
     fn syscall_entry(&self) -> u64;
     /// Sets the registers.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use harness::bend::Bendable;
 use harness::blob;
-use harness::conductor::{Progress, Run, Until, chain};
+use harness::conductor::{Progress, Run, Until, WarmRuns, chain};
 use harness::evidence::PAGE;
 use harness::plan::Plan;
 use harness::snapshot::RunSnapshot;
@@ -64,6 +64,8 @@ pub enum BaseError {
 pub struct Base {
     /// At the new kernel's first instruction.
     pub entry: RunSnapshot,
+    /// Code that the cases leave for each other.
+    pub warm: WarmRuns,
     /// Later snapshots, in order.
     forks: Vec<RunSnapshot>,
     /// Guest time of the first access to each page frame of the handover; `None` if there was none.
@@ -111,6 +113,7 @@ impl Base {
         }
         Ok(Self {
             entry,
+            warm: WarmRuns::default(),
             forks,
             first,
             reference: Reference::new(&judged),

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use harness::conductor::{Progress, Run, Until, chain};
+use harness::conductor::{Progress, Run, Until, WarmRuns, chain};
 use harness::evidence::{Evidence, Phase};
 use harness::oracle::RuleName;
 use harness::plan::{InjectionPlan, Plan};
@@ -141,6 +141,8 @@ pub struct DmaSweep {
     end: u64,
     /// Command line up to `--only`.
     command: String,
+    /// Code that the cases leave for each other.
+    warm: WarmRuns,
 }
 
 impl DmaSweep {
@@ -170,6 +172,7 @@ impl DmaSweep {
             forks: vec![first],
             end,
             command: command.into(),
+            warm: WarmRuns::default(),
         };
         sweep.hold()?;
         Ok(sweep)
@@ -219,7 +222,9 @@ impl DmaSweep {
         let mut run = Run::from_snapshot(fork, &[]).map_err(|error| failed(chain(&error)))?;
         let injected = run.inject(&[injection(case, fork.time())]);
         injected.map_err(|error| failed(chain(&error)))?;
+        run.warm_up(&self.warm);
         run.proceed(&[], &());
+        run.leave_code(&self.warm);
         let evidence = if hashed {
             run.finish(&())
         } else {

@@ -201,11 +201,13 @@ impl Sweep {
             run.put(write.at, &write.bytes)
                 .map_err(|error| failed(chain(&error)))?;
         }
+        run.warm_up(&self.base.warm);
         let running = Meter::start();
         let before = run.stands_at().retired;
         run.proceed(&[], &());
         let ran = running.elapsed();
         let after = run.stands_at().retired;
+        run.leave_code(&self.base.warm);
         let evidence = if self.hashed {
             run.finish(&())
         } else {

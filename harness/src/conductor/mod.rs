@@ -16,6 +16,7 @@
 //! | `inject.rs` | answers to injections, and what became of each |
 //! | `patience.rs` | how long the guest may be silent |
 //! | `run.rs` | the driver |
+//! | `warm.rs` | decoded and translated code that runs leave for each other |
 //! | `collect.rs` | evidence from the machine |
 //! | `page_writes.rs` | choice of the CPU writes that become evidence |
 //! | `setup.rs` | configuration of the machine, and empty evidence |
@@ -38,11 +39,13 @@ mod setup;
 mod stopwatch;
 #[cfg(test)]
 mod talks;
+mod warm;
 
 pub use cursor::{Awaiting, Cursor, Ending, Move, Point, Said, What, next};
 pub use memory::GuestMemory;
 pub use run::{Progress, Run, Until};
 pub use stopwatch::{HostTimes, Stopwatch};
+pub use warm::WarmRuns;
 
 use crate::evidence::{Evidence, Phase, PhaseRecord};
 use crate::oracle::Question;

@@ -5,7 +5,7 @@ use super::events::panic_line;
 use super::memory::GuestMemory;
 use super::patience::patience;
 use super::setup::{blank, machine_config};
-use super::{HostTimes, Observer, chain};
+use super::{HostTimes, Observer, WarmRuns, chain};
 use crate::evidence::{Evidence, Moment, PAGE, Phase};
 use crate::oracle::Question;
 use crate::plan::Plan;
@@ -137,6 +137,18 @@ impl Run {
         };
         run.hand_over()?;
         Ok(run)
+    }
+
+    /// Uses the code that another run has decoded and translated, see [`WarmRuns`].
+    pub fn warm_up(&mut self, runs: &WarmRuns) {
+        if let Some(code) = runs.take() {
+            self.machine.give_code(code);
+        }
+    }
+
+    /// Leaves this run's code for the next one; to be called before it is finished.
+    pub fn leave_code(&mut self, runs: &WarmRuns) {
+        runs.put(self.machine.take_code());
     }
 
     /// Takes a snapshot. The run continues as if none had been taken. Fails on the `kvm` backend.

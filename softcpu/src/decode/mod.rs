@@ -24,11 +24,13 @@ const MAX_STRETCH: usize = 64;
 const OPTIONS: u32 =
     DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD | DecoderOptions::NO_WBNOINVD;
 
-/// Decodes a straight-line stretch of `page` that begins at offset `start` and appends it to `out`. The stretch ends
-/// at an unconditional transfer of control, at the page's end, or at an offset for which `known` returns true (it is
+/// Bytes that a stretch has at most: its instructions, and enough to see that the next one is whole.
+pub(crate) const STRETCH_BYTES: usize = (MAX_STRETCH + 1) * 15;
+
+/// Decodes a straight-line stretch that begins at page offset `start` and appends it to `out`. `bytes` is the rest of
+/// the page, or [`STRETCH_BYTES`] of it. The stretch ends at an unconditional transfer of control, at the page's end, or at an offset for which `known` returns true (it is
 /// decoded already).
-pub(crate) fn stretch(page: &[u8; 4096], start: u64, known: impl Fn(u64) -> bool, out: &mut Vec<Op>) {
-    let bytes = page.get(index(start)..).unwrap_or(&[]);
+pub(crate) fn stretch(bytes: &[u8], start: u64, known: impl Fn(u64) -> bool, out: &mut Vec<Op>) {
     let mut decoder = Decoder::with_ip(64, bytes, start, OPTIONS);
     let mut insn = Instruction::default();
     let mut count = 0;

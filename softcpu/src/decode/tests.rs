@@ -167,10 +167,10 @@ fn steps_that_join_stretches_come_from_decoding_a_page() {
     let mut page = [0x90; 4096];
     let mut ops = Vec::new();
     stretch(&page, 0, |at| at == 3, &mut ops);
-    stretch(&page, 4090, |_| false, &mut ops);
+    stretch(&page[4090..], 4090, |_| false, &mut ops);
     // The opcode of a five-byte instruction in the page's last byte.
     page[4095] = 0xe8;
-    stretch(&page, 4095, |_| false, &mut ops);
+    stretch(&page[4095..], 4095, |_| false, &mut ops);
     for step in STEPS.iter().filter(|step| !matches!(step, Ea32 | EaWide)) {
         assert!(ops.iter().any(|op| op.code == *step), "{step:?}");
     }

@@ -256,7 +256,6 @@ impl Translator {
     /// Maps memory for code.
     pub fn new(core: &mut Core, which: Translation) -> std::io::Result<Self> {
         let memory = CodeMemory::new(CODE_BYTES)?;
-        core.native.base = memory.base();
         let mut translator = Self {
             memory,
             next: 0,
@@ -268,7 +267,13 @@ impl Translator {
             which,
         };
         translator.clear();
+        translator.attach(core);
         Ok(translator)
+    }
+
+    /// Makes the code the one that `core` executes.
+    pub fn attach(&self, core: &mut Core) {
+        core.native.base = self.memory.base();
     }
 
     /// Forgets all code. Whoever calls this drops all pages' tables.

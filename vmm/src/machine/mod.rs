@@ -36,7 +36,7 @@ use crate::platform::{Platform, Progress};
 use crate::processors::{Backend, PowerOn, Processors};
 use crate::provenance::Provenance;
 use crate::trace::{self, Trace, TraceRecord};
-use crate::vcpu::{CpuWrite, RSI, Registers};
+use crate::vcpu::{CpuWrite, RSI, Registers, WarmCode};
 use record::Phases;
 use state::Records;
 
@@ -434,6 +434,17 @@ impl Machine {
     pub fn unwatch(&mut self, pfns: impl IntoIterator<Item = u64>) {
         pfns.into_iter()
             .for_each(|pfn| self.processors.watch_writes(pfn, false));
+    }
+
+    /// The code that the processors have decoded and translated, for a machine that branches off the same run. The
+    /// machine goes on as before, and makes its code anew.
+    pub fn take_code(&mut self) -> Vec<WarmCode> {
+        self.processors.take_code()
+    }
+
+    /// Uses such code wherever RAM holds the same bytes. Nothing but speed depends on it.
+    pub fn give_code(&mut self, code: Vec<WarmCode>) {
+        self.processors.give_code(code);
     }
 
     /// Remembers when each of these page frames is next read or written by a processor, where the backend can tell.

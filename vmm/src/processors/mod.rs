@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::memory::GuestRam;
 pub use crate::platform::DeviceEvent;
 use crate::platform::Platform;
+pub use crate::vcpu::WarmCode;
 use crate::vcpu::{BackendError, CpuWrite, Registers};
 pub use idle::Idle;
 pub use state::{ProcessorsState, SteppedState};
@@ -116,6 +117,13 @@ pub trait Processors {
     fn entered_user_at(&self) -> Option<u64>;
     /// Forgets both times.
     fn reset_user_marks(&mut self);
+    /// The code that the processors have decoded and translated, one of each, for a machine that branches off the same
+    /// run. Empty where there is none.
+    fn take_code(&mut self) -> Vec<WarmCode> {
+        Vec::new()
+    }
+    /// Uses such code wherever RAM holds the same bytes.
+    fn give_code(&mut self, _code: Vec<WarmCode>) {}
     /// The state of all processors.
     fn state(&self) -> ProcessorsState;
 }

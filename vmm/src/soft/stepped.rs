@@ -13,7 +13,7 @@ use crate::memory::GuestRam;
 use crate::platform::Platform;
 use crate::processors::{Activity, Idle, Processors, ProcessorsState, SteppedState, StopReason, Turn};
 use crate::trace;
-use crate::vcpu::{BackendError, CpuWrite, Exit, Registers, Shutdown, Vcpu};
+use crate::vcpu::{BackendError, CpuWrite, Exit, Registers, Shutdown, Vcpu, WarmCode};
 
 use super::code::SharedCode;
 use super::vcpu::SoftVcpu;
@@ -336,6 +336,20 @@ impl Processors for Stepped {
 
     fn retired(&self) -> Option<u64> {
         Some(self.total_retired())
+    }
+
+    fn take_code(&mut self) -> Vec<WarmCode> {
+        self.vcpus
+            .iter_mut()
+            .filter_map(|vcpu| vcpu.take_code())
+            .collect()
+    }
+
+    fn give_code(&mut self, code: Vec<WarmCode>) {
+        for (vcpu, code) in self.vcpus.iter_mut().zip(code) {
+            vcpu.give_code(code);
+        }
+        self.code = SharedCode::default();
     }
 
     fn instructions_at(&self, time: u64) -> Option<u64> {

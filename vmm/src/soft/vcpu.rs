@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use softcpu::memory::{Ram, RamRegion};
-use softcpu::{Cpu, CpuModel, Translation};
+use softcpu::{Cpu, CpuModel, Translation, WarmCode};
 
 use crate::devices::bus::CRYSTAL_HZ;
 use crate::memory::{GuestRam, PAGE_SIZE};
@@ -95,6 +95,14 @@ pub(crate) unsafe fn ram_view(ram: &Arc<GuestRam>) -> Result<Ram, BackendError> 
 impl Vcpu for SoftVcpu {
     fn registers(&self) -> Registers {
         Registers::from(&self.cpu.registers())
+    }
+
+    fn take_code(&mut self) -> Option<WarmCode> {
+        Some(self.cpu.take_code(&self.ram))
+    }
+
+    fn give_code(&mut self, code: WarmCode) {
+        self.cpu.give_code(code);
     }
 
     fn syscall_entry(&self) -> u64 {

@@ -1,4 +1,4 @@
-//! Elementary functions of positive numbers, in integers, to about 120 bits.
+//! Elementary functions of positive numbers, in integers, to more than 110 bits.
 //!
 //! A value is a [`Real`], a floating-point number of 128 bits, or a *fixed* one: a fraction of [`ONE`]. Each function
 //! is its argument, reduced to a small interval, times a power series that is near one. The argument keeps its leading

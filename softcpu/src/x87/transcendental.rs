@@ -1,8 +1,8 @@
 //! The transcendental functions: their special operands, and rounding what [`series`](super::series) computes.
 //!
-//! Results are rounded once from about 120 bits, as the control word's rounding says and always to full precision, so
-//! they are the correctly rounded ones but for about one argument in 2^50. Processors promise an error below one unit
-//! in the last place. The argument of a trigonometric function is reduced with as many bits of pi as it takes;
+//! Results are rounded once from more than 110 bits, as the control word's rounding says and always to full precision,
+//! so they are the correctly rounded ones but for about one argument in 2^45. Processors promise an error below one
+//! unit in the last place. The argument of a trigonometric function is reduced with as many bits of pi as it takes;
 //! processors take 66 bits, and so err by more near multiples of pi (SDM volume 1, section 8.3.8).
 
 use std::cmp::Ordering;

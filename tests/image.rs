@@ -8,5 +8,5 @@ pub const TRIPLE_FAULT: &[u8] = &[0x0f, 0x0b];
 pub const SPIN: &[u8] = &[0xeb, 0xfe];
 /// CLI, HLT: nothing can end it.
 pub const DEAD_HALT: &[u8] = &[0xfa, 0xf4];
-/// FSIN. CPUID offers x87, but softcpu does not implement this instruction.
-pub const UNKNOWN: &[u8] = &[0xd9, 0xfe];
+/// REP XCHG R8, RAX, whose prefix a processor ignores. softcpu's decoder takes it for PAUSE, so softcpu refuses it.
+pub const UNKNOWN: &[u8] = &[0xf3, 0x41, 0x90];

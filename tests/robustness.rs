@@ -105,7 +105,7 @@ fn a_triple_fault_a_spin_and_a_dead_halt_are_told_apart() {
         (TRIPLE_FAULT, "triple-fault", "exceptions 6"),
         (SPIN, "guest-hang", "progress"),
         (DEAD_HALT, "guest-hang", "halt"),
-        (UNKNOWN, "unknown-instruction", "d9 fe"),
+        (UNKNOWN, "unknown-instruction", "f3 41 90"),
     ] {
         let run = with_image(&bzimage(code), "[limits]\nprogress = \"50 ms\"\n");
         assert_ne!(run.status, 0, "{}", run.text);

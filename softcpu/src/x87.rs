@@ -1,13 +1,29 @@
-//! x87 state, and the instructions that save, restore and move it exactly.
+//! The x87 floating-point unit: its state, and its instructions.
 //!
-//! Kernels initialise, save and restore this state; the C library moves `long double` values through it. x87
-//! arithmetic is not implemented: such an instruction ends the run with an error that names it.
+//! | what | where |
+//! | --- | --- |
+//! | the instructions, and their operands in memory | `ops`, with what the decoder notes of them in `shape` |
+//! | checks of the stack, and what an instruction changes | `compute`, `stack` |
+//! | values: the format, rounding to it, arithmetic | `f80`, `round`, `arithmetic`, `remainder`, `decimal` |
+//! | functions | `transcendental`, computed by `series` |
+//! | images of the whole state | `env` |
+//!
+//! All is computed in integers, with the rounding of [`crate::sse::softfloat`], so results are the same on every host.
 
+mod arithmetic;
+mod compute;
+mod decimal;
 mod env;
 mod f80;
 pub(crate) mod ops;
+mod remainder;
+mod round;
+mod series;
+pub(crate) mod shape;
+mod stack;
+mod transcendental;
 
-use crate::sse::softfloat::low64;
+use crate::sse::softfloat::{flag, low64};
 pub(crate) use f80::F80;
 use serde::{Deserialize, Serialize};
 
@@ -17,14 +33,25 @@ pub(crate) mod status {
     pub const SF: u16 = 1 << 6;
     /// Error summary: an exception is pending that the control word does not mask.
     pub const ES: u16 = 1 << 7;
+    /// Condition code 0.
+    pub const C0: u16 = 1 << 8;
     /// Condition code 1: stack overflow rather than underflow, or rounded up.
     pub const C1: u16 = 1 << 9;
+    /// Condition code 2.
+    pub const C2: u16 = 1 << 10;
+    /// Condition code 3.
+    pub const C3: u16 = 1 << 14;
     /// Lowest bit of TOP.
     pub const TOP_SHIFT: u32 = 11;
     /// The TOP field.
     pub const TOP: u16 = 7 << TOP_SHIFT;
     /// Busy: the same as ES.
     pub const BUSY: u16 = 1 << 15;
+}
+
+/// Exception flags in the width of the status word.
+fn low16(flags: u32) -> u16 {
+    u16::try_from(flags & flag::ALL).unwrap_or(0)
 }
 
 /// Control word after FNINIT: everything masked, 64-bit precision, round to nearest.

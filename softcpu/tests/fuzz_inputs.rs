@@ -4,6 +4,8 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(dead_code)] // the differential test uses more of what it shares
 
+#[path = "differential/approximate.rs"]
+mod approximate;
 #[path = "differential/catalog.rs"]
 mod catalog;
 #[path = "differential/choices.rs"]

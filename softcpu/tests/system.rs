@@ -117,14 +117,14 @@ fn what_cpuid_does_not_offer_is_undefined() {
 
 #[test]
 fn what_should_be_there_and_is_not_ends_the_run_with_its_bytes() {
-    // fsin: x87 is offered, and this is not implemented.
-    let mut guest = Guest::new(|a| a.fsin().unwrap());
+    // rep xchg r8, rax, which the decoder takes for PAUSE.
+    let mut guest = Guest::new(|a| a.db(&[0xf3, 0x41, 0x90]).unwrap());
     let Exit::Unknown(unknown) = run(&mut guest) else {
-        panic!("fsin ran")
+        panic!("rep xchg r8, rax ran")
     };
     assert_eq!(unknown.rip, CODE);
-    assert_eq!(unknown.bytes[..2], [0xd9, 0xfe]);
-    assert!(unknown.to_string().contains("d9 fe"), "{unknown}");
+    assert_eq!(unknown.bytes[..3], [0xf3, 0x41, 0x90]);
+    assert!(unknown.to_string().contains("f3 41 90"), "{unknown}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! which `tests/fuzz_inputs.rs` and `tests/fuzz_programs.rs` run on stable toolchains.
 #![allow(dead_code)] // the differential test uses more of it
 
+#[path = "../../tests/differential/approximate.rs"]
+mod approximate;
 #[path = "../../tests/differential/catalog.rs"]
 mod catalog;
 #[path = "../../tests/differential/choices.rs"]

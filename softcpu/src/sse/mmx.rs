@@ -1,8 +1,8 @@
 //! MMX: 64-bit vectors, which live in the significands of the x87 registers.
 //!
-//! MMi is the significand of Ri, the register with that number and not ST(i). Writing it sets exponent and sign to ones.
-//! Every instruction that reads or writes an MMX register sets TOP to 0 and marks all registers as full; EMMS marks them
-//! as empty (SDM volume 1, section 9.5). Both happen when the instruction completes, not when it faults.
+//! MMi is the significand of Ri, the register with that number and not ST(i). Writing it sets exponent and sign to
+//! ones. Every instruction that reads or writes an MMX register sets TOP to 0 and marks all registers as full; EMMS
+//! marks them as empty (SDM volume 1, section 9.5). Both happen when the instruction completes, not when it faults.
 
 use super::convert::{lane_of, lane32, lane64, signed32, vector};
 use super::lanes::{self, Lanes};

@@ -29,6 +29,7 @@ use iced_x86::{Instruction, OpKind, Register};
 use crate::core::{Core, Ctx, Faulted};
 use crate::op::Op;
 use crate::x87::ops::X87Op;
+use crate::x87::shape::Shape;
 use convert::Convert;
 use float::Float;
 use lanes::Lanes;
@@ -159,6 +160,9 @@ pub(crate) fn lower(insn: &Instruction, op: &mut Op) -> bool {
         iced_x86::Code::Cvtsi2sd_xmm_rm64 | iced_x86::Code::Cvtsi2ss_xmm_rm64
     ) {
         wide = true;
+    }
+    if family == number::X87 {
+        imm8 = Shape::of(insn).byte();
     }
     [op.a, op.b] = registers;
     op.imm = u64::from(imm8)

@@ -7,9 +7,11 @@
 
 mod arithmetic;
 mod conversion;
+mod exact;
 mod format;
 
 pub(crate) use arithmetic::Relation;
+pub(crate) use exact::{Exact, product, quotient, root, sum};
 pub(crate) use format::{F32, F64, Format, Kind, Number, low64};
 
 /// Exception flags, in the bit order that MXCSR and the x87 status word share.
@@ -51,7 +53,7 @@ impl Rounding {
     }
 
     /// Whether the magnitude goes up: `odd` is the last bit kept, `rest` what is cut off, as a fraction of 2^128.
-    fn rounds_up(self, sign: bool, odd: bool, rest: u128) -> bool {
+    pub fn rounds_up(self, sign: bool, odd: bool, rest: u128) -> bool {
         const HALF: u128 = 1 << 127;
         match self {
             Self::Nearest => rest > HALF || (rest == HALF && odd),
@@ -104,6 +106,27 @@ impl Context {
 
     fn raise(&mut self, flags: u32) {
         self.raised |= flags;
+    }
+
+    /// Rounds a result to `format` and encodes it.
+    pub fn encode(&mut self, format: Format, exact: Exact) -> u64 {
+        match exact {
+            Exact::Finite {
+                sign,
+                exponent,
+                significand,
+            } => self.round(format, sign, exponent, significand),
+            Exact::Zero { sign } => format.zero(sign),
+            Exact::Infinity { sign } => format.infinity(sign),
+            Exact::Pole { sign } => {
+                self.raise(flag::ZE);
+                format.infinity(sign)
+            }
+            Exact::Invalid => {
+                self.raise(flag::IE);
+                format.default_nan()
+            }
+        }
     }
 
     /// Rounds `(-1)^sign * significand * 2^exponent` (significand not zero) to `format` and encodes it.

@@ -8,7 +8,12 @@ use crate::sse::softfloat::Kind;
 /// Bytes of an environment.
 pub(crate) const ENVIRONMENT: usize = 28;
 /// Bytes of a whole state: environment and eight registers of ten bytes.
-pub(crate) const STATE: usize = ENVIRONMENT + 80;
+pub(crate) const STATE: usize = ENVIRONMENT + REGISTERS;
+/// The same with an operand-size prefix: the 16-bit layout (SDM volume 1, figure 8-11).
+pub(crate) const SHORT_ENVIRONMENT: usize = 14;
+pub(crate) const SHORT_STATE: usize = SHORT_ENVIRONMENT + REGISTERS;
+/// Bytes of the registers in a whole state.
+const REGISTERS: usize = 80;
 
 impl X87 {
     /// The two tag bits of each register: valid, zero, special, empty.
@@ -61,6 +66,30 @@ impl X87 {
         self.normalise();
     }
 
+    /// The 16-bit environment: the same words without their upper halves, and no opcode.
+    pub(crate) fn short_environment(&self) -> [u8; SHORT_ENVIRONMENT] {
+        let long = self.environment();
+        let mut image = [0; SHORT_ENVIRONMENT];
+        for (place, field) in image.chunks_exact_mut(2).zip(long.chunks_exact(4)) {
+            place.copy_from_slice(&field[..2]);
+        }
+        // The selectors, which are zero here.
+        image[8..10].fill(0);
+        image[12..14].fill(0);
+        image
+    }
+
+    /// Loads such an image.
+    pub(crate) fn set_short_environment(&mut self, image: &[u8; SHORT_ENVIRONMENT]) {
+        let mut long = [0; ENVIRONMENT];
+        for (place, field) in long.chunks_exact_mut(4).zip(image.chunks_exact(2)) {
+            place[..2].copy_from_slice(field);
+        }
+        // The word with a selector of the code has no opcode above it.
+        long[16..20].fill(0);
+        self.set_environment(&long);
+    }
+
     /// The image that FNSAVE stores.
     pub(crate) fn whole_state(&self) -> [u8; STATE] {
         let mut image = [0; STATE];
@@ -76,7 +105,28 @@ impl X87 {
         let mut environment = [0; ENVIRONMENT];
         environment.copy_from_slice(&image[..ENVIRONMENT]);
         self.set_environment(&environment);
-        for (i, bytes) in (0u8..).zip(image[ENVIRONMENT..].chunks_exact(10)) {
+        self.set_stack(&image[ENVIRONMENT..]);
+    }
+
+    /// The image that FNSAVE stores with an operand-size prefix.
+    pub(crate) fn whole_short_state(&self) -> [u8; SHORT_STATE] {
+        let mut image = [0; SHORT_STATE];
+        image[..SHORT_ENVIRONMENT].copy_from_slice(&self.short_environment());
+        image[SHORT_ENVIRONMENT..].copy_from_slice(&self.whole_state()[ENVIRONMENT..]);
+        image
+    }
+
+    /// Loads such an image.
+    pub(crate) fn set_whole_short_state(&mut self, image: &[u8; SHORT_STATE]) {
+        let mut environment = [0; SHORT_ENVIRONMENT];
+        environment.copy_from_slice(&image[..SHORT_ENVIRONMENT]);
+        self.set_short_environment(&environment);
+        self.set_stack(&image[SHORT_ENVIRONMENT..]);
+    }
+
+    /// Loads the registers, ST(0) first.
+    fn set_stack(&mut self, image: &[u8]) {
+        for (i, bytes) in (0u8..).zip(image.chunks_exact(10)) {
             self.set_st(
                 i,
                 bytes
@@ -128,5 +178,8 @@ mod tests {
         assert_eq!(other, fpu);
         assert_eq!(fpu.tags() >> 10 & 3, 0, "R5 holds one");
         assert_eq!(fpu.tags() >> 14, 2, "R7 holds a NaN");
+        let mut short = X87::default();
+        short.set_whole_short_state(&fpu.whole_short_state());
+        assert_eq!(short, X87 { opcode: 0, ..fpu }, "the 16-bit layout has no opcode");
     }
 }

@@ -12,6 +12,10 @@ const LEADING: u64 = 1 << 63;
 const QUIET: u64 = 1 << 62;
 const BIAS: i32 = 0x3fff;
 const SPECIAL: u16 = 0x7fff;
+/// Exponent of the smallest normal number.
+pub(super) const SMALLEST_EXPONENT: i32 = 1 - BIAS;
+/// Exponent of the largest finite numbers.
+pub(super) const LARGEST_EXPONENT: i32 = BIAS;
 
 /// Class of an extended value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,37 @@ impl F80 {
 
     fn new(sign: bool, biased: u16, significand: u64) -> Self {
         Self(u128::from(sign) << 79 | u128::from(biased) << 64 | u128::from(significand))
+    }
+
+    pub fn zero(sign: bool) -> Self {
+        Self::new(sign, 0, 0)
+    }
+
+    pub fn infinity(sign: bool) -> Self {
+        Self::new(sign, SPECIAL, LEADING)
+    }
+
+    /// A normal number: the leading bit of its significand is set and stands for `2^exponent`, which is in range.
+    pub fn finite(sign: bool, exponent: i32, significand: u64) -> Self {
+        Self::new(
+            sign,
+            u16::try_from(exponent + BIAS).unwrap_or(SPECIAL),
+            significand,
+        )
+    }
+
+    /// A number with the smallest exponent. With the leading bit set it is the smallest normal one.
+    pub fn denormal(sign: bool, significand: u64) -> Self {
+        Self::new(sign, u16::from(significand & LEADING != 0), significand)
+    }
+
+    pub fn is_denormal(self) -> bool {
+        self.biased() == 0 && self.significand() != 0
+    }
+
+    /// A NaN made quiet.
+    pub fn quiet(self) -> Self {
+        Self(self.0 | u128::from(QUIET))
     }
 
     pub fn significand(self) -> u64 {
@@ -67,29 +102,33 @@ impl F80 {
         }
     }
 
-    /// The exact value of a number in single or double precision. Sets flags in `context`.
-    pub fn widen(context: &mut Context, format: Format, bits: u64) -> Self {
-        let sign = bits & format.sign_bit() != 0;
+    /// The same value, or NaN, in another format.
+    pub fn exactly(format: Format, bits: u64) -> Self {
+        let sign = format.negative(bits);
         if format.is_nan(bits) {
-            if format.is_signalling(bits) {
-                context.raised |= flag::IE;
-            }
             let fraction = bits << (63 - format.fraction_bits);
-            return Self::new(sign, SPECIAL, fraction & (QUIET - 1) | LEADING | QUIET);
+            return Self::new(sign, SPECIAL, fraction | LEADING);
         }
         match format.unpack(bits).kind {
-            Kind::Zero => Self::new(sign, 0, 0),
-            Kind::Infinity => Self::new(sign, SPECIAL, LEADING),
+            Kind::Zero => Self::zero(sign),
+            Kind::Infinity => Self::infinity(sign),
             Kind::Finite {
                 exponent,
                 significand,
-            } => {
-                if format.is_denormal(bits) {
-                    context.raised |= flag::DE;
-                }
-                Self::scaled(sign, exponent, significand)
-            }
+            } => Self::scaled(sign, exponent, significand),
         }
+    }
+
+    /// A number in single or double precision, as FLD loads it: a NaN becomes quiet. Sets flags in `context`.
+    pub fn widen(context: &mut Context, format: Format, bits: u64) -> Self {
+        if format.is_signalling(bits) {
+            context.raised |= flag::IE;
+        }
+        if format.is_denormal(bits) {
+            context.raised |= flag::DE;
+        }
+        let value = Self::exactly(format, bits);
+        if format.is_nan(bits) { value.quiet() } else { value }
     }
 
     /// `significand * 2^exponent`, within range and not zero.
@@ -105,10 +144,15 @@ impl F80 {
 
     /// An integer, exactly.
     pub fn from_integer(value: i64) -> Self {
-        if value == 0 {
-            Self::ZERO
+        Self::from_magnitude(value < 0, value.unsigned_abs())
+    }
+
+    /// An integer with its sign apart, so that there is a negative zero.
+    pub fn from_magnitude(sign: bool, magnitude: u64) -> Self {
+        if magnitude == 0 {
+            Self::zero(sign)
         } else {
-            Self::scaled(value < 0, 0, value.unsigned_abs())
+            Self::scaled(sign, 0, magnitude)
         }
     }
 
@@ -172,6 +216,42 @@ mod tests {
             let mut context = Context::from_control_word(0x37f);
             prop_assert_eq!(F80::from_integer(value).to_integer(&mut context, 64), value);
             prop_assert_eq!(context.raised, 0);
+        }
+    }
+
+    proptest! {
+        /// What is taken apart and put together again is the same.
+        #[test]
+        fn a_number_is_its_parts(bits in 0u128..1 << 80) {
+            let value = F80(bits);
+            if let Class::Number(number) = value.classify() {
+                let again = match number.kind {
+                    Kind::Zero => F80::zero(number.sign),
+                    Kind::Infinity => F80::infinity(number.sign),
+                    Kind::Finite { significand, .. } if value.biased() == 0 => {
+                        // A pseudo-denormal becomes the normal number that it is.
+                        prop_assert_eq!(F80::denormal(number.sign, significand).classify(), value.classify());
+                        value
+                    }
+                    Kind::Finite { exponent, significand } => F80::finite(number.sign, exponent + 63, significand),
+                };
+                prop_assert_eq!(again, value);
+            }
+        }
+
+        #[test]
+        fn classes_are_those_of_the_fields(sign: bool, biased in 0u16..0x8000, significand: u64) {
+            let value = F80::new(sign, biased, significand);
+            prop_assert_eq!((value.sign(), value.biased(), value.significand()), (sign, biased, significand));
+            let leading = significand >> 63 != 0;
+            let expected = match (biased, leading) {
+                (SPECIAL, true) if significand << 1 != 0 => Class::Nan { signalling: significand >> 62 & 1 == 0 },
+                (SPECIAL, true) => Class::Number(Number { sign, kind: Kind::Infinity }),
+                (1.., false) => Class::Unsupported,
+                _ => value.classify(),
+            };
+            prop_assert_eq!(value.classify(), expected);
+            prop_assert_eq!(value.is_denormal(), biased == 0 && significand != 0);
         }
     }
 

@@ -80,64 +80,34 @@ pub fn excluded(code: Code) -> Option<&'static str> {
         M::Rsm => Some("system management mode does not exist here"),
         M::Reservednop => Some("the same bytes decode as the hint that they now are, or as NOP"),
         M::Loadall | M::Xbts | M::Ibts | M::Umov => Some("early processors only"),
-        _ if is_x87_arithmetic(code) => {
-            Some("x87 arithmetic: softcpu ends the run with an error that names the instruction")
-        }
         _ => None,
     }
 }
 
-/// Whether a form is an x87 instruction that softcpu has not.
-pub fn is_x87_arithmetic(code: Code) -> bool {
-    let x87 = code.cpuid_features().iter().any(|feature| {
-        matches!(
-            feature,
-            CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387
-        )
-    });
-    let waits = code.op_code().op_code_string().starts_with("9B ");
-    x87 && !waits
-        && !matches!(
-            code,
-            Code::Fninit
-                | Code::Fnclex
-                | Code::Fnop
-                | Code::Fnstcw_m2byte
-                | Code::Fldcw_m2byte
-                | Code::Fnstsw_m2byte
-                | Code::Fnstsw_AX
-                | Code::Fnstenv_m28byte
-                | Code::Fldenv_m28byte
-                | Code::Fnsave_m108byte
-                | Code::Frstor_m108byte
-                | Code::Fld_m32fp
-                | Code::Fld_m64fp
-                | Code::Fld_m80fp
-                | Code::Fld_sti
-                | Code::Fst_m32fp
-                | Code::Fst_m64fp
-                | Code::Fstp_m32fp
-                | Code::Fstp_m64fp
-                | Code::Fstp_m80fp
-                | Code::Fst_sti
-                | Code::Fstp_sti
-                | Code::Fild_m16int
-                | Code::Fild_m32int
-                | Code::Fild_m64int
-                | Code::Fist_m16int
-                | Code::Fist_m32int
-                | Code::Fistp_m16int
-                | Code::Fistp_m32int
-                | Code::Fistp_m64int
-                | Code::Fxch_st0_sti
-                | Code::Fchs
-                | Code::Fabs
-                | Code::Fld1
-                | Code::Fldz
-                | Code::Ffree_sti
-                | Code::Fincstp
-                | Code::Fdecstp
-        )
+/// Whether softcpu has an offered form. It has not all far transfers, and not the loads of a segment with an offset.
+pub fn is_implemented(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::Retfw
+            | Code::Retfw_imm16
+            | Code::Retfd_imm16
+            | Code::Retfq_imm16
+            | Code::Iretw
+            | Code::Iretd
+            | Code::Call_m1616
+            | Code::Call_m1632
+            | Code::Call_m1664
+            | Code::Jmp_m1616
+            | Code::Lss_r16_m1616
+            | Code::Lss_r32_m1632
+            | Code::Lss_r64_m1664
+            | Code::Lfs_r16_m1616
+            | Code::Lfs_r32_m1632
+            | Code::Lfs_r64_m1664
+            | Code::Lgs_r16_m1616
+            | Code::Lgs_r32_m1632
+            | Code::Lgs_r64_m1664
+    )
 }
 
 /// The forms that every run must have executed.

@@ -23,7 +23,7 @@ pub struct Choice {
 }
 
 /// All of them.
-pub const CHOICES: [Choice; 6] = [
+pub const CHOICES: [Choice; 8] = [
     Choice {
         what: "upper halves of RCX (MOVS: and RSI, RDI; STOS: and RDI) after a repeated string instruction with \
                32-bit addresses that completes no iteration, because ECX is 0 or the first one faults: kept or cleared",
@@ -60,9 +60,21 @@ pub const CHOICES: [Choice; 6] = [
     },
     Choice {
         what: "TOP after the page fault of an MMX store: as it was or 0; the tags are as they were",
-        source: "SDM volume 1, 9.5: an MMX instruction sets TOP to 0 and all tags to valid; no manual says what is left \
+        source: "SDM volume 1, 9.5: an MMX instruction sets TOP to 0 and all tags to valid; no manual says what is left\
                  of it when the instruction faults",
         settle: top_at_a_fault,
+    },
+    Choice {
+        what: "C1 after FCMOVcc, FCOMI and FUCOMI without a stack fault: as it was or cleared",
+        source: "SDM volume 2A, FCOMI: set to 0, but Intel's processors leave it; FCMOVcc: only a stack underflow is \
+                 told of",
+        settle: c1_of_a_comparison,
+    },
+    Choice {
+        what: "the precision and underflow flags after a transcendental function whose result is exact: set or not",
+        source: "SDM volume 1, 8.3.10: an error below one unit in the last place is promised, and nothing of what is \
+                 exact",
+        settle: flags_of_a_function,
     },
 ];
 
@@ -146,6 +158,7 @@ mod x87 {
     pub const INVALID: u16 = 1;
     pub const OVERFLOW: u16 = 1 << 3;
     pub const UNDERFLOW: u16 = 1 << 4;
+    pub const PRECISION: u16 = 1 << 5;
     pub const STACK_FAULT: u16 = 1 << 6;
     pub const SUMMARY: u16 = 1 << 7;
     pub const C1: u16 = 1 << 9;
@@ -156,8 +169,10 @@ mod x87 {
 
 fn store_that_raises_both(case: &Case, native: &mut Outcome, soft: &Outcome) {
     use Mnemonic as M;
-    let stores = matches!(case.insn.mnemonic(), M::Fst | M::Fstp | M::Fist | M::Fistp)
-        && case.insn.op0_kind() == OpKind::Memory;
+    let stores = matches!(
+        case.insn.mnemonic(),
+        M::Fst | M::Fstp | M::Fist | M::Fistp | M::Fbstp
+    ) && case.insn.op0_kind() == OpKind::Memory;
     let (None, Some(fault)) = (native.fault, soft.fault) else {
         return;
     };
@@ -179,7 +194,23 @@ fn store_that_raises_both(case: &Case, native: &mut Outcome, soft: &Outcome) {
 }
 
 fn half_of_a_store(case: &Case, native: &mut Outcome, soft: &Outcome) {
-    if case.insn.code() != Code::Fstp_m80fp || !both_page_fault(native, soft) {
+    if !both_page_fault(native, soft) {
+        return;
+    }
+    if case.insn.code() == Code::Fbstp_m80bcd {
+        // Which digits were to be stored is not known here, so any are taken for them.
+        let at = linear(case, &case.insn);
+        let offset = usize::try_from(at.wrapping_sub(DATA)).unwrap_or(usize::MAX);
+        let written = offset.checked_add(8).and_then(|end| native.data.get(offset..end));
+        let Some(written) = written.and_then(|bytes| bytes.try_into().ok()) else {
+            return;
+        };
+        if is_decimal(written) {
+            take_back(case, at, written, native, soft);
+        }
+        return;
+    }
+    if case.insn.code() != Code::Fstp_m80fp {
         return;
     }
     // The abridged tags are in the order of the physical registers, the registers in the order of the stack.
@@ -194,12 +225,57 @@ fn half_of_a_store(case: &Case, native: &mut Outcome, soft: &Outcome) {
     take_back(case, linear(case, &case.insn), stored, native, soft);
 }
 
+/// Whether all bytes hold two decimal digits, or are the first eight of the indefinite packed decimal.
+fn is_decimal(bytes: [u8; 8]) -> bool {
+    bytes.iter().all(|byte| byte >> 4 < 10 && byte & 15 < 10) || bytes == [0, 0, 0, 0, 0, 0, 0, 0xc0]
+}
+
 fn return_address(case: &Case, native: &mut Outcome, soft: &Outcome) {
     // Operands and stack are in scratch memory, so only the target can be the reason of a #GP.
     if case.insn.code() == Code::Call_rm64 && both_raise(13, native, soft) {
         let pushed = case.insn.next_ip().to_le_bytes();
         take_back(case, case.state.gpr[RSP].wrapping_sub(8), pushed, native, soft);
     }
+}
+
+fn c1_of_a_comparison(case: &Case, native: &mut Outcome, soft: &Outcome) {
+    use Mnemonic as M;
+    let affected = matches!(
+        case.insn.mnemonic(),
+        M::Fcmovb
+            | M::Fcmove
+            | M::Fcmovbe
+            | M::Fcmovu
+            | M::Fcmovnb
+            | M::Fcmovne
+            | M::Fcmovnbe
+            | M::Fcmovnu
+            | M::Fcomi
+            | M::Fcomip
+            | M::Fucomi
+            | M::Fucomip
+    );
+    let status = |state: &State| u16::from_le_bytes([state.fx[fx::FSW], state.fx[fx::FSW + 1]]);
+    let before = status(&case.state) & x87::C1;
+    let (host, ours) = (status(&native.state) & x87::C1, status(&soft.state) & x87::C1);
+    if affected && [host, ours].iter().all(|c1| [0, before].contains(c1)) {
+        set_status(native, status(&native.state) & !x87::C1 | ours);
+    }
+}
+
+fn flags_of_a_function(case: &Case, native: &mut Outcome, soft: &Outcome) {
+    let status = |state: &State| u16::from_le_bytes([state.fx[fx::FSW], state.fx[fx::FSW + 1]]);
+    if !crate::approximate::MNEMONICS.contains(&case.insn.mnemonic()) {
+        return;
+    }
+    if status(&soft.state) & x87::PRECISION == 0 {
+        let open = x87::PRECISION | x87::UNDERFLOW | x87::SUMMARY | x87::BUSY;
+        set_status(native, status(&native.state) & !open | status(&soft.state) & open);
+    }
+}
+
+fn set_status(outcome: &mut Outcome, status: u16) {
+    outcome.state.fx[fx::FSW..fx::FSW + 2].copy_from_slice(&status.to_le_bytes());
 }
 
 fn top_at_a_fault(case: &Case, native: &mut Outcome, soft: &Outcome) {

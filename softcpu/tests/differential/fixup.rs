@@ -1,11 +1,11 @@
 //! Gives registers and memory the values with which an instruction can run in the test: pointers into scratch memory,
 //! branch targets that somebody waits at, counts that end.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind, Register};
 
 use crate::generate::{Case, anywhere, number};
 use crate::rng::Rng;
-use crate::state::{DATA, DATA_LEN, PAGE, READ_ONLY, UNMAPPED};
+use crate::state::{DATA, DATA_LEN, PAGE, READ_ONLY, UNMAPPED, fx};
 
 const RAX: usize = 0;
 pub const RCX: usize = 1;
@@ -263,8 +263,8 @@ fn string_pointer(case: &mut Case, insn: &Instruction, register: usize, rng: &mu
         }
         _ => {}
     }
-    // Whether MASKMOVDQU and MASKMOVQ fault for bytes that the mask leaves out is the processor's choice: they get no page
-    // that faults.
+    // Whether MASKMOVDQU and MASKMOVQ fault for bytes that the mask leaves out is the processor's choice: they get no
+    // page that faults.
     if !reachable(target) || (masked(insn) && target + 16 > READ_ONLY) {
         return None;
     }
@@ -330,7 +330,10 @@ fn contents(case: &mut Case, insn: &Instruction, rng: &mut Rng) {
             let value = u32::try_from(rng.next() & 0xffff).expect("16 bits");
             poke(case, linear(case, insn), &value.to_le_bytes());
         }
-        _ => floats(case, insn, rng),
+        _ => {
+            floats(case, insn, rng);
+            arguments(case, insn, rng);
+        }
     }
 }
 
@@ -357,7 +360,7 @@ fn image(case: &mut Case, insn: &Instruction, rng: &mut Rng) {
     let address = linear(case, insn);
     let mut image = case.state.fx;
     image[24..26].copy_from_slice(&rng.next().to_le_bytes()[..2]);
-    for byte in &mut image[crate::state::fx::XMM..crate::state::fx::END] {
+    for byte in &mut image[fx::XMM..fx::END] {
         *byte = rng.next().to_le_bytes()[0];
     }
     if rng.one_in(16) {
@@ -369,15 +372,47 @@ fn image(case: &mut Case, insn: &Instruction, rng: &mut Rng) {
 /// Floating-point operands in memory: interesting ones instead of noise.
 fn floats(case: &mut Case, insn: &Instruction, rng: &mut Rng) {
     let reads_memory = (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory);
-    if !reads_memory || !rng.one_in(2) {
+    let decimal = insn.memory_size() == MemorySize::Bcd;
+    // Digits above nine are undefined, so noise is no packed decimal.
+    if !reads_memory || !decimal && !rng.one_in(2) {
         return;
     }
     let size = insn.memory_size().size();
     if size == 0 || size > 16 {
         return;
     }
-    let value = rng.vector().to_le_bytes();
-    poke(case, linear(case, insn), &value[..size]);
+    let value = match insn.memory_size() {
+        MemorySize::Bcd => rng.decimal(),
+        MemorySize::Float32 => u128::from(rng.float32()),
+        MemorySize::Float64 => u128::from(rng.float64()),
+        MemorySize::Float80 => rng.extended(),
+        _ => rng.vector(),
+    };
+    poke(case, linear(case, insn), &value.to_le_bytes()[..size]);
+}
+
+/// Operands for which a function is defined, mostly.
+fn arguments(case: &mut Case, insn: &Instruction, rng: &mut Rng) {
+    let largest = match insn.mnemonic() {
+        Mnemonic::F2xm1 => 0x3fff,
+        Mnemonic::Fyl2xp1 => 0x3ffd,
+        Mnemonic::Fsin | Mnemonic::Fcos | Mnemonic::Fsincos | Mnemonic::Fptan => 0x403d,
+        Mnemonic::Fyl2x => {
+            case.state.fx[fx::ST + 9] &= 0x7f;
+            return;
+        }
+        _ => return,
+    };
+    let at = fx::ST + 8;
+    let word = u16::from_le_bytes([case.state.fx[at], case.state.fx[at + 1]]);
+    if word & 0x7fff > largest && rng.below(8) != 0 {
+        let below = u16::try_from(rng.below(80)).expect("small");
+        let exponent = word & 0x8000 | (largest - below);
+        case.state.fx[at..at + 2].copy_from_slice(&exponent.to_le_bytes());
+        case.state.fx[at - 1] |= 0x80;
+    }
+    // The sine of the smallest normal number is next to a tiny one, so that its error decides about an underflow.
+    case.state.fx[fx::ST] |= 2;
 }
 
 /// Writes into the initial scratch memory what of `bytes` falls into it.

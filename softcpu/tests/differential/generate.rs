@@ -1,5 +1,5 @@
-//! Makes a random case of one instruction form: encoding first, then a state in which its memory operands lie in scratch
-//! memory.
+//! Makes a random case of one instruction form: encoding first, then a state in which its memory operands lie in
+//! scratch memory.
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic, OpCodeOperandKind, OpKind,
@@ -140,24 +140,30 @@ fn state(rng: &mut Rng, rip: u64) -> State {
         _ => 0x037f,
     };
     state.fx[fx::FCW..fx::FCW + 2].copy_from_slice(&control.to_le_bytes());
-    let status = u16::try_from(rng.next() & 0x7f7f).expect("15 bits");
+    let mut status = u16::try_from(rng.next() & 0x7f7f).expect("15 bits");
+    if rng.below(4) != 0 {
+        // Nothing is pending whatever is masked.
+        status &= 0x7f40;
+    }
     state.fx[2..4].copy_from_slice(&status.to_le_bytes());
-    state.fx[4] = u8::try_from(rng.next() & 0xff).expect("8 bits");
+    state.fx[4] = match rng.below(4) {
+        0 => u8::try_from(rng.next() & 0xff).expect("8 bits"),
+        1 => 0xff,
+        // All but ST(7), so that there is room for a push.
+        _ => !1u8.rotate_left(u32::from(status >> 11) + 7),
+    };
     for st in 0..8 {
         let at = fx::ST + 16 * st;
-        let exponent = match rng.below(4) {
-            0 => rng.next() & 0x8000 | (0x3fff + rng.below(66)),
-            1 => rng.next() & 0x8000 | 0x7fff,
-            2 => rng.next() & 0x8000,
-            _ => rng.next() & 0xffff,
-        };
-        let mantissa = if rng.one_in(3) {
-            rng.integer()
-        } else {
-            rng.next() | 1 << 63
-        };
-        state.fx[at..at + 8].copy_from_slice(&mantissa.to_le_bytes());
-        state.fx[at + 8..at + 10].copy_from_slice(&u16::try_from(exponent).expect("16 bits").to_le_bytes());
+        let value = rng.extended().to_le_bytes();
+        state.fx[at..at + 10].copy_from_slice(&value[..10]);
+    }
+    if rng.one_in(4) {
+        // ST(1) near ST(0).
+        let change = u8::try_from(rng.below(4)).expect("small");
+        state.fx.copy_within(fx::ST..fx::ST + 10, fx::ST + 16);
+        state.fx[fx::ST + 16] ^= change;
+        state.fx[fx::ST + 24] ^= change >> 1;
+        state.fx[fx::ST + 25] ^= change << 7;
     }
     for xmm in 0..16 {
         state.set_xmm(xmm, rng.vector());
@@ -197,7 +203,8 @@ fn data(rng: &mut Rng) -> Box<[u8; DATA_LEN]> {
     data
 }
 
-/// An instruction of form `code` with random operands; memory operands have their shape, not yet their registers' values.
+/// An instruction of form `code` with random operands; memory operands have their shape, not yet their registers'
+/// values.
 fn instruction(code: Code, rng: &mut Rng, taken: u64) -> Option<Instruction> {
     let info = code.op_code();
     let mut insn = Instruction::default();

@@ -123,6 +123,37 @@ impl Rng {
         raw & 1 << 63 | exponent << 52 | mantissa
     }
 
+    /// An 80-bit extended pattern with all classes well represented, those that no operation gives included.
+    pub fn extended(&mut self) -> u128 {
+        let raw = self.next();
+        let exponent = match self.below(10) {
+            0 => 0x7fff,
+            1 => 0,
+            2 => self.below(70),
+            3 => 0x7ffe - self.below(70),
+            4 | 5 => 0x3fff + self.below(66),
+            6 | 7 => 0x3ff8 + self.below(14),
+            8 => 0x3fff - self.below(80),
+            _ => raw & 0x7fff,
+        };
+        let significand = match self.below(8) {
+            0 => self.integer(),
+            1 => 1 << 63,
+            2 => 3 << 62,
+            3 => u64::MAX,
+            4 => raw << 40 | 1 << 63,
+            _ => self.next() | 1 << 63,
+        };
+        u128::from(raw >> 63) << 79 | u128::from(exponent) << 64 | u128::from(significand)
+    }
+
+    /// Eighteen decimal digits and a sign.
+    pub fn decimal(&mut self) -> u128 {
+        let digits = self.next() % 10u64.pow(u32::try_from(self.below(19)).expect("small"));
+        let packed = u128::from_str_radix(&digits.to_string(), 16).expect("decimal digits");
+        u128::from(self.below(2)) << 79 | packed
+    }
+
     /// 128 bits for a vector register: integers, floats of either size, or one lane repeated.
     pub fn vector(&mut self) -> u128 {
         let low = self.half_vector();

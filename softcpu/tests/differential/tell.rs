@@ -42,6 +42,35 @@ pub fn case(case: &Case) -> String {
             let _ = writeln!(text, "  xmm{n}={:#034x}", case.state.xmm(n as usize));
         }
     }
+    if (0..8).contains(
+        &(case
+            .bytes
+            .iter()
+            .find(|byte| **byte >= 0xd8)
+            .map_or(255, |byte| byte - 0xd8)),
+    ) || case.insn.op0_register().is_mm()
+        || case.insn.op1_register().is_mm()
+    {
+        let fx = &case.state.fx;
+        let word = |at: usize| u16::from_le_bytes([fx[at], fx[at + 1]]);
+        let _ = write!(
+            text,
+            "  control {:#06x} status {:#06x} full {:#04x}",
+            word(0),
+            word(2),
+            fx[4]
+        );
+        for st in 0..8 {
+            let at = state::fx::ST + 16 * st;
+            let value = u128::from_le_bytes(fx[at..at + 16].try_into().expect("16 bytes"));
+            let _ = write!(
+                text,
+                "{}st{st}={value:#022x}",
+                if st % 4 == 0 { "\n  " } else { " " }
+            );
+        }
+        let _ = writeln!(text);
+    }
     let memory = (0..case.insn.op_count()).any(|i| case.insn.op_kind(i) == iced_x86::OpKind::Memory);
     if memory {
         let at = fixup::linear(case, &case.insn);

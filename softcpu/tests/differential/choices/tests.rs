@@ -323,6 +323,12 @@ fn half_of_an_80_bit_store_may_be_written_when_the_other_half_faults() {
     let (fstp, outcome) = store(&FSTP80, !(1 << 2));
     assert!(!told(&fstp, &outcome, written(EMPTY)));
     assert!(told(&fstp, &outcome, written(FULL)));
+    let (fbstp, outcome) = store(&[0xdf, 0x37], 1 << 2);
+    assert!(!told(&fbstp, &outcome, written([0x12, 0, 0, 0, 0, 0, 0, 0x99])));
+    assert!(
+        told(&fbstp, &outcome, written([0x1a, 0, 0, 0, 0, 0, 0, 0])),
+        "no digits"
+    );
     // FSTP qword ptr [rdi].
     let (other, outcome) = store(&[0xdd, 0x1f], 1 << 2);
     assert!(told(&other, &outcome, written(FULL)), "64 bits are one access");
@@ -365,4 +371,45 @@ fn an_mmx_store_that_faults_may_have_set_top() {
     // FST qword ptr [rdi].
     let (other, outcome) = store(&[0xdd, 0x17]);
     assert!(told(&other, &outcome, turned), "no MMX operand");
+}
+
+/// A case of a two-byte x87 instruction without memory, and what it leaves, with this status word.
+fn x87_registers(bytes: &[u8], before: u16, after: u16) -> (Case, Outcome) {
+    let (mut case, mut outcome) = case(bytes, 0);
+    case.state.fx[fx::FSW..fx::FSW + 2].copy_from_slice(&before.to_le_bytes());
+    outcome.state = case.state.clone();
+    outcome.state.fx[fx::FSW..fx::FSW + 2].copy_from_slice(&after.to_le_bytes());
+    (case, outcome)
+}
+
+fn status(value: u16) -> impl Fn(&mut Outcome) {
+    move |native| native.state.fx[fx::FSW..fx::FSW + 2].copy_from_slice(&value.to_le_bytes())
+}
+
+#[test]
+fn c1_of_a_comparison_is_kept_or_cleared() {
+    // FCOMI ST(0), ST(1), and FADD.
+    let (fcomi, outcome) = x87_registers(&[0xdb, 0xf1], 0x200, 0);
+    assert!(!told(&fcomi, &outcome, status(0x200)));
+    assert!(told(&fcomi, &outcome, status(0x400)), "C2");
+    let (fcomi, outcome) = x87_registers(&[0xdb, 0xf1], 0, 0);
+    assert!(told(&fcomi, &outcome, status(0x200)), "set without reason");
+    let (fadd, outcome) = x87_registers(&[0xd8, 0xc1], 0x200, 0);
+    assert!(told(&fadd, &outcome, status(0x200)));
+}
+
+#[test]
+fn a_function_may_call_an_exact_result_inexact() {
+    // FYL2X and FSQRT.
+    let (function, outcome) = x87_registers(&[0xd9, 0xf1], 0, 0);
+    assert!(!told(&function, &outcome, status(0x20)));
+    assert!(!told(&function, &outcome, status(0x30)));
+    assert!(told(&function, &outcome, status(0x21)), "another exception");
+    let (function, outcome) = x87_registers(&[0xd9, 0xf1], 0, 0x20);
+    assert!(
+        told(&function, &outcome, status(0)),
+        "an inexact result called exact"
+    );
+    let (root, outcome) = x87_registers(&[0xd9, 0xfa], 0, 0);
+    assert!(told(&root, &outcome, status(0x20)));
 }

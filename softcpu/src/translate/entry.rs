@@ -42,7 +42,12 @@ fn place(register: u8) -> Mem {
     super::writer::in_core(register)
 }
 
+/// Nothing is translated on other hosts, so nobody has an offset to call.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn call(_: &mut Core, _: &mut Ctx<'_>, _: u32) {}
+
 /// Executes translated code at offset `at` until it leaves.
+#[cfg(target_arch = "x86_64")]
 pub(super) fn call(core: &mut Core, _: &mut Ctx<'_>, at: u32) {
     let code = core.native.base + u64::from(at);
     let function = std::ptr::with_exposed_provenance::<()>(usize_of(core.native.base));
@@ -57,6 +62,7 @@ pub(super) fn call(core: &mut Core, _: &mut Ctx<'_>, at: u32) {
     unsafe { enter(core, code) }
 }
 
+#[cfg(target_arch = "x86_64")]
 #[allow(clippy::cast_possible_truncation)] // the host is 64-bit
 fn usize_of(address: u64) -> usize {
     address as usize

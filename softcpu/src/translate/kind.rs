@@ -85,7 +85,12 @@ pub(super) enum Kind {
     PushImmediate,
     Pop,
     Leave,
-    Shift(Shift, Size, By),
+    Shift {
+        shift: Shift,
+        size: Size,
+        by: By,
+        memory: bool,
+    },
     Step {
         down: bool,
         size: Size,
@@ -126,6 +131,8 @@ pub(super) enum Kind {
     /// CLI and STI in kernel mode, where nothing forbids them.
     ClearInterrupts,
     SetInterrupts,
+    /// SWAPGS in kernel mode.
+    SwapGs,
     Exchange(Size, bool),
     /// CWDE and CDQE, by the size of the result.
     ExtendRax(Size),
@@ -211,12 +218,17 @@ impl Kind {
             Self::Push { .. } | Self::PushImmediate | Self::Pop | Self::Leave | Self::Divide { .. } => {
                 none(true)
             }
-            Self::Shift(Shift::Rol | Shift::Ror, ..) => {
-                effects(set::NONE, set::CF | set::OF, set::CF | set::OF, false)
-            }
-            Self::Shift(_, _, By::Immediate(_)) => all(false),
+            Self::Shift {
+                shift: Shift::Rol | Shift::Ror,
+                ..
+            } => effects(set::NONE, set::CF | set::OF, set::CF | set::OF, false),
+            Self::Shift {
+                by: By::Immediate(_),
+                memory,
+                ..
+            } => all(memory),
             // A count of zero leaves the flags as they are.
-            Self::Shift(_, _, By::Register) => effects(set::NONE, set::NONE, set::ALL, false),
+            Self::Shift { .. } => effects(set::NONE, set::NONE, set::ALL, false),
             Self::Step { memory, .. } => effects(set::NONE, set::ALL & !set::CF, set::ALL & !set::CF, memory),
             Self::Negate { unary, memory, .. } => {
                 if unary == Unary::Neg {
@@ -228,7 +240,7 @@ impl Kind {
             Self::Bit { memory, .. } => effects(set::NONE, set::CF, set::CF, memory),
             Self::Vector(..) | Self::SetInterrupts => none(true),
             Self::PushFlags => effects(set::ALL, set::NONE, set::NONE, true),
-            Self::ClearInterrupts => none(false),
+            Self::ClearInterrupts | Self::SwapGs => none(false),
             Self::CompareExchange(_) | Self::ExchangeAdd(_) => all(true),
             Self::Branch(condition, _) => effects(depends_on(condition), set::NONE, set::NONE, true),
             Self::Jump(_)
@@ -257,12 +269,15 @@ impl Kind {
     pub fn of(op: &Op, user: bool) -> Option<Self> {
         let high = |register: u8| register & HIGH_BYTE != 0;
         match op.code {
-            _ if high(op.a) || high(op.b) => None,
+            _ if high(op.a) || high(op.b) => {
+                choose(op).filter(|kind| matches!(kind, Self::Two(..) | Self::Extend { memory: false, .. }))
+            }
             OpCode::Sse => Hosted::of(op).map(|(hosted, operands)| Self::Vector(hosted, operands)),
             OpCode::Cold => match SystemOp::from_number(Packed::of(op).number()) {
                 SystemOp::Pushf => Some(Self::PushFlags),
                 SystemOp::Cli if !user => Some(Self::ClearInterrupts),
                 SystemOp::Sti if !user => Some(Self::SetInterrupts),
+                SystemOp::Swapgs if !user => Some(Self::SwapGs),
                 _ => None,
             },
             _ => choose(op),
@@ -344,7 +359,12 @@ fn other(op: &Op) -> Option<Kind> {
         memory,
     };
     let [low, ..] = op.imm.to_le_bytes();
-    let shift = |shift, size| Kind::Shift(shift, size, By::Immediate(low));
+    let shift = |shift, size| Kind::Shift {
+        shift,
+        size,
+        by: By::Immediate(low),
+        memory: false,
+    };
     let imul = |size, memory, immediate| Kind::Imul {
         size,
         memory,
@@ -433,13 +453,24 @@ fn misc(op: &Op) -> Option<Kind> {
     let extra = packed.extra();
     let wide = matches!(size, D | Q);
     let mask = if size == Q { 63 } else { 31 };
-    // Shifts of registers of 32 and 64 bits. One by zero changes no flags, and is the interpreter's.
-    let shift = |shift, by| {
-        let by = match by {
-            By::Immediate(count) => By::Immediate(count & mask),
-            By::Register => By::Register,
-        };
-        (wide && !memory && by != By::Immediate(0)).then_some(Kind::Shift(shift, size, by))
+    // One by zero changes no flags, and one by the operand's width or more leaves CF undefined: both are the
+    // interpreter's.
+    let by_count = |shift| {
+        let count = extra & mask;
+        (count != 0 && count < size.bits()).then_some(Kind::Shift {
+            shift,
+            size,
+            by: By::Immediate(count),
+            memory,
+        })
+    };
+    let in_register = |shift, by| {
+        (wide && !memory && by != By::Immediate(0)).then_some(Kind::Shift {
+            shift,
+            size,
+            by,
+            memory: false,
+        })
     };
     let bit = |bit, by| {
         wide.then_some(Kind::Bit {
@@ -451,11 +482,14 @@ fn misc(op: &Op) -> Option<Kind> {
     };
     let by_immediate = By::Immediate(extra);
     match MiscOp::from_number(packed.number()) {
-        K::ShlCl => shift(Shift::Shl, By::Register),
-        K::ShrCl => shift(Shift::Shr, By::Register),
-        K::SarCl => shift(Shift::Sar, By::Register),
-        K::RolImm => shift(Shift::Rol, by_immediate),
-        K::RorImm => shift(Shift::Ror, by_immediate),
+        K::ShlImm => by_count(Shift::Shl),
+        K::ShrImm => by_count(Shift::Shr),
+        K::SarImm => by_count(Shift::Sar),
+        K::ShlCl => in_register(Shift::Shl, By::Register),
+        K::ShrCl => in_register(Shift::Shr, By::Register),
+        K::SarCl => in_register(Shift::Sar, By::Register),
+        K::RolImm => in_register(Shift::Rol, By::Immediate(extra & mask)),
+        K::RorImm => in_register(Shift::Ror, By::Immediate(extra & mask)),
         K::Inc | K::Dec => Some(Kind::Step {
             down: MiscOp::from_number(packed.number()) == K::Dec,
             size,

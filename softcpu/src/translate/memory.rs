@@ -22,7 +22,13 @@ unsafe impl Send for CodeMemory {}
 
 impl CodeMemory {
     /// Maps `len` bytes, a multiple of the page size. Pages take memory once they are written.
+    ///
+    /// # Errors
+    /// When the host allows no executable memory, or is not an x86-64.
     pub fn new(len: usize) -> io::Result<Self> {
+        if !cfg!(target_arch = "x86_64") {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let file = rustix::fs::memfd_create("softcpu", MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&file, len as u64)?;
         let writable = map(&file, len, ProtFlags::READ | ProtFlags::WRITE)?;

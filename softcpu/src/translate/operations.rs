@@ -5,8 +5,8 @@ use super::flags;
 use super::kind::{By, Family, Form, Kind, set};
 use super::plan::Step;
 use super::writer::{
-    BUDGET, CR0, CR4, FLAGS, FREE, FREE2, GUEST_RAX, GUEST_RSP, SHADOW_UNTIL, SYSTEM_FLAGS, Store, UNTIL,
-    WINDOW_WANTED, Writer, condition, vector_in_core,
+    BUDGET, CR0, CR4, FLAGS, FREE, FREE2, GS, GUEST_RAX, GUEST_RSP, KERNEL_GS, SHADOW_UNTIL, SYSTEM_FLAGS,
+    Store, UNTIL, WINDOW_WANTED, Writer, condition, vector_in_core,
 };
 use crate::op::Op;
 use crate::registers::{CR0_EM, CR0_TS, CR4_OSFXSR, RBP, RSP};
@@ -34,7 +34,11 @@ impl Writer {
                 to,
                 memory,
             } => {
-                let source = self.source(&op, op.b, from, memory);
+                let source = if memory {
+                    Rm::Mem(self.memory(&op, from.bytes(), false))
+                } else {
+                    self.byte_place(op.b)
+                };
                 self.into(op.a, to, |code, into| {
                     if signed {
                         code.movsx(from, to, into, source);
@@ -72,7 +76,12 @@ impl Writer {
                 self.code.lea(Size::Q, GUEST_RSP, Mem::at(Reg::RBP, 8));
                 self.code.mov_rm(Size::Q, Reg::RBP, frame);
             }
-            Kind::Shift(shift, size, by) => self.shift(&op, shift, size, by, wanted),
+            Kind::Shift {
+                shift,
+                size,
+                by,
+                memory,
+            } => self.shift(&op, shift, size, by, memory, wanted),
             Kind::Step { down, size, memory } => {
                 let target = self.target(&op, size, memory);
                 if wanted != set::NONE {
@@ -129,6 +138,12 @@ impl Writer {
                 self.host_flags = set::NONE;
             }
             Kind::SetInterrupts => self.set_interrupts(),
+            Kind::SwapGs => {
+                self.code.mov_rm(Size::Q, FREE, GS);
+                self.code.mov_rm(Size::Q, FREE2, KERNEL_GS);
+                self.code.mov_mr(Size::Q, GS, FREE2);
+                self.code.mov_mr(Size::Q, KERNEL_GS, FREE);
+            }
             Kind::Scan {
                 reverse,
                 size,
@@ -259,10 +274,10 @@ impl Writer {
         let target = if memory {
             Rm::Mem(self.memory(op, size.bytes(), family.writes()))
         } else {
-            Self::place(op.a)
+            self.byte_place(op.a)
         };
         let source = match form {
-            Form::rr | Form::mr => Source::Place(Self::place(op.b)),
+            Form::rr | Form::mr => Source::Place(self.byte_place(op.b)),
             Form::ri | Form::mi => Source::Immediate(cut(op.imm, size)),
             Form::rm => Source::Place(Rm::Mem(self.memory(op, size.bytes(), false))),
         };
@@ -279,6 +294,9 @@ impl Writer {
                 self.code.mov_mr(Size::Q, place, FREE);
             }
             target => self.apply(family, size, target, source),
+        }
+        if family.writes() && !memory {
+            self.back(op.a);
         }
         match family {
             Family::Mov => {}
@@ -398,14 +416,14 @@ impl Writer {
 
     // Shifts and bits.
 
-    fn shift(&mut self, op: &Op, shift: Shift, size: Size, by: By, wanted: u8) {
-        let place = Self::place(op.a);
+    fn shift(&mut self, op: &Op, shift: Shift, size: Size, by: By, memory: bool, wanted: u8) {
+        let place = self.target(op, size, memory);
         let counted = match (shift, by) {
             (Shift::Rol | Shift::Ror, By::Immediate(count)) => {
                 return self.rotate(op, shift, size, count, wanted);
             }
             (_, By::Immediate(count)) => {
-                self.change(place, op.a, size, false, |code, place| {
+                self.change(place, op.a, size, memory, |code, place| {
                     code.shift_imm(shift, size, place, count);
                 });
                 count

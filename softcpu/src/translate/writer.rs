@@ -18,6 +18,7 @@
 //! memory wherever the block can be left.
 
 use std::mem::offset_of;
+use std::ops::Range;
 
 use super::emit::{Alu, Bit, Condition, Emitter, Hole, Mem, Reg, Rm, Shift, Size};
 use super::flags;
@@ -27,7 +28,8 @@ use super::{CODE_ENTRY_ENTRIES, CODE_ENTRY_PAGE, Native};
 use crate::core::{CODE_TLB, CodeEntry, Core};
 use crate::memory::PAGE_SIZE;
 use crate::mmu::{TLB_ENTRIES, Tag, TlbEntry, USER_TAG, slot};
-use crate::op::{Op, PAGE, ZERO};
+use crate::msr::Msrs;
+use crate::op::{GS_BASE, HIGH_BYTE, Op, PAGE, ZERO};
 
 /// Holds the address of the Core.
 pub(super) const CORE: Reg = Reg::R13;
@@ -76,6 +78,8 @@ pub(super) const UNTIL: Mem = field(offset_of!(Core, until));
 pub(super) const SYSTEM_FLAGS: Mem = field(offset_of!(Core, flags));
 pub(super) const SHADOW_UNTIL: Mem = field(offset_of!(Core, shadow_until));
 pub(super) const WINDOW_WANTED: Mem = field(offset_of!(Core, window_wanted));
+pub(super) const GS: Mem = in_core(GS_BASE);
+pub(super) const KERNEL_GS: Mem = field(offset_of!(Core, msrs) + offset_of!(Msrs, kernel_gs_base));
 pub(super) const CR0: Mem = field(offset_of!(Core, cr0));
 pub(super) const CR4: Mem = field(offset_of!(Core, cr4));
 pub(super) const RIP: Mem = field(offset_of!(Core, rip));
@@ -126,16 +130,20 @@ pub(super) enum Store {
     ShiftedLeft,
 }
 
-/// What is written behind the block because it is seldom reached.
-#[derive(Debug)]
+/// What is written behind the block because it is seldom reached. Holes are those of [`Writer::holes`] at these places.
+#[derive(Debug, Clone)]
 enum Cold {
     /// The instruction at `rip` is the interpreter's after all. It and what follows, `refund` instructions, did not
     /// happen.
-    Punt { holes: Vec<Hole>, rip: u64, refund: u32 },
+    Punt {
+        holes: Range<usize>,
+        rip: u64,
+        refund: u32,
+    },
     /// A branch is taken, and `refund` instructions did not happen.
     Taken { hole: Hole, target: Target, refund: u32 },
     /// An exit to the interpreter.
-    Exit { holes: Vec<Hole>, rip: u64 },
+    Exit { holes: Range<usize>, rip: u64 },
 }
 
 /// The parts of an address: `base + (index << scale) + disp`, of which the first two may be missing.
@@ -161,8 +169,10 @@ pub(super) struct Writer {
     done: u32,
     /// Which of the host's flags are the guest's.
     pub host_flags: u8,
-    /// Branches of the current instruction to its [`Cold::Punt`].
-    punts: Vec<Hole>,
+    /// Branches to what is seldom reached.
+    holes: Vec<Hole>,
+    /// How many of them belong to instructions before.
+    told: usize,
     /// An instruction before has found that vector instructions are available.
     pub vectors: bool,
     cold: Vec<Cold>,
@@ -181,7 +191,8 @@ impl Writer {
             length: plan.length,
             done: 0,
             host_flags: set::NONE,
-            punts: Vec::new(),
+            holes: Vec::new(),
+            told: 0,
             vectors: false,
             cold: Vec::new(),
             links: Vec::new(),
@@ -204,9 +215,10 @@ impl Writer {
     #[allow(clippy::cast_possible_wrap)] // at most the length of a block
     fn charge(&mut self, start: u64) {
         self.code.alu_imm(Alu::Sub, Size::Q, BUDGET, self.length as i32);
-        let hole = self.code.jcc(condition::CARRY);
+        self.punt_if(condition::CARRY);
+        let holes = self.tell();
         self.cold.push(Cold::Punt {
-            holes: vec![hole],
+            holes,
             rip: self.page.wrapping_add(start),
             refund: self.length,
         });
@@ -214,7 +226,7 @@ impl Writer {
 
     fn step(&mut self, step: &Step) {
         self.translate(step);
-        let holes = std::mem::take(&mut self.punts);
+        let holes = self.tell();
         if !holes.is_empty() {
             self.cold.push(Cold::Punt {
                 holes,
@@ -228,7 +240,13 @@ impl Writer {
     /// Leaves the instruction to the interpreter if the condition holds.
     pub fn punt_if(&mut self, condition: Condition) {
         let hole = self.code.jcc(condition);
-        self.punts.push(hole);
+        self.holes.push(hole);
+    }
+
+    /// The holes since the last call.
+    fn tell(&mut self) -> Range<usize> {
+        let first = std::mem::replace(&mut self.told, self.holes.len());
+        first..self.told
     }
 
     /// Instructions of the block after the one that is being translated.
@@ -286,10 +304,9 @@ impl Writer {
             target,
             page_at: None,
         });
-        self.cold.push(Cold::Exit {
-            holes: vec![hole],
-            rip: target,
-        });
+        self.holes.push(hole);
+        let holes = self.tell();
+        self.cold.push(Cold::Exit { holes, rip: target });
     }
 
     /// Goes on in another page: in its translated code if the page's translation is at hand and the code there is what
@@ -297,7 +314,6 @@ impl Writer {
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
     fn go_far(&mut self, target: u64) {
         let entry = CODES + slot::<CODE_TLB>(target >> 12) * size_of::<CodeEntry>();
-        let mut holes = Vec::new();
         // A number that no code page has, in 32 bits.
         self.code.alu_imm(
             Alu::Cmp,
@@ -306,16 +322,17 @@ impl Writer {
             super::UNLINKED as i32,
         );
         let page_at = self.origin + self.code.here() - 4;
-        holes.push(self.code.jcc(condition::NOT_ZERO));
+        self.punt_if(condition::NOT_ZERO);
         self.compare(field(entry), self.tag(target));
-        holes.push(self.code.jcc(condition::NOT_ZERO));
+        self.punt_if(condition::NOT_ZERO);
         let hole = self.code.jmp();
-        holes.push(hole);
+        self.holes.push(hole);
         self.links.push(Link {
             at: self.origin + hole.0,
             target,
             page_at: Some(page_at),
         });
+        let holes = self.tell();
         self.cold.push(Cold::Exit { holes, rip: target });
     }
 
@@ -333,35 +350,33 @@ impl Writer {
     fn write_cold(&mut self) {
         let mut next = 0;
         // Branches that are taken add exits.
-        while let Some(cold) = self.cold.get_mut(next) {
+        while let Some(cold) = self.cold.get(next).cloned() {
             next += 1;
             match cold {
                 Cold::Punt { holes, rip, refund } => {
-                    let (holes, rip, refund) = (std::mem::take(holes), *rip, *refund);
-                    self.land(&holes);
+                    self.land_all(holes);
                     self.code.alu_imm(Alu::Add, Size::Q, BUDGET, refund as i32);
                     self.exit(rip);
                 }
                 Cold::Taken { hole, target, refund } => {
-                    let (hole, target, refund) = (*hole, *target, *refund);
-                    self.land(&[hole]);
+                    self.code.fill(hole, self.code.here());
                     if refund != 0 {
                         self.code.alu_imm(Alu::Add, Size::Q, BUDGET, refund as i32);
                     }
                     self.go(target);
                 }
                 Cold::Exit { holes, rip } => {
-                    let (holes, rip) = (std::mem::take(holes), *rip);
-                    self.land(&holes);
+                    self.land_all(holes);
                     self.exit(rip);
                 }
             }
         }
     }
 
-    fn land(&mut self, holes: &[Hole]) {
+    /// Makes branches lead here.
+    fn land_all(&mut self, holes: Range<usize>) {
         let here = self.code.here();
-        for hole in holes {
+        for hole in &self.holes[holes] {
             self.code.fill(*hole, here);
         }
     }
@@ -373,6 +388,28 @@ impl Writer {
         match HOST.get(usize::from(register)) {
             Some(host) => Rm::Reg(*host),
             None => Rm::Mem(in_core(register)),
+        }
+    }
+
+    /// Where a byte register of the guest is. AH to BH are in the Core, with the whole register, until [`Self::back`].
+    pub fn byte_place(&mut self, register: u8) -> Rm {
+        match HOST.get(usize::from(register & !HIGH_BYTE)) {
+            Some(host) if register & HIGH_BYTE != 0 => {
+                let mut place = in_core(register & !HIGH_BYTE);
+                self.code.mov_mr(Size::Q, place, *host);
+                place.disp += 1;
+                Rm::Mem(place)
+            }
+            _ => Self::place(register),
+        }
+    }
+
+    /// Takes a register back that [`Self::byte_place`] has put into the Core.
+    pub fn back(&mut self, register: u8) {
+        if let Some(host) = HOST.get(usize::from(register & !HIGH_BYTE))
+            && register & HIGH_BYTE != 0
+        {
+            self.code.mov_rm(Size::Q, *host, in_core(register & !HIGH_BYTE));
         }
     }
 
@@ -507,7 +544,7 @@ impl Writer {
         let entry = TLB + slot::<TLB_ENTRIES>(va >> 12) * size_of::<TlbEntry>();
         if inside + bytes > PAGE_SIZE {
             let hole = self.code.jmp();
-            self.punts.push(hole);
+            self.holes.push(hole);
         }
         self.compare(field(entry + Self::which(write)), self.tag(va));
         self.punt_if(condition::NOT_ZERO);

@@ -1,4 +1,4 @@
-//! The transcendental functions: their special operands, and rounding what [`series`](super::series) computes.
+//! The transcendental functions: their special operands, and rounding what [`super::series`] computes.
 //!
 //! Results are rounded once from more than 110 bits, as the control word's rounding says and always to full precision,
 //! so they are the correctly rounded ones but for about one argument in 2^45. Processors promise an error below one

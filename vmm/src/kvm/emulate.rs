@@ -7,7 +7,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction};
 use kvm_bindings::{kvm_sregs, kvm_xsave};
 use kvm_ioctls::VcpuFd;
 use softcpu::memory::Ram;
-use softcpu::{Cpu, CpuModel, Exit};
+use softcpu::{Cpu, CpuModel, Exit, Translation};
 
 use super::error::KvmError;
 use super::exclusive::Exclusive;
@@ -37,8 +37,11 @@ pub(super) struct Emulator {
 impl Emulator {
     /// For a vCPU with this RAM; executes at most `limit` instructions.
     pub fn new(ram: Arc<GuestRam>, limit: u64) -> Result<Self, BackendError> {
+        let mut cpu = Cpu::new(CpuModel::default());
+        // A few instructions, in a thread whose filter allows no executable memory.
+        cpu.translate(Translation::Off);
         Ok(Self {
-            cpu: Cpu::new(CpuModel::default()),
+            cpu,
             // SAFETY: `owner` keeps the mappings for as long as the view. softcpu accesses them in `step` only. Its
             // caller holds the platform's lock, so that no device accesses RAM, and proves by `Exclusive` that no vCPU
             // is in the guest.

@@ -130,7 +130,8 @@ pub(super) enum Store {
     ShiftedLeft,
 }
 
-/// What is written behind the block because it is seldom reached. Holes are those of [`Writer::holes`] at these places.
+/// What is written behind the block because it is seldom reached. Holes are those of [`Writer::punts`] and
+/// [`Writer::exits`] at these places.
 #[derive(Debug, Clone)]
 enum Cold {
     /// The instruction at `rip` is the interpreter's after all. It and what follows, `refund` instructions, did not
@@ -169,10 +170,11 @@ pub(super) struct Writer {
     done: u32,
     /// Which of the host's flags are the guest's.
     pub host_flags: u8,
-    /// Branches to what is seldom reached.
-    holes: Vec<Hole>,
-    /// How many of them belong to instructions before.
-    told: usize,
+    /// Branches to a [`Cold::Punt`] each, and how many of them belong to instructions before.
+    punts: Vec<Hole>,
+    punted: usize,
+    /// Branches to a [`Cold::Exit`].
+    exits: Vec<Hole>,
     /// An instruction before has found that vector instructions are available.
     pub vectors: bool,
     cold: Vec<Cold>,
@@ -191,8 +193,9 @@ impl Writer {
             length: plan.length,
             done: 0,
             host_flags: set::NONE,
-            holes: Vec::new(),
-            told: 0,
+            punts: Vec::new(),
+            punted: 0,
+            exits: Vec::new(),
             vectors: false,
             cold: Vec::new(),
             links: Vec::new(),
@@ -216,7 +219,7 @@ impl Writer {
     fn charge(&mut self, start: u64) {
         self.code.alu_imm(Alu::Sub, Size::Q, BUDGET, self.length as i32);
         self.punt_if(condition::CARRY);
-        let holes = self.tell();
+        let holes = self.new_punts();
         self.cold.push(Cold::Punt {
             holes,
             rip: self.page.wrapping_add(start),
@@ -226,7 +229,7 @@ impl Writer {
 
     fn step(&mut self, step: &Step) {
         self.translate(step);
-        let holes = self.tell();
+        let holes = self.new_punts();
         if !holes.is_empty() {
             self.cold.push(Cold::Punt {
                 holes,
@@ -240,13 +243,13 @@ impl Writer {
     /// Leaves the instruction to the interpreter if the condition holds.
     pub fn punt_if(&mut self, condition: Condition) {
         let hole = self.code.jcc(condition);
-        self.holes.push(hole);
+        self.punts.push(hole);
     }
 
-    /// The holes since the last call.
-    fn tell(&mut self) -> Range<usize> {
-        let first = std::mem::replace(&mut self.told, self.holes.len());
-        first..self.told
+    /// The branches to a punt since the last call.
+    fn new_punts(&mut self) -> Range<usize> {
+        let first = std::mem::replace(&mut self.punted, self.punts.len());
+        first..self.punted
     }
 
     /// Instructions of the block after the one that is being translated.
@@ -304,9 +307,15 @@ impl Writer {
             target,
             page_at: None,
         });
-        self.holes.push(hole);
-        let holes = self.tell();
-        self.cold.push(Cold::Exit { holes, rip: target });
+        self.exit_by(&[hole], target);
+    }
+
+    /// Lets branches that lead nowhere yet lead to an exit.
+    fn exit_by(&mut self, branches: &[Hole], rip: u64) {
+        let first = self.exits.len();
+        self.exits.extend_from_slice(branches);
+        let holes = first..self.exits.len();
+        self.cold.push(Cold::Exit { holes, rip });
     }
 
     /// Goes on in another page: in its translated code if the page's translation is at hand and the code there is what
@@ -322,18 +331,16 @@ impl Writer {
             super::UNLINKED as i32,
         );
         let page_at = self.origin + self.code.here() - 4;
-        self.punt_if(condition::NOT_ZERO);
+        let other_code = self.code.jcc(condition::NOT_ZERO);
         self.compare(field(entry), self.tag(target));
-        self.punt_if(condition::NOT_ZERO);
+        let other_page = self.code.jcc(condition::NOT_ZERO);
         let hole = self.code.jmp();
-        self.holes.push(hole);
         self.links.push(Link {
             at: self.origin + hole.0,
             target,
             page_at: Some(page_at),
         });
-        let holes = self.tell();
-        self.cold.push(Cold::Exit { holes, rip: target });
+        self.exit_by(&[other_code, other_page, hole], target);
     }
 
     /// Goes on there if the condition holds. The last instruction of a block needs no refund.
@@ -354,7 +361,10 @@ impl Writer {
             next += 1;
             match cold {
                 Cold::Punt { holes, rip, refund } => {
-                    self.land_all(holes);
+                    let here = self.code.here();
+                    for hole in &self.punts[holes] {
+                        self.code.fill(*hole, here);
+                    }
                     self.code.alu_imm(Alu::Add, Size::Q, BUDGET, refund as i32);
                     self.exit(rip);
                 }
@@ -366,18 +376,13 @@ impl Writer {
                     self.go(target);
                 }
                 Cold::Exit { holes, rip } => {
-                    self.land_all(holes);
+                    let here = self.code.here();
+                    for hole in &self.exits[holes] {
+                        self.code.fill(*hole, here);
+                    }
                     self.exit(rip);
                 }
             }
-        }
-    }
-
-    /// Makes branches lead here.
-    fn land_all(&mut self, holes: Range<usize>) {
-        let here = self.code.here();
-        for hole in &self.holes[holes] {
-            self.code.fill(*hole, here);
         }
     }
 
@@ -544,7 +549,7 @@ impl Writer {
         let entry = TLB + slot::<TLB_ENTRIES>(va >> 12) * size_of::<TlbEntry>();
         if inside + bytes > PAGE_SIZE {
             let hole = self.code.jmp();
-            self.holes.push(hole);
+            self.punts.push(hole);
         }
         self.compare(field(entry + Self::which(write)), self.tag(va));
         self.punt_if(condition::NOT_ZERO);

@@ -1,6 +1,10 @@
 //! A run is the same whether softcpu translates the guest's code or interprets it: report, state hash and ledger.
 
+use harness::conductor::{Progress, Run, Until};
+use harness::plan::{Overrides, plan};
+use harness::scenario::parse;
 use tests::{Finished, baton, built, ready, run_text, scenarios, skipped, small, without_host_time};
+use vmm::soft::{Soft, Translation};
 
 /// Runs translated and interpreted, and compares the reports.
 fn assert_same(what: &str, run: impl Fn(&[&str]) -> Finished) {
@@ -47,6 +51,53 @@ fn every_kernel_runs_the_same_translated() {
         assert_same(kernel, |further| {
             baton([&["run", &file, "--kernel", kernel], further].concat())
         });
+    }
+}
+
+/// Instructions between two looks at both runs.
+const STRIDE: u64 = 3_000_000;
+
+#[test]
+fn both_ways_lead_through_the_same_states() {
+    if !ready("states translated and interpreted") {
+        return;
+    }
+    let agent = harness::agent::load().unwrap();
+    for kernel in ["7.3.4", "6.19.11"] {
+        if built(kernel).is_none() {
+            skipped(&format!(
+                "states translated and interpreted: needs guest kernel {kernel}"
+            ));
+            continue;
+        }
+        let scenario = parse("small.toml", &small("")).unwrap();
+        let overrides = Overrides {
+            kernel: Some(kernel.to_owned()),
+            ..Overrides::default()
+        };
+        let plan = plan(&scenario, "small.toml", &small(""), &overrides).unwrap();
+        let mut ways = [Translation::Hot, Translation::Off]
+            .map(|translation| Run::new(&plan, &agent, &Soft { translation }, &[]).unwrap());
+        let mut looks = 0;
+        for until in (1..).map(|step| Until::Instructions(step * STRIDE)) {
+            let [one, other] = ways.each_mut().map(|run| run.proceed(&[until], &()));
+            assert_eq!(one, other, "{kernel}, {until}");
+            if one == Progress::Ended {
+                break;
+            }
+            let [one, other] = ways.each_mut().map(|run| run.snapshot().unwrap().machine);
+            assert_eq!(
+                one.state.parts().unwrap(),
+                other.state.parts().unwrap(),
+                "{kernel}, {until}"
+            );
+            let page = one.ram.first_difference(&other.ram).unwrap();
+            assert_eq!(page, None, "{kernel}, {until}: a page of RAM");
+            looks += 1;
+        }
+        let [one, other] = ways.map(|run| run.finish(&()));
+        assert!(one == other, "{kernel}: evidence");
+        assert!(looks > 50, "{kernel}: {looks} looks");
     }
 }
 

@@ -50,7 +50,7 @@ const CODE_BYTES: usize = 32 << 20;
 /// Links that are kept at most.
 const MAX_LINKS: usize = 1 << 20;
 /// Pages with translated code at most, each of which has a table of 16 KiB.
-const MAX_PAGES: usize = 1 << 10;
+const MAX_PAGES: usize = 2 << 10;
 /// In place of a count: the block is translated.
 const TRANSLATED: u8 = 254;
 /// In place of a count: the block is the interpreter's.
@@ -193,7 +193,10 @@ impl PageCode {
         let cell = &self.heat.0[index(offset)];
         match cell.get() {
             TRANSLATED => match &self.native {
-                Some((page, entries)) if *page == tag => Here::Run(entries[index(offset)]),
+                Some((page, entries)) if *page == tag => match entries[index(offset)] {
+                    0 => Here::Interpret,
+                    code => Here::Run(code),
+                },
                 _ => {
                     self.elsewhere.set(self.elsewhere.get().saturating_add(1));
                     if self.elsewhere.get() < MOVED {

@@ -3,7 +3,7 @@
 use harness::conductor::{Progress, Run, Until};
 use harness::plan::{Overrides, plan};
 use harness::scenario::parse;
-use tests::{Finished, baton, built, ready, run_text, scenarios, skipped, small, without_host_time};
+use tests::{Finished, baton, built, ready, scenarios, skipped, small, without_host_time};
 use vmm::soft::{Soft, Translation};
 
 /// Runs translated and interpreted, and compares the reports.
@@ -121,8 +121,13 @@ fn several_processors_run_the_same_translated() {
     }
     for processors in [2, 4] {
         let text = small("").replacen('\n', &format!("\nvcpus = {processors}\n"), 1);
+        // One file for both, because reports name it.
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("scenario.toml");
+        std::fs::write(&file, text).expect("the scenario is written");
+        let file = file.to_str().expect("a path of text");
         assert_same(&format!("{processors} processors"), |further| {
-            run_text(&text, further)
+            baton([&["run", file], further].concat())
         });
     }
 }

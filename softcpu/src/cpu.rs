@@ -141,8 +141,8 @@ impl Cpu {
         self.core.set_registers(state);
     }
 
-    /// Replaces the registers and keeps what the TLBs hold, as if instructions had loaded them. Not to be used to change what
-    /// address translation depends on.
+    /// Replaces the registers and keeps what the TLBs hold, as if instructions had loaded them. Not to be used to change
+    /// what address translation depends on.
     pub fn load_registers(&mut self, state: &Registers) {
         self.core.put_registers(state);
     }

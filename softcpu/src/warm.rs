@@ -51,8 +51,8 @@ impl Cpu {
         }
     }
 
-    /// Uses code that another processor has decoded and translated, wherever this one's RAM holds the same bytes. What it
-    /// had itself is dropped.
+    /// Uses code that another processor has decoded and translated, wherever this one's RAM holds the same bytes. What
+    /// it had itself is dropped.
     pub fn give_code(&mut self, code: WarmCode) {
         let WarmCode {
             cache,

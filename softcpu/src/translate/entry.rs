@@ -9,8 +9,8 @@ use crate::core::{Core, Ctx};
 /// Registers that a function of the System V ABI must keep.
 const KEPT: [Reg; 6] = [Reg::RBX, Reg::RBP, Reg::R12, Reg::R13, Reg::R14, Reg::R15];
 
-/// Writes the function that enters translated code, at offset 0. Gives the code, and the offset at which translated code
-/// ends.
+/// Writes the function that enters translated code, at offset 0. Gives the code, and the offset at which translated
+/// code ends.
 ///
 /// ```text
 /// extern "sysv64" fn(core: *mut Core, code: *const u8)

@@ -1,4 +1,5 @@
-//! What an operation is to the translator, and what it does to the flags. Whatever has no [`Kind`] is the interpreter's.
+//! What an operation is to the translator, and what it does to the flags. Whatever has no [`Kind`] is the
+//! interpreter's.
 
 use super::emit::{Alu, Bit, Condition, Shift, Size, Unary};
 use crate::exec::misc::MiscOp;
@@ -443,6 +444,7 @@ fn misc(op: &Op) -> Option<Kind> {
     use MiscOp as K;
     use Size::{B, D, Q, W};
     let packed = Packed::of(op);
+    let operation = MiscOp::from_number(packed.number());
     let size = match packed.size() {
         0 => B,
         1 => W,
@@ -481,7 +483,7 @@ fn misc(op: &Op) -> Option<Kind> {
         })
     };
     let by_immediate = By::Immediate(extra);
-    match MiscOp::from_number(packed.number()) {
+    match operation {
         K::ShlImm => by_count(Shift::Shl),
         K::ShrImm => by_count(Shift::Shr),
         K::SarImm => by_count(Shift::Sar),
@@ -491,7 +493,7 @@ fn misc(op: &Op) -> Option<Kind> {
         K::RolImm => in_register(Shift::Rol, By::Immediate(extra & mask)),
         K::RorImm => in_register(Shift::Ror, By::Immediate(extra & mask)),
         K::Inc | K::Dec => Some(Kind::Step {
-            down: MiscOp::from_number(packed.number()) == K::Dec,
+            down: operation == K::Dec,
             size,
             memory,
         }),
@@ -525,7 +527,7 @@ fn misc(op: &Op) -> Option<Kind> {
         K::BtrReg => bit(Bit::Btr, By::Register),
         K::BtcReg => bit(Bit::Btc, By::Register),
         K::Bsf | K::Bsr => wide.then_some(Kind::Scan {
-            reverse: MiscOp::from_number(packed.number()) == K::Bsr,
+            reverse: operation == K::Bsr,
             size,
             memory,
         }),

@@ -2,10 +2,10 @@
 //!
 //! The interpreter is what the processor means; translated code does the same, faster, or nothing. It executes what it
 //! has a translation for as long as everything goes the usual way: memory is reached through TLB entries that are
-//! there, branches lead to code that is translated, and the budget lasts for a whole block. Whenever anything else is to
-//! be done it leaves, with the processor's state as before the instruction that needs it, and the interpreter executes
-//! that instruction. So translated code never faults, never fills a TLB, never calls anything, never touches a device or
-//! a page that somebody watches, and never writes to code.
+//! there, branches lead to code that is translated, and the budget lasts for a whole block. Whenever anything else is
+//! to be done it leaves, with the processor's state as before the instruction that needs it, and the interpreter
+//! executes that instruction. So translated code never faults, never fills a TLB, never calls anything, never touches
+//! a device or a page that somebody watches, and never writes to code.
 //!
 //! ```text
 //!  plan        which operations are a block, and which flags are looked at
@@ -18,10 +18,10 @@
 //!  entry       the call
 //! ```
 //!
-//! A block is translated once control has come to its first instruction often enough ([`Translation`]). It belongs to a code page and to
-//! the virtual address and mode that the page was entered by. When bytes of the page are written, the page is dropped
-//! with all that was made of it (see [`crate::code`]). A branch to another page compares the number of the code page there
-//! with the one that it was linked to; numbers are never used twice.
+//! A block is translated once control has come to its first instruction often enough ([`Translation`]). It belongs to
+//! a code page and to the virtual address and mode that the page was entered by. When bytes of the page are written,
+//! the page is dropped with all that was made of it (see [`crate::code`]). A branch to another page compares the number
+//! of the code page there with the one that it was linked to; numbers are never used twice.
 //!
 //! Whether a block is translated depends on counts alone, and results do not depend on whether it is.
 
@@ -57,6 +57,7 @@ const TRANSLATED: u8 = 254;
 const DECLINED: u8 = 255;
 /// So often entered at another virtual address, a page is translated for that one.
 const MOVED: u16 = 256;
+
 /// Which code is translated. What a guest does, and when, does not depend on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Translation {
@@ -362,8 +363,8 @@ impl Translator {
     }
 }
 
-/// Executes translated code at `at`, an offset that [`PageCode::here`] gave, until it leaves: [`Core::rip`] is where the
-/// interpreter goes on.
+/// Executes translated code at `at`, an offset that [`PageCode::here`] gave, until it leaves: [`Core::rip`] is where
+/// the interpreter goes on.
 pub(crate) fn run(core: &mut Core, cx: &mut Ctx<'_>, at: u32) {
     let before = core.budget;
     core.native.flags = flags::pack(core.lazy);

@@ -67,8 +67,13 @@ pub(super) const fn in_core(register: u8) -> Mem {
     field(offset_of!(Core, regs) + 8 * register as usize)
 }
 
-/// An XMM register.
+/// A field of the entry that [`Writer::find_entry`] has found; `offset` is that of the field of the first entry.
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
+const fn found(offset: usize) -> Mem {
+    Mem::indexed(CORE, FREE, 0, offset as i32)
+}
+
+/// An XMM register.
 pub(super) const fn vector_in_core(register: usize) -> Mem {
     field(offset_of!(Core, xmm) + 16 * (register & 15))
 }
@@ -559,26 +564,31 @@ impl Writer {
         Mem::at(FREE2, inside as i32)
     }
 
-    /// Makes a host address of the virtual address in [`FREE2`].
+    /// Looks the virtual address in [`FREE2`] up in the table at `table` of the Core, of `N` entries of type `E`, whose
+    /// tags are at `tag`. Leaves the offset in the page in [`FREE2`], and the entry's distance from the table in
+    /// [`FREE`]; or leaves the instruction to the interpreter if there is no such entry or `bytes` leave the page.
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
-    pub fn look_up(&mut self, bytes: u64, write: bool) -> Mem {
-        const INDEX_SHIFT: u8 = 12 - size_of::<TlbEntry>().trailing_zeros() as u8;
-        const INDEX_MASK: i32 = ((TLB_ENTRIES - 1) * size_of::<TlbEntry>()) as i32;
+    fn find_entry<E, const N: usize>(&mut self, table: usize, tag: usize, bytes: u64) {
+        let shift = 12 - size_of::<E>().trailing_zeros() as u8;
+        let mask = ((N - 1) * size_of::<E>()) as i32;
         self.host_flags = set::NONE;
-        let entry = |field: usize| Mem::indexed(CORE, FREE, 0, (TLB + field) as i32);
         self.code.mov_rm(Size::D, FREE, FREE2);
-        self.code.shift_imm(Shift::Shr, Size::D, FREE, INDEX_SHIFT);
-        self.code.alu_imm(Alu::And, Size::D, FREE, INDEX_MASK);
-        self.code
-            .alu_rm(Alu::Xor, Size::Q, FREE2, entry(Self::which(write)));
+        self.code.shift_imm(Shift::Shr, Size::D, FREE, shift);
+        self.code.alu_imm(Alu::And, Size::D, FREE, mask);
+        self.code.alu_rm(Alu::Xor, Size::Q, FREE2, found(table + tag));
         if self.user {
             self.code.alu_imm(Alu::Xor, Size::Q, FREE2, USER_TAG as i32);
         }
         self.code
             .alu_imm(Alu::Cmp, Size::Q, FREE2, (PAGE_SIZE - bytes) as i32);
         self.punt_if(condition::ABOVE);
-        self.code
-            .alu_rm(Alu::Add, Size::Q, FREE2, entry(offset_of!(TlbEntry, host)));
+    }
+
+    /// Makes a host address of the virtual address in [`FREE2`].
+    pub fn look_up(&mut self, bytes: u64, write: bool) -> Mem {
+        self.find_entry::<TlbEntry, TLB_ENTRIES>(TLB, Self::which(write), bytes);
+        let host = found(TLB + offset_of!(TlbEntry, host));
+        self.code.alu_rm(Alu::Add, Size::Q, FREE2, host);
         Mem::at(FREE2, 0)
     }
 
@@ -586,22 +596,9 @@ impl Writer {
 
     /// Finds the translated code at the virtual address in [`FREE2`] and leaves its address in [`FREE`], or leaves the
     /// instruction to the interpreter.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
     pub fn find_code(&mut self) {
-        const INDEX_SHIFT: u8 = 12 - size_of::<CodeEntry>().trailing_zeros() as u8;
-        const INDEX_MASK: i32 = ((CODE_TLB - 1) * size_of::<CodeEntry>()) as i32;
-        self.host_flags = set::NONE;
-        let entry = |field: usize| Mem::indexed(CORE, FREE, 0, (CODES + field) as i32);
-        self.code.mov_rm(Size::D, FREE, FREE2);
-        self.code.shift_imm(Shift::Shr, Size::D, FREE, INDEX_SHIFT);
-        self.code.alu_imm(Alu::And, Size::D, FREE, INDEX_MASK);
-        self.code.alu_rm(Alu::Xor, Size::Q, FREE2, entry(0));
-        if self.user {
-            self.code.alu_imm(Alu::Xor, Size::Q, FREE2, USER_TAG as i32);
-        }
-        self.code.alu_imm(Alu::Cmp, Size::Q, FREE2, PAGE_SIZE as i32 - 1);
-        self.punt_if(condition::ABOVE);
-        self.code.mov_rm(Size::Q, FREE, entry(CODE_ENTRY_ENTRIES));
+        self.find_entry::<CodeEntry, CODE_TLB>(CODES, offset_of!(CodeEntry, tag), 1);
+        self.code.mov_rm(Size::Q, FREE, found(CODES + CODE_ENTRY_ENTRIES));
         self.code.mov_rm(Size::D, FREE, Mem::indexed(FREE, FREE2, 2, 0));
         self.code.test_mr(Size::D, FREE, FREE);
         self.punt_if(condition::ZERO);

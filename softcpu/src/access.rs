@@ -187,7 +187,7 @@ impl Core {
                 return Ok(Place::Outside(found.physical));
             };
             self.hooks.note_access(offset, self.tick());
-            self.tlb[slot] = TlbEntry {
+            let entry = TlbEntry {
                 read: tag,
                 write: if found.writable {
                     tag.withheld(slot)
@@ -197,6 +197,7 @@ impl Core {
                 offset,
                 host: cx.ram.host_address(offset),
             };
+            self.fill(slot, entry);
         }
         let entry = &mut self.tlb[slot];
         // After the first write of an epoch the tag waits until `written` has seen it.
@@ -218,11 +219,12 @@ impl Core {
         let Some(offset) = cx.ram.page_offset(found.physical) else {
             return Ok(Place::Outside(found.physical));
         };
-        self.code_tlb[slot] = CodeEntry {
+        let entry = CodeEntry {
             tag: tag.withheld(slot),
             offset,
             ..CodeEntry::empty(slot)
         };
+        self.fill_code(slot, entry);
         Ok(Place::Ram(offset))
     }
 
@@ -315,13 +317,29 @@ impl Core {
 
     // TLB upkeep.
 
+    /// Puts a translation into the TLB.
+    pub fn fill(&mut self, slot: usize, entry: TlbEntry) {
+        if self.tlb[slot].read.is_absent(slot) {
+            self.filled.note(slot);
+        }
+        self.tlb[slot] = entry;
+    }
+
+    /// Puts a translation into the code TLB.
+    pub fn fill_code(&mut self, slot: usize, entry: CodeEntry) {
+        if self.code_tlb[slot].tag.is_absent(slot) {
+            self.filled_code.note(slot);
+        }
+        self.code_tlb[slot] = entry;
+    }
+
     pub fn flush_tlb(&mut self) {
-        for (slot, entry) in self.tlb.iter_mut().enumerate() {
-            *entry = TlbEntry::empty(slot);
-        }
-        for (slot, entry) in self.code_tlb.iter_mut().enumerate() {
-            *entry = CodeEntry::empty(slot);
-        }
+        let tlb = &mut self.tlb;
+        self.filled
+            .drain(TLB_ENTRIES, |slot| tlb[slot] = TlbEntry::empty(slot));
+        let code_tlb = &mut self.code_tlb;
+        self.filled_code
+            .drain(CODE_TLB, |slot| code_tlb[slot] = CodeEntry::empty(slot));
         self.large_regions.fill(0);
     }
 

@@ -4,8 +4,9 @@
 //! control first reaches them. When decoded bytes are written to, the page is dropped as a whole; its number is never used
 //! again (until everything is dropped), so whoever remembers it finds nothing rather than something else.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
+use crate::mmu::Tag;
 use crate::op::{Op, OpCode};
 use crate::translate::PageCode;
 
@@ -15,6 +16,13 @@ const OFFSETS: usize = 4096;
 const MAX_OPS: usize = 2 << 20;
 /// Pages kept at most, dropped ones included.
 const MAX_PAGES: usize = 6 << 10;
+
+/// How often a page is relocated at most: a guest that goes to and fro between two pages with the same code has to have
+/// both decoded.
+const MAX_MOVES: u8 = 32;
+
+/// Operations that room is made for at once: half of all pages have more.
+const USUAL_OPS: usize = 128;
 
 /// The instruction that runs on into the next page.
 #[derive(Debug, Clone)]
@@ -37,9 +45,14 @@ pub(crate) struct Proof {
 impl Proof {
     /// Whether a page with these bytes holds the same instructions.
     pub fn holds(&self, bytes: &[u8; OFFSETS]) -> bool {
-        let mut parts = self.bytes.chunks(64).zip(bytes.chunks(64)).enumerate();
-        parts.all(|(granule, (ours, theirs))| self.granules >> granule & 1 == 0 || ours == theirs)
+        agree(self.granules, &self.bytes, bytes)
     }
+}
+
+/// Whether two pages are equal in these of their 64-byte granules.
+pub(crate) fn agree(granules: u64, one: &[u8; OFFSETS], other: &[u8; OFFSETS]) -> bool {
+    let mut parts = one.chunks(64).zip(other.chunks(64)).enumerate();
+    parts.all(|(granule, (one, other))| granules >> granule & 1 == 0 || one == other)
 }
 
 /// Decoded code of one physical page.
@@ -55,17 +68,23 @@ pub(crate) struct CodePage {
     pub proof: Option<Proof>,
     /// RAM offset of the page; `None` once dropped.
     offset: Option<u64>,
+    /// By which virtual page and in which mode it was entered last.
+    entered: Option<Tag>,
+    /// How often it was relocated.
+    moves: u8,
 }
 
 impl CodePage {
     fn new(offset: u64) -> Self {
         Self {
             index: Box::new([0; OFFSETS]),
-            ops: Vec::new(),
+            ops: Vec::with_capacity(USUAL_OPS),
             crossing: None,
             code: PageCode::default(),
             proof: None,
             offset: Some(offset),
+            entered: None,
+            moves: 0,
         }
     }
 
@@ -102,7 +121,9 @@ impl CodePage {
 pub(crate) struct CodeCache {
     pub pages: Vec<CodePage>,
     /// Page number by RAM offset of the physical page.
-    numbers: HashMap<u64, u32>,
+    numbers: FxHashMap<u64, u32>,
+    /// The page that was last entered by a virtual page in a mode.
+    entered: FxHashMap<Tag, u32>,
     ops: usize,
 }
 
@@ -121,6 +142,51 @@ impl CodeCache {
         self.pages.push(CodePage::new(page));
         self.numbers.insert(page, number);
         number
+    }
+
+    /// Notes that the page is entered by a virtual page in a mode.
+    pub fn enter(&mut self, number: u32, tag: Tag) {
+        if let Some(page) = self.pages.get_mut(number as usize)
+            && page.entered != Some(tag)
+        {
+            let before = page.entered.replace(tag);
+            self.leave(number, before);
+            self.entered.insert(tag, number);
+        }
+    }
+
+    fn leave(&mut self, number: u32, tag: Option<Tag>) {
+        if let Some(tag) = tag
+            && self.entered.get(&tag) == Some(&number)
+        {
+            self.entered.remove(&tag);
+        }
+    }
+
+    /// If nothing is known of the code at RAM offset `page`, which is entered by a virtual page in a mode: the RAM offset
+    /// of the page that was last entered so. A kernel that is started again has the same code at the same addresses, in
+    /// other pages of RAM.
+    pub fn predecessor(&self, page: u64, tag: Tag) -> Option<u64> {
+        if self.numbers.contains_key(&page) {
+            return None;
+        }
+        let before = self.pages.get(*self.entered.get(&tag)? as usize)?;
+        before.offset.filter(|_| before.moves < MAX_MOVES)
+    }
+
+    /// The number of the code page at RAM offset `page`, if there is one.
+    pub fn number_at(&self, page: u64) -> Option<u32> {
+        self.numbers.get(&page).copied()
+    }
+
+    /// Makes the code at RAM offset `from` that at `to`, of which nothing is known.
+    pub fn relocate(&mut self, from: u64, to: u64) {
+        if let Some(number) = self.numbers.remove(&from) {
+            self.numbers.insert(to, number);
+            let page = &mut self.pages[number as usize];
+            page.offset = Some(to);
+            page.moves += 1;
+        }
     }
 
     /// RAM offsets of the pages, in no particular order.
@@ -154,6 +220,8 @@ impl CodeCache {
             code.proof = None;
             code.index.fill(0);
             code.offset = None;
+            let tag = code.entered.take();
+            self.leave(number, tag);
         }
         Some(number)
     }
@@ -161,6 +229,7 @@ impl CodeCache {
     /// Forgets everything; gives the RAM offsets of the pages that had code.
     pub fn clear(&mut self) -> Vec<u64> {
         self.pages.clear();
+        self.entered.clear();
         self.ops = 0;
         let mut pages: Vec<u64> = std::mem::take(&mut self.numbers).into_keys().collect();
         pages.sort_unstable();

@@ -4,7 +4,7 @@ use crate::bus::Bus;
 use crate::flags::{self, Lazy};
 use crate::hooks::Hooks;
 use crate::memory::{PAGE_SIZE, Ram};
-use crate::mmu::{TLB_ENTRIES, Tag, TlbEntry, USER_TAG};
+use crate::mmu::{Filled, TLB_ENTRIES, Tag, TlbEntry, USER_TAG};
 use crate::model::CpuModel;
 use crate::msr::Msrs;
 use crate::op::{FS_BASE, GS_BASE, HIGH_BYTE, Op, PAGE, REGS, SCRATCH, ZERO};
@@ -107,6 +107,8 @@ pub(crate) struct Core {
     pub writer: u16,
     pub tlb: [TlbEntry; TLB_ENTRIES],
     pub code_tlb: [CodeEntry; CODE_TLB],
+    pub filled: Filled,
+    pub filled_code: Filled,
     /// Which 2 MiB regions (hashed) have pieces of large pages in the TLB: INVLPG of one byte drops all pieces.
     pub large_regions: [u64; 64],
     /// Time at which `budget` would be spent.
@@ -169,8 +171,10 @@ impl Core {
             flags: flags::FIXED,
             writer: 0,
             large_regions: [0; 64],
-            tlb: [TlbEntry::empty(0); TLB_ENTRIES],
-            code_tlb: [CodeEntry::empty(0); CODE_TLB],
+            tlb: std::array::from_fn(TlbEntry::empty),
+            code_tlb: std::array::from_fn(CodeEntry::empty),
+            filled: Filled::default(),
+            filled_code: Filled::default(),
             until: 0,
             saved: 0,
             stops: 0,

@@ -4,13 +4,13 @@ use std::fmt;
 
 use crate::access::{Place, page_rest};
 use crate::bus::Bus;
-use crate::code::{CodeCache, CrossingCode};
+use crate::code::{self, CodeCache, CrossingCode};
 use crate::core::{CODE_TLB, Core, Ctx, Faulted, stop};
 use crate::decode;
 use crate::exec::{self, Leave, event};
 use crate::flags::{IF, TF};
 use crate::memory::{PAGE_BYTES, PAGE_SIZE, Ram};
-use crate::mmu::slot;
+use crate::mmu::{Tag, slot};
 use crate::model::CpuModel;
 use crate::op::Op;
 use crate::registers::Registers;
@@ -390,13 +390,45 @@ impl Cpu {
 
     /// Notes the number of the decoded code for the translation of `va`, which leads to `page`.
     fn attach(&mut self, ram: &Ram, va: u64, page: u64) {
+        let tag = Tag::of(va, self.core.mode_tag);
+        self.relocate_code(ram, page, tag);
         self.compare_code(ram, page);
         let slot = slot::<CODE_TLB>(va >> 12);
         let entry = &mut self.core.code_tlb[slot];
         entry.page = self.cache.page(page);
+        self.cache.enter(entry.page, tag);
         entry.entries = self.cache.pages[entry.page as usize]
             .code
             .entries(entry.tag.offered(slot));
+    }
+
+    /// Uses the code that was decoded from another page of RAM, if nothing is known of this one, which is entered by the
+    /// same virtual page as that one was, and if both hold the same instructions.
+    fn relocate_code(&mut self, ram: &Ram, page: u64, tag: Tag) {
+        let Some(before) = self.cache.predecessor(page, tag) else {
+            return;
+        };
+        self.compare_code(ram, before);
+        let granules = self.core.hooks.code_map(before);
+        let (mut old, mut new) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
+        ram.load_bytes(before, &mut old);
+        ram.load_bytes(page, &mut new);
+        let Some(number) = self.cache.number_at(before) else {
+            return;
+        };
+        if granules == 0 || !code::agree(granules, &old, &new) {
+            return;
+        }
+        for (slot, entry) in self.core.code_tlb.iter_mut().enumerate() {
+            if entry.page == number {
+                entry.detach(slot);
+            }
+        }
+        self.core.hooks.clear_code(before);
+        self.cache.relocate(before, page);
+        if self.core.hooks.mark_granules(page, granules) {
+            self.core.revoke_writes(page);
+        }
     }
 
     /// Drops code that another processor has decoded, if this one's RAM does not hold the same.
@@ -430,19 +462,26 @@ impl Cpu {
             return;
         };
         let user = self.core.mode_tag != 0;
-        if translator.translate(page, number, rip, tag, user) == translate::Outcome::Full {
-            translator.clear();
-            for page in &mut self.cache.pages {
-                page.code.clear();
+        match translator.translate(page, number, rip, tag, user) {
+            translate::Outcome::Done => {}
+            translate::Outcome::FirstTable => {
+                self.core.code_tlb[slot].entries = page.code.entries(tag);
             }
-            for entry in &mut self.core.code_tlb {
-                entry.entries = translate::no_entries();
+            translate::Outcome::OtherTable => {
+                for (slot, entry) in self.core.code_tlb.iter_mut().enumerate() {
+                    if entry.page == number {
+                        entry.entries = page.code.entries(entry.tag.offered(slot));
+                    }
+                }
             }
-            return;
-        }
-        for (slot, entry) in self.core.code_tlb.iter_mut().enumerate() {
-            if entry.page == number {
-                entry.entries = page.code.entries(entry.tag.offered(slot));
+            translate::Outcome::Full => {
+                translator.clear();
+                for page in &mut self.cache.pages {
+                    page.code.clear();
+                }
+                for entry in &mut self.core.code_tlb {
+                    entry.entries = translate::no_entries();
+                }
             }
         }
     }

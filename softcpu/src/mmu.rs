@@ -56,7 +56,7 @@ const ABSENT: u64 = 1 << 13;
 const WITHHELD: u64 = 1 << 14;
 
 /// What a TLB compares with the page of an address: see the head of this module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub(crate) struct Tag(u64);
 
@@ -141,6 +141,35 @@ impl TlbEntry {
         }
     }
 }
+
+/// Which slots of a TLB may hold something, so that a guest that loads CR3 often does not have all of them cleared each
+/// time.
+#[derive(Debug, Default)]
+pub(crate) struct Filled(Vec<u16>);
+
+impl Filled {
+    /// From here on all slots may.
+    const MANY: usize = 256;
+
+    /// Notes that an empty slot is filled.
+    pub fn note(&mut self, slot: usize) {
+        if self.0.len() < Self::MANY {
+            self.0.push(u16::try_from(slot).unwrap_or(0));
+        }
+    }
+
+    /// Gives the slots, of a table with `all` slots, and forgets them.
+    pub fn drain(&mut self, all: usize, mut clear: impl FnMut(usize)) {
+        if self.0.len() < Self::MANY {
+            self.0.drain(..).for_each(|slot| clear(usize::from(slot)));
+        } else {
+            self.0.clear();
+            (0..all).for_each(clear);
+        }
+    }
+}
+
+const _: () = assert!(TLB_ENTRIES <= 1 << 16);
 
 /// Index of a virtual page in a direct-mapped table of `N` entries.
 #[inline(always)]

@@ -171,6 +171,8 @@ impl Cpu {
             translate_after: _,
             tlb,
             code_tlb,
+            filled: _,
+            filled_code: _,
             large_regions,
             until,
             shadow_until,

@@ -137,7 +137,7 @@ impl Translations {
         {
             let tag = tag(page, user, offset, ram)?;
             let slot = next_slot::<TLB_ENTRIES>(&mut last, page)?;
-            core.tlb[slot] = TlbEntry {
+            let entry = TlbEntry {
                 read: tag,
                 write: if writable {
                     tag.withheld(slot)
@@ -147,6 +147,7 @@ impl Translations {
                 offset,
                 host: ram.host_address(offset),
             };
+            core.fill(slot, entry);
         }
         last = None;
         for &CodeTranslation {
@@ -158,12 +159,13 @@ impl Translations {
         {
             let tag = tag(page, user, offset, ram)?;
             let slot = next_slot::<CODE_TLB>(&mut last, page)?;
-            core.code_tlb[slot] = CodeEntry {
+            let entry = CodeEntry {
                 tag: tag.withheld(slot),
                 offset,
                 passed,
                 ..CodeEntry::empty(slot)
             };
+            core.fill_code(slot, entry);
         }
         for (words, half) in core.large_regions.chunks_exact_mut(32).zip(large_regions) {
             words.copy_from_slice(half);

@@ -10,6 +10,7 @@
 //! ```text
 //!  plan        which operations are a block, and which flags are looked at
 //!   `- kind       what an operation is to the translator
+//!  links       which branches lead to which blocks
 //!  writer      one block: registers, memory, flags, ways out
 //!   |- operations the translation of each kind
 //!   |- flags      flags between blocks
@@ -29,26 +30,26 @@ mod emit;
 mod entry;
 mod flags;
 mod kind;
+mod links;
 mod memory;
 mod operations;
 mod plan;
 mod writer;
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::mem::offset_of;
 
 use crate::code::CodePage;
 use crate::core::{CodeEntry, Core, Ctx};
 use crate::memory::PAGE_BYTES;
 use crate::mmu::Tag;
+use links::{Links, Place};
 use memory::CodeMemory;
+use plan::Plan;
 use writer::{Link, Writer};
 
 /// Bytes of code that are kept at most; beyond it everything is dropped and translated anew.
 const CODE_BYTES: usize = 32 << 20;
-/// Links that are kept at most.
-const MAX_LINKS: usize = 1 << 20;
 /// Pages with translated code at most, each of which has a table of 16 KiB.
 const MAX_PAGES: usize = 2 << 10;
 /// In place of a count: the block is translated.
@@ -238,13 +239,12 @@ pub(crate) struct Translator {
     next: usize,
     /// Where [`entry`] has the end.
     leave: usize,
-    /// Number of the code page and offset of the code at a virtual address in a mode.
-    blocks: HashMap<(u64, bool), (u32, usize)>,
-    /// Branches to a virtual address in a mode, and the number of the code page that they are in.
-    links: HashMap<(u64, bool), Vec<(u32, Link)>>,
-    link_count: usize,
+    links: Links,
     pages: usize,
     which: Translation,
+    /// What the last block was made with.
+    plan: Plan,
+    writer: Writer,
 }
 
 /// What became of a request to translate.
@@ -252,6 +252,10 @@ pub(crate) struct Translator {
 pub(crate) enum Outcome {
     /// Translated, or left to the interpreter.
     Done,
+    /// The same, and the page has a table of translated code for the first time.
+    FirstTable,
+    /// The same, and the page has another table than before.
+    OtherTable,
     /// There is no room: everything has to be dropped first.
     Full,
 }
@@ -264,11 +268,11 @@ impl Translator {
             memory,
             next: 0,
             leave: 0,
-            blocks: HashMap::new(),
-            links: HashMap::new(),
-            link_count: 0,
+            links: Links::default(),
             pages: 0,
             which,
+            plan: Plan::default(),
+            writer: Writer::default(),
         };
         translator.clear();
         translator.attach(core);
@@ -287,9 +291,7 @@ impl Translator {
             self.next = code.len();
         }
         self.leave = leave;
-        self.blocks.clear();
         self.links.clear();
-        self.link_count = 0;
         self.pages = 0;
     }
 
@@ -297,70 +299,63 @@ impl Translator {
     /// interpreter's.
     pub fn translate(&mut self, page: &mut CodePage, number: u32, rip: u64, tag: Tag, user: bool) -> Outcome {
         let offset = rip % PAGE_BYTES as u64;
+        let mut done = Outcome::Done;
         if page.code.native.as_ref().is_none_or(|(known, _)| *known != tag) {
             // Blocks for another virtual address stay where they are; branches that lead there are right to.
-            if page.code.native.is_some() {
+            done = if page.code.native.is_some() {
                 page.code.clear();
-            }
+                Outcome::OtherTable
+            } else {
+                Outcome::FirstTable
+            };
             if self.pages == MAX_PAGES {
                 return Outcome::Full;
             }
             self.pages += 1;
             page.code.native = Some((tag, Box::new([0; PAGE_BYTES])));
         }
-        let Some(plan) = plan::plan(page, offset, user, self.which.lengths()) else {
+        if plan::plan(&mut self.plan, page, offset, user, self.which.lengths()).is_none() {
             page.code.heat.0[index(offset)].set(DECLINED);
-            return Outcome::Done;
-        };
-        let written = Writer::write(&plan, offset, rip - offset, user, self.next, self.leave);
-        if self.link_count + written.links.len() > MAX_LINKS
-            || !self.memory.write(self.next, &written.code.bytes)
-        {
+            return done;
+        }
+        self.writer
+            .write(&self.plan, offset, rip - offset, user, self.next, self.leave);
+        let (code, links) = (&self.writer.code.bytes, &self.writer.links);
+        if !self.links.has_room(links.len()) || !self.memory.write(self.next, code) {
             return Outcome::Full;
         }
         let at = self.next;
-        self.next += written.code.bytes.len().next_multiple_of(16);
+        self.next += code.len().next_multiple_of(16);
         page.code.heat.0[index(offset)].set(TRANSLATED);
         if let Some((_, entries)) = &mut page.code.native {
             entries[index(offset)] = u32::try_from(at).unwrap_or(0);
         }
-        self.blocks.insert((rip, user), (number, at));
-        for link in written.links {
-            self.link_count += 1;
-            self.links
-                .entry((link.target, user))
-                .or_default()
-                .push((number, link));
-            if let Some((page, at)) = self.blocks.get(&(link.target, user)) {
-                self.join(number, link, *page, *at);
+        for link in links {
+            if let Some((to, at)) = self.links.add(Place::new(link.target, user), number, *link) {
+                join(&mut self.memory, number, *link, to, at);
             }
         }
-        // Take what waits, because joining needs the whole translator.
-        let waiting = self.links.remove(&(rip, user)).unwrap_or_default();
-        for (from, link) in &waiting {
-            self.join(*from, *link, number, at);
+        for (from, link) in self.links.arrive(Place::new(rip, user), number, at) {
+            join(&mut self.memory, from, link, number, at);
         }
-        if !waiting.is_empty() {
-            self.links.insert((rip, user), waiting);
-        }
-        Outcome::Done
+        done
     }
+}
 
-    /// Makes a branch in code page `from` lead to the block at `at`, which is of code page `to`.
-    fn join(&mut self, from: u32, link: Link, to: u32, at: usize) {
-        // The block of a page that is no more: within the page there is none to go to, from another page the comparison
-        // says so.
-        if link.page_at.is_none() && from != to {
-            return;
-        }
-        #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // both lie in the code memory
-        let distance = (at as i64 - (link.at as i64 + 4)) as i32;
-        let mut written = self.memory.write(link.at, &distance.to_le_bytes());
-        if let Some(page_at) = link.page_at {
-            written &= self.memory.write(page_at, &to.to_le_bytes());
-        }
-        debug_assert!(written, "a link lies in the code memory");
+/// Makes a branch in code page `from` lead to the block at `at`, which is of code page `to`.
+fn join(memory: &mut CodeMemory, from: u32, link: Link, to: u32, at: usize) {
+    // The block of a page that is no more: within the page there is none to go to, from another page the comparison
+    // says so.
+    if link.page_at.is_none() && from != to {
+        return;
     }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // both lie in the code memory
+    let distance = (at as i64 - (link.at as i64 + 4)) as i32;
+    let mut written = memory.write(link.at, &distance.to_le_bytes());
+    if let Some(page_at) = link.page_at {
+        written &= memory.write(page_at, &to.to_le_bytes());
+    }
+    debug_assert!(written, "a link lies in the code memory");
 }
 
 /// Executes translated code at `at`, an offset that [`PageCode::here`] gave, until it leaves: [`Core::rip`] is where

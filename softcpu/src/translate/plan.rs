@@ -17,9 +17,10 @@ pub(super) struct Step {
 }
 
 /// How a block ends when its last instruction does not lead elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum End {
     /// The last instruction has said where control goes.
+    #[default]
     Said,
     /// The interpreter goes on at this page offset.
     Interpreter(u64),
@@ -28,7 +29,7 @@ pub(super) enum End {
 }
 
 /// A block, before it is translated.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Plan {
     pub steps: Vec<Step>,
     pub end: End,
@@ -36,10 +37,17 @@ pub(super) struct Plan {
     pub length: u32,
 }
 
-/// The block that begins at page offset `start`; `None` if it is not worth a translation. `shortest` is how many
-/// instructions it has at least if the interpreter goes on after it.
-pub(super) fn plan(page: &CodePage, start: u64, user: bool, (shortest, longest): (u32, u32)) -> Option<Plan> {
-    let mut steps: Vec<Step> = Vec::new();
+/// Makes `plan` the block that begins at page offset `start`; `None` if it is not worth a translation. `shortest` is how
+/// many instructions it has at least if the interpreter goes on after it.
+pub(super) fn plan(
+    plan: &mut Plan,
+    page: &CodePage,
+    start: u64,
+    user: bool,
+    (shortest, longest): (u32, u32),
+) -> Option<()> {
+    let steps = &mut plan.steps;
+    steps.clear();
     let mut length = 0;
     let mut at = page.find(start)?;
     let end = loop {
@@ -84,8 +92,10 @@ pub(super) fn plan(page: &CodePage, start: u64, user: bool, (shortest, longest):
     if length < shortest && matches!(end, End::Interpreter(_)) || length == 0 {
         return None;
     }
-    want(&mut steps);
-    Some(Plan { steps, end, length })
+    want(steps);
+    plan.end = end;
+    plan.length = length;
+    Some(())
 }
 
 /// Finds which flags are looked at, from the end to the beginning.

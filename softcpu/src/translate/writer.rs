@@ -161,7 +161,8 @@ struct Parts {
     disp: i32,
 }
 
-/// A block under translation.
+/// A block under translation. It is used for one block after the other, because it keeps memory for its lists.
+#[derive(Debug, Default)]
 pub(super) struct Writer {
     pub code: Emitter,
     /// Virtual address of the page.
@@ -187,36 +188,31 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Translates a block of the page at `page`, to lie at `origin`. `leave` is where [`super::entry`] has the end.
-    pub fn write(plan: &Plan, start: u64, page: u64, user: bool, origin: usize, leave: usize) -> Self {
-        let mut writer = Self {
-            code: Emitter::default(),
-            page,
-            user,
-            origin,
-            leave,
-            length: plan.length,
-            done: 0,
-            host_flags: set::NONE,
-            punts: Vec::new(),
-            punted: 0,
-            exits: Vec::new(),
-            vectors: false,
-            cold: Vec::new(),
-            links: Vec::new(),
-        };
-        writer.charge(start);
+    /// Translates a block of the page at `page`, to lie at `origin`. `leave` is where [`super::entry`] has the end. The
+    /// result is in [`Self::code`] and [`Self::links`].
+    pub fn write(&mut self, plan: &Plan, start: u64, page: u64, user: bool, origin: usize, leave: usize) {
+        self.code.bytes.clear();
+        self.punts.clear();
+        self.exits.clear();
+        self.cold.clear();
+        self.links.clear();
+        (self.page, self.user) = (page, user);
+        (self.origin, self.leave) = (origin, leave);
+        (self.length, self.done) = (plan.length, 0);
+        self.host_flags = set::NONE;
+        self.punted = 0;
+        self.vectors = false;
+        self.charge(start);
         for step in &plan.steps {
-            writer.step(step);
+            self.step(step);
         }
         match plan.end {
             End::Said => {}
-            End::Interpreter(offset) => writer.exit(page.wrapping_add(offset)),
-            End::Next(offset) if offset < PAGE_SIZE => writer.go(Target::Near(offset)),
-            End::Next(offset) => writer.go(Target::Far(offset)),
+            End::Interpreter(offset) => self.exit(page.wrapping_add(offset)),
+            End::Next(offset) if offset < PAGE_SIZE => self.go(Target::Near(offset)),
+            End::Next(offset) => self.go(Target::Far(offset)),
         }
-        writer.write_cold();
-        writer
+        self.write_cold();
     }
 
     /// Takes the block's time, or leaves if there is not enough.

@@ -245,18 +245,20 @@ impl<'a> Context<'a> {
             }
             let block = self.bytes_of(write);
             let skip = usize::try_from((frame * PAGE).saturating_sub(write.address)).unwrap_or(usize::MAX);
-            let mut run: Option<Range<usize>> = None;
-            for at in part.clone() {
-                if covered[at] {
-                    device.extend(run.take().map(|run| (run, *index)));
-                    continue;
-                }
-                covered[at] = true;
-                left -= 1;
-                bytes[at] = block.get(skip + at - part.start).copied().unwrap_or(0);
-                run = Some(run.map_or(at..at + 1, |run| run.start..at + 1));
+            let mut at = part.start;
+            while let Some(free) = covered[at..part.end].iter().position(|covered| !covered) {
+                let from = at + free;
+                let free = covered[from..part.end].iter().position(|covered| *covered);
+                at = free.map_or(part.end, |length| from + length);
+                covered[from..at].fill(true);
+                left -= at - from;
+                let source = skip.saturating_add(from - part.start);
+                let known = block.get(source..).unwrap_or(&[]);
+                let known = &known[..known.len().min(at - from)];
+                bytes[from..from + known.len()].copy_from_slice(known);
+                bytes[from + known.len()..at].fill(0);
+                device.push((from..at, *index));
             }
-            device.extend(run.map(|run| (run, *index)));
         }
         device
     }

@@ -58,8 +58,17 @@ impl Mapping {
     /// Has the host provide every page by itself and never as part of a huge one, now and later. Only pages that have
     /// not been touched are sure to be so. A host without huge pages has nothing to do.
     pub fn forbid_huge_pages(&self) -> Result<(), Errno> {
-        // SAFETY: the range is this mapping, and the advice changes neither its content nor its protection.
-        match unsafe { madvise(self.start.cast(), self.length, Advice::LinuxNoHugepage) } {
+        self.advise(Advice::LinuxNoHugepage)
+    }
+
+    /// Has the host provide 2 MiB at once where it can: a fault for each page takes longer than to clear that much.
+    pub fn want_huge_pages(&self) -> Result<(), Errno> {
+        self.advise(Advice::LinuxHugepage)
+    }
+
+    fn advise(&self, advice: Advice) -> Result<(), Errno> {
+        // SAFETY: the range is this mapping, and advice on huge pages changes neither its content nor its protection.
+        match unsafe { madvise(self.start.cast(), self.length, advice) } {
             Err(Errno::INVAL) | Ok(()) => Ok(()),
             Err(error) => Err(error),
         }
@@ -103,5 +112,16 @@ mod tests {
         mapping.forbid_huge_pages().unwrap();
         let found = flags(mapping.start());
         assert!(found.split(' ').any(|flag| flag == "nh"), "{found}");
+    }
+
+    #[test]
+    fn huge_pages_are_wanted_where_it_is_said() {
+        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            return;
+        }
+        let mapping = Mapping::zeroed(4 << 20).unwrap();
+        mapping.want_huge_pages().unwrap();
+        let found = flags(mapping.start());
+        assert!(found.split(' ').any(|flag| flag == "hg"), "{found}");
     }
 }

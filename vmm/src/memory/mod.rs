@@ -134,6 +134,14 @@ impl GuestRam {
             .map_err(|error| MemoryError::Map(error.into()))
     }
 
+    /// Has the host provide RAM as huge pages where it can. Not for a machine that branches off an image: it writes to
+    /// few pages of those that are zero.
+    pub fn want_huge_pages(&self) -> Result<(), MemoryError> {
+        let each = self.mappings.iter().map(Mapping::want_huge_pages);
+        each.collect::<Result<(), _>>()
+            .map_err(|error| MemoryError::Map(error.into()))
+    }
+
     /// An image of RAM now. Only pages that were marked since the last call are copied.
     ///
     /// No processor and no device may run during the call, and all pages that processors wrote must be marked.

@@ -7,6 +7,7 @@ use harness::conductor::Run;
 use harness::plan::{Overrides, plan};
 use harness::scenario::load;
 use tests::{ready, scenarios};
+use vmm::soft::Soft;
 
 /// Cases before the first count: what is made once and kept is there then.
 const FIRST: u64 = 50;
@@ -47,7 +48,7 @@ fn many_branches_leave_nothing_behind() {
     let file = scenarios().join("sweeps/receiver.toml");
     let (scenario, text) = load(&file).unwrap();
     let plan = plan(&scenario, file.to_str().unwrap(), &text, &Overrides::default()).unwrap();
-    let sweep = Sweep::new(&plan, &harness::agent::load().unwrap(), "baton").unwrap();
+    let sweep = Sweep::new(&plan, &harness::agent::load().unwrap(), "baton", Soft::default()).unwrap();
     // The image's decompressor follows an address that is not canonical, and has no handler: each case is short.
     let run = |numbers: std::ops::Range<u64>| {
         let only: Vec<Only> = numbers

@@ -6,6 +6,7 @@ use harness::plan::InjectionPlan;
 use harness::plan::{Overrides, Plan, plan};
 use harness::scenario::load;
 use tests::{program, ready, scenarios};
+use vmm::soft::Soft;
 
 fn receiver() -> Plan {
     let file = scenarios().join("sweeps/receiver.toml");
@@ -94,7 +95,13 @@ fn a_late_branch_ends_as_one_at_the_entry() {
     if !ready("branches of a sweep") {
         return;
     }
-    let mut sweep = Sweep::new(&receiver(), &harness::agent::load().unwrap(), "baton").unwrap();
+    let mut sweep = Sweep::new(
+        &receiver(),
+        &harness::agent::load().unwrap(),
+        "baton",
+        Soft::default(),
+    )
+    .unwrap();
     sweep.hashed = true;
     assert!(sweep.base.snapshots() > 2);
     let only = [
@@ -259,7 +266,7 @@ fn a_moment_is_that_of_a_run_from_power_on() {
         return;
     }
     let (plan, agent) = (under_dma(), harness::agent::load().unwrap());
-    let sweep = DmaSweep::new(&plan, &agent, "baton").unwrap();
+    let sweep = DmaSweep::new(&plan, &agent, "baton", Soft::default()).unwrap();
     let cases = sweep.cases(5);
     for case in [cases[2], cases[5], cases[8]] {
         let (_, branch) = sweep.run(case, false).unwrap();

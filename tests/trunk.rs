@@ -75,7 +75,7 @@ fn timeless(mut judged: Judged) -> Judged {
 
 fn each_ends_as_from_power_on(faults: &[&str], vcpus: u32, kexecs: u32) {
     let agent = harness::agent::load().unwrap();
-    let mut trunk = Trunk::new(&with("", vcpus, kexecs), &agent);
+    let mut trunk = Trunk::new(&with("", vcpus, kexecs), &agent, Soft::default());
     // The first one once more finds its snapshot there.
     for fault in faults.iter().chain(&faults[..1]) {
         let plan = with(fault, vcpus, kexecs);
@@ -106,6 +106,6 @@ fn a_plan_that_begins_otherwise_is_not_served() {
     if !ready("a run that does not branch") {
         return;
     }
-    let trunk = Trunk::new(&with("", 1, 1), &harness::agent::load().unwrap());
+    let trunk = Trunk::new(&with("", 1, 1), &harness::agent::load().unwrap(), Soft::default());
     assert!(!trunk.serves(&with("", 2, 1)));
 }

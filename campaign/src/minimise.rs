@@ -4,6 +4,7 @@
 use harness::scenario::Span;
 use harness::trunk::Trunk;
 use toml_edit::{DocumentMut, Item, Table, Value};
+use vmm::soft::Soft;
 
 use crate::job::Resolver;
 use crate::plan::{CampaignPlan, Cell};
@@ -28,7 +29,12 @@ pub struct Minimal {
 
 /// Looks for the smallest scenario that fails as a cell does. `failure` is the cell's result. Returns `None` if the
 /// cell has no injections.
-pub fn minimise(plan: &CampaignPlan, cell: &Cell, failure: &CellResult) -> Result<Option<Minimal>, String> {
+pub fn minimise(
+    plan: &CampaignPlan,
+    cell: &Cell,
+    failure: &CellResult,
+    soft: Soft,
+) -> Result<Option<Minimal>, String> {
     let mut resolver = Resolver::new().map_err(|error| error.to_string())?;
     let (base, _) = &plan.bases[cell.base];
     let mut trunk: Option<Trunk> = None;
@@ -39,7 +45,7 @@ pub fn minimise(plan: &CampaignPlan, cell: &Cell, failure: &CellResult) -> Resul
             return false;
         };
         let label = failure.label.clone();
-        branch(&mut trunk, &plan, resolver.agent()).is_ok_and(|(judged, _)| {
+        branch(&mut trunk, &plan, resolver.agent(), soft).is_ok_and(|(judged, _)| {
             let result = CellResult::of(failure.cell, label, &judged, None, 0);
             (result.status, result.signature()) == known
         })

@@ -40,8 +40,8 @@ pub enum WorkerError {
     Stream(#[from] std::io::Error),
 }
 
-/// Works until the input ends.
-pub fn work(input: impl BufRead, mut output: impl Write) -> Result<(), WorkerError> {
+/// Works on `soft` until the input ends.
+pub fn work(soft: Soft, input: impl BufRead, mut output: impl Write) -> Result<(), WorkerError> {
     let (mut resolver, mut trunk) = (Resolver::new()?, None);
     let mut say = |answer: &Answer| -> Result<(), WorkerError> {
         serde_json::to_writer(&mut output, answer)?;
@@ -52,7 +52,7 @@ pub fn work(input: impl BufRead, mut output: impl Write) -> Result<(), WorkerErr
         let job: Job = serde_json::from_str(&line?)?;
         for cell in &job.cells {
             say(&Answer::Begin(cell.id))?;
-            let result = run_cell(&mut resolver, &mut trunk, &job.base, cell);
+            let result = run_cell(soft, &mut resolver, &mut trunk, &job.base, cell);
             say(&Answer::Result(Box::new(result)))?;
         }
         say(&Answer::Done)?;
@@ -61,11 +61,17 @@ pub fn work(input: impl BufRead, mut output: impl Write) -> Result<(), WorkerErr
 }
 
 /// Runs a cell and sums it up.
-fn run_cell(resolver: &mut Resolver, trunk: &mut Option<Trunk>, base: &Base, cell: &JobCell) -> CellResult {
+fn run_cell(
+    soft: Soft,
+    resolver: &mut Resolver,
+    trunk: &mut Option<Trunk>,
+    base: &Base,
+    cell: &JobCell,
+) -> CellResult {
     let begin = Instant::now();
     let plan = resolved(resolver, base, cell);
     let result = plan.and_then(|plan| {
-        let (judged, plain) = branch(trunk, &plan, resolver.agent())?;
+        let (judged, plain) = branch(trunk, &plan, resolver.agent(), soft)?;
         let wall = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
         let label = cell.label.clone();
         Ok(CellResult::of(cell.id, label, &judged, plain, wall))
@@ -80,11 +86,12 @@ pub(crate) fn branch<'a>(
     trunk: &'a mut Option<Trunk>,
     plan: &Plan,
     agent: &[u8],
+    soft: Soft,
 ) -> Result<(Judged, Option<&'a Judged>), String> {
     if trunk.as_ref().is_some_and(|trunk| !trunk.serves(plan)) {
         *trunk = None;
     }
-    let trunk = trunk.get_or_insert_with(|| Trunk::new(plan, agent));
+    let trunk = trunk.get_or_insert_with(|| Trunk::new(plan, agent, soft));
     let judged = trunk.run(plan, &SILENT).map_err(|error| error.to_string())?;
     if plan.injections.is_empty() {
         return Ok((judged, None));
@@ -94,7 +101,7 @@ pub(crate) fn branch<'a>(
 }
 
 /// Runs a cell of a plan in this process from power-on, and returns it with its result.
-pub fn run_again(plan: &CampaignPlan, cell: &Cell) -> Result<(Judged, CellResult), String> {
+pub fn run_again(plan: &CampaignPlan, cell: &Cell, soft: Soft) -> Result<(Judged, CellResult), String> {
     let mut resolver = Resolver::new().map_err(|error| error.to_string())?;
     let (base, _) = &plan.bases[cell.base];
     let cell = JobCell {
@@ -104,7 +111,7 @@ pub fn run_again(plan: &CampaignPlan, cell: &Cell) -> Result<(Judged, CellResult
     };
     let plan = resolved(&mut resolver, base, &cell)?;
     let run = |plan: &Plan| {
-        let judged = harness::run::run(plan, resolver.agent(), &Soft::default(), &[], &SILENT);
+        let judged = harness::run::run(plan, resolver.agent(), &soft, &[], &SILENT);
         judged.map_err(|error| error.to_string())
     };
     let judged = run(&plan)?;

@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use crate::compare::first_difference;
-use crate::conductor::{HostTimes, Observer, Progress, Run, Stopwatch, Until, chain};
+use crate::conductor::{HostTimes, Observer, Progress, Run, Stopwatch, Until, WarmRuns, chain};
 use crate::evidence::Evidence;
 use crate::oracle::{MAX_KEPT, Question, open_questions};
 use crate::plan::Plan;
-use crate::scenario::ScenarioError;
+use crate::scenario::{ScenarioError, parse};
 use crate::snapshot::{RunSnapshot, SnapshotError};
 use crate::verdict::Judged;
 use vmm::machine::{MachineError, Moment};
 use vmm::memory::PAGE_SIZE;
 use vmm::processors::Backend;
+use vmm::soft::Soft;
 
 /// Most guest RAM, in bytes, of a snapshot at a jump for the second run. If a run has written more, the second run
 /// begins at power-on.
@@ -84,7 +85,8 @@ pub fn run(
         return Err(RunError::Hold(MachineError::NoSnapshot));
     }
     let run = Run::new(plan, agent, backend, &[]).map_err(RunError::Machine)?;
-    finish(run, HostTimes::default(), backend, holds, listeners)
+    let warm = WarmRuns::default();
+    finish(run, HostTimes::default(), backend, holds, &warm, listeners)
 }
 
 /// Continues a run from a snapshot to its end, and judges it as [`run`] does.
@@ -93,30 +95,39 @@ pub fn resume(snapshot: &RunSnapshot, holds: &[Hold], listeners: &Listeners<'_>)
     finish(
         run,
         snapshot.host_times.clone(),
-        &vmm::soft::Soft::default(),
+        &Soft {
+            translation: snapshot.translation,
+        },
         holds,
+        &WarmRuns::default(),
         listeners,
     )
 }
 
-/// Takes a run to its end and judges it.
+/// Takes a run to its end and judges it. It takes code from `warm`; if a second run or others will want it, it leaves its
+/// own there.
 pub(crate) fn finish(
     mut run: Run,
     host_times: HostTimes,
     backend: &dyn Backend,
     holds: &[Hold],
+    warm: &WarmRuns,
     listeners: &Listeners<'_>,
 ) -> Result<Judged, RunError> {
     let (plan, agent) = (run.plan().clone(), run.agent().clone());
     let watch = Stopwatch::resumed(listeners.observer, host_times);
+    run.warm_up(warm);
     let passed = proceed(&mut run, backend, holds, &watch)?;
+    if backend.is_repeatable() && may_ask(&plan) {
+        run.leave_code(warm);
+    }
     let mut evidence = run.finish(&watch);
     watch.fill(&mut evidence);
     let mut judged = Judged::new(evidence)?;
     let questions = open_questions(&judged.results, MAX_KEPT);
     if !questions.is_empty() && backend.is_repeatable() {
         let from_power_on = || Run::new(&plan, &agent, backend, &questions).map_err(RunError::Machine);
-        judged = answered(judged, &questions, &passed.held, from_power_on, listeners)?;
+        judged = answered(judged, &questions, &passed.held, from_power_on, warm, listeners)?;
     }
     judged.fail_with(passed.missed);
     Ok(judged)
@@ -128,6 +139,7 @@ fn answered(
     questions: &[Question],
     held: &[RunSnapshot],
     from_power_on: impl Fn() -> Result<Run, RunError>,
+    warm: &WarmRuns,
     listeners: &Listeners<'_>,
 ) -> Result<Judged, RunError> {
     let watched = |mut run: Run| {
@@ -135,7 +147,9 @@ fn answered(
             bytes: questions.len(),
             from: run.stands_at(),
         });
+        run.warm_up(warm);
         run.proceed(&[], &());
+        run.leave_code(warm);
         run.finish(&())
     };
     let start = last_before(held, first_doubt(&judged.evidence, questions));
@@ -158,6 +172,14 @@ struct Passed {
     missed: Vec<String>,
 }
 
+/// Whether findings are to be expected, so that snapshots at the jumps are worth their time. If a run has findings that
+/// nobody expected, its second run begins at power-on.
+fn may_ask(plan: &Plan) -> bool {
+    !plan.injections.is_empty()
+        || parse(&plan.scenario_file, &plan.scenario_text)
+            .is_ok_and(|scenario| scenario.expect.awaits_findings())
+}
+
 /// Takes the run to its end. Snapshots that were asked for are written; those at each jump are returned.
 fn proceed(
     run: &mut Run,
@@ -165,7 +187,7 @@ fn proceed(
     holds: &[Hold],
     watch: &Stopwatch<'_>,
 ) -> Result<Passed, RunError> {
-    let jumps = if backend.is_repeatable() {
+    let jumps = if backend.is_repeatable() && may_ask(run.plan()) {
         run.plan().kexecs
     } else {
         0

@@ -8,7 +8,7 @@ use vmm::injection::Injection;
 use vmm::phase::{Phase, Stamp};
 use vmm::soft::Soft;
 
-use crate::conductor::{HostTimes, Progress, Run, Until};
+use crate::conductor::{HostTimes, Progress, Run, Until, WarmRuns};
 use crate::evidence::Evidence;
 use crate::plan::Plan;
 use crate::run::{Listeners, MAX_HELD, RunError, SILENT, finish, run};
@@ -27,12 +27,15 @@ pub struct Trunk {
     none_from: Option<Stamp>,
     /// The whole run.
     plain: Option<Judged>,
+    soft: Soft,
+    /// Code that the runs leave for each other.
+    warm: WarmRuns,
 }
 
 impl Trunk {
     /// The beginning of all runs that begin as `plan`. Nothing runs yet.
     #[must_use]
-    pub fn new(plan: &Plan, agent: &[u8]) -> Self {
+    pub fn new(plan: &Plan, agent: &[u8], soft: Soft) -> Self {
         Self {
             plan: Plan {
                 injections: Vec::new(),
@@ -42,6 +45,8 @@ impl Trunk {
             held: Vec::new(),
             none_from: None,
             plain: None,
+            soft,
+            warm: WarmRuns::default(),
         }
     }
 
@@ -66,7 +71,7 @@ impl Trunk {
     /// Runs a plan and judges it as [`run()`] does. A plan that begins otherwise runs from power-on.
     pub fn run(&mut self, plan: &Plan, listeners: &Listeners<'_>) -> Result<Judged, RunError> {
         if !self.serves(plan) {
-            return run(plan, &self.agent, &Soft::default(), &[], listeners);
+            return run(plan, &self.agent, &self.soft, &[], listeners);
         }
         if let Some(plain) = self.plain.as_ref().filter(|_| plan.injections.is_empty()) {
             return Ok(Judged::new(Evidence {
@@ -79,13 +84,19 @@ impl Trunk {
             .iter()
             .map(|planned| parts_at(&planned.injection, plan.first_generation()))
             .min();
-        match self.last_at(before)? {
-            Some(snapshot) => {
-                let branch = Run::branched(snapshot, plan).map_err(RunError::Machine)?;
-                finish(branch, HostTimes::default(), &Soft::default(), &[], listeners)
-            }
-            None => run(plan, &self.agent, &Soft::default(), &[], listeners),
+        let branch = match self.last_at(before)? {
+            Some(snapshot) => Run::branched(snapshot, plan),
+            None => Run::new(plan, &self.agent, &self.soft, &[]),
         }
+        .map_err(RunError::Machine)?;
+        finish(
+            branch,
+            HostTimes::default(),
+            &self.soft,
+            &[],
+            &self.warm,
+            listeners,
+        )
     }
 
     /// The last snapshot at `place` or before it; the last of all if there is no place. Goes on to the place first.
@@ -107,12 +118,14 @@ impl Trunk {
         let before = at.checked_sub(1).map(|before| &self.held[before].1);
         let mut run = match before {
             Some(snapshot) => Run::from_snapshot(snapshot, &[]),
-            None => Run::new(&self.plan, &self.agent, &Soft::default(), &[]),
+            None => Run::new(&self.plan, &self.agent, &self.soft, &[]),
         }
         .map_err(RunError::Machine)?;
+        run.warm_up(&self.warm);
         let reached = run.proceed(&[Until::Phase(place)], &()) == Progress::Paused(0);
         if reached && run.touched_bytes() <= MAX_HELD {
             let snapshot = run.snapshot().map_err(RunError::Hold)?;
+            run.leave_code(&self.warm);
             self.held.insert(at, (place, snapshot));
         } else {
             self.none_from = Some(place);

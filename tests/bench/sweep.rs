@@ -5,6 +5,7 @@ use campaign::sweep::{Case, Cost, Sweep};
 use harness::plan::Plan;
 use serde::Serialize;
 use std::fmt;
+use vmm::soft::Soft;
 
 /// Target: fewest injections per hour of processor time.
 const GOAL_PER_HOUR: f64 = 10_000.0;
@@ -32,7 +33,7 @@ pub struct Injections {
 
 /// Runs `count` cases of the sweep of a scenario.
 pub fn measure(plan: &Plan, agent: &[u8], count: usize) -> Result<Injections, String> {
-    let sweep = Sweep::new(plan, agent, "").map_err(|error| error.to_string())?;
+    let sweep = Sweep::new(plan, agent, "", Soft::default()).map_err(|error| error.to_string())?;
     let all = sweep.cases(&[]).map_err(|error| error.to_string())?;
     let mut costs = Vec::new();
     for case in spread(&all, count) {

@@ -4,7 +4,7 @@ use softcpu::registers::CR0_PE;
 use thiserror::Error;
 
 pub use softcpu::registers::{CS, Segment, TableRegister};
-pub use softcpu::{Bus, CpuState, CpuWrite, Exit, Shutdown, WarmCode};
+pub use softcpu::{Bus, CpuState, CpuWrite, Exit, Shutdown, Translation, WarmCode};
 
 /// Index of RSI in [`Registers::gpr`].
 pub const RSI: usize = softcpu::registers::RSI as usize;
@@ -107,6 +107,8 @@ pub trait Vcpu {
     }
     /// Uses such code of another processor wherever RAM holds the same bytes.
     fn give_code(&mut self, _code: WarmCode) {}
+    /// Chooses which guest code is translated to host code from now on, where the backend does so.
+    fn translate(&mut self, _which: Translation) {}
     /// IA32_LSTAR: where SYSCALL goes; 0 after power-on.
     fn syscall_entry(&self) -> u64;
     /// Sets the registers.

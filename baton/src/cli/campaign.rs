@@ -2,7 +2,7 @@
 
 use super::outputs::{Outputs, ReportFiles, Said, write_all};
 use super::run::keep;
-use super::{Exit, complain, exit_of};
+use super::{Exit, SoftArgs, complain, exit_of};
 use crate::report::{
     CampaignReport, CountProgress, MinimalPlace, Places, ScenarioReport, campaign_text, html, run_line, text,
     write_json, write_text,
@@ -23,6 +23,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use vmm::soft::Soft;
 
 /// How many groups of failures have evidence kept, unless `--keep` says.
 const KEPT: usize = 10;
@@ -46,7 +47,13 @@ enum CampaignCommand {
     Merge(MergeArgs),
     /// Run cells that a campaign sends on standard input.
     #[command(hide = true)]
-    Worker,
+    Worker(WorkerArgs),
+}
+
+#[derive(Debug, Args)]
+struct WorkerArgs {
+    #[command(flatten)]
+    soft: SoftArgs,
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +88,8 @@ struct CampaignRunArgs {
     cell_timeout: u64,
     #[command(flatten)]
     files: CampaignFiles,
+    #[command(flatten)]
+    soft: SoftArgs,
 }
 
 /// The files that a campaign's report is written to.
@@ -122,6 +131,8 @@ struct CellArgs {
     out: Option<PathBuf>,
     #[command(flatten)]
     reports: ReportFiles,
+    #[command(flatten)]
+    soft: SoftArgs,
 }
 
 #[derive(Debug, Args)]
@@ -142,7 +153,7 @@ pub(super) fn campaign(args: &CampaignArgs) -> Exit {
         (Some(CampaignCommand::Plan(args)), _) => list(args),
         (Some(CampaignCommand::Cell(args)), _) => again(args),
         (Some(CampaignCommand::Merge(args)), _) => together(args),
-        (Some(CampaignCommand::Worker), _) => work(),
+        (Some(CampaignCommand::Worker(args)), _) => work(args),
         (None, Some(file)) => run(file, &args.run),
         (None, None) => Err(Failed(Exit::Usage, "no campaign file".into())),
     };
@@ -216,7 +227,7 @@ fn again(args: &CellArgs) -> Result<Exit, Failed> {
         (None, _) => return Err(Failed::usage(format!("no cell {} in the plan", args.cell))),
         (Some(_), Some(_)) => return Err(Failed::usage(format!("several cells begin with {}", args.cell))),
     };
-    let (judged, _) = worker::run_again(&plan, cell).map_err(Failed::run)?;
+    let (judged, _) = worker::run_again(&plan, cell, args.soft.backend()).map_err(Failed::run)?;
     let kept = keep(&judged, args.out.clone());
     outputs.said().line(&format!("{}\n", plan.label(cell)));
     outputs.said().line(&text(&judged));
@@ -236,15 +247,17 @@ fn together(args: &MergeArgs) -> Result<Exit, Failed> {
     Ok(status(&merged.summary, merged.missing.len()))
 }
 
-fn work() -> Result<Exit, Failed> {
+fn work(args: &WorkerArgs) -> Result<Exit, Failed> {
     // A worker that outlives its campaign would work for nobody.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    worker::work(std::io::stdin().lock(), std::io::stdout().lock()).map_err(Failed::run)?;
+    let soft = args.soft.backend();
+    worker::work(soft, std::io::stdin().lock(), std::io::stdout().lock()).map_err(Failed::run)?;
     Ok(Exit::Met)
 }
 
 fn run(path: &Path, args: &CampaignRunArgs) -> Result<Exit, Failed> {
     let plan = Arc::new(planned(path)?);
+    let soft = args.soft.backend();
     let directory = args
         .out
         .clone()
@@ -292,9 +305,9 @@ fn run(path: &Path, args: &CampaignRunArgs) -> Result<Exit, Failed> {
         ..Places::default()
     };
     if args.minimise {
-        minimise_groups(&plan, &summary, &directory, args.keep, &mut places)?;
+        minimise_groups(&plan, &summary, &directory, args.keep, soft, &mut places)?;
     }
-    let unequal = keep_evidence(&plan, &summary, &directory, args.keep, &mut places)?;
+    let unequal = keep_evidence(&plan, &summary, &directory, args.keep, soft, &mut places)?;
     let header = campaign::store::read_header(&directory)?;
     let report = CampaignReport::new(&header, &summary, &[]);
     say(&report, &args.files, outputs.said(), &places)?;
@@ -309,7 +322,10 @@ fn run(path: &Path, args: &CampaignRunArgs) -> Result<Exit, Failed> {
 fn settings(args: &CampaignRunArgs) -> Result<Settings, Failed> {
     let program = std::env::current_exe().map_err(Failed::run)?;
     Ok(Settings {
-        worker: (program, vec!["campaign".into(), "worker".into()]),
+        worker: (
+            program,
+            vec!["campaign".into(), "worker".into(), args.soft.option()],
+        ),
         jobs: args.jobs.map_or_else(super::processors, usize::from),
         cell_timeout: Duration::from_secs(args.cell_timeout),
     })
@@ -338,13 +354,14 @@ fn keep_evidence(
     summary: &Summary,
     directory: &Path,
     groups: usize,
+    soft: Soft,
     places: &mut Places,
 ) -> Result<Option<campaign::plan::CellId>, Failed> {
     for (cell, failure) in smallest_failures(plan, summary, groups) {
         let id = cell.id;
         let place = directory.join("evidence").join(id.to_string());
         if !harness::evidence::is_kept_in(&place) {
-            let (judged, result) = worker::run_again(plan, cell).map_err(Failed::run)?;
+            let (judged, result) = worker::run_again(plan, cell, soft).map_err(Failed::run)?;
             if keep(&judged, Some(place.clone())).is_err() {
                 return Err(Failed::run("evidence was not kept"));
             }
@@ -363,11 +380,12 @@ fn minimise_groups(
     summary: &Summary,
     directory: &Path,
     groups: usize,
+    soft: Soft,
     places: &mut Places,
 ) -> Result<(), Failed> {
     for (cell, failure) in smallest_failures(plan, summary, groups) {
         let id = cell.id;
-        let minimal = minimise(plan, cell, failure).map_err(Failed::run)?;
+        let minimal = minimise(plan, cell, failure, soft).map_err(Failed::run)?;
         let Some(minimal) = minimal else { continue };
         let folder = directory.join("minimal");
         let file = folder.join(format!("{id}.toml"));

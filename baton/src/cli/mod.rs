@@ -105,6 +105,13 @@ struct Execution {
     /// on this host.
     #[arg(long, value_name = "FACTOR", value_parser = clap::value_parser!(u32).range(1..=1000))]
     slowdown: Option<u32>,
+    #[command(flatten)]
+    soft: SoftArgs,
+}
+
+/// How softcpu executes guest code.
+#[derive(Debug, Clone, Copy, Args)]
+struct SoftArgs {
     /// Whether softcpu translates guest code that runs often to host code. Nothing but speed depends on it.
     #[arg(
         long,
@@ -114,6 +121,35 @@ struct Execution {
         hide_possible_values = true
     )]
     translate: Switch,
+}
+
+impl SoftArgs {
+    fn translation(self) -> Translation {
+        match self.translate {
+            Switch::On => Translation::default(),
+            Switch::Off => Translation::Off,
+        }
+    }
+
+    /// The option that says the same.
+    fn option(self) -> String {
+        let value = match self.translate {
+            Switch::On => "on",
+            Switch::Off => "off",
+        };
+        format!("--translate={value}")
+    }
+
+    /// The backend. Says so on standard error if the host does not allow what was asked for.
+    fn backend(self) -> Soft {
+        let translation = self.translation();
+        if translation != Translation::Off
+            && let Err(error) = Translation::possible()
+        {
+            eprintln!("baton: guest code is interpreted, not translated: executable memory: {error}");
+        }
+        Soft { translation }
+    }
 }
 
 /// On or off.
@@ -170,6 +206,8 @@ struct ResumeArgs {
     /// Write further snapshots, as `run --snapshot` does.
     #[arg(long, value_name = "PLACE=FILE")]
     snapshot: Vec<place::SnapshotArg>,
+    #[command(flatten)]
+    soft: SoftArgs,
 }
 
 #[derive(Debug, Args)]
@@ -267,20 +305,14 @@ fn backend_of(
             crate::report::kvm(found)
         );
     };
-    let translation = match execution.translate {
-        Switch::On => Translation::default(),
-        Switch::Off => Translation::Off,
-    };
+    let translation = execution.soft.translation();
     let backend = harness::backend::choose(choice.into(), Soft { translation }, slowdown, &say);
     let backend = backend.map_err(|error| {
         complain(error);
         Exit::Failed
     })?;
-    if backend.name() == Soft::NAME
-        && translation != Translation::Off
-        && let Err(error) = Translation::possible()
-    {
-        eprintln!("baton: guest code is interpreted, not translated: executable memory: {error}");
+    if backend.name() == Soft::NAME {
+        execution.soft.backend();
     }
     Ok(backend)
 }

@@ -9,13 +9,14 @@ use harness::snapshot::RunSnapshot;
 
 /// Reads the snapshot, ends its run, and reports as `baton run` does.
 pub(super) fn resume(args: &ResumeArgs) -> Exit {
-    let snapshot = match RunSnapshot::read(&args.file) {
+    let mut snapshot = match RunSnapshot::read(&args.file) {
         Ok(snapshot) => snapshot,
         Err(error) => {
             complain(chain(&error));
             return Exit::Usage;
         }
     };
+    snapshot.translation = args.soft.backend().translation;
     let holds: Vec<Hold> = args
         .snapshot
         .iter()

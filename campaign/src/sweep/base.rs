@@ -81,8 +81,8 @@ pub struct Base {
 
 impl Base {
     /// Makes the unchanged run.
-    pub fn new(plan: &Plan, agent: &[u8]) -> Result<Self, BaseError> {
-        let mut run = Run::new(plan, agent, &Soft::default(), &[])?;
+    pub fn new(plan: &Plan, agent: &[u8], soft: Soft) -> Result<Self, BaseError> {
+        let mut run = Run::new(plan, agent, &soft, &[])?;
         if run.proceed(&[Until::entry(1)], &()) == Progress::Ended {
             return Err(BaseError::NoEntry(run.finish(&()).outcome.text));
         }

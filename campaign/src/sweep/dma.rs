@@ -147,11 +147,11 @@ pub struct DmaSweep {
 
 impl DmaSweep {
     /// Makes the unchanged run of `plan`. `command` is what a reproducing command line begins with.
-    pub fn new(plan: &Plan, agent: &[u8], command: &str) -> Result<Self, BaseError> {
+    pub fn new(plan: &Plan, agent: &[u8], command: &str, soft: Soft) -> Result<Self, BaseError> {
         if plan.dma.is_none() {
             return Err(BaseError::NoDevice);
         }
-        let mut run = Run::new(plan, agent, &Soft::default(), &[])?;
+        let mut run = Run::new(plan, agent, &soft, &[])?;
         let armed = Until::Phase(vmm::phase::Stamp {
             generation: 0,
             phase: Phase::Armed,

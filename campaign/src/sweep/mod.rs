@@ -27,6 +27,7 @@ use harness::conductor::{Run, chain};
 use harness::plan::Plan;
 use harness::verdict::Judged;
 use kho_core::fields::{Field, FieldError, LIST_LIMIT};
+use vmm::soft::Soft;
 
 /// Which cases to run: all values of the fields of a path, or one value.
 ///
@@ -112,9 +113,9 @@ pub struct CaseError {
 
 impl Sweep {
     /// Makes the unchanged run of `plan`. `command` is what a reproducing command line begins with.
-    pub fn new(plan: &Plan, agent: &[u8], command: &str) -> Result<Self, BaseError> {
+    pub fn new(plan: &Plan, agent: &[u8], command: &str, soft: Soft) -> Result<Self, BaseError> {
         Ok(Self {
-            base: Base::new(plan, agent)?,
+            base: Base::new(plan, agent, soft)?,
             plan: plan.clone(),
             command: command.into(),
             from_entry: false,

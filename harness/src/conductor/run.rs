@@ -18,7 +18,7 @@ use vmm::boot::BootParams;
 use vmm::machine::{Event, Machine, MachineError};
 use vmm::memory::MemoryError;
 use vmm::phase::{Generation, Stamp};
-use vmm::processors::Backend;
+use vmm::processors::{Backend, Translation};
 
 /// Guest time after which a running guest is looked at, in nanoseconds: at each multiple of it.
 const TURN_NS: u64 = 50_000_000;
@@ -32,6 +32,7 @@ pub struct Run {
     pub(super) evidence: Evidence,
     /// Bytes whose last writer is in question, by checkpoint.
     pub(super) questions: Vec<Question>,
+    translation: Translation,
 }
 
 /// Where a run is to pause.
@@ -134,6 +135,7 @@ impl Run {
             agent: Arc::new(agent.to_vec()),
             machine,
             questions: questions.to_vec(),
+            translation: backend.translation(),
         };
         run.hand_over()?;
         Ok(run)
@@ -161,6 +163,7 @@ impl Run {
             questions: self.questions.clone(),
             machine: self.machine.snapshot()?,
             host_times: HostTimes::default(),
+            translation: self.translation,
         })
     }
 
@@ -223,6 +226,7 @@ impl Run {
     /// A run that continues from `snapshot`. It records the last writes to the bytes in question, as in [`Run::new`].
     pub fn from_snapshot(snapshot: &RunSnapshot, questions: &[Question]) -> Result<Self, MachineError> {
         let mut machine = Machine::from_snapshot(&snapshot.machine)?;
+        machine.translate(snapshot.translation);
         machine.watch(questions.iter().map(|question| question.address / PAGE));
         let questions = [&snapshot.questions, questions].concat();
         Ok(Self {
@@ -232,6 +236,7 @@ impl Run {
             cursor: snapshot.cursor.clone(),
             evidence: snapshot.evidence.clone(),
             questions,
+            translation: snapshot.translation,
         })
     }
 

@@ -42,13 +42,21 @@ impl Expect {
         self.outcome.map_or(in_the_guest, |expected| expected == kind)
     }
 
-    /// Expected result of `rule`.
-    pub fn of(&self, rule: RuleName) -> Expected {
-        let goes_to_its_end = matches!(
+    /// Whether findings are to be reckoned with: a rule must be violated, or the run breaks off.
+    pub fn awaits_findings(&self) -> bool {
+        !self.goes_to_its_end() || self.rules.values().any(|rule| *rule == Expected::Violated)
+    }
+
+    fn goes_to_its_end(&self) -> bool {
+        matches!(
             self.outcome,
             Some(OutcomeKind::Completed | OutcomeKind::SessionLost)
-        );
-        let usual = if goes_to_its_end {
+        )
+    }
+
+    /// Expected result of `rule`.
+    pub fn of(&self, rule: RuleName) -> Expected {
+        let usual = if self.goes_to_its_end() {
             Expected::Holds
         } else {
             Expected::Any

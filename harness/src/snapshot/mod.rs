@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vmm::machine::{MachineState, Snapshot};
+use vmm::processors::Translation;
 
 use crate::conductor::{Cursor, HostTimes};
 use crate::evidence::{Captures, Evidence};
@@ -37,6 +38,8 @@ pub struct RunSnapshot {
     pub machine: Snapshot,
     /// Host time of each phase so far. It does not affect the run.
     pub host_times: HostTimes,
+    /// Which guest code runs that continue from here translate. It is not stored.
+    pub translation: Translation,
 }
 
 /// A snapshot without guest RAM, as encoded in a file.
@@ -94,6 +97,7 @@ impl RunSnapshot {
             questions,
             machine: Snapshot { ram, state: machine },
             host_times,
+            translation: _,
         } = self;
         let encoded = Encoded {
             plan: Cow::Borrowed(plan),
@@ -156,6 +160,7 @@ impl RunSnapshot {
                 state: machine.into_owned(),
             },
             host_times: host_times.into_owned(),
+            translation: Translation::default(),
         };
         if snapshot.header() != header {
             return Err(reading.malformed("header", "it does not say what the state says"));

@@ -36,7 +36,7 @@ use crate::platform::{Platform, Progress};
 use crate::processors::{Backend, PowerOn, Processors};
 use crate::provenance::Provenance;
 use crate::trace::{self, Trace, TraceRecord};
-use crate::vcpu::{CpuWrite, RSI, Registers, WarmCode};
+use crate::vcpu::{CpuWrite, RSI, Registers, Translation, WarmCode};
 use record::Phases;
 use state::Records;
 
@@ -74,6 +74,8 @@ impl Machine {
         let ram = GuestRam::new(config.ram_bytes)?;
         if backend.logs_whole_pages() {
             ram.forbid_huge_pages()?;
+        } else {
+            ram.want_huge_pages()?;
         }
         let mailbox = config.vcpus > 1 && backend.starts_by_mailbox();
         if mailbox {
@@ -445,6 +447,11 @@ impl Machine {
     /// Uses such code wherever RAM holds the same bytes. Nothing but speed depends on it.
     pub fn give_code(&mut self, code: Vec<WarmCode>) {
         self.processors.give_code(code);
+    }
+
+    /// Chooses which guest code is translated to host code from now on, on the `soft` backend.
+    pub fn translate(&mut self, which: Translation) {
+        self.processors.translate(which);
     }
 
     /// Remembers when each of these page frames is next read or written by a processor, where the backend can tell.

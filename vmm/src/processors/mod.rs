@@ -12,8 +12,8 @@ use std::sync::Arc;
 use crate::memory::GuestRam;
 pub use crate::platform::DeviceEvent;
 use crate::platform::Platform;
-pub use crate::vcpu::WarmCode;
 use crate::vcpu::{BackendError, CpuWrite, Registers};
+pub use crate::vcpu::{Translation, WarmCode};
 pub use idle::Idle;
 pub use state::{ProcessorsState, SteppedState};
 pub use turn::{Activity, Turn};
@@ -124,6 +124,8 @@ pub trait Processors {
     }
     /// Uses such code wherever RAM holds the same bytes.
     fn give_code(&mut self, _code: Vec<WarmCode>) {}
+    /// Chooses which guest code is translated to host code from now on, where the backend does so.
+    fn translate(&mut self, _which: Translation) {}
     /// The state of all processors.
     fn state(&self) -> ProcessorsState;
 }
@@ -144,6 +146,10 @@ pub trait Backend {
     /// Whether it finds the processors' writes through the host's page tables, which must then hold no huge pages.
     fn logs_whole_pages(&self) -> bool {
         false
+    }
+    /// Which guest code its processors translate to host code. Nothing but speed depends on it.
+    fn translation(&self) -> Translation {
+        Translation::Off
     }
     /// Host nanoseconds per nanosecond of device time: more than 1 where guest code is slower than devices expect.
     fn slowdown(&self) -> u32 {

@@ -48,6 +48,10 @@ impl Backend for Soft {
         Self::NAME
     }
 
+    fn translation(&self) -> Translation {
+        self.translation
+    }
+
     fn gigabyte_pages(&self) -> bool {
         true
     }

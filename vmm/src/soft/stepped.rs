@@ -13,7 +13,7 @@ use crate::memory::GuestRam;
 use crate::platform::Platform;
 use crate::processors::{Activity, Idle, Processors, ProcessorsState, SteppedState, StopReason, Turn};
 use crate::trace;
-use crate::vcpu::{BackendError, CpuWrite, Exit, Registers, Shutdown, Vcpu, WarmCode};
+use crate::vcpu::{BackendError, CpuWrite, Exit, Registers, Shutdown, Translation, Vcpu, WarmCode};
 
 use super::code::SharedCode;
 use super::vcpu::SoftVcpu;
@@ -349,6 +349,11 @@ impl Processors for Stepped {
         for (vcpu, code) in self.vcpus.iter_mut().zip(code) {
             vcpu.give_code(code);
         }
+        self.code = SharedCode::default();
+    }
+
+    fn translate(&mut self, which: Translation) {
+        self.vcpus.iter_mut().for_each(|vcpu| vcpu.translate(which));
         self.code = SharedCode::default();
     }
 

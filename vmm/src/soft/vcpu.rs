@@ -105,6 +105,10 @@ impl Vcpu for SoftVcpu {
         self.cpu.give_code(code);
     }
 
+    fn translate(&mut self, which: Translation) {
+        self.cpu.translate(which);
+    }
+
     fn syscall_entry(&self) -> u64 {
         self.cpu.syscall_entry()
     }

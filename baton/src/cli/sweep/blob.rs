@@ -37,9 +37,10 @@ pub(super) fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
         |line: &Line| line.class.is_interesting() || line.class == Class::NotJudged,
     )
     .map_err(|error| failed(&error))?;
+    let soft = args.common.soft.backend();
     for (kernel, plan) in &plans {
         let command = args.common.command("blob", *kernel, plan.seed);
-        let mut sweep = Sweep::new(plan, &agent, &command).map_err(|error| failed(&error))?;
+        let mut sweep = Sweep::new(plan, &agent, &command, soft).map_err(|error| failed(&error))?;
         sweep.from_entry = args.from_entry;
         sweep.hashed = args.common.out.is_some();
         let cases = sweep.cases(&args.only).map_err(|error| {

@@ -35,9 +35,10 @@ pub(super) fn dma(args: &DmaArgs) -> Result<Exit, Exit> {
     let mut lines: Vec<DmaLine> = args.common.lines()?;
     let sink = Sink::open(args.common.json, results.as_deref(), "not noticed", is_gap)
         .map_err(|error| failed(&error))?;
+    let soft = args.common.soft.backend();
     for (kernel, plan) in &plans {
         let command = args.common.command("dma", *kernel, plan.seed);
-        let sweep = DmaSweep::new(plan, &agent, &command).map_err(|error| failed(&error))?;
+        let sweep = DmaSweep::new(plan, &agent, &command, soft).map_err(|error| failed(&error))?;
         let done: HashSet<_> = lines.iter().map(DmaLine::key).collect();
         let mut cases = match &args.only[..] {
             [] => sweep.cases(args.moments.into()),

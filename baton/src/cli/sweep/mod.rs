@@ -5,7 +5,7 @@ mod dma;
 mod sink;
 
 use super::outputs::{Outputs, Said, write_all};
-use super::{Exit, complain};
+use super::{Exit, SoftArgs, complain};
 use crate::report::write_text;
 use campaign::sweep::read;
 use clap::{Args, Subcommand};
@@ -59,6 +59,8 @@ struct Common {
     /// standard error then.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    #[command(flatten)]
+    soft: SoftArgs,
 }
 
 impl Common {

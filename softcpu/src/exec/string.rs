@@ -52,6 +52,14 @@ pub(crate) fn pack(kind: StringOp, size: usize, rep: Rep, narrow: bool) -> u64 {
     (kind as u64) | ((size as u64 & 3) << 8) | ((rep as u64) << 10) | (u64::from(narrow) << 12)
 }
 
+/// What the instruction does and its elements' size in bytes, if it repeats by count alone and has 64-bit addresses.
+pub(crate) fn repeated(op: &Op) -> Option<(StringOp, u8)> {
+    let by_count = REPS[(op.imm >> 10 & 3) as usize] == Rep::Count;
+    let narrow = op.imm >> 12 & 1 != 0;
+    let operation = StringOp::from_number(op.imm.to_le_bytes()[0]);
+    (by_count && !narrow).then_some((operation, 1 << (op.imm >> 8 & 3)))
+}
+
 /// Executes one piece. Returns true if the instruction is not finished.
 pub(super) fn execute(core: &mut Core, cx: &mut Ctx<'_>, op: &Op) -> Result<bool, Faulted> {
     match op.imm >> 8 & 3 {

@@ -432,6 +432,25 @@ impl Emitter {
         self.put(&[0x0f, 0xc8 | reg.low()]);
     }
 
+    /// `rep movs`.
+    pub fn rep_movs(&mut self, size: Size) {
+        self.repeat(size, 0xa4);
+    }
+
+    /// `rep stos`.
+    pub fn rep_stos(&mut self, size: Size) {
+        self.repeat(size, 0xaa);
+    }
+
+    fn repeat(&mut self, size: Size, opcode: u8) {
+        match size {
+            Size::B => self.put(&[0xf3, opcode]),
+            Size::W => self.put(&[0x66, 0xf3, opcode | 1]),
+            Size::D => self.put(&[0xf3, opcode | 1]),
+            Size::Q => self.put(&[0xf3, 0x48, opcode | 1]),
+        }
+    }
+
     /// `cmpxchg rm, reg`.
     pub fn cmpxchg(&mut self, size: Size, rm: impl Into<Rm>, reg: Reg) {
         let byte = size == Size::B;

@@ -4,6 +4,7 @@
 use super::emit::{Alu, Bit, Condition, Shift, Size, Unary};
 use crate::exec::misc::MiscOp;
 use crate::exec::packed::Packed;
+use crate::exec::string::{self, StringOp};
 use crate::exec::system::SystemOp;
 use crate::op::{HIGH_BYTE, Op, OpCode, ZERO, operations};
 use crate::sse::hosted::{Hosted, Operands};
@@ -139,6 +140,11 @@ pub(super) enum Kind {
     ExtendRax(Size),
     /// CDQ and CQO.
     SignToRdx(Size),
+    /// REP MOVS, or with `fill` REP STOS.
+    String {
+        fill: bool,
+        size: Size,
+    },
     Nop,
     /// An address of 32 bits for the next operation; takes no time.
     Address32,
@@ -239,7 +245,7 @@ impl Kind {
                 }
             }
             Self::Bit { memory, .. } => effects(set::NONE, set::CF, set::CF, memory),
-            Self::Vector(..) | Self::SetInterrupts => none(true),
+            Self::Vector(..) | Self::SetInterrupts | Self::String { .. } => none(true),
             Self::PushFlags => effects(set::ALL, set::NONE, set::NONE, true),
             Self::ClearInterrupts | Self::SwapGs => none(false),
             Self::CompareExchange(_) | Self::ExchangeAdd(_) => all(true),
@@ -435,8 +441,26 @@ fn other(op: &Op) -> Option<Kind> {
         C::Nop => Kind::Nop,
         C::Ea32 => Kind::Address32,
         C::Misc => return misc(op),
+        C::String => return string(op),
         _ => return None,
     })
+}
+
+/// The string instructions that are one copy or fill in most cases.
+fn string(op: &Op) -> Option<Kind> {
+    let (operation, bytes) = string::repeated(op)?;
+    let size = match bytes {
+        1 => Size::B,
+        2 => Size::W,
+        4 => Size::D,
+        _ => Size::Q,
+    };
+    let fill = match operation {
+        StringOp::Movs if op.seg == ZERO => false,
+        StringOp::Stos => true,
+        _ => return None,
+    };
+    Some(Kind::String { fill, size })
 }
 
 /// The kinds of the family of rarer instructions.

@@ -13,6 +13,7 @@
 //!  links       which branches lead to which blocks
 //!  writer      one block: registers, memory, flags, ways out
 //!   |- operations the translation of each kind
+//!   |- strings    of REP MOVS and REP STOS
 //!   |- flags      flags between blocks
 //!   `- emit       host instructions as bytes
 //!  memory      where the code lies: writable at one address, executable at another
@@ -34,6 +35,7 @@ mod links;
 mod memory;
 mod operations;
 mod plan;
+mod strings;
 mod writer;
 
 use std::cell::Cell;
@@ -86,7 +88,7 @@ impl Translation {
     pub(crate) const fn after(self) -> u8 {
         match self {
             Self::Off => 0,
-            Self::Hot => 16,
+            Self::Hot => 32,
             Self::Eager | Self::Single => 1,
         }
     }
@@ -123,7 +125,8 @@ pub(crate) fn no_entries() -> u64 {
 pub(crate) struct Native {
     /// The arithmetic flags, see [`flags`].
     flags: u64,
-    /// Where an indirect call leads while the return address is pushed.
+    /// Where an indirect call leads while the return address is pushed, and where a copy goes while its source is looked
+    /// up.
     target: u64,
     /// Where the code memory is executed; 0 where there is none.
     base: u64,

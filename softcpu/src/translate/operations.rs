@@ -183,6 +183,7 @@ impl Writer {
                 self.code.mov_rm(Size::Q, FREE, GUEST_RAX);
                 self.code.sign_to_rdx(size);
             }
+            Kind::String { fill, size } => self.string(fill, size),
             Kind::Nop => {}
             Kind::Address32 => {
                 self.address(&op, FREE2, Size::D);

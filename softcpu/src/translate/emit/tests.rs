@@ -310,3 +310,19 @@ fn flags_and_branches() {
         "je 8; jne 9; ret; jmp 0"
     );
 }
+
+#[test]
+fn repeated_copies_and_fills() {
+    let all = text(|e| {
+        for size in SIZES {
+            e.rep_movs(size);
+            e.rep_stos(size);
+        }
+    });
+    let names = ["b", "w", "d", "q"];
+    let expected: Vec<String> = names
+        .iter()
+        .flat_map(|name| [format!("rep movs{name}"), format!("rep stos{name}")])
+        .collect();
+    assert_eq!(all, expected.join("; "));
+}

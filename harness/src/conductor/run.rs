@@ -19,6 +19,7 @@ use vmm::machine::{Event, Machine, MachineError};
 use vmm::memory::MemoryError;
 use vmm::phase::{Generation, Stamp};
 use vmm::processors::{Backend, Translation};
+use vmm::vcpu::Registers;
 
 /// Guest time after which a running guest is looked at, in nanoseconds: at each multiple of it.
 const TURN_NS: u64 = 50_000_000;
@@ -183,6 +184,12 @@ impl Run {
     #[must_use]
     pub fn stands_at(&self) -> vmm::machine::Moment {
         self.machine.moment()
+    }
+
+    /// Registers of the processor that caused the last event.
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        self.machine.registers()
     }
 
     /// Guest memory as it is now.

@@ -112,6 +112,10 @@ fn answer(
                 cursor.log_read = true;
                 return Ok(());
             }
+            if plan.is_survey() && generation == 0 && is_offer(request) {
+                // What comes of the other objects is still to be seen.
+                return Ok(());
+            }
             let Some(retrieval) = retrieval(plan, request, Some(failure), at) else {
                 let text = evidence.failures[failure].to_string();
                 return Err(Ending::new(unable(generation), text));
@@ -191,6 +195,11 @@ fn answer(
         }
     }
     Ok(())
+}
+
+/// Whether a request offers something to the kernel, to be preserved.
+fn is_offer(request: &Request) -> bool {
+    matches!(request, Request::CreateSession { .. } | Request::Preserve { .. })
 }
 
 /// The expected kind of reply to a request.
@@ -362,6 +371,7 @@ fn words(request: &Request) -> String {
         Request::FinishSession { name } => format!("finish session \"{name}\""),
         Request::Provoke(what) => format!("provoke {}", what.name()),
         Request::LoadKexec { .. } => "load the next kernel".into(),
+        Request::StageKernel { offset, .. } => format!("put the next kernel into place from byte {offset}"),
         Request::PageFlags { .. } => "flags of page frames".into(),
         Request::ArmInterrupts => "receive the DMA engine's interrupts".into(),
         other => format!("{other:?}"),

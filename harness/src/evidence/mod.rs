@@ -41,7 +41,7 @@ pub use vmm::phase::Phase;
 use vmm::trace::TraceRecord;
 
 /// Version of the evidence directory's format. [`load`] refuses other versions.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Bytes of a page.
 pub const PAGE: u64 = guest_agent::pattern::PAGE_BYTES as u64;
@@ -79,6 +79,9 @@ pub struct Evidence {
     pub phases: Vec<PhaseRecord>,
     /// Memory objects of the agent.
     pub objects: Vec<ObjectEvidence>,
+    /// Whether the scenario wants the kernel's own test of Kexec HandOver.
+    #[serde(default)]
+    pub test_kho: bool,
     /// The DMA engine as it was set up.
     pub dma: Option<DmaEvidence>,
     /// The injections, and what has become of each.
@@ -277,6 +280,8 @@ pub enum ObjectKind {
         /// LUO token.
         token: u64,
     },
+    /// Memory that the kernel reserves by name (`reserve_mem=`), and preserves by itself.
+    ReserveMem,
     /// Anonymous memory, which is not preserved.
     Anonymous,
 }
@@ -323,6 +328,7 @@ impl ObjectEvidence {
             ObjectKind::Memfd { session, token } => {
                 format!("memfd \"{}\" (session \"{session}\", token {token})", self.name)
             }
+            ObjectKind::ReserveMem => format!("reserve_mem \"{}\"", self.name),
             ObjectKind::Anonymous => format!("unpreserved buffer \"{}\"", self.name),
         }
     }

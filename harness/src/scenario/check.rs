@@ -1,6 +1,6 @@
 //! Checks of relations between keys, and of ranges.
 
-use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario, handover, inject};
+use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario, handover, inject, own};
 use guest_agent::device::dma::MAX_RING_ENTRIES;
 use guest_agent::pattern::PAGE_BYTES;
 use std::collections::BTreeSet;
@@ -85,6 +85,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
         || format!("found a ledger of {ledger} entries, expected 1 to {MAX_LEDGER}"),
     )?;
     check_memfds(scenario, ram)?;
+    own::check(scenario, ram)?;
     scenario
         .handover
         .as_ref()

@@ -9,6 +9,7 @@ mod expect;
 mod handover;
 pub mod inject;
 mod load;
+mod own;
 mod units;
 
 pub(crate) use check::dma_memfd;
@@ -16,6 +17,7 @@ pub use criteria::{Criteria, WriterKind};
 pub use expect::{Expect, Expected};
 pub use inject::Inject;
 pub use load::{ScenarioError, load, parse, wrong_at};
+pub use own::{ReserveMem, TestKho};
 pub use units::{Bytes, Rate, Span, Workload};
 
 use guest_agent::protocol::{Misbehaviour, Provocation};
@@ -53,6 +55,11 @@ pub struct Scenario {
     /// Memory that the agent preserves.
     #[serde(default)]
     pub memfd: Vec<Memfd>,
+    /// Memory that the kernel reserves by name and preserves by itself.
+    #[serde(default)]
+    pub reserve_mem: Vec<ReserveMem>,
+    /// The kernel's own test of Kexec HandOver.
+    pub test_kho: Option<Spanned<TestKho>>,
     /// The DMA engine, which stays off without this table.
     pub dma: Option<Spanned<Dma>>,
     /// How much guest time passes where.

@@ -4,6 +4,7 @@
 mod guest;
 
 use super::cursor::{Cursor, Ending, Move, Point, Said, What, next};
+use super::regions::Region;
 use super::setup::blank;
 use crate::evidence::{Evidence, MemoryPoint, Moment, OutcomeKind, Phase, from_bytes, to_bytes};
 use crate::plan::{Plan, Step};
@@ -554,4 +555,149 @@ proptest! {
         }
         hold(&mut cursor, &mut evidence);
     }
+}
+
+/// An object of the agent's, and one that the kernel preserves by itself.
+const OWN: &str = r#"
+    name = "own"
+    ram = "128 MiB"
+    [[memfd]]
+    name = "m"
+    size = "72 KiB"
+    token = 1
+    session = "vm"
+    [[reserve_mem]]
+    name = "kept"
+    size = "8 KiB"
+    [dma]
+    rate = "40 MiB/s"
+    ring = 16
+    buffer = "64 B"
+"#;
+
+/// A guest that has, in `generation`, these regions.
+fn regions_in(generation: u32, found: Option<Vec<Region>>) -> impl Fn(&Guest<'_>, &Move) -> Option<What> {
+    move |guest, due| {
+        let here = guest.at.moment.generation == generation && *due == Move::FindRegions;
+        here.then(|| What::Regions(found.clone()))
+    }
+}
+
+fn region(name: &str, start: u64, bytes: u64) -> Vec<Region> {
+    let name = name.into();
+    vec![Region { name, start, bytes }]
+}
+
+#[test]
+fn memory_reserved_by_name_is_found_filled_and_found_again() {
+    let plan = testing::plan(OWN);
+    let told = talk(&plan, &|_, _| None);
+    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
+    let object = told
+        .evidence
+        .objects
+        .iter()
+        .find(|object| object.name == "kept")
+        .unwrap();
+    let run = PageRun {
+        first: 0x4_0000,
+        count: 2,
+    };
+    assert_eq!(object.pages, [(0, vec![run]), (1, vec![run])].into());
+    assert_eq!((object.preserved_by.as_slice(), object.closed), (&[0][..], None));
+    assert!(told.moves.contains(&Move::Fill(object.id)));
+    let mut again = told.evidence.retrievals.iter();
+    let again = again
+        .find(|retrieval| retrieval.object == Some(object.id))
+        .unwrap();
+    assert_eq!((again.generation, again.failure), (1, None));
+}
+
+#[test]
+fn memory_that_is_not_where_it_was_is_lost_and_the_run_goes_on() {
+    let plan = testing::plan(OWN);
+    for (found, said) in [
+        (
+            region("kept", 0x5000_0000, 0x2000),
+            "has it at 0x50000000, and it was at 0x40000000",
+        ),
+        (region("kept", 0x4000_0000, 0x1000), "has it at"),
+        (region("kept", 0x4000_0001, 0x2000), "no memory of that name"),
+        (region("other", 0x4000_0000, 0x2000), "no memory of that name"),
+        (Vec::new(), "no memory of that name"),
+    ] {
+        let told = talk(&plan, &regions_in(1, Some(found)));
+        assert_eq!(told.ending().0, OutcomeKind::SessionLost);
+        assert!(told.ending().1.contains(said), "{said}: {:?}", told.ending());
+    }
+}
+
+#[test]
+fn a_first_kernel_without_the_memory_and_a_table_that_cannot_be_read_end_the_run() {
+    let plan = testing::plan(OWN);
+    let told = talk(&plan, &regions_in(0, Some(region("kept", 0x4000_0000, 0x1000))));
+    assert_eq!(told.ending().0, OutcomeKind::SetupFailed);
+    assert!(
+        told.ending().1.contains("1 pages, expected 2"),
+        "{:?}",
+        told.ending()
+    );
+    for generation in [0, 1] {
+        let told = talk(&plan, &regions_in(generation, None));
+        assert_eq!(told.ending().0, OutcomeKind::MachineFailed);
+        assert!(told.ending().1.contains("System.map"), "{:?}", told.ending());
+    }
+}
+
+/// The plan of a run of a matrix.
+fn survey(text: &str) -> Plan {
+    testing::plan_with(text, |overrides| overrides.survey = true)
+}
+
+#[test]
+fn in_a_matrix_the_next_kernel_comes_in_parts() {
+    let plan = survey(OWN);
+    let told = talk(&plan, &|_, _| None);
+    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
+    let mut image = Vec::new();
+    for request in told.requests() {
+        if let Request::StageKernel { offset, bytes } = request {
+            assert_eq!(*offset, image.len() as u64);
+            image.extend_from_slice(bytes);
+        }
+    }
+    assert_eq!(image, *plan.kernel(1).image);
+    let plain = talk(&testing::plan(OWN), &|_, _| None);
+    let staged = |told: &Told| {
+        told.requests()
+            .any(|request| matches!(request, Request::StageKernel { .. }))
+    };
+    assert!(staged(&told) && !staged(&plain));
+}
+
+#[test]
+fn in_a_matrix_what_the_first_kernel_refuses_is_left_out_and_the_rest_goes_on() {
+    let refuse = saying(
+        0,
+        |request| matches!(request, Request::CreateSession { .. }),
+        failed(2),
+    );
+    let told = talk(&survey(OWN), &refuse);
+    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
+    let asks = |what: fn(&Request) -> bool| told.requests().any(what);
+    assert!(!asks(|request| matches!(request, Request::Preserve { .. })));
+    assert!(!asks(|request| matches!(
+        request,
+        Request::RetrieveSession { .. } | Request::RetrieveMemfd { .. }
+    )));
+    // An engine without preserved memory would write to what the next kernel uses.
+    assert!(!asks(|request| matches!(
+        request,
+        Request::StartDma(_) | Request::StopDma | Request::ConsumeDma
+    )));
+    assert_eq!(told.evidence.failures.len(), 1);
+    assert_eq!(told.evidence.retrievals.len(), 1, "the region");
+    // Alone it ends the run.
+    let told = talk(&testing::plan(OWN), &refuse);
+    assert_eq!(told.ending().0, OutcomeKind::SetupFailed);
 }

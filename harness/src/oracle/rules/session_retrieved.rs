@@ -1,6 +1,7 @@
-//! `session-retrieved`: each session and each memfd that was preserved is retrieved in the new kernel.
+//! `session-retrieved`: each session, each memfd and each region of reserve_mem that was preserved is retrieved in the
+//! new kernel, and the kernel's own test of Kexec HandOver, if it ran, says that it has its data again.
 
-use crate::evidence::{ObjectEvidence, ObjectKind, OutcomeKind, PageContent};
+use crate::evidence::{Evidence, ObjectEvidence, ObjectKind, OutcomeKind, PageContent};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
@@ -48,18 +49,67 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
             }
         }
     }
-    let count = evidence.retrievals.len() as u64;
+    let (tests, blind) = check_test(evidence, &mut findings);
+    let count = evidence.retrievals.len() as u64 + tests;
     let looked_at = LookedAt {
         count,
         unit: "retrievals",
-        note: "sessions and memfds".into(),
+        note: "sessions, memfds, regions of reserve_mem, and the kernel's own test".into(),
     };
     RuleResult {
         rule: RULE,
         looked_at,
         findings,
-        blind: Vec::new(),
+        blind,
     }
+}
+
+/// Checks what new kernels say of the data of the kernel's own test. Returns how many jumps had such data, and what
+/// could not be seen.
+fn check_test(evidence: &Evidence, findings: &mut Findings) -> (u64, Vec<String>) {
+    let (mut jumps, mut blind) = (0, Vec::new());
+    for blob in &evidence.blobs {
+        // Another rule says what cannot be decoded.
+        let Some(folios) = crate::blob::decode(blob)
+            .ok()
+            .and_then(|handed| handed.test_folios)
+        else {
+            continue;
+        };
+        jumps += 1;
+        let generation = blob.generation.saturating_add(1);
+        match test_restored(evidence, generation) {
+            Some(true) => {}
+            Some(false) => findings.add(|| {
+                let text = format!(
+                    "generation {generation} was handed {folios} folios by the kernel's own test, and does not say \
+                     that it has restored them"
+                );
+                finding("data of the kernel's own test".into(), "not restored".into(), text)
+            }),
+            None => blind.push(format!(
+                "the log of generation {generation} is missing, which says what became of the test's data"
+            )),
+        }
+    }
+    if evidence.test_kho && jumps == 0 && !evidence.blobs.is_empty() {
+        blind.push("no kernel handed data of its own test over (CONFIG_TEST_KEXEC_HANDOVER)".into());
+    }
+    (jumps, blind)
+}
+
+/// What lib/test_kho.c logs if it has all its folios again and their checksum agrees.
+const RESTORED: &str = "KHO restore succeeded";
+
+/// Whether a new kernel says that its own test has its data again; `None` if its log was not read, or not from its
+/// beginning.
+pub(crate) fn test_restored(evidence: &Evidence, generation: u32) -> Option<bool> {
+    let log = evidence
+        .kernel_logs
+        .iter()
+        .find(|log| log.generation == generation)?;
+    let said = log.records.iter().any(|record| record.text.contains(RESTORED));
+    (said || log.lost == 0).then_some(said)
 }
 
 fn finding(owner: String, actual: String, text: String) -> Finding {
@@ -102,10 +152,10 @@ fn kept(context: &Context<'_>, object: &ObjectEvidence, generation: u32) -> Stri
                 Some(expected) => context.actual(object.id, *index, **content) == Some(expected.bytes),
             }
         });
-    let what = if matches!(object.kind, ObjectKind::Memfd { .. }) {
-        "its memory"
-    } else {
+    let what = if object.kind == ObjectKind::Anonymous {
         "the memory"
+    } else {
+        "its memory"
     };
     format!(
         "{what} has {} of {} pages intact at the end",

@@ -4,7 +4,7 @@
 //! with memfds, with memory reserved by name, and with the data of the kernel's own test.
 
 use crate::cause;
-use crate::evidence::{Evidence, ObjectEvidence, ObjectKind, OutcomeKind};
+use crate::evidence::{Evidence, MemfdEnd, ObjectEvidence, ObjectKind, OutcomeKind};
 use crate::oracle::RuleName;
 use crate::oracle::rules::session_retrieved::test_restored;
 use crate::verdict::Judged;
@@ -207,7 +207,8 @@ fn not_kept(judged: &Judged, kind: Kind) -> Option<String> {
             None => Some("the new kernel's log was not read".into()),
         };
     }
-    for object in of_kind(evidence, kind) {
+    let wanted = of_kind(evidence, kind).filter(|object| object.end == MemfdEnd::Retrieved);
+    for object in wanted {
         let mut tried = evidence
             .retrievals
             .iter()

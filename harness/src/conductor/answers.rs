@@ -4,8 +4,8 @@ use super::asks::{is_last_portion, pages_of};
 use super::cursor::{Awaiting, Cursor, Ending, Point};
 use super::memory_answers as memory;
 use crate::evidence::{
-    AgentFailure, ArmedRecord, DigestRecord, DisarmedRecord, Evidence, Hello, ObjectEvidence, OutcomeKind,
-    Retrieval, Reused,
+    AgentFailure, ArmedRecord, DigestRecord, DisarmedRecord, Evidence, Hello, MemfdEnd, Moment,
+    ObjectEvidence, ObjectKind, OutcomeKind, Retrieval, Reused,
 };
 use crate::plan::{ObjectPlan, Plan};
 use guest_agent::pagemap;
@@ -230,6 +230,7 @@ fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: 
         }
         Request::FinishSession { name } => {
             cursor.sessions.remove(name);
+            given_back(evidence, name, asked.moment, at.moment);
         }
         Request::Preserve { object, .. } => {
             known(evidence, *object).for_each(|object| object.preserved_by.push(cursor.generation));
@@ -267,6 +268,25 @@ fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: 
             .iter_mut()
             .for_each(|dma| dma.stopped = Some(at.moment)),
         _ => {}
+    }
+}
+
+/// A session was finished: the memory of its memfds that nobody retrieved is as that of closed ones.
+pub(super) fn given_back(evidence: &mut Evidence, session: &str, asked: Moment, finished: Moment) {
+    let Evidence { objects, reused, .. } = evidence;
+    let of = |object: &&mut ObjectEvidence| {
+        let ours = matches!(&object.kind, ObjectKind::Memfd { session: of, .. } if of == session);
+        ours && object.end == MemfdEnd::Finished && object.closed.is_none()
+    };
+    for object in objects.iter_mut().filter(of) {
+        object.closed = Some(finished);
+        reused.push(Reused {
+            object: object.id,
+            generation: finished.generation,
+            since_ns: asked.time_ns,
+            complete: false,
+            pages: Vec::new(),
+        });
     }
 }
 

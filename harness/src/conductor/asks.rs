@@ -1,7 +1,7 @@
 //! The moves and requests of each step of a plan, part by part.
 
 use super::cursor::{Awaiting, Cursor, Ending, Move, Point};
-use crate::evidence::{Evidence, MemoryPoint, OutcomeKind, PAGE, Phase};
+use crate::evidence::{Evidence, MemfdEnd, MemoryPoint, OutcomeKind, PAGE, Phase};
 use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT};
 use guest_agent::pagemap::push_frame;
 use guest_agent::protocol::Request;
@@ -44,6 +44,11 @@ pub(super) fn part(
             // Who writes from now on uses the memory again.
             return Ok(Some(Move::SplitPageWrites));
         }
+        Step::FinishSession(name) if gives_back(plan, name) && cursor.sessions.contains(name) => match part {
+            0 => return Ok(Some(Move::SplitPageWrites)),
+            1 => whole(plan, cursor, step)?,
+            _ => None,
+        },
         Step::Close(_) | Step::KeepOpen(_) if part == 1 => whole(plan, cursor, step)?,
         Step::ReleaseMemory if part == 0 => {
             // On KVM a page write has no time of its own, and later ones must not count as made meanwhile.
@@ -137,6 +142,15 @@ fn create(planned: &ObjectPlan) -> Request {
         Some(_) => Request::CreateMemfd { object, bytes },
         None => Request::CreateBuffer { object, bytes },
     }
+}
+
+/// Whether the kernel gives memory back when this session is finished, because nobody has retrieved it.
+fn gives_back(plan: &Plan, session: &String) -> bool {
+    let mut of = plan
+        .objects
+        .iter()
+        .filter(|object| object.end == MemfdEnd::Finished);
+    of.any(|object| object.preserve().is_some_and(|(of, _)| of == session))
 }
 
 /// Whether the running kernel has accepted this object.

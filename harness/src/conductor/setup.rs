@@ -64,6 +64,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         id: object.id,
         name: object.name.clone(),
         kind: object.kind.clone(),
+        end: object.end,
         bytes: object.bytes,
         pattern_seed: object.seed,
         pages: handed(object.id)

@@ -286,6 +286,19 @@ pub enum ObjectKind {
     Anonymous,
 }
 
+/// What the new kernel's agent does about a memfd that was preserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemfdEnd {
+    /// Retrieves it.
+    #[default]
+    Retrieved,
+    /// Retrieves its session and finishes that, which gives the memory back without anybody having asked for it.
+    Finished,
+    /// Never asks for its session, so the kernel keeps the memory.
+    Left,
+}
+
 /// A memory object of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectEvidence {
@@ -295,6 +308,9 @@ pub struct ObjectEvidence {
     pub name: String,
     /// What it is.
     pub kind: ObjectKind,
+    /// What the new kernel's agent does about it.
+    #[serde(default)]
+    pub end: MemfdEnd,
     /// Size in bytes.
     pub bytes: u64,
     /// Seed of its pattern.

@@ -6,7 +6,7 @@ mod steps;
 pub use inject::{Ask, BlobAsk, FieldChange, InjectionPlan, Thing, Where};
 pub use steps::Step;
 
-use crate::evidence::{CheckpointKind, DmaSetup, ObjectKind, PAGE, Phase};
+use crate::evidence::{CheckpointKind, DmaSetup, MemfdEnd, ObjectKind, PAGE, Phase};
 use crate::handover::{HandoverError, HandoverPlan};
 use crate::kernel::{KernelError, KernelImage};
 use crate::scenario::{Buffers, Scenario, Span, WhenFull};
@@ -140,6 +140,8 @@ pub struct ObjectPlan {
     pub name: String,
     /// What it is.
     pub kind: ObjectKind,
+    /// What the new kernel's agent does about it.
+    pub end: MemfdEnd,
     /// Size in bytes.
     pub bytes: u64,
     /// Seed of its pattern.
@@ -282,9 +284,13 @@ pub(crate) fn with_kernels(
                 session: memfd.session.clone(),
                 token: *memfd.token.get_ref(),
             },
+            end: memfd.end(),
             bytes: memfd.size.get_ref().0,
             seed: seed_for(seed, &format!("memfd/{}", memfd.name.get_ref())),
-            hops: memfd.hops.as_ref().map_or(kexecs, |hops| *hops.get_ref()),
+            hops: match memfd.end() {
+                MemfdEnd::Retrieved => memfd.hops.as_ref().map_or(kexecs, |hops| *hops.get_ref()),
+                MemfdEnd::Finished | MemfdEnd::Left => 1,
+            },
         })
         .collect();
     let dma = dma_plan(scenario, seed, &mut objects);
@@ -295,6 +301,7 @@ pub(crate) fn with_kernels(
                 id,
                 name: region.name.get_ref().clone(),
                 kind: ObjectKind::ReserveMem,
+                end: MemfdEnd::Retrieved,
                 bytes: region.size.get_ref().0,
                 seed: seed_for(seed, &format!("reserve_mem/{}", region.name.get_ref())),
                 hops: kexecs,
@@ -367,6 +374,7 @@ fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Op
                 id: ANONYMOUS_OBJECT,
                 name: "buffers".into(),
                 kind: ObjectKind::Anonymous,
+                end: MemfdEnd::Retrieved,
                 bytes: (u64::from(entries) * buffer).next_multiple_of(PAGE),
                 seed: seed_for(seed, "buffers"),
                 hops: 0,

@@ -1,7 +1,7 @@
 //! The steps of one kernel generation.
 
 use super::{Plan, WORKLOAD_OBJECT};
-use crate::evidence::{CheckpointKind, MemoryPoint, ObjectKind, Phase};
+use crate::evidence::{CheckpointKind, MemfdEnd, MemoryPoint, ObjectKind, Phase};
 use crate::scenario::{Scenario, Start, Workload};
 use guest_agent::protocol::{Misbehaviour, Provocation};
 use serde::{Deserialize, Serialize};
@@ -159,6 +159,11 @@ fn carried(plan: &Plan, generation: u32) -> impl Iterator<Item = &super::ObjectP
     agents(plan).filter(move |object| generation < object.hops)
 }
 
+/// Those of them that the next kernel's agent retrieves.
+fn retrieved(plan: &Plan, generation: u32) -> impl Iterator<Item = &super::ObjectPlan> {
+    carried(plan, generation).filter(|object| object.end == MemfdEnd::Retrieved)
+}
+
 /// Sessions over the kexec out of `generation`, each once, in order.
 fn sessions(plan: &Plan, generation: u32) -> BTreeSet<&String> {
     carried(plan, generation)
@@ -183,22 +188,22 @@ fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<St
     steps.push(Step::Memory(MemoryPoint::BeforeRetrieval));
     flags(plan, generation, MemoryPoint::BeforeRetrieval, steps);
     under_pressure(scenario, MemoryPoint::BeforeRetrieval, Vec::new(), steps);
-    steps.extend(
-        sessions(plan, left)
-            .into_iter()
-            .cloned()
-            .map(Step::RetrieveSession),
-    );
-    steps.extend(carried(plan, left).map(|object| Step::Retrieve(object.id)));
+    let asked: BTreeSet<&String> = carried(plan, left)
+        .filter(|object| object.end != MemfdEnd::Left)
+        .filter_map(super::ObjectPlan::preserve)
+        .map(|(session, _)| session)
+        .collect();
+    steps.extend(asked.iter().copied().cloned().map(Step::RetrieveSession));
+    steps.extend(retrieved(plan, left).map(|object| Step::Retrieve(object.id)));
     steps.extend(regions(plan).next().map(|_| Step::FindRegions));
     steps.push(Step::Capture(CheckpointKind::Retrieved));
-    steps.extend(carried(plan, left).map(|object| Step::Digest(object.id)));
+    steps.extend(retrieved(plan, left).map(|object| Step::Digest(object.id)));
     flags(plan, generation, MemoryPoint::Retrieved, steps);
     if scenario.has_interrupts() {
         steps.push(Step::ArmInterrupts);
     }
     steps.push(wait(scenario, scenario.run.restore.0));
-    steps.extend(sessions(plan, left).into_iter().cloned().map(Step::FinishSession));
+    steps.extend(asked.into_iter().cloned().map(Step::FinishSession));
     if let Some(Workload::Size(bytes)) = scenario.run.workload {
         steps.push(Step::UseMemory(bytes.0));
     }
@@ -229,7 +234,8 @@ fn close(scenario: &Scenario, objects: Vec<&super::ObjectPlan>, steps: &mut Vec<
     let kept = fault
         .and_then(|fault| fault.keep.as_ref())
         .map(toml::Spanned::get_ref);
-    steps.extend(objects.iter().map(|object| match kept {
+    let held = objects.iter().filter(|object| object.end == MemfdEnd::Retrieved);
+    steps.extend(held.map(|object| match kept {
         Some(kept) if *kept == object.name => Step::KeepOpen(object.id),
         _ => Step::Close(object.id),
     }));

@@ -20,6 +20,7 @@ pub use load::{ScenarioError, load, parse, wrong_at};
 pub use own::{ReserveMem, TestKho};
 pub use units::{Bytes, Rate, Span, Workload};
 
+use crate::evidence::MemfdEnd;
 use guest_agent::protocol::{Misbehaviour, Provocation};
 use kho_core::Abi;
 use serde::Deserialize;
@@ -134,6 +135,17 @@ pub struct Memfd {
     pub token: Spanned<u64>,
     /// Number of kexecs after which the agent closes it; default: all.
     pub hops: Option<Spanned<u32>>,
+    /// What the new kernel's agent does about it.
+    pub end: Option<Spanned<MemfdEnd>>,
+}
+
+impl Memfd {
+    /// What the new kernel's agent does about it.
+    pub fn end(&self) -> MemfdEnd {
+        self.end
+            .as_ref()
+            .map_or(MemfdEnd::default(), |end| *end.get_ref())
+    }
 }
 
 /// The DMA engine, personality `stream`.

@@ -403,6 +403,7 @@ pub fn good() -> Evidence {
                 session: "s".into(),
                 token: 7,
             },
+            end: MemfdEnd::Retrieved,
             bytes: PAGES * PAGE,
             pattern_seed: 99,
             pages: [(

@@ -701,3 +701,66 @@ fn in_a_matrix_what_the_first_kernel_refuses_is_left_out_and_the_rest_goes_on() 
     let told = talk(&testing::plan(OWN), &refuse);
     assert_eq!(told.ending().0, OutcomeKind::SetupFailed);
 }
+
+/// Two memfds of a session, of which one is not retrieved, and a session that nobody asks for.
+const ENDS: &str = r#"
+    name = "ends"
+    ram = "128 MiB"
+    kexecs = 2
+    [[memfd]]
+    name = "wanted"
+    size = "72 KiB"
+    token = 1
+    session = "vm"
+    [[memfd]]
+    name = "unwanted"
+    size = "72 KiB"
+    token = 2
+    session = "vm"
+    end = "finished"
+    [[memfd]]
+    name = "left"
+    size = "72 KiB"
+    token = 1
+    session = "other"
+    end = "left"
+"#;
+
+#[test]
+fn what_is_finished_or_left_is_not_asked_for() {
+    let told = talk(&testing::plan(ENDS), &|_, _| None);
+    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
+    let evidence = &told.evidence;
+    let sessions: Vec<_> = told
+        .requests()
+        .filter(|one| matches!(one, Request::RetrieveSession { .. }))
+        .collect();
+    assert_eq!(sessions, [&Request::RetrieveSession { name: "vm".into() }; 2]);
+    let memfds = told.requests().filter_map(|one| match one {
+        Request::RetrieveMemfd { token, .. } => Some(*token),
+        _ => None,
+    });
+    assert_eq!(memfds.collect::<Vec<_>>(), [1, 1]);
+    let closed: Vec<_> = evidence
+        .objects
+        .iter()
+        .map(|object| object.closed.map(|at| at.generation))
+        .collect();
+    assert_eq!(closed, [Some(2), Some(1), None]);
+    // The memory of the finished one is looked at from the request that finished it on.
+    let reused: Vec<_> = evidence
+        .reused
+        .iter()
+        .map(|reused| (reused.object, reused.generation))
+        .collect();
+    assert_eq!(reused, [(2, 1), (1, 2)]);
+    let preserved: Vec<_> = evidence
+        .objects
+        .iter()
+        .map(|object| object.preserved_by.clone())
+        .collect();
+    assert_eq!(preserved, [vec![0, 1], vec![0], vec![0]]);
+    let finish = |due: &Move| matches!(due, Move::Say(Request::FinishSession { .. }));
+    let at = told.moves.iter().position(finish).unwrap();
+    assert_eq!(told.moves[at - 1], Move::SplitPageWrites);
+}

@@ -1,7 +1,7 @@
 //! `session-retrieved`: each session, each memfd and each region of reserve_mem that was preserved is retrieved in the
 //! new kernel, and the kernel's own test of Kexec HandOver, if it ran, says that it has its data again.
 
-use crate::evidence::{Evidence, ObjectEvidence, ObjectKind, OutcomeKind, PageContent};
+use crate::evidence::{Evidence, MemfdEnd, ObjectEvidence, ObjectKind, OutcomeKind, PageContent};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
@@ -34,7 +34,10 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         if outcome.kind == OutcomeKind::LedgerFull && outcome.generation == generation {
             continue;
         }
-        for object in context.preserved_into(generation) {
+        let wanted = context
+            .preserved_into(generation)
+            .filter(|object| object.end == MemfdEnd::Retrieved);
+        for object in wanted {
             let done = evidence.retrievals.iter().any(|retrieval| {
                 let same = retrieval.generation == generation && retrieval.object == Some(object.id);
                 same && retrieval.failure.is_none()
@@ -162,4 +165,47 @@ fn kept(context: &Context<'_>, object: &ObjectEvidence, generation: u32) -> Stri
         intact.count(),
         capture.pages.len()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::good;
+    use guest_agent::protocol::LogRecord;
+
+    #[test]
+    fn the_kernels_own_test_counts_only_by_its_word() {
+        let mut evidence = good();
+        assert_eq!(test_restored(&evidence, 1), Some(false));
+        evidence.kernel_log(1).lost = 1;
+        assert_eq!(test_restored(&evidence, 1), None, "it may have said so earlier");
+        let said = |text: &str| LogRecord {
+            time_us: 5,
+            level: 6,
+            text: text.into(),
+        };
+        evidence
+            .kernel_log(1)
+            .records
+            .push(said("test_kho: KHO restore failed"));
+        assert_eq!(test_restored(&evidence, 1), None);
+        evidence
+            .kernel_log(1)
+            .records
+            .push(said("test_kho: KHO restore succeeded"));
+        assert_eq!(test_restored(&evidence, 1), Some(true));
+        evidence.kernel_logs.clear();
+        assert_eq!(test_restored(&evidence, 1), None);
+    }
+
+    #[test]
+    fn a_test_that_was_wanted_and_did_not_run_is_not_judged() {
+        let mut evidence = good();
+        let mut findings = Findings::default();
+        assert_eq!(check_test(&evidence, &mut findings), (0, Vec::new()));
+        evidence.test_kho = true;
+        let (jumps, blind) = check_test(&evidence, &mut findings);
+        assert_eq!((jumps, blind.len(), findings.total), (0, 1, 0));
+        assert!(blind[0].contains("CONFIG_TEST_KEXEC_HANDOVER"), "{blind:?}");
+    }
 }

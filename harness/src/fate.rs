@@ -245,9 +245,15 @@ fn damage(judged: &Judged, object: &ObjectEvidence) -> Option<String> {
         let owner = object.owner();
         let found = result.findings.kept.iter().find(|finding| finding.owner == owner);
         let more = result.findings.total > result.findings.kept.len() as u64;
-        found
-            .map(|finding| finding.text.clone())
-            .or_else(|| more.then(|| format!("{} has more findings than are kept", result.rule.name())))
+        found.map(|finding| finding.text.clone()).or_else(|| {
+            more.then(|| {
+                let (kept, rule) = (result.findings.kept.len(), result.rule.name());
+                format!(
+                    "{rule} has {} findings, and the {kept} that are kept are about other objects",
+                    result.findings.total
+                )
+            })
+        })
     })
 }
 

@@ -11,6 +11,8 @@ SVM_FLAGS ?=
 # How many random scenarios "make nightly" runs, over all kernels that are built, and the seed of the first.
 SOUND_RUNS ?= 200
 SOUND_SEED ?= 1
+# The kernels of "make matrix".
+MATRIX ?= 6.17.8+testkho 6.18.15+testkho 6.19.11+testkho 7.1.13+testkho 7.2.12+testkho 7.3.4+testkho
 # Extra arguments for the benchmark, such as "--only versus,growth --runs 9 --json bench.json".
 BENCH_FLAGS ?=
 
@@ -30,7 +32,7 @@ AGENT_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static -C l
     --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo
 BATON := $(CARGO_TARGET_DIR)/release/baton
 
-.PHONY: help demo test test-kvm test-kvm-svm nightly bench check build agent images setup toolchain clean
+.PHONY: help demo test test-kvm test-kvm-svm nightly matrix bench check build agent images setup toolchain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,11 +62,15 @@ test-kvm-svm: build images ## compare KVM on a host with emulated SVM with softc
 	    --guests "$$guests" --killed "$$killed" $(SVM_FLAGS)
 
 nightly: build images ## run what takes hours: kernels that check themselves, KASLR, other versions, 200 random sound scenarios
-	@for kernel in 7.3.4+checks 7.3.4+kaslr 6.19.11; do images/build "$$kernel" >/dev/null; done
+	@for kernel in 7.3.4+checks 7.3.4+kaslr 7.3.4+testkho 6.19.11; do images/build "$$kernel" >/dev/null; done
 	$(BATON) run tests/scenarios/nightly/*.toml
 	BATON_NIGHTLY=1 cargo test -p tests --test symbols $(CARGO_FLAGS)
 	BATON_SOUND_RUNS=$(SOUND_RUNS) BATON_SOUND_SEED=$(SOUND_SEED) BATON_SOUND_GUEST_MS=60000 \
 	    cargo test -p tests --test sound $(CARGO_FLAGS) -- --nocapture sound_scenarios_pass
+
+matrix: build ## run every pair of the six kernel versions, and compare what each keeps with the facts
+	@for kernel in $(MATRIX); do images/build "$$kernel" >/dev/null; done
+	BATON_NIGHTLY=1 BATON_MATRIX="$(MATRIX)" cargo test -p tests --test matrix $(CARGO_FLAGS) -- --nocapture
 
 bench: build images ## compare a live update with QEMU's TCG; where time goes, and how it grows; preservation schemes
 	images/setup bench

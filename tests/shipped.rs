@@ -131,6 +131,43 @@ fn chain_of_three_holds_in_each_generation() {
 }
 
 #[test]
+fn memory_that_nobody_asks_for_is_given_back_when_its_session_is_finished_and_else_kept() {
+    let (Some(finished), Some(left)) = (passed("sessions/finished-unretrieved"), passed("sessions/left"))
+    else {
+        return;
+    };
+    // Both memfds are closed in the one, and only that which was retrieved in the other.
+    assert_eq!(number(&finished.rule("nothing-leaked")["looked_at"]), 64 + 256);
+    assert_eq!(number(&left.rule("nothing-leaked")["looked_at"]), 64);
+    assert_eq!(number(&left.rule("kept-from-allocator")["looked_at"]), 64 + 256);
+    // The rules see it if the kernel does not keep what nobody has asked for.
+    assert!(passed("sessions/left-and-overwritten").is_some());
+}
+
+#[test]
+fn memory_reserved_by_name_is_kept_and_its_loss_is_told() {
+    let (Some(kept), Some(lost)) = (passed("own/reserved-memory"), passed("own/reserved-memory-lost")) else {
+        return;
+    };
+    assert_eq!(number(&kept.scenario()["preserved_pages"]), 256 + 18);
+    assert_eq!(lost.scenario()["outcome"]["kind"], "session-lost");
+    let found = lost.findings("session-retrieved");
+    let elsewhere = |finding: &&Value| finding["text"].as_str().unwrap().contains("and it was at 0x");
+    assert!(found.iter().any(elsewhere), "{found:?}");
+    // Kernels without LUO, which write the handover when they are asked to.
+    for kernel in ["6.17.8", "6.18.15"] {
+        if tests::built(kernel).is_none() {
+            tests::skipped(&format!(
+                "memory reserved by name on {kernel}: needs that guest kernel"
+            ));
+            continue;
+        }
+        let run = shipped("own/reserved-memory", &["--kernel", kernel]);
+        assert_eq!(run.status, 0, "{}", run.text);
+    }
+}
+
+#[test]
 fn each_interrupt_of_the_device_reaches_the_driver() {
     let Some(run) = passed("more/interrupts") else {
         return;

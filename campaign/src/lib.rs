@@ -13,6 +13,7 @@
 //! | drive | [`drive`] | cells | worker processes, results appended to [`store`] |
 //! | merge | [`merge`] | directories of results | one directory, or which cells are missing or differ |
 //! | sweep | [`sweep`] | a plan | one bent field of the handover after the other, classed |
+//! | pair | [`matrix`] | a scenario and kernels | what each pair of kernels does with each kind of object |
 //! | compare | [`mutation`] | a run with injections and one without | what came of each injection |
 //! | shrink | [`minimise`] | a failing scenario with injections | the smallest that fails in the same way |
 //! | sum up | [`summary`] | results | [`summary::Summary`]: counts, and failures grouped by what they show |
@@ -27,6 +28,7 @@ pub mod drive;
 pub mod file;
 mod job;
 pub mod json_lines;
+pub mod matrix;
 pub mod merge;
 pub mod minimise;
 pub mod mutation;

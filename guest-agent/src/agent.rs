@@ -88,6 +88,7 @@ impl Agent {
             Request::ArmInterrupts => self.engine.arm_interrupts()?,
             Request::AwaitInterrupts { ns } => self.engine.await_interrupts(ns)?,
             Request::DisarmInterrupts => return self.engine.disarm_interrupts(),
+            Request::StageKernel { offset, bytes } => kexec::stage(offset, &bytes)?,
             Request::LoadKexec { command_line } => kexec::load(&command_line)?,
             Request::RetrieveSession { name } => self.luo.retrieve_session(&name)?,
             Request::RetrieveMemfd {

@@ -4,10 +4,13 @@ use crate::failure::{Failure, Named};
 use crate::{files, luo, sys};
 use alloc::ffi::CString;
 use alloc::format;
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::system::RebootCommand;
 
-/// The bzImage to load; the initramfs carries it.
+/// The directory of the bzImage to load.
+const DIRECTORY: &str = "/next";
+/// The bzImage to load; the initramfs carries it, or [`stage`] writes it.
 const KERNEL: &str = "/next/kernel";
 /// The initramfs image of this kernel; exists with `retain_initrd` on the command line. kexec_file_load reads it from
 /// sysfs, so it need not be copied.
@@ -30,6 +33,36 @@ pub fn load(command_line: &str) -> Result<(), Failure> {
             arguments.count_bytes()
         )
     })
+}
+
+/// Writes a part of [`KERNEL`]. The part at offset 0 makes the file anew; each other part must follow the last one.
+pub fn stage(offset: u64, bytes: &[u8]) -> Result<(), Failure> {
+    let write = || Failure::refused(format!("write({KERNEL})"), "no part before this one, or a gap");
+    let mut flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    if offset == 0 {
+        match rustix::fs::mkdir(DIRECTORY, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(Failure::of(format!("mkdir({DIRECTORY})"), errno)),
+        }
+        flags |= OFlags::CREATE | OFlags::TRUNC;
+    }
+    let opened = rustix::fs::open(KERNEL, flags, Mode::from_raw_mode(0o644));
+    let file = opened.named(|| format!("open({KERNEL})"))?;
+    let size = rustix::fs::fstat(&file)
+        .named(|| format!("fstat({KERNEL})"))?
+        .st_size;
+    if u64::try_from(size) != Ok(offset) {
+        return Err(write());
+    }
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = offset.saturating_add(done as u64);
+        match rustix::io::pwrite(&file, &bytes[done..], at).named(|| format!("write({KERNEL})"))? {
+            0 => return Err(write()),
+            count => done += count,
+        }
+    }
+    Ok(())
 }
 
 /// Reboots into the loaded kernel; returns only if that failed.

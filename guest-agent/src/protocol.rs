@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. [`Reply::Hello`] carries it, and the host refuses any other.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// What the agent prints on the console, before the reason, if it cannot reach the host.
 pub const NO_MAILBOX: &str = "baton agent: no mailbox: ";
@@ -216,6 +216,14 @@ pub enum Request {
     KeepOpen {
         /// A memfd.
         object: ObjectId,
+    },
+    /// Write a part of the next kernel's image to where `LoadKexec` takes it from. The first part makes the file. For a
+    /// run whose initramfs does not carry that kernel.
+    StageKernel {
+        /// Offset of the part in the image, in bytes; 0 begins anew.
+        offset: u64,
+        /// The part.
+        bytes: Vec<u8>,
     },
     /// Report what the kernel has logged since the last such request, or since its start, as much as fits.
     KernelLog,

@@ -2,6 +2,7 @@
 
 use crate::evidence::{BlobEvidence, PAGE};
 use guest_agent::pattern::PAGE_BYTES;
+use kho_core::model::Content;
 use kho_core::{
     Handover, KhoData, MemoryError, Owner, Owners, PhysicalMemory, ReadError, Region, Severity, SparseMemory,
 };
@@ -21,6 +22,10 @@ pub struct Handed {
     /// Those page frames of `preserved` that belong to the handover itself or to another subsystem, with a
     /// description.
     pub own: BTreeMap<u64, String>,
+    /// Names of the regions of reserve_mem that it hands over.
+    pub reserve_mem: BTreeSet<String>,
+    /// Number of folios that the kernel's own test handed over; `None` without the test's data.
+    pub test_folios: Option<u64>,
     /// The scratch areas, from which the new kernel may allocate before it has read the map.
     pub scratch: Vec<Region>,
     /// Findings of at least the severity of a warning.
@@ -142,6 +147,15 @@ pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
         version: handover.version.to_string(),
         preserved: BTreeSet::new(),
         own: BTreeMap::new(),
+        reserve_mem: handover
+            .reserve_mem()
+            .iter()
+            .map(|region| region.name.clone())
+            .collect(),
+        test_folios: handover.sub_blobs.iter().find_map(|blob| match &blob.content {
+            Content::TestKho(test) => Some(test.count.into()),
+            _ => None,
+        }),
         scratch: handover.scratch.iter().map(|area| area.region).collect(),
         problems: verdict
             .findings

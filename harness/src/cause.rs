@@ -6,6 +6,8 @@
 
 mod handover;
 
+pub(crate) use handover::is_refusal;
+
 use crate::evidence::{AgentFailure, Evidence, KernelEvidence, OutcomeKind};
 
 /// Subsystems whose console lines [`kernel_lines`] keeps: how the word before the first colon begins, in lower case.
@@ -50,8 +52,13 @@ pub fn kernel_lines(console: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Whether a line of the kernel's log is of a subsystem of live update.
+pub(crate) fn is_of_live_update(line: &str) -> bool {
+    kernel_lines(line).next().is_some()
+}
+
 /// A line of the kernel's log without its time.
-fn message(line: &str) -> &str {
+pub(crate) fn message(line: &str) -> &str {
     let after = |rest: &'_ str| -> Option<usize> { rest.find("] ").map(|at| at + 2) };
     match line.strip_prefix('[') {
         Some(rest) => after(rest).map_or(line, |at| &rest[at..]),

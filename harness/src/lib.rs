@@ -27,6 +27,7 @@ pub mod cause;
 pub mod compare;
 pub mod conductor;
 pub mod evidence;
+pub mod fate;
 pub mod handover;
 pub mod hex;
 pub mod initramfs;

@@ -73,7 +73,13 @@ impl Trunk {
         if !self.serves(plan) {
             return run(plan, &self.agent, &self.soft, &[], listeners);
         }
-        if let Some(plain) = self.plain.as_ref().filter(|_| plan.injections.is_empty()) {
+        // Runs of a matrix part where the first kernel's agent has greeted.
+        let parted = plan.is_survey().then_some(Stamp {
+            generation: u16::try_from(plan.first_generation()).unwrap_or(u16::MAX),
+            phase: Phase::Prepare,
+        });
+        let same = plan.injections.is_empty() && self.plan.has_new_kernel_of(plan);
+        if let Some(plain) = self.plain.as_ref().filter(|_| same) {
             return Ok(Judged::new(Evidence {
                 scenario_text: plan.scenario_text.clone(),
                 ..plain.evidence.clone()
@@ -83,6 +89,7 @@ impl Trunk {
             .injections
             .iter()
             .map(|planned| parts_at(&planned.injection, plan.first_generation()))
+            .chain(parted)
             .min();
         let branch = match self.last_at(before)? {
             Some(snapshot) => Run::branched(snapshot, plan),

@@ -6,6 +6,7 @@ mod campaign;
 mod compare;
 mod doctor;
 mod judge;
+mod matrix;
 mod outputs;
 mod place;
 mod resume;
@@ -64,6 +65,8 @@ enum Command {
     Compare(CompareArgs),
     /// Run many cells: scenarios by kernels by variants by seeds.
     Campaign(campaign::CampaignArgs),
+    /// Run a scenario with every pair of kernels, and say what each pair keeps, refuses or loses.
+    Matrix(matrix::MatrixArgs),
     /// Boot a kernel with its serial console on this terminal.
     Boot(BootArgs),
     /// Look at the handover in an image of RAM, or build one.
@@ -258,6 +261,7 @@ pub fn main() -> ExitCode {
         Command::Judge(args) => judge::judge(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Campaign(args) => campaign::campaign(&args),
+        Command::Matrix(args) => matrix::matrix(&args),
         Command::Boot(args) => boot::boot(&args),
         Command::Blob(args) => blob::blob(&args),
         Command::Sweep(args) => sweep::sweep(&args),

@@ -20,6 +20,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         next_kernel: args.next_kernel.clone(),
         seed: args.seed,
         progress: args.progress,
+        survey: false,
     };
     let mut plans = Vec::new();
     for file in &args.scenarios {

@@ -11,6 +11,7 @@ mod injections;
 mod json;
 mod junit;
 mod ktap;
+mod matrix;
 mod picture;
 mod progress;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use host::kvm;
 pub use json::{Report, ScenarioReport, VERSION, write_json};
 pub use junit::junit;
 pub use ktap::ktap;
+pub use matrix::{MatrixReport, matrix_text};
 pub use progress::Progress;
 pub use sweep::SweepReport;
 pub use text::text;

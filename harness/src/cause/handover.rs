@@ -11,15 +11,20 @@ pub(super) fn not_taken(evidence: &Evidence, kernel: &KernelEvidence) -> Option<
             "the old kernel handed nothing over: the new kernel's boot parameters name no handover".into(),
         );
     }
-    let refused = kernel_lines(&evidence.console).map(message).find(|line| {
-        let line = line.to_ascii_lowercase();
-        line.contains("incompatible") || line.contains("disabling kho revival")
-    });
+    let refused = kernel_lines(&evidence.console)
+        .map(message)
+        .find(|line| is_refusal(line));
     if let Some(line) = refused {
         return Some(format!("the new kernel refused the handover: {line}"));
     }
     let hello = kernel.hello.as_ref()?;
     (hello.kho_debugfs && !hello.kho_incoming).then(|| "the new kernel never took the handover".to_owned())
+}
+
+/// Whether a line of a kernel says that it does not take the handover at all (`kho_populate()`).
+pub(crate) fn is_refusal(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    line.contains("disabling kho revival") || (line.starts_with("kho") && line.contains("incompatible"))
 }
 
 /// The new kernel died in early boot, and what it was handed lies above the memory that it was given.

@@ -41,6 +41,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         ram_bytes: _,
         kexecs: _,
         handover: _,
+        test_kho: _,
         authors: _,
         device_lateness_ns: _,
         slowdown: _,

@@ -4,8 +4,8 @@ use super::asks::{is_last_portion, pages_of};
 use super::cursor::{Awaiting, Cursor, Ending, Point};
 use super::memory_answers as memory;
 use crate::evidence::{
-    AgentFailure, ArmedRecord, DigestRecord, DisarmedRecord, Evidence, Hello, ObjectEvidence, OutcomeKind,
-    Retrieval, Reused,
+    AgentFailure, ArmedRecord, DigestRecord, DisarmedRecord, Evidence, Hello, MemfdEnd, Moment,
+    ObjectEvidence, ObjectKind, OutcomeKind, Retrieval, Reused,
 };
 use crate::plan::{ObjectPlan, Plan};
 use guest_agent::pagemap;
@@ -112,6 +112,10 @@ fn answer(
                 cursor.log_read = true;
                 return Ok(());
             }
+            if plan.is_survey() && generation == 0 && is_offer(request) {
+                // What comes of the other objects is still to be seen.
+                return Ok(());
+            }
             let Some(retrieval) = retrieval(plan, request, Some(failure), at) else {
                 let text = evidence.failures[failure].to_string();
                 return Err(Ending::new(unable(generation), text));
@@ -193,6 +197,11 @@ fn answer(
     Ok(())
 }
 
+/// Whether a request offers something to the kernel, to be preserved.
+fn is_offer(request: &Request) -> bool {
+    matches!(request, Request::CreateSession { .. } | Request::Preserve { .. })
+}
+
 /// The expected kind of reply to a request.
 fn expected(request: &Request) -> &'static str {
     match request {
@@ -221,6 +230,7 @@ fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: 
         }
         Request::FinishSession { name } => {
             cursor.sessions.remove(name);
+            given_back(evidence, name, asked.moment, at.moment);
         }
         Request::Preserve { object, .. } => {
             known(evidence, *object).for_each(|object| object.preserved_by.push(cursor.generation));
@@ -258,6 +268,25 @@ fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: 
             .iter_mut()
             .for_each(|dma| dma.stopped = Some(at.moment)),
         _ => {}
+    }
+}
+
+/// A session was finished: the memory of its memfds that nobody retrieved is as that of closed ones.
+pub(super) fn given_back(evidence: &mut Evidence, session: &str, asked: Moment, finished: Moment) {
+    let Evidence { objects, reused, .. } = evidence;
+    let of = |object: &&mut ObjectEvidence| {
+        let ours = matches!(&object.kind, ObjectKind::Memfd { session: of, .. } if of == session);
+        ours && object.end == MemfdEnd::Finished && object.closed.is_none()
+    };
+    for object in objects.iter_mut().filter(of) {
+        object.closed = Some(finished);
+        reused.push(Reused {
+            object: object.id,
+            generation: finished.generation,
+            since_ns: asked.time_ns,
+            complete: false,
+            pages: Vec::new(),
+        });
     }
 }
 
@@ -362,6 +391,7 @@ fn words(request: &Request) -> String {
         Request::FinishSession { name } => format!("finish session \"{name}\""),
         Request::Provoke(what) => format!("provoke {}", what.name()),
         Request::LoadKexec { .. } => "load the next kernel".into(),
+        Request::StageKernel { offset, .. } => format!("put the next kernel into place from byte {offset}"),
         Request::PageFlags { .. } => "flags of page frames".into(),
         Request::ArmInterrupts => "receive the DMA engine's interrupts".into(),
         other => format!("{other:?}"),

@@ -1,13 +1,15 @@
 //! The moves and requests of each step of a plan, part by part.
 
 use super::cursor::{Awaiting, Cursor, Ending, Move, Point};
-use crate::evidence::{Evidence, MemoryPoint, OutcomeKind, PAGE, Phase};
+use crate::evidence::{Evidence, MemfdEnd, MemoryPoint, OutcomeKind, PAGE, Phase};
 use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT};
 use guest_agent::pagemap::push_frame;
 use guest_agent::protocol::Request;
 
 /// Most pages in one request. The reply about them fits the mailbox.
 const PAGES_AT_ONCE: u64 = 8192;
+/// Most bytes of the next kernel's image in one request, which fits the mailbox.
+const STAGED_AT_ONCE: u64 = 96 << 10;
 /// Number of turns in which a wait passes if the engine waits for its consumer.
 const TURNS: u64 = 8;
 
@@ -25,6 +27,9 @@ pub(super) fn part(
     let request = match step {
         Step::Phase(phase) => return Ok((part == 0).then_some(Move::Enter(*phase))),
         Step::Capture(kind) => return Ok((part == 0).then_some(Move::Capture(*kind))),
+        Step::FindRegions => return Ok((part == 0).then_some(Move::FindRegions)),
+        Step::FillRegion(object) => return Ok((part == 0).then_some(Move::Fill(*object))),
+        Step::StageKernel => stage(plan, cursor.generation.saturating_add(1), part),
         Step::Pass(ns) | Step::AwaitInterrupts(ns) => match pass(evidence, *ns, part) {
             Some(Turn::Pass(ns)) if matches!(step, Step::Pass(_)) => return Ok(Some(Move::Pass(ns))),
             Some(Turn::Pass(ns)) => Some(Request::AwaitInterrupts { ns }),
@@ -39,6 +44,11 @@ pub(super) fn part(
             // Who writes from now on uses the memory again.
             return Ok(Some(Move::SplitPageWrites));
         }
+        Step::FinishSession(name) if gives_back(plan, name) && cursor.sessions.contains(name) => match part {
+            0 => return Ok(Some(Move::SplitPageWrites)),
+            1 => whole(plan, cursor, step)?,
+            _ => None,
+        },
         Step::Close(_) | Step::KeepOpen(_) if part == 1 => whole(plan, cursor, step)?,
         Step::ReleaseMemory if part == 0 => {
             // On KVM a page write has no time of its own, and later ones must not count as made meanwhile.
@@ -56,7 +66,15 @@ pub(super) fn part(
         Step::StartDma if part == 0 => evidence
             .dma
             .as_ref()
+            // An engine whose memory was refused would write to what the next kernel uses.
+            .filter(|dma| !plan.is_survey() || is_preserved(evidence, dma.setup.ring.list.object))
             .map(|dma| Request::StartDma(dma.setup.ring.clone())),
+        Step::StopDma
+            if plan.is_survey() && !evidence.dma.as_ref().is_some_and(|dma| dma.started.is_some()) =>
+        {
+            None
+        }
+        Step::RetrieveSession(name) if plan.is_survey() && !was_preserved(plan, evidence, name) => None,
         _ if part == 0 => whole(plan, cursor, step)?,
         _ => None,
     };
@@ -69,9 +87,10 @@ fn whole(plan: &Plan, cursor: &Cursor, step: &Step) -> Result<Option<Request>, E
     Ok(Some(match step {
         Step::Create(object) => create(planned(plan, *object)?),
         Step::CreateSession(name) => Request::CreateSession { name: name.clone() },
-        Step::Preserve(object) => match planned(plan, *object)?.preserve.clone() {
+        Step::Preserve(object) => match planned(plan, *object)?.preserve() {
+            Some((session, _)) if plan.is_survey() && !cursor.sessions.contains(session) => return Ok(None),
             Some((session, token)) => Request::Preserve {
-                session,
+                session: session.clone(),
                 object: *object,
                 token,
             },
@@ -81,9 +100,9 @@ fn whole(plan: &Plan, cursor: &Cursor, step: &Step) -> Result<Option<Request>, E
             command_line: plan.command_line(cursor.generation.saturating_add(1)).to_owned(),
         },
         Step::RetrieveSession(name) => Request::RetrieveSession { name: name.clone() },
-        Step::Retrieve(object) => match planned(plan, *object)?.preserve.clone() {
-            Some((session, token)) if cursor.sessions.contains(&session) => Request::RetrieveMemfd {
-                session,
+        Step::Retrieve(object) => match planned(plan, *object)?.preserve() {
+            Some((session, token)) if cursor.sessions.contains(session) => Request::RetrieveMemfd {
+                session: session.clone(),
                 token,
                 object: *object,
             },
@@ -119,10 +138,50 @@ fn planned(plan: &Plan, object: u32) -> Result<&ObjectPlan, Ending> {
 
 fn create(planned: &ObjectPlan) -> Request {
     let (object, bytes) = (planned.id, planned.bytes);
-    match planned.preserve {
+    match planned.preserve() {
         Some(_) => Request::CreateMemfd { object, bytes },
         None => Request::CreateBuffer { object, bytes },
     }
+}
+
+/// Whether the kernel gives memory back when this session is finished, because nobody has retrieved it.
+fn gives_back(plan: &Plan, session: &String) -> bool {
+    let mut of = plan
+        .objects
+        .iter()
+        .filter(|object| object.end == MemfdEnd::Finished);
+    of.any(|object| object.preserve().is_some_and(|(of, _)| of == session))
+}
+
+/// Whether the running kernel has accepted this object.
+fn is_preserved(evidence: &Evidence, object: u32) -> bool {
+    let known = evidence.object(object);
+    known.is_some_and(|object| !object.preserved_by.is_empty())
+}
+
+/// Whether any kernel has accepted an object of this session.
+fn was_preserved(plan: &Plan, evidence: &Evidence, session: &String) -> bool {
+    let of = |object: &&ObjectPlan| object.preserve().is_some_and(|(of, _)| of == session);
+    plan.objects
+        .iter()
+        .filter(of)
+        .any(|object| is_preserved(evidence, object.id))
+}
+
+/// The request with part `number` of the image of a generation's kernel; `None` after the last one.
+fn stage(plan: &Plan, generation: u32, number: u64) -> Option<Request> {
+    let offset = number.checked_mul(STAGED_AT_ONCE)?;
+    let rest = plan
+        .kernel(generation)
+        .image
+        .get(usize::try_from(offset).ok()?..)?;
+    let part = rest
+        .len()
+        .min(usize::try_from(STAGED_AT_ONCE).unwrap_or(usize::MAX));
+    (part > 0).then(|| Request::StageKernel {
+        offset,
+        bytes: rest[..part].to_vec(),
+    })
 }
 
 /// The request that fills the next portion of a new object, part 1 and later; `None` after the last one.
@@ -247,7 +306,7 @@ enum Turn {
 /// If there is an engine, a wait passes in turns, and after each turn the consumer releases blocks. Otherwise an engine
 /// that waits for its consumer would be idle most of the time.
 fn pass(evidence: &Evidence, ns: u64, part: u64) -> Option<Turn> {
-    let Some(dma) = &evidence.dma else {
+    let Some(dma) = evidence.dma.as_ref().filter(|dma| dma.started.is_some()) else {
         return (part == 0).then_some(Turn::Pass(ns));
     };
     let turns = if dma.setup.ring.free_run { 1 } else { TURNS };

@@ -265,6 +265,13 @@ impl Run {
                 .filter(|known| known.id == *object)
                 .for_each(|known| known.closed = Some(asked.moment));
         }
+        if let Awaiting::Answer {
+            request: Request::FinishSession { name },
+            asked,
+        } = &self.cursor.awaiting
+        {
+            super::answers::given_back(&mut self.evidence, name, asked.moment, asked.moment);
+        }
         // A run that ended early has no checkpoint at its end, but its memory can be captured now.
         let captured = self.evidence.captures.checkpoints.last();
         let at_the_end = captured.is_some_and(|last| last.kind == CheckpointKind::End);

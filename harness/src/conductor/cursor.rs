@@ -12,6 +12,7 @@
 //!
 //! `asks.rs` has the moves of each step; `answers.rs` handles answers, `events.rs` events.
 
+use super::regions::{self, Region};
 use super::{answers, asks, events};
 use crate::evidence::{CheckpointKind, Evidence, Moment, OutcomeKind, Phase};
 use crate::plan::{Plan, Step};
@@ -83,6 +84,10 @@ pub enum Move {
     Enter(Phase),
     /// Capture the pages of all objects.
     Capture(CheckpointKind),
+    /// Read the kernel's table of memory that it has reserved by name.
+    FindRegions,
+    /// Fill an object with its pattern, from outside.
+    Fill(u32),
     /// Tell the machine that the agent will execute the kexec when it is released.
     ExpectKexec,
     /// Keep page writes until now apart from later ones.
@@ -135,6 +140,8 @@ pub enum What {
         /// The running kernel's panic message, if it has printed one.
         panic: Option<String>,
     },
+    /// What [`Move::FindRegions`] found; `None` if the table cannot be read.
+    Regions(Option<Vec<Region>>),
     /// The move could not be made.
     Failed(String),
 }
@@ -218,8 +225,17 @@ fn after(
             }
         }
         (Move::Pass(_), What::Event { event, panic }) => return Err(events::ended_by(&event, panic, at)),
+        (Move::FindRegions, What::Regions(found)) => {
+            regions::found(plan, cursor, evidence, found, at)?;
+            cursor.part += 1;
+        }
         (
-            Move::Pass(_) | Move::Enter(_) | Move::Capture(_) | Move::ExpectKexec | Move::SplitPageWrites,
+            Move::Pass(_)
+            | Move::Fill(_)
+            | Move::Enter(_)
+            | Move::Capture(_)
+            | Move::ExpectKexec
+            | Move::SplitPageWrites,
             What::Done,
         ) => cursor.part += 1,
         (due, what) => {

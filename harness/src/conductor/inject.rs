@@ -54,8 +54,8 @@ impl Run {
         Ok(())
     }
 
-    /// A run of `plan` that goes on from a snapshot of the same plan without injections: it must have been taken at the
-    /// beginning of a phase, before the first of the injections is armed.
+    /// A run of `plan` that goes on from a snapshot of a plan that begins as it does, without injections: it must have
+    /// been taken at the beginning of a phase, before the first of the injections is armed.
     pub(crate) fn branched(snapshot: &RunSnapshot, plan: &Plan) -> Result<Self, MachineError> {
         let mut run = Self::from_snapshot(snapshot, &[])?;
         run.plan = Arc::new(Plan {
@@ -63,6 +63,14 @@ impl Run {
             ..plan.clone()
         });
         run.evidence.scenario_text.clone_from(&plan.scenario_text);
+        if plan.is_survey() {
+            // The snapshot's run goes on to another kernel.
+            let fresh = super::setup::blank(plan, &run.evidence.backend);
+            let begun = run.evidence.kernels.len().min(run.cursor.generation as usize + 1);
+            run.evidence.kernels.truncate(begun);
+            run.evidence.kernels.extend(fresh.kernels.into_iter().skip(begun));
+            run.evidence.overrides = fresh.overrides;
+        }
         run.inject(&plan.injections)?;
         Ok(run)
     }

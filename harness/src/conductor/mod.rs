@@ -15,6 +15,7 @@
 //! | `handed.rs` | the handover of a run that begins with the second kernel |
 //! | `inject.rs` | answers to injections, and what became of each |
 //! | `patience.rs` | how long the guest may be silent |
+//! | `regions.rs` | memory that the kernel reserves by name: where it is, its pattern, its retrieval |
 //! | `run.rs` | the driver |
 //! | `warm.rs` | decoded and translated code that runs leave for each other |
 //! | `collect.rs` | evidence from the machine |
@@ -34,6 +35,7 @@ mod memory;
 mod memory_answers;
 mod page_writes;
 mod patience;
+mod regions;
 mod run;
 mod setup;
 mod stopwatch;

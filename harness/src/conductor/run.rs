@@ -326,6 +326,8 @@ impl Run {
             }
             Move::SplitPageWrites => machine.split_page_writes()?,
             Move::Capture(kind) => self.capture(*kind)?,
+            Move::FindRegions => return Ok(Some(What::Regions(self.regions()))),
+            Move::Fill(object) => self.fill(*object)?,
             Move::End(_) => {}
         }
         Ok(Some(What::Done))

@@ -2,7 +2,7 @@
 
 use crate::evidence::{
     Captures, DmaEvidence, Evidence, HandoverEvidence, KernelEvidence, Moment, NOT_ENDED, ObjectEvidence,
-    ObjectKind, Outcome, OutcomeKind, Phase, VERSION, empty_ledger,
+    Outcome, OutcomeKind, Phase, VERSION, empty_ledger,
 };
 use crate::initramfs;
 use crate::kernel::Fit;
@@ -16,7 +16,11 @@ pub(super) fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
     MachineConfig {
         ram_bytes: plan.ram_bytes,
         kernel: plan.kernel(first).image.as_ref().clone(),
-        initramfs: initramfs::build(agent, next.map(|next| next.image.as_slice())),
+        initramfs: initramfs::build(
+            agent,
+            next.filter(|_| !plan.is_survey())
+                .map(|next| next.image.as_slice()),
+        ),
         command_line: plan.command_line(first).to_owned(),
         seed: crate::seed::seed_for(plan.seed, "machine"),
         dma: plan.dma.as_ref().map(|dma| dma.engine).unwrap_or_default(),
@@ -59,13 +63,8 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
     let object = |object: &crate::plan::ObjectPlan| ObjectEvidence {
         id: object.id,
         name: object.name.clone(),
-        kind: match &object.preserve {
-            Some((session, token)) => ObjectKind::Memfd {
-                session: session.clone(),
-                token: *token,
-            },
-            None => ObjectKind::Anonymous,
-        },
+        kind: object.kind.clone(),
+        end: object.end,
         bytes: object.bytes,
         pattern_seed: object.seed,
         pages: handed(object.id)
@@ -104,6 +103,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         kernels: (0..=plan.kexecs).map(kernel).collect(),
         phases: Vec::new(),
         objects: plan.objects.iter().map(object).collect(),
+        test_kho: plan.test_kho,
         dma,
         injections: Vec::new(),
         event_causes: Vec::new(),

@@ -41,7 +41,7 @@ pub use vmm::phase::Phase;
 use vmm::trace::TraceRecord;
 
 /// Version of the evidence directory's format. [`load`] refuses other versions.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Bytes of a page.
 pub const PAGE: u64 = guest_agent::pattern::PAGE_BYTES as u64;
@@ -79,6 +79,9 @@ pub struct Evidence {
     pub phases: Vec<PhaseRecord>,
     /// Memory objects of the agent.
     pub objects: Vec<ObjectEvidence>,
+    /// Whether the scenario wants the kernel's own test of Kexec HandOver.
+    #[serde(default)]
+    pub test_kho: bool,
     /// The DMA engine as it was set up.
     pub dma: Option<DmaEvidence>,
     /// The injections, and what has become of each.
@@ -277,8 +280,23 @@ pub enum ObjectKind {
         /// LUO token.
         token: u64,
     },
+    /// Memory that the kernel reserves by name (`reserve_mem=`), and preserves by itself.
+    ReserveMem,
     /// Anonymous memory, which is not preserved.
     Anonymous,
+}
+
+/// What the new kernel's agent does about a memfd that was preserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemfdEnd {
+    /// Retrieves it.
+    #[default]
+    Retrieved,
+    /// Retrieves its session and finishes that, which gives the memory back without anybody having asked for it.
+    Finished,
+    /// Never asks for its session, so the kernel keeps the memory.
+    Left,
 }
 
 /// A memory object of the agent.
@@ -290,6 +308,9 @@ pub struct ObjectEvidence {
     pub name: String,
     /// What it is.
     pub kind: ObjectKind,
+    /// What the new kernel's agent does about it.
+    #[serde(default)]
+    pub end: MemfdEnd,
     /// Size in bytes.
     pub bytes: u64,
     /// Seed of its pattern.
@@ -323,6 +344,7 @@ impl ObjectEvidence {
             ObjectKind::Memfd { session, token } => {
                 format!("memfd \"{}\" (session \"{session}\", token {token})", self.name)
             }
+            ObjectKind::ReserveMem => format!("reserve_mem \"{}\"", self.name),
             ObjectKind::Anonymous => format!("unpreserved buffer \"{}\"", self.name),
         }
     }

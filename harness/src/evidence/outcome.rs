@@ -22,7 +22,7 @@ pub struct Outcome {
 pub enum OutcomeKind {
     /// Every step was done.
     Completed,
-    /// A session or a memfd could not be retrieved; the run went on without it to its end.
+    /// A session, a memfd or memory reserved by name could not be retrieved; the run went on without it to its end.
     SessionLost,
     /// The first kernel could not do what the scenario asks for, so that nothing was tested.
     SetupFailed,

@@ -200,7 +200,7 @@ fn of_objects(
 ) -> Result<Blueprint, HandoverError> {
     let mut sessions: Vec<SessionPlan> = Vec::new();
     for object in objects {
-        let Some((session, token)) = &object.preserve else {
+        let Some((session, token)) = object.preserve() else {
             continue;
         };
         if abi.luo().is_none() {
@@ -217,7 +217,7 @@ fn of_objects(
             ..MemfdPlan::default()
         };
         let file = FilePlan {
-            token: *token,
+            token,
             content: FileContentPlan::Memfd(memfd),
         };
         match sessions.iter_mut().find(|known| known.name == *session) {
@@ -245,7 +245,7 @@ fn of_objects(
 
 /// The page frames of an object in the blueprint; `None` if it is not one that is handed over.
 fn pages_of(object: &ObjectPlan, blueprint: &Blueprint) -> Result<Option<Vec<PageRun>>, HandoverError> {
-    let Some((session, token)) = &object.preserve else {
+    let Some((session, token)) = object.preserve() else {
         return Ok(None);
     };
     let wrong = |reason: String| HandoverError::Memfd {
@@ -256,7 +256,7 @@ fn pages_of(object: &ObjectPlan, blueprint: &Blueprint) -> Result<Option<Vec<Pag
     let mut files = sessions
         .filter(|known| known.name == *session)
         .flat_map(|session| &session.files)
-        .filter(|file| file.token == *token);
+        .filter(|file| file.token == token);
     let memfd = match files.next().map(|file| &file.content) {
         Some(FileContentPlan::Memfd(memfd)) => memfd,
         Some(FileContentPlan::Other { compatible, .. }) => {

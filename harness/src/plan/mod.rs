@@ -6,7 +6,7 @@ mod steps;
 pub use inject::{Ask, BlobAsk, FieldChange, InjectionPlan, Thing, Where};
 pub use steps::Step;
 
-use crate::evidence::{CheckpointKind, DmaSetup, PAGE, Phase};
+use crate::evidence::{CheckpointKind, DmaSetup, MemfdEnd, ObjectKind, PAGE, Phase};
 use crate::handover::{HandoverError, HandoverPlan};
 use crate::kernel::{KernelError, KernelImage};
 use crate::scenario::{Buffers, Scenario, Span, WhenFull};
@@ -31,6 +31,10 @@ const BOOT_PATIENCE: u64 = 5;
 
 /// Identity of the anonymous buffer; memfds are counted from 1.
 const ANONYMOUS_OBJECT: u32 = 1000;
+/// Identity of the first region of reserve_mem.
+const FIRST_REGION: u32 = 3000;
+/// The kernel's table of regions (mm/memblock.c). A kernel without it knows no `reserve_mem=`.
+pub const REGION_TABLE: &str = "reserved_mem_table";
 /// Identity of the file that [`Step::UseMemory`] fills; no evidence is kept of it.
 pub const WORKLOAD_OBJECT: u32 = 2000;
 
@@ -45,6 +49,9 @@ pub struct Overrides {
     pub seed: Option<u64>,
     /// `--progress`.
     pub progress: Option<Span>,
+    /// The run is one of a matrix of kernels. Then the next kernel comes through the mailbox, so that runs with one
+    /// first kernel are one run until it is loaded. What the first kernel refuses to preserve is left out.
+    pub survey: bool,
 }
 
 impl Overrides {
@@ -92,6 +99,8 @@ pub struct Plan {
     pub new_command_line: String,
     /// Memory objects of the agent.
     pub objects: Vec<ObjectPlan>,
+    /// Whether the kernel's own test of Kexec HandOver is one of the objects.
+    pub test_kho: bool,
     /// What generation 1 is handed over, if it is booted first. Generation 0 does not run then.
     pub handover: Option<HandoverPlan>,
     /// The DMA engine.
@@ -129,8 +138,10 @@ pub struct ObjectPlan {
     pub id: u32,
     /// Name in reports.
     pub name: String,
-    /// Session and token, unless it is anonymous memory.
-    pub preserve: Option<(String, u64)>,
+    /// What it is.
+    pub kind: ObjectKind,
+    /// What the new kernel's agent does about it.
+    pub end: MemfdEnd,
     /// Size in bytes.
     pub bytes: u64,
     /// Seed of its pattern.
@@ -140,12 +151,20 @@ pub struct ObjectPlan {
 }
 
 impl ObjectPlan {
+    /// Session and token, if the agent preserves it.
+    pub fn preserve(&self) -> Option<(&String, u64)> {
+        match &self.kind {
+            ObjectKind::Memfd { session, token } => Some((session, *token)),
+            ObjectKind::ReserveMem | ObjectKind::Anonymous => None,
+        }
+    }
+
     /// What and which it is, for people.
     pub fn words(&self) -> String {
-        let kind = if self.preserve.is_some() {
-            "memfd"
-        } else {
-            "memory"
+        let kind = match self.kind {
+            ObjectKind::Memfd { .. } => "memfd",
+            ObjectKind::ReserveMem => "reserve_mem",
+            ObjectKind::Anonymous => "memory",
         };
         format!("{kind} \"{}\"", self.name)
     }
@@ -210,6 +229,14 @@ pub fn plan_with(
     } else {
         Some(resolve(&new, &new_span)?)
     };
+    if let Some(region) = scenario.reserve_mem.first() {
+        for kernel in [Some(&old_kernel), new_kernel.as_ref()].into_iter().flatten() {
+            kernel.require_symbol(REGION_TABLE).map_err(|source| PlanError {
+                span: Some(region.name.span()),
+                source: source.into(),
+            })?;
+        }
+    }
     for inject in &scenario.inject {
         let when = inject.when.get_ref();
         if let (Some(symbol), Some(since)) = (&when.symbol, when.since()) {
@@ -253,17 +280,38 @@ pub(crate) fn with_kernels(
         .map(|(id, memfd)| ObjectPlan {
             id,
             name: memfd.name.get_ref().clone(),
-            preserve: Some((memfd.session.clone(), *memfd.token.get_ref())),
+            kind: ObjectKind::Memfd {
+                session: memfd.session.clone(),
+                token: *memfd.token.get_ref(),
+            },
+            end: memfd.end(),
             bytes: memfd.size.get_ref().0,
             seed: seed_for(seed, &format!("memfd/{}", memfd.name.get_ref())),
-            hops: memfd.hops.as_ref().map_or(kexecs, |hops| *hops.get_ref()),
+            hops: match memfd.end() {
+                MemfdEnd::Retrieved => memfd.hops.as_ref().map_or(kexecs, |hops| *hops.get_ref()),
+                MemfdEnd::Finished | MemfdEnd::Left => 1,
+            },
         })
         .collect();
     let dma = dma_plan(scenario, seed, &mut objects);
+    objects.extend(
+        (FIRST_REGION..)
+            .zip(&scenario.reserve_mem)
+            .map(|(id, region)| ObjectPlan {
+                id,
+                name: region.name.get_ref().clone(),
+                kind: ObjectKind::ReserveMem,
+                end: MemfdEnd::Retrieved,
+                bytes: region.size.get_ref().0,
+                seed: seed_for(seed, &format!("reserve_mem/{}", region.name.get_ref())),
+                hops: kexecs,
+            }),
+    );
     let linked = |generation: u16, symbol: &str| {
         kernel_of(generation.into(), &old_kernel, new_kernel.as_ref()).linked_address(symbol)
     };
     let injections = inject::of(scenario, seed, &objects, &linked);
+    let own = scenario.own_parameters();
     let mut plan = Plan {
         name: scenario.name.get_ref().clone(),
         scenario_file: file.into(),
@@ -275,9 +323,10 @@ pub(crate) fn with_kernels(
         kexecs,
         old_kernel,
         new_kernel,
-        old_command_line: command_line(&[COMMAND_LINE, &kernel.append, &kernel.append_old]),
-        new_command_line: command_line(&[COMMAND_LINE, &kernel.append, &kernel.append_new]),
+        old_command_line: command_line(&[COMMAND_LINE, &own, &kernel.append, &kernel.append_old]),
+        new_command_line: command_line(&[COMMAND_LINE, &own, &kernel.append, &kernel.append_new]),
         objects,
+        test_kho: scenario.test_kho.is_some(),
         handover: None,
         dma,
         injections,
@@ -324,7 +373,8 @@ fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Op
             objects.push(ObjectPlan {
                 id: ANONYMOUS_OBJECT,
                 name: "buffers".into(),
-                preserve: None,
+                kind: ObjectKind::Anonymous,
+                end: MemfdEnd::Retrieved,
                 bytes: (u64::from(entries) * buffer).next_multiple_of(PAGE),
                 seed: seed_for(seed, "buffers"),
                 hops: 0,
@@ -378,6 +428,22 @@ fn choose(
     given.clone().map(|given| (given, None)).or_else(named)
 }
 
+/// Whether runs with these overrides may begin equally. Those of a matrix differ in the later kernels alone.
+fn same_beginning(one: &Overrides, other: &Overrides) -> bool {
+    let Overrides {
+        kernel,
+        next_kernel,
+        seed,
+        progress,
+        survey,
+    } = one;
+    *kernel == other.kernel
+        && *seed == other.seed
+        && *progress == other.progress
+        && *survey == other.survey
+        && (*survey || *next_kernel == other.next_kernel)
+}
+
 fn command_line(parts: &[&str]) -> String {
     parts
         .iter()
@@ -397,8 +463,15 @@ impl Plan {
         }
     }
 
+    /// Whether the next kernel comes through the mailbox, and what the first one refuses is left out; see
+    /// [`Overrides::survey`].
+    pub fn is_survey(&self) -> bool {
+        self.overrides.survey
+    }
+
     /// Whether a run of `other` is the same as one of this plan until the first injection of either is armed. The text
-    /// of the scenario has expectations, which no run depends on.
+    /// of the scenario has expectations, which no run depends on. Runs of a matrix may go on to other kernels: they are
+    /// the same at least until the first kernel's agent has greeted.
     pub fn begins_as(&self, other: &Self) -> bool {
         let Self {
             name,
@@ -410,10 +483,11 @@ impl Plan {
             vcpus,
             kexecs,
             old_kernel,
-            new_kernel,
+            new_kernel: _,
             old_command_line,
             new_command_line,
             objects,
+            test_kho,
             handover,
             dma,
             injections: _,
@@ -425,22 +499,32 @@ impl Plan {
         let kernel = |kernel: &KernelImage| (kernel.hash, kernel.path.clone());
         *name == other.name
             && *scenario_file == other.scenario_file
-            && *overrides == other.overrides
+            && same_beginning(overrides, &other.overrides)
             && *seed == other.seed
             && *ram_bytes == other.ram_bytes
             && *vcpus == other.vcpus
             && *kexecs == other.kexecs
             && kernel(old_kernel) == kernel(&other.old_kernel)
-            && new_kernel.as_ref().map(kernel) == other.new_kernel.as_ref().map(kernel)
+            && (overrides.survey || self.has_new_kernel_of(other))
             && *old_command_line == other.old_command_line
             && *new_command_line == other.new_command_line
             && *objects == other.objects
+            && *test_kho == other.test_kho
             && *handover == other.handover
             && *dma == other.dma
             && *steps == other.steps
             && *progress_ns == other.progress_ns
             && *boot_progress_ns == other.boot_progress_ns
             && *ledger_entries == other.ledger_entries
+    }
+
+    /// Whether the later kernels are those of `other`.
+    pub fn has_new_kernel_of(&self, other: &Self) -> bool {
+        let kernel = |plan: &Self| {
+            let kernel = plan.kernel(1);
+            (kernel.hash, kernel.path.clone())
+        };
+        kernel(self) == kernel(other)
     }
 
     /// The generation that is booted.
@@ -533,6 +617,25 @@ mod tests {
             ..plain.clone()
         };
         assert!(!plain.begins_as(&other_seed));
+    }
+
+    #[test]
+    fn runs_of_a_matrix_begin_equally_whatever_kernel_is_next() {
+        let plan = |old: &str, new: &str, survey: bool| {
+            let plan = crate::testing::plan_with(crate::testing::SCENARIO, |overrides| {
+                (overrides.kernel, overrides.next_kernel) = (Some(old.into()), Some(new.into()));
+                overrides.survey = survey;
+            });
+            Plan {
+                new_kernel: Some(KernelImage::in_memory(new, "")),
+                ..plan
+            }
+        };
+        assert!(plan("a", "b", true).begins_as(&plan("a", "c", true)));
+        assert!(!plan("a", "b", true).begins_as(&plan("b", "b", true)));
+        assert!(!plan("a", "b", false).begins_as(&plan("a", "c", false)));
+        assert!(!plan("a", "b", true).begins_as(&plan("a", "b", false)));
+        assert!(plan("a", "b", false).begins_as(&plan("a", "b", false)));
     }
 
     #[test]

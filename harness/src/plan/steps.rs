@@ -1,7 +1,7 @@
 //! The steps of one kernel generation.
 
 use super::{Plan, WORKLOAD_OBJECT};
-use crate::evidence::{CheckpointKind, MemoryPoint, Phase};
+use crate::evidence::{CheckpointKind, MemfdEnd, MemoryPoint, ObjectKind, Phase};
 use crate::scenario::{Scenario, Start, Workload};
 use guest_agent::protocol::{Misbehaviour, Provocation};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,12 @@ pub enum Step {
     ResolvePages(u32),
     /// Put the ring into memory and start the DMA engine.
     StartDma,
+    /// Find the memory that the running kernel has reserved by name. In a new kernel that is its retrieval.
+    FindRegions,
+    /// Fill such memory with its pattern, from outside.
+    FillRegion(u32),
+    /// Give the agent the image of the next kernel.
+    StageKernel,
     /// Load the next kernel.
     LoadKexec,
     /// Let guest time pass, in nanoseconds. If the engine waits for its consumer, blocks are released meanwhile.
@@ -81,7 +87,9 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
     let mut steps = Vec::new();
     if generation == 0 {
         steps.push(Step::Phase(Phase::Prepare));
-        steps.extend(plan.objects.iter().map(|object| Step::Create(object.id)));
+        steps.extend(agents(plan).map(|object| Step::Create(object.id)));
+        steps.extend(regions(plan).next().map(|_| Step::FindRegions));
+        steps.extend(regions(plan).map(|region| Step::FillRegion(region.id)));
         let start = scenario.dma.as_ref().map(|dma| dma.get_ref().start);
         let start_dma = interrupts
             .then_some(Step::ArmInterrupts)
@@ -91,7 +99,7 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
             steps.extend(start_dma.clone());
         }
         preserve(plan, generation, &mut steps);
-        steps.extend(plan.objects.iter().map(|object| Step::ResolvePages(object.id)));
+        steps.extend(agents(plan).map(|object| Step::ResolvePages(object.id)));
         if start == Some(Start::Preserved) {
             steps.extend(start_dma);
         }
@@ -109,6 +117,7 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step>
             steps.push(Step::Phase(Phase::Prepare));
             preserve(plan, generation, &mut steps);
         }
+        steps.extend(plan.is_survey().then_some(Step::StageKernel));
         steps.push(Step::LoadKexec);
         steps.push(Step::Phase(Phase::Armed));
         steps.push(wait(scenario, scenario.run.armed.0));
@@ -131,15 +140,34 @@ fn wait(scenario: &Scenario, ns: u64) -> Step {
     }
 }
 
-/// Objects that are preserved over the kexec out of `generation`.
+/// Objects that the agent makes.
+fn agents(plan: &Plan) -> impl Iterator<Item = &super::ObjectPlan> {
+    plan.objects
+        .iter()
+        .filter(|object| object.kind != ObjectKind::ReserveMem)
+}
+
+/// Memory that the kernel reserves by name. It is never closed.
+fn regions(plan: &Plan) -> impl Iterator<Item = &super::ObjectPlan> {
+    plan.objects
+        .iter()
+        .filter(|object| object.kind == ObjectKind::ReserveMem)
+}
+
+/// Objects of the agent that are preserved over the kexec out of `generation`.
 fn carried(plan: &Plan, generation: u32) -> impl Iterator<Item = &super::ObjectPlan> {
-    plan.objects.iter().filter(move |object| generation < object.hops)
+    agents(plan).filter(move |object| generation < object.hops)
+}
+
+/// Those of them that the next kernel's agent retrieves.
+fn retrieved(plan: &Plan, generation: u32) -> impl Iterator<Item = &super::ObjectPlan> {
+    carried(plan, generation).filter(|object| object.end == MemfdEnd::Retrieved)
 }
 
 /// Sessions over the kexec out of `generation`, each once, in order.
 fn sessions(plan: &Plan, generation: u32) -> BTreeSet<&String> {
     carried(plan, generation)
-        .filter_map(|object| object.preserve.as_ref())
+        .filter_map(super::ObjectPlan::preserve)
         .map(|(session, _)| session)
         .collect()
 }
@@ -160,21 +188,22 @@ fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<St
     steps.push(Step::Memory(MemoryPoint::BeforeRetrieval));
     flags(plan, generation, MemoryPoint::BeforeRetrieval, steps);
     under_pressure(scenario, MemoryPoint::BeforeRetrieval, Vec::new(), steps);
-    steps.extend(
-        sessions(plan, left)
-            .into_iter()
-            .cloned()
-            .map(Step::RetrieveSession),
-    );
-    steps.extend(carried(plan, left).map(|object| Step::Retrieve(object.id)));
+    let asked: BTreeSet<&String> = carried(plan, left)
+        .filter(|object| object.end != MemfdEnd::Left)
+        .filter_map(super::ObjectPlan::preserve)
+        .map(|(session, _)| session)
+        .collect();
+    steps.extend(asked.iter().copied().cloned().map(Step::RetrieveSession));
+    steps.extend(retrieved(plan, left).map(|object| Step::Retrieve(object.id)));
+    steps.extend(regions(plan).next().map(|_| Step::FindRegions));
     steps.push(Step::Capture(CheckpointKind::Retrieved));
-    steps.extend(carried(plan, left).map(|object| Step::Digest(object.id)));
+    steps.extend(retrieved(plan, left).map(|object| Step::Digest(object.id)));
     flags(plan, generation, MemoryPoint::Retrieved, steps);
     if scenario.has_interrupts() {
         steps.push(Step::ArmInterrupts);
     }
     steps.push(wait(scenario, scenario.run.restore.0));
-    steps.extend(sessions(plan, left).into_iter().cloned().map(Step::FinishSession));
+    steps.extend(asked.into_iter().cloned().map(Step::FinishSession));
     if let Some(Workload::Size(bytes)) = scenario.run.workload {
         steps.push(Step::UseMemory(bytes.0));
     }
@@ -187,7 +216,8 @@ fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<St
 
 /// Asks for the flags of all objects that were carried into `generation`.
 fn flags(plan: &Plan, generation: u32, at: MemoryPoint, steps: &mut Vec<Step>) {
-    steps.extend(carried(plan, generation - 1).map(|object| Step::PageFlags(at, object.id)));
+    let all = carried(plan, generation - 1).chain(regions(plan));
+    steps.extend(all.map(|object| Step::PageFlags(at, object.id)));
 }
 
 /// If the workload is all memory, takes it and gives it back. `meanwhile` is done in between, or else at once.
@@ -204,7 +234,8 @@ fn close(scenario: &Scenario, objects: Vec<&super::ObjectPlan>, steps: &mut Vec<
     let kept = fault
         .and_then(|fault| fault.keep.as_ref())
         .map(toml::Spanned::get_ref);
-    steps.extend(objects.iter().map(|object| match kept {
+    let held = objects.iter().filter(|object| object.end == MemfdEnd::Retrieved);
+    steps.extend(held.map(|object| match kept {
         Some(kept) if *kept == object.name => Step::KeepOpen(object.id),
         _ => Step::Close(object.id),
     }));

@@ -1,6 +1,7 @@
 //! Checks of relations between keys, and of ranges.
 
-use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario, handover, inject};
+use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario, handover, inject, own};
+use crate::evidence::MemfdEnd;
 use guest_agent::device::dma::MAX_RING_ENTRIES;
 use guest_agent::pattern::PAGE_BYTES;
 use std::collections::BTreeSet;
@@ -85,6 +86,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
         || format!("found a ledger of {ledger} entries, expected 1 to {MAX_LEDGER}"),
     )?;
     check_memfds(scenario, ram)?;
+    own::check(scenario, ram)?;
     scenario
         .handover
         .as_ref()
@@ -131,6 +133,9 @@ fn check_memfds(scenario: &Scenario, ram: u64) -> Result<(), Problem> {
         require(tokens.insert((session, token)), &memfd.token, || {
             format!("token {token} is taken in session \"{session}\"")
         })?;
+        if let Some(end) = &memfd.end {
+            check_end(scenario, memfd, end)?;
+        }
         if let Some(hops) = &memfd.hops {
             let (found, kexecs) = (*hops.get_ref(), *scenario.kexecs.get_ref());
             require((1..=kexecs).contains(&found), hops, || {
@@ -139,6 +144,28 @@ fn check_memfds(scenario: &Scenario, ram: u64) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// A memfd that is not retrieved cannot be preserved again, so it goes over one kexec.
+fn check_end(scenario: &Scenario, memfd: &Memfd, end: &Spanned<MemfdEnd>) -> Result<(), Problem> {
+    let found = *end.get_ref();
+    require(found == MemfdEnd::Retrieved || memfd.hops.is_none(), end, || {
+        "found hops beside it, and a memfd that is not retrieved goes over one kexec".into()
+    })?;
+    let others = scenario
+        .memfd
+        .iter()
+        .filter(|other| other.session == memfd.session);
+    require(
+        found != MemfdEnd::Left || others.map(Memfd::end).all(|end| end == MemfdEnd::Left),
+        end,
+        || {
+            format!(
+                "memfds of session \"{}\" are retrieved or finished, so it is asked for",
+                memfd.session
+            )
+        },
+    )
 }
 
 fn check_fault(scenario: &Scenario, spanned: &Spanned<Fault>) -> Result<(), Problem> {
@@ -217,6 +244,12 @@ fn check_dma(scenario: &Scenario, spanned: &Spanned<Dma>) -> Result<(), Problem>
             span: spanned.span(),
             message: "[dma] needs a [[memfd]] to keep its ring in".into(),
         },
+    })?;
+    require(memfd.end() == MemfdEnd::Retrieved, spanned, || {
+        format!(
+            "memfd \"{}\" holds the ring, so it has to be retrieved",
+            memfd.name.get_ref()
+        )
     })?;
     require(memfd.hops.is_none(), spanned, || {
         format!(

@@ -97,7 +97,7 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::OutcomeKind;
+    use crate::evidence::{MemfdEnd, OutcomeKind};
     use crate::scenario::{Bytes, Workload};
     use proptest::prelude::*;
 
@@ -126,6 +126,31 @@ mod tests {
         for rate in [least - 1, most + 1] {
             let message = error(&text(rate));
             assert!(message.contains("expected 1000 to 20000000000 B/s"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_memfd_that_is_not_retrieved_goes_over_one_kexec_and_has_no_ring() {
+        let text = |end: &str, further: &str| format!("{GOOD}end = \"{end}\"\n{further}");
+        let of = |text: &str| parse("s.toml", text).unwrap().memfd[0].end();
+        assert_eq!(of(GOOD), MemfdEnd::Retrieved);
+        assert_eq!(of(&text("finished", "")), MemfdEnd::Finished);
+        assert_eq!(of(&text("left", "")), MemfdEnd::Left);
+        let other =
+            |end: &str| format!("[[memfd]]\nname = \"o\"\nsize = \"4 KiB\"\ntoken = 2\nend = \"{end}\"\n");
+        assert_eq!(of(&text("left", &other("left"))), MemfdEnd::Left);
+        for (text, said) in [
+            (text("dropped", ""), "expected one of"),
+            (text("finished", "hops = 1\n"), "goes over one kexec"),
+            (text("left", &other("finished")), "so it is asked for"),
+            (text("left", &other("retrieved")), "so it is asked for"),
+            (
+                text("finished", "[dma]\nrate = \"1 MB/s\"\n"),
+                "has to be retrieved",
+            ),
+        ] {
+            let message = error(&text);
+            assert!(message.contains(said), "{said}: {message}");
         }
     }
 

@@ -9,6 +9,7 @@ mod expect;
 mod handover;
 pub mod inject;
 mod load;
+mod own;
 mod units;
 
 pub(crate) use check::dma_memfd;
@@ -16,8 +17,10 @@ pub use criteria::{Criteria, WriterKind};
 pub use expect::{Expect, Expected};
 pub use inject::Inject;
 pub use load::{ScenarioError, load, parse, wrong_at};
+pub use own::{ReserveMem, TestKho};
 pub use units::{Bytes, Rate, Span, Workload};
 
+use crate::evidence::MemfdEnd;
 use guest_agent::protocol::{Misbehaviour, Provocation};
 use kho_core::Abi;
 use serde::Deserialize;
@@ -53,6 +56,11 @@ pub struct Scenario {
     /// Memory that the agent preserves.
     #[serde(default)]
     pub memfd: Vec<Memfd>,
+    /// Memory that the kernel reserves by name and preserves by itself.
+    #[serde(default)]
+    pub reserve_mem: Vec<ReserveMem>,
+    /// The kernel's own test of Kexec HandOver.
+    pub test_kho: Option<Spanned<TestKho>>,
     /// The DMA engine, which stays off without this table.
     pub dma: Option<Spanned<Dma>>,
     /// How much guest time passes where.
@@ -127,6 +135,17 @@ pub struct Memfd {
     pub token: Spanned<u64>,
     /// Number of kexecs after which the agent closes it; default: all.
     pub hops: Option<Spanned<u32>>,
+    /// What the new kernel's agent does about it.
+    pub end: Option<Spanned<MemfdEnd>>,
+}
+
+impl Memfd {
+    /// What the new kernel's agent does about it.
+    pub fn end(&self) -> MemfdEnd {
+        self.end
+            .as_ref()
+            .map_or(MemfdEnd::default(), |end| *end.get_ref())
+    }
 }
 
 /// The DMA engine, personality `stream`.

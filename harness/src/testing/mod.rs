@@ -403,6 +403,7 @@ pub fn good() -> Evidence {
                 session: "s".into(),
                 token: 7,
             },
+            end: MemfdEnd::Retrieved,
             bytes: PAGES * PAGE,
             pattern_seed: 99,
             pages: [(
@@ -420,6 +421,7 @@ pub fn good() -> Evidence {
                 ledger_length: 2 * BLOCKS.0,
             }),
         }],
+        test_kho: false,
         dma: Some(dma()),
         injections: Vec::new(),
         event_causes: Vec::new(),
@@ -519,16 +521,16 @@ pub fn cut(writes: u64) -> Evidence {
 
 /// The plan of a scenario, with a kernel that nothing can boot.
 pub fn plan(scenario: &str) -> Plan {
+    plan_with(scenario, |_| {})
+}
+
+/// The same with what the command line overrides.
+pub fn plan_with(scenario: &str, change: impl FnOnce(&mut Overrides)) -> Plan {
     let parsed = crate::scenario::parse("small.toml", scenario).unwrap();
     let kernel = KernelImage::in_memory("7.3.4", SYMBOLS);
-    with_kernels(
-        &parsed,
-        "small.toml",
-        scenario,
-        &Overrides::default(),
-        kernel,
-        None,
-    )
+    let mut overrides = Overrides::default();
+    change(&mut overrides);
+    with_kernels(&parsed, "small.toml", scenario, &overrides, kernel, None)
 }
 
 /// A CPU write to `address` at `time`.

@@ -9,6 +9,7 @@ mod matrix;
 mod memory;
 mod moments;
 mod overview;
+mod pairs;
 mod scenario;
 mod sweep;
 mod timeline;
@@ -16,6 +17,7 @@ mod words;
 
 pub use campaign::campaign;
 pub use moments::moments;
+pub use pairs::pairs;
 pub use sweep::sweep;
 
 use super::json::{Report, ScenarioReport};

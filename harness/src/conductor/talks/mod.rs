@@ -4,6 +4,7 @@
 mod guest;
 
 use super::cursor::{Cursor, Ending, Move, Point, Said, What, next};
+use super::regions::Region;
 use super::setup::blank;
 use crate::evidence::{Evidence, MemoryPoint, Moment, OutcomeKind, Phase, from_bytes, to_bytes};
 use crate::plan::{Plan, Step};
@@ -554,4 +555,212 @@ proptest! {
         }
         hold(&mut cursor, &mut evidence);
     }
+}
+
+/// An object of the agent's, and one that the kernel preserves by itself.
+const OWN: &str = r#"
+    name = "own"
+    ram = "128 MiB"
+    [[memfd]]
+    name = "m"
+    size = "72 KiB"
+    token = 1
+    session = "vm"
+    [[reserve_mem]]
+    name = "kept"
+    size = "8 KiB"
+    [dma]
+    rate = "40 MiB/s"
+    ring = 16
+    buffer = "64 B"
+"#;
+
+/// A guest that has, in `generation`, these regions.
+fn regions_in(generation: u32, found: Option<Vec<Region>>) -> impl Fn(&Guest<'_>, &Move) -> Option<What> {
+    move |guest, due| {
+        let here = guest.at.moment.generation == generation && *due == Move::FindRegions;
+        here.then(|| What::Regions(found.clone()))
+    }
+}
+
+fn region(name: &str, start: u64, bytes: u64) -> Vec<Region> {
+    let name = name.into();
+    vec![Region { name, start, bytes }]
+}
+
+#[test]
+fn memory_reserved_by_name_is_found_filled_and_found_again() {
+    let plan = testing::plan(OWN);
+    let told = talk(&plan, &|_, _| None);
+    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
+    let object = told
+        .evidence
+        .objects
+        .iter()
+        .find(|object| object.name == "kept")
+        .unwrap();
+    let run = PageRun {
+        first: 0x4_0000,
+        count: 2,
+    };
+    assert_eq!(object.pages, [(0, vec![run]), (1, vec![run])].into());
+    assert_eq!((object.preserved_by.as_slice(), object.closed), (&[0][..], None));
+    assert!(told.moves.contains(&Move::Fill(object.id)));
+    let mut again = told.evidence.retrievals.iter();
+    let again = again
+        .find(|retrieval| retrieval.object == Some(object.id))
+        .unwrap();
+    assert_eq!((again.generation, again.failure), (1, None));
+}
+
+#[test]
+fn memory_that_is_not_where_it_was_is_lost_and_the_run_goes_on() {
+    let plan = testing::plan(OWN);
+    for (found, said) in [
+        (
+            region("kept", 0x5000_0000, 0x2000),
+            "has it at 0x50000000, and it was at 0x40000000",
+        ),
+        (region("kept", 0x4000_0000, 0x1000), "has it at"),
+        (region("kept", 0x4000_0001, 0x2000), "no memory of that name"),
+        (region("other", 0x4000_0000, 0x2000), "no memory of that name"),
+        (Vec::new(), "no memory of that name"),
+    ] {
+        let told = talk(&plan, &regions_in(1, Some(found)));
+        assert_eq!(told.ending().0, OutcomeKind::SessionLost);
+        assert!(told.ending().1.contains(said), "{said}: {:?}", told.ending());
+    }
+}
+
+#[test]
+fn a_first_kernel_without_the_memory_and_a_table_that_cannot_be_read_end_the_run() {
+    let plan = testing::plan(OWN);
+    let told = talk(&plan, &regions_in(0, Some(region("kept", 0x4000_0000, 0x1000))));
+    assert_eq!(told.ending().0, OutcomeKind::SetupFailed);
+    assert!(
+        told.ending().1.contains("1 pages, expected 2"),
+        "{:?}",
+        told.ending()
+    );
+    for generation in [0, 1] {
+        let told = talk(&plan, &regions_in(generation, None));
+        assert_eq!(told.ending().0, OutcomeKind::MachineFailed);
+        assert!(told.ending().1.contains("System.map"), "{:?}", told.ending());
+    }
+}
+
+/// The plan of a run of a matrix.
+fn survey(text: &str) -> Plan {
+    testing::plan_with(text, |overrides| overrides.survey = true)
+}
+
+#[test]
+fn in_a_matrix_the_next_kernel_comes_in_parts() {
+    let plan = survey(OWN);
+    let told = talk(&plan, &|_, _| None);
+    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
+    let mut image = Vec::new();
+    for request in told.requests() {
+        if let Request::StageKernel { offset, bytes } = request {
+            assert_eq!(*offset, image.len() as u64);
+            image.extend_from_slice(bytes);
+        }
+    }
+    assert_eq!(image, *plan.kernel(1).image);
+    let plain = talk(&testing::plan(OWN), &|_, _| None);
+    let staged = |told: &Told| {
+        told.requests()
+            .any(|request| matches!(request, Request::StageKernel { .. }))
+    };
+    assert!(staged(&told) && !staged(&plain));
+}
+
+#[test]
+fn in_a_matrix_what_the_first_kernel_refuses_is_left_out_and_the_rest_goes_on() {
+    let refuse = saying(
+        0,
+        |request| matches!(request, Request::CreateSession { .. }),
+        failed(2),
+    );
+    let told = talk(&survey(OWN), &refuse);
+    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
+    let asks = |what: fn(&Request) -> bool| told.requests().any(what);
+    assert!(!asks(|request| matches!(request, Request::Preserve { .. })));
+    assert!(!asks(|request| matches!(
+        request,
+        Request::RetrieveSession { .. } | Request::RetrieveMemfd { .. }
+    )));
+    // An engine without preserved memory would write to what the next kernel uses.
+    assert!(!asks(|request| matches!(
+        request,
+        Request::StartDma(_) | Request::StopDma | Request::ConsumeDma
+    )));
+    assert_eq!(told.evidence.failures.len(), 1);
+    assert_eq!(told.evidence.retrievals.len(), 1, "the region");
+    // Alone it ends the run.
+    let told = talk(&testing::plan(OWN), &refuse);
+    assert_eq!(told.ending().0, OutcomeKind::SetupFailed);
+}
+
+/// Two memfds of a session, of which one is not retrieved, and a session that nobody asks for.
+const ENDS: &str = r#"
+    name = "ends"
+    ram = "128 MiB"
+    kexecs = 2
+    [[memfd]]
+    name = "wanted"
+    size = "72 KiB"
+    token = 1
+    session = "vm"
+    [[memfd]]
+    name = "unwanted"
+    size = "72 KiB"
+    token = 2
+    session = "vm"
+    end = "finished"
+    [[memfd]]
+    name = "left"
+    size = "72 KiB"
+    token = 1
+    session = "other"
+    end = "left"
+"#;
+
+#[test]
+fn what_is_finished_or_left_is_not_asked_for() {
+    let told = talk(&testing::plan(ENDS), &|_, _| None);
+    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
+    let evidence = &told.evidence;
+    let sessions: Vec<_> = told
+        .requests()
+        .filter(|one| matches!(one, Request::RetrieveSession { .. }))
+        .collect();
+    assert_eq!(sessions, [&Request::RetrieveSession { name: "vm".into() }; 2]);
+    let memfds = told.requests().filter_map(|one| match one {
+        Request::RetrieveMemfd { token, .. } => Some(*token),
+        _ => None,
+    });
+    assert_eq!(memfds.collect::<Vec<_>>(), [1, 1]);
+    let closed: Vec<_> = evidence
+        .objects
+        .iter()
+        .map(|object| object.closed.map(|at| at.generation))
+        .collect();
+    assert_eq!(closed, [Some(2), Some(1), None]);
+    // The memory of the finished one is looked at from the request that finished it on.
+    let reused: Vec<_> = evidence
+        .reused
+        .iter()
+        .map(|reused| (reused.object, reused.generation))
+        .collect();
+    assert_eq!(reused, [(2, 1), (1, 2)]);
+    let preserved: Vec<_> = evidence
+        .objects
+        .iter()
+        .map(|object| object.preserved_by.clone())
+        .collect();
+    assert_eq!(preserved, [vec![0, 1], vec![0], vec![0]]);
+    let finish = |due: &Move| matches!(due, Move::Say(Request::FinishSession { .. }));
+    let at = told.moves.iter().position(finish).unwrap();
+    assert_eq!(told.moves[at - 1], Move::SplitPageWrites);
 }

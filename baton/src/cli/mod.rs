@@ -8,6 +8,7 @@ mod doctor;
 mod judge;
 mod outputs;
 mod place;
+mod qemu;
 mod resume;
 mod run;
 mod sweep;
@@ -64,8 +65,12 @@ enum Command {
     Compare(CompareArgs),
     /// Run many cells: scenarios by kernels by variants by seeds.
     Campaign(campaign::CampaignArgs),
-    /// Boot a kernel with its serial console on this terminal.
-    Boot(BootArgs),
+    /// Boot a kernel with its serial console on this terminal, and say how it ended.
+    #[command(after_help = boot::EXIT_HELP)]
+    Boot(boot::BootArgs),
+    /// Boot a kernel as QEMU would, from the options of QEMU that test scripts for kernels use.
+    #[command(after_help = qemu::HELP, disable_help_flag = true)]
+    Qemu(qemu::QemuArgs),
     /// Look at the handover in an image of RAM, or build one.
     Blob(blob::BlobArgs),
     /// Put one kind of fault at every place, and class what becomes of it.
@@ -146,6 +151,9 @@ struct RunArgs {
     /// boots.
     #[arg(long, value_name = "TIME")]
     progress: Option<harness::scenario::Span>,
+    /// Show the guest's console on standard error, as it comes.
+    #[arg(long)]
+    console: bool,
     #[command(flatten)]
     reports: outputs::ReportFiles,
     /// Keep the evidence: in DIR for one scenario, in DIR/NAME for several.
@@ -193,34 +201,20 @@ struct CompareArgs {
     json: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
-struct BootArgs {
-    /// The kernel: a version or the path of a bzImage.
-    #[arg(long, value_name = "VERSION|PATH", default_value = harness::kernel::DEFAULT_VERSION)]
-    kernel: String,
-    /// An initramfs of your own; without it baton's agent is /init, and nothing is asked of it.
-    #[arg(long, value_name = "FILE")]
-    initramfs: Option<PathBuf>,
-    /// Added to the kernel's command line.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    append: String,
-    #[command(flatten)]
-    execution: Execution,
-    /// Guest RAM.
-    #[arg(long, value_name = "SIZE", default_value = "512 MiB")]
-    ram: harness::scenario::Bytes,
-}
-
 /// Parses the command line, runs its command and returns the exit status. Wrong arguments end the process with status
 /// 2.
 pub fn main() -> ExitCode {
+    if let Some(options) = qemu::called_as_qemu(std::env::args_os()) {
+        return qemu::qemu(&options);
+    }
     let exit = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Resume(args) => resume::resume(&args),
         Command::Judge(args) => judge::judge(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Campaign(args) => campaign::campaign(&args),
-        Command::Boot(args) => boot::boot(&args),
+        Command::Boot(args) => return boot::boot(&args),
+        Command::Qemu(args) => return qemu::qemu(&args.options),
         Command::Blob(args) => blob::blob(&args),
         Command::Sweep(args) => sweep::sweep(&args),
         Command::Doctor => doctor::doctor(),
@@ -255,11 +249,23 @@ fn backend_of(
     choice: BackendChoice,
     execution: &Execution,
 ) -> Result<Box<dyn vmm::processors::Backend>, Exit> {
-    let slowdown = execution.slowdown;
-    if slowdown.is_some() && choice == BackendChoice::Soft {
+    if execution.slowdown.is_some() && choice == BackendChoice::Soft {
         complain("--slowdown is for KVM: on softcpu device time is counted in instructions");
         return Err(Exit::Usage);
     }
+    let translation = match execution.translate {
+        Switch::On => Translation::default(),
+        Switch::Off => Translation::Off,
+    };
+    open_backend(choice, Soft { translation }, execution.slowdown)
+}
+
+/// The same, of which `soft` is the software processor.
+fn open_backend(
+    choice: BackendChoice,
+    soft: Soft,
+    slowdown: Option<u32>,
+) -> Result<Box<dyn vmm::processors::Backend>, Exit> {
     let say = |found: &harness::backend::Found| {
         eprintln!(
             "baton: backend {}: {}",
@@ -267,11 +273,8 @@ fn backend_of(
             crate::report::kvm(found)
         );
     };
-    let translation = match execution.translate {
-        Switch::On => Translation::default(),
-        Switch::Off => Translation::Off,
-    };
-    let backend = harness::backend::choose(choice.into(), Soft { translation }, slowdown, &say);
+    let translation = soft.translation;
+    let backend = harness::backend::choose(choice.into(), soft, slowdown, &say);
     let backend = backend.map_err(|error| {
         complain(error);
         Exit::Failed

@@ -10,6 +10,7 @@ use harness::run::{Again, Hold, Listeners, RunError};
 use harness::scenario::{load, wrong_at};
 use harness::verdict::Judged;
 use std::cell::Cell;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use vmm::machine::MachineError;
 
@@ -89,6 +90,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
             plan,
             out,
             said: outputs.said(),
+            console: args.console,
             work: &|listeners| harness::run::run(plan, &agent, backend.as_ref(), &holds, listeners),
         });
         reports.push(report);
@@ -133,6 +135,8 @@ pub(super) struct Task<'a> {
     pub out: Option<PathBuf>,
     /// Where its report as text goes.
     pub said: Said,
+    /// Whether the guest's console is shown.
+    pub console: bool,
     /// Runs it.
     pub work: &'a dyn Fn(&Listeners<'_>) -> Result<Judged, RunError>,
 }
@@ -149,8 +153,13 @@ pub(super) fn report_on(task: &Task<'_>) -> (ScenarioReport, Exit) {
         Ok(keeper) => keeper,
         Err(error) => return failed(chain(&error)),
     };
-    let progress = Progress::new(&plan.name);
+    let progress = if task.console {
+        Progress::in_lines(&plan.name)
+    } else {
+        Progress::new(&plan.name)
+    };
     let observer = Keeping {
+        console: task.console,
         progress: &progress,
         keeper,
         failed: Cell::new(false),
@@ -183,9 +192,11 @@ pub(super) fn report_on(task: &Task<'_>) -> (ScenarioReport, Exit) {
     )
 }
 
-/// Observer that shows progress and, with `--out`, saves the evidence gathered so far.
+/// Observer that shows progress and the console and, with `--out`, saves the evidence gathered so far.
 struct Keeping<'a> {
     progress: &'a Progress,
+    /// Whether the guest's console is shown.
+    console: bool,
     keeper: Option<Keeper>,
     /// Set after the first failed save: the user has been told, and no further save is tried.
     failed: Cell<bool>,
@@ -206,6 +217,15 @@ impl Observer for Keeping<'_> {
 
     fn keeps(&self) -> bool {
         self.keeper.is_some() && !self.failed.get()
+    }
+
+    fn listens(&self) -> bool {
+        self.console
+    }
+
+    fn printed(&self, output: &[u8]) {
+        // An error means that standard error is closed, so that it cannot be reported there either.
+        let _ = std::io::stderr().write_all(output);
     }
 
     fn so_far(&self, evidence: Evidence) {

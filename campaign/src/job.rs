@@ -59,7 +59,7 @@ impl Base {
             kernel: self.old.clone(),
             next_kernel: self.new.clone(),
             seed: Some(self.seed),
-            progress: None,
+            ..Overrides::default()
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod boot;
 pub mod cause;
 pub mod compare;
 pub mod conductor;
+mod embedded;
 pub mod evidence;
 pub mod handover;
 pub mod hex;

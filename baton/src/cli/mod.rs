@@ -6,11 +6,14 @@ mod campaign;
 mod compare;
 mod doctor;
 mod judge;
+mod kernel;
 mod outputs;
+mod pages;
 mod place;
 mod qemu;
 mod resume;
 mod run;
+mod scenarios;
 mod sweep;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -75,8 +78,15 @@ enum Command {
     Blob(blob::BlobArgs),
     /// Put one kind of fault at every place, and class what becomes of it.
     Sweep(sweep::SweepArgs),
+    /// List, build and find guest kernels.
+    Kernel(kernel::KernelArgs),
     /// Say what this host offers.
     Doctor,
+    /// Print completions for a shell.
+    Completions(pages::CompletionsArgs),
+    /// Write man pages to a folder.
+    #[command(hide = true)]
+    Man(pages::ManArgs),
 }
 
 /// What executes guest code.
@@ -132,13 +142,13 @@ enum Switch {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Scenario files.
-    #[arg(required = true, value_name = "SCENARIO.toml")]
+    /// Scenario files, folders of them, or names of scenarios that baton brings, such as memfd-under-dma.
+    #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
     #[command(flatten)]
     execution: Execution,
-    /// First kernel, and every later one unless the scenario or --next-kernel names it: a version or the path of a
-    /// bzImage.
+    /// First kernel, and every later one unless the scenario or --next-kernel names it: a version, a series such as
+    /// 7.3, the path of a bzImage, or that of a folder that a kernel was built in.
     #[arg(long, value_name = "VERSION|PATH")]
     kernel: Option<String>,
     /// Every later kernel.
@@ -151,6 +161,15 @@ struct RunArgs {
     /// boots.
     #[arg(long, value_name = "TIME")]
     progress: Option<harness::scenario::Span>,
+    /// Guest RAM, such as 1G.
+    #[arg(long, value_name = "SIZE")]
+    ram: Option<harness::scenario::Bytes>,
+    /// Virtual processors.
+    #[arg(long, value_name = "N")]
+    vcpus: Option<u32>,
+    /// Added to the command line of every kernel, after what the scenario adds.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    append: Option<String>,
     /// Show the guest's console on standard error, as it comes.
     #[arg(long)]
     console: bool,
@@ -217,7 +236,10 @@ pub fn main() -> ExitCode {
         Command::Qemu(args) => return qemu::qemu(&args.options),
         Command::Blob(args) => blob::blob(&args),
         Command::Sweep(args) => sweep::sweep(&args),
+        Command::Kernel(args) => kernel::kernel(&args),
         Command::Doctor => doctor::doctor(),
+        Command::Completions(args) => pages::completions(&args),
+        Command::Man(args) => pages::man(&args),
     };
     exit.into()
 }

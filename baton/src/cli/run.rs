@@ -1,13 +1,13 @@
 //! `baton run`: runs scenarios one after another and reports on each.
 
 use super::outputs::{Outputs, Said};
-use super::{BackendChoice, Exit, RunArgs, backend_of, complain, exit_of};
+use super::{BackendChoice, Exit, RunArgs, backend_of, complain, exit_of, scenarios};
 use crate::report::{Progress, ScenarioReport, text};
 use harness::conductor::{Observer, chain};
 use harness::evidence::{Evidence, Keeper, Phase, PhaseRecord};
 use harness::plan::{Overrides, Plan, PlanError, plan};
 use harness::run::{Again, Hold, Listeners, RunError};
-use harness::scenario::{load, wrong_at};
+use harness::scenario::wrong_at;
 use harness::verdict::Judged;
 use std::cell::Cell;
 use std::io::Write;
@@ -21,9 +21,19 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         next_kernel: args.next_kernel.clone(),
         seed: args.seed,
         progress: args.progress,
+        ram: args.ram,
+        vcpus: args.vcpus,
+        append: args.append.clone(),
+    };
+    let scenarios = match scenarios::expand(&args.scenarios) {
+        Ok(scenarios) => scenarios,
+        Err(error) => {
+            complain(error);
+            return Exit::Usage;
+        }
     };
     let mut plans = Vec::new();
-    for file in &args.scenarios {
+    for file in &scenarios {
         match prepare(file, &overrides) {
             Ok(plan) => plans.push(plan),
             Err(error) => {
@@ -105,9 +115,9 @@ pub(super) fn run(args: &RunArgs) -> Exit {
     }
 }
 
-/// Reads a scenario file and resolves it to a plan. Errors name file, line and column if the plan knows the place.
+/// Reads a scenario and resolves it to a plan. Errors name file, line and column if the plan knows the place.
 pub(super) fn prepare(file: &Path, overrides: &Overrides) -> Result<Plan, String> {
-    let (scenario, text) = load(file).map_err(|error| error.to_string())?;
+    let (scenario, text) = scenarios::read(file)?;
     let name = file.display().to_string();
     let plan = plan(&scenario, &name, &text, overrides);
     plan.map_err(|PlanError { span, source }| match span {

@@ -31,8 +31,13 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 AGENT_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static -C link-arg=-nostartfiles \
     --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo
 BATON := $(CARGO_TARGET_DIR)/release/baton
+# The agent goes into the program, if it is built.
+export BATON_EMBED_AGENT := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/agent/guest-agent
+# Where "make install" puts things. DESTDIR goes before it, for packages.
+PREFIX ?= /usr/local
+INSTALLED = $(DESTDIR)$(PREFIX)
 
-.PHONY: help demo test test-kvm test-kvm-svm nightly matrix bench check build agent images setup toolchain clean
+.PHONY: help demo test test-kvm test-kvm-svm nightly matrix bench check build install uninstall agent images setup toolchain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +96,21 @@ check: toolchain setup ## check formatting, lints and documentation
 
 build: toolchain setup agent ## build target/release/baton and the agent that runs in guests
 	cargo build --release -p baton $(CARGO_FLAGS)
+
+# The program alone is enough to work: agent, list of kernels and the scripts that build them are in it.
+install: build ## install the program, man pages and shell completions below PREFIX (/usr/local)
+	install -d $(INSTALLED)/bin $(INSTALLED)/share/man/man1 $(INSTALLED)/share/bash-completion/completions \
+	    $(INSTALLED)/share/zsh/site-functions $(INSTALLED)/share/fish/vendor_completions.d
+	install $(BATON) $(INSTALLED)/bin/baton
+	$(BATON) man $(INSTALLED)/share/man/man1
+	$(BATON) completions bash > $(INSTALLED)/share/bash-completion/completions/baton
+	$(BATON) completions zsh > $(INSTALLED)/share/zsh/site-functions/_baton
+	$(BATON) completions fish > $(INSTALLED)/share/fish/vendor_completions.d/baton.fish
+
+uninstall: ## remove what "make install" has installed
+	rm -f $(INSTALLED)/bin/baton $(INSTALLED)/share/man/man1/baton.1 $(INSTALLED)/share/man/man1/baton-*.1 \
+	    $(INSTALLED)/share/bash-completion/completions/baton $(INSTALLED)/share/zsh/site-functions/_baton \
+	    $(INSTALLED)/share/fish/vendor_completions.d/baton.fish
 
 # Static and without a C library. --target keeps these flags away from build scripts.
 agent: toolchain setup

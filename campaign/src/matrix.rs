@@ -12,6 +12,7 @@ use harness::trunk::Trunk;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use vmm::soft::Soft;
 
 use crate::sweep::each_of;
 
@@ -95,13 +96,19 @@ pub fn rows(
 
 /// Runs all pairs on `jobs` threads, a first kernel on one of them. `each` is told each result when it is there. Returns
 /// the results in the order of the rows.
-pub fn run(rows: &[Row], agent: &[u8], jobs: usize, each: &(dyn Fn(&PairLine) + Sync)) -> Vec<PairLine> {
+pub fn run(
+    rows: &[Row],
+    agent: &[u8],
+    soft: Soft,
+    jobs: usize,
+    each: &(dyn Fn(&PairLine) + Sync),
+) -> Vec<PairLine> {
     let lines = Mutex::new(BTreeMap::new());
     let numbered: Vec<(usize, &Row)> = rows.iter().enumerate().collect();
     each_of(&numbered, jobs, |(number, row)| {
         let mut trunk: Option<Trunk> = None;
         for (place, (new, plan)) in row.pairs.iter().enumerate() {
-            let trunk = trunk.get_or_insert_with(|| Trunk::new(plan, agent));
+            let trunk = trunk.get_or_insert_with(|| Trunk::new(plan, agent, soft));
             let line = pair(trunk, &row.old, new, plan);
             let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
             each(&line);

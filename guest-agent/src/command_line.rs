@@ -9,6 +9,8 @@ use alloc::vec::Vec;
 pub const STANDALONE: &str = "baton.standalone";
 /// Marks the kernel after the kexec; the agent adds it to the next kernel's command line.
 pub const SECOND: &str = "baton.second";
+/// Makes the agent a shell on the console, without a mailbox.
+pub const SHELL: &str = "baton.shell";
 /// `baton.memfd=SIZE`: bytes of the memfd of standalone mode; K, M and G multiply by powers of 1024.
 pub const MEMFD: &str = "baton.memfd";
 
@@ -19,6 +21,8 @@ pub struct Parameters {
     pub standalone: bool,
     /// [`SECOND`] is there.
     pub second: bool,
+    /// [`SHELL`] is there.
+    pub shell: bool,
     /// Value of [`MEMFD`] in bytes; `None` if it is absent or not a size.
     pub memfd_bytes: Option<u64>,
 }
@@ -30,6 +34,7 @@ impl Parameters {
         for word in command_line.split_ascii_whitespace() {
             match word.split_once('=') {
                 None if word == STANDALONE => parameters.standalone = true,
+                None if word == SHELL => parameters.shell = true,
                 None if word == SECOND => parameters.second = true,
                 Some((MEMFD, size)) => parameters.memfd_bytes = parse_size(size),
                 _ => {}
@@ -91,16 +96,19 @@ mod tests {
             parameters,
             Parameters {
                 standalone: true,
-                second: false,
-                memfd_bytes: Some(64 << 20)
+                memfd_bytes: Some(64 << 20),
+                ..Parameters::default()
             }
         );
+        assert!(Parameters::parse("quiet baton.shell").shell);
         assert!(Parameters::parse("baton.standalone baton.second").second);
     }
 
     #[test]
     fn likeness_is_not_enough() {
-        let parameters = Parameters::parse("baton.standalonely xbaton.second baton.memfd baton.standalone=1");
+        let parameters = Parameters::parse(
+            "baton.standalonely xbaton.second baton.memfd baton.standalone=1 baton.shell=1",
+        );
         assert_eq!(parameters, Parameters::default());
     }
 

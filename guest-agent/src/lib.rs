@@ -14,7 +14,9 @@
 //! * [`kmsg`]: records of /dev/kmsg,
 //! * [`meminfo`]: memory sizes in /proc/meminfo, zones in /proc/zoneinfo,
 //! * [`notes`]: the build id in /sys/kernel/notes,
-//! * [`pagemap`]: page frames in /proc/self/pagemap, and page frames merged into runs.
+//! * [`pagemap`]: page frames in /proc/self/pagemap, and page frames merged into runs;
+//!
+//! and [`shell_line`], a line of the agent's shell.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -32,3 +34,4 @@ pub mod notes;
 pub mod pagemap;
 pub mod pattern;
 pub mod protocol;
+pub mod shell_line;

@@ -22,6 +22,9 @@
 //!
 //! # Standalone
 //! With `baton.standalone` on the command line there is no host: see [`standalone`].
+//!
+//! # Shell
+//! With `baton.shell` the agent is a shell on the console: see [`shell`].
 
 #![cfg_attr(panic = "abort", no_std, no_main)]
 
@@ -44,6 +47,7 @@ mod page_flags;
 mod pci;
 mod pressure;
 mod provoke;
+mod shell;
 mod standalone;
 mod sys;
 
@@ -66,6 +70,9 @@ fn run() -> ! {
     if parameters.standalone {
         standalone::run(&parameters, &command_line);
         boot::power_off();
+    }
+    if parameters.shell {
+        shell::run();
     }
     match mailbox::Mailbox::find() {
         Ok(mailbox) => agent::serve(&mailbox, command_line),

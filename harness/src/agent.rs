@@ -1,5 +1,6 @@
 //! The agent's program, which goes into every guest as /init.
 
+use crate::embedded;
 use std::path::{Path, PathBuf};
 
 /// Where the build leaves it, below the target directory.
@@ -25,21 +26,45 @@ pub enum AgentError {
     },
 }
 
-/// Where the agent is: `$BATON_AGENT`, or beside this program, or where the build that made this program leaves it.
-pub fn locate() -> Option<PathBuf> {
+/// Where the agent comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// The program itself.
+    Program,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Program => f.write_str("in the program"),
+        }
+    }
+}
+
+/// Where the agent is: `$BATON_AGENT`, in this program, beside it, or where the build that made this program leaves it.
+pub fn locate() -> Option<Source> {
     if let Some(given) = std::env::var_os("BATON_AGENT").filter(|value| !value.is_empty()) {
-        return Some(given.into());
+        return Some(Source::File(given.into()));
+    }
+    if embedded::agent().is_some() {
+        return Some(Source::Program);
     }
     let program = std::env::current_exe().ok()?;
     let beside = program.with_file_name(INSTALLED);
     let built = program.ancestors().skip(1).map(|directory| directory.join(BUILT));
-    std::iter::once(beside).chain(built).find(|path| path.is_file())
+    let found = std::iter::once(beside).chain(built).find(|path| path.is_file());
+    found.map(Source::File)
 }
 
 /// Reads the agent.
 pub fn load() -> Result<Vec<u8>, AgentError> {
-    let path = locate().ok_or(AgentError::Missing)?;
-    read(&path).map_err(|reason| AgentError::Unusable { path, reason })
+    match locate().ok_or(AgentError::Missing)? {
+        Source::File(path) => read(&path).map_err(|reason| AgentError::Unusable { path, reason }),
+        Source::Program => embedded::agent().map(<[u8]>::to_vec).ok_or(AgentError::Missing),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

@@ -4,6 +4,8 @@
 use cpio::newc::{self, ModeFileType};
 use std::io::Write;
 
+/// The format pads names and contents to this many bytes (Documentation/driver-api/early-userspace/buffer-format.rst).
+const ALIGN: usize = 4;
 /// Permissions of directories and programs, as in stat(2).
 const EXECUTABLE: u32 = 0o755;
 /// Permissions of other files.
@@ -24,6 +26,17 @@ pub fn build(agent: &[u8], next_kernel: Option<&[u8]>) -> Vec<u8> {
         archive.file("next/kernel", READABLE, kernel);
     }
     archive.finish()
+}
+
+/// Adds `/next/kernel` to an initramfs of any form that the kernel takes: it unpacks one archive after another, and those
+/// that are not compressed have to begin at a multiple of 4 bytes (init/initramfs.c).
+pub fn with_next_kernel(mut initramfs: Vec<u8>, next_kernel: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::with_capacity(next_kernel.len() + 4096);
+    archive.directory("next");
+    archive.file("next/kernel", READABLE, next_kernel);
+    initramfs.resize(initramfs.len().next_multiple_of(ALIGN), 0);
+    initramfs.extend(archive.finish());
+    initramfs
 }
 
 /// An archive that is being written, and the number of entries in it.
@@ -77,10 +90,6 @@ impl Archive {
 mod tests {
     use super::*;
 
-    /// The format pads names and contents to this many bytes
-    /// (Documentation/driver-api/early-userspace/buffer-format.rst).
-    const ALIGN: usize = 4;
-
     #[test]
     fn equal_contents_give_equal_archives() {
         assert_eq!(build(b"agent", Some(b"kernel")), build(b"agent", Some(b"kernel")));
@@ -96,6 +105,18 @@ mod tests {
         let init = text.find("init\0").unwrap();
         assert!((init + 5).next_multiple_of(ALIGN) == text.find("agent").unwrap());
         assert!(text.contains("TRAILER!!!\0"));
+    }
+
+    #[test]
+    fn an_archive_is_added_behind_what_is_there() {
+        for own in [&b""[..], b"\x1f\x8bpacked", b"12345678"] {
+            let both = with_next_kernel(own.to_vec(), b"kernel");
+            assert!(both.starts_with(own));
+            let begin = own.len().next_multiple_of(ALIGN);
+            assert!(both[own.len()..begin].iter().all(|byte| *byte == 0));
+            assert!(both[begin..].starts_with(b"070701"));
+            assert_eq!(String::from_utf8_lossy(&both).matches("next/kernel\0").count(), 1);
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@
 //! | explain | [`mod@cause`] | evidence | why the run ended as it did, in words |
 //!
 //! [`mod@handover`] makes what a kernel is given in place of the first kernel. [`run::run`] goes from a plan to the
-//! judgement; [`backend`], [`kernel`], [`agent`] and [`initramfs`] are what it is given. Only the conductor touches a
-//! machine. Evidence can be saved, and judged again from the directory without booting; [`mod@compare`] tells where the
+//! judgement; [`backend`], [`kernel`], [`agent`] and [`initramfs`] are what it is given. Only the conductor touches the
+//! machine of a run; [`boot`] drives one without a scenario. Evidence can be saved, and judged again from the directory without booting; [`mod@compare`] tells where the
 //! evidence of two runs differs first. Nothing here prints: the command line and the reports are in the crate `baton`.
 #![forbid(unsafe_code)]
 
@@ -23,9 +23,11 @@ pub mod agent;
 pub mod backend;
 pub mod bend;
 pub mod blob;
+pub mod boot;
 pub mod cause;
 pub mod compare;
 pub mod conductor;
+mod embedded;
 pub mod evidence;
 pub mod fate;
 pub mod handover;

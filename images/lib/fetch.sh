@@ -4,6 +4,7 @@
 # Expects IMAGES, LOG, log.sh and kernels.sh.
 # shellcheck shell=bash
 
+APT_HELPER=${BATON_APT_HELPER:-/usr/lib/apt/apt-helper}
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # mirror_uris [ETC_APT]: archive addresses of the machine's configured Debian
@@ -111,10 +112,99 @@ sha256_is() {
     fi
 }
 
-# download VERSION TARGET: downloads the version's file to TARGET and verifies it against the signed index and
-# kernels.toml.
+# file_name FORM PACKAGE PACKAGE_VERSION: the name of its file in the pool.
+file_name() {
+    case $1 in
+    source) printf '%s_%s.orig.tar.xz\n' "$2" "${3%%-*}" ;;
+    binary) printf '%s_%s_all.deb\n' "$2" "$3" ;;
+    esac
+}
+
+# listed_kernels SUITE FORM: "VERSION PACKAGE PACKAGE_VERSION" of each kernel that the index lists, which has been
+# fetched.
+listed_kernels() {
+    local dir
+    local -a packages=(linux)
+    dir=$(cache_root)/apt/$1-$2
+    if [ "$2" = binary ]; then
+        mapfile -t packages < <(apt-cache -c "$dir/apt.conf" pkgnames linux-source- | sort)
+    fi
+    if [ ${#packages[@]} -eq 0 ]; then return 0; fi
+    # Each line is: package | version | index.
+    apt-cache -c "$dir/apt.conf" madison "${packages[@]}" |
+        awk -F ' *[|] *' -v kind="$([ "$2" = source ] && echo Sources || echo Packages)" '
+            $3 ~ kind "$" {
+                gsub(/ /, "", $1)
+                version = $2
+                sub(/-.*/, "", version)
+                # A release candidate is 7.4~rc2, and no release.
+                if (version ~ /^[0-9]+(\.[0-9]+)+$/) print version, $1, $2
+            }'
+}
+
+# known_suites: the suites of kernels.toml.
+known_suites() {
+    sed -n 's/^suite = "\(.*\)"$/\1/p' "$IMAGES/kernels.toml" | awk '!seen[$0]++'
+}
+
+# find_kernel NAME [SUITE [FORM]]: the newest version in the indexes that is NAME or of the series NAME, as an entry of
+# a list of kernels; nothing if there is none. Of a version that is there in both forms the upstream tarball is taken.
+# Fails if no index can be had.
+find_kernel() {
+    local name=$1 suite form line had= best= best_suite= best_form=
+    local version package package_version entry
+    local -a suites=(${2:-$(known_suites)}) forms=(${3:-source binary})
+    for suite in "${suites[@]}"; do
+        for form in "${forms[@]}"; do
+            if ! update_index "$(cache_root)/apt/$suite-$form" "$suite" "$form" >&2; then continue; fi
+            had=yes
+            line=$(listed_kernels "$suite" "$form" | sort -V | awk -v name="$name" '
+                $1 == name || index($1, name ".") == 1 { newest = $0 } END { print newest }')
+            if [ -z "$line" ]; then continue; fi
+            if [ -n "$best" ] && [ "$(printf '%s\n' "${line%% *}" "${best%% *}" | sort -V | tail -n 1)" = "${best%% *}" ]; then
+                continue
+            fi
+            best=$line best_suite=$suite best_form=$form
+        done
+    done
+    if [ -z "$had" ]; then return 1; fi
+    if [ -z "$best" ]; then return 0; fi
+    read -r version package package_version <<<"$best"
+    local file
+    file=$(file_name "$best_form" "$package" "$package_version")
+    entry=$(index_entry "$(cache_root)/apt/$best_suite-$best_form" "$best_form" "$package" "$package_version" "$file")
+    if [ -z "$entry" ]; then
+        echo "the index of $best_suite lists $package $package_version without a SHA-256 of $file" >&2
+        return 1
+    fi
+    printf '%s = "%s"\n' version "$version" suite "$best_suite" form "$best_form" package "$package" \
+        package_version "$package_version" file "$file" sha256 "${entry##* }"
+}
+
+# remember ENTRY [INSTEAD_OF]: adds an entry that find_kernel printed to the kernels that were found, unless its version
+# is known, and prints its version. INSTEAD_OF is the version of kernels.toml whose file the archive no longer has.
+remember() {
+    local version list
+    version=$(sed -n 's/^version = "\(.*\)"$/\1/p' <<<"$1")
+    list=$(found_list)
+    if [ -n "${2:-}" ] || ! kernel_field "$version" sha256 >/dev/null; then
+        mkdir -p "${list%/*}"
+        {
+            printf '[[kernel]]\n'
+            if [ -n "${2:-}" ]; then
+                printf 'instead_of = "%s"\ninstead_of_sha256 = "%s"\n' "$2" "$(kernel_field "$2" sha256 pinned || kernel_field "$2" sha256)"
+            fi
+            printf '%s\n' "$1"
+        } >>"$list"
+    fi
+    printf '%s\n' "$version"
+}
+
+# download VERSION TARGET: downloads the version's file to TARGET and verifies it against the signed index and the list
+# of kernels. If neither the index nor the pool has it any more, takes the series' current version of the signed index
+# instead: remembers that, and leaves TARGET alone.
 download() {
-    local version=$1 target=$2 dir entry uri listed
+    local version=$1 target=$2 dir entry uri listed current
     local suite form package package_version file sha256
     suite=$(kernel_field "$version" suite)
     form=$(kernel_field "$version" form)
@@ -126,22 +216,32 @@ download() {
     dir=$(cache_root)/apt/$suite-$form
     update_index "$dir" "$suite" "$form"
     entry=$(index_entry "$dir" "$form" "$package" "$package_version" "$file")
+    mkdir -p "${target%/*}"
+    rm -f "$target.part"
     if [ -n "$entry" ]; then
         read -r uri listed <<<"$entry"
         if [ "$listed" != "$sha256" ]; then
-            printf '%s\n' "$file: the index of $suite disagrees with kernels.toml" \
-                "kernels.toml $sha256" "index        $listed"
+            printf '%s\n' "$file: the index of $suite disagrees with the list of kernels" \
+                "list  $sha256" "index $listed"
             return 1
         fi
+        "$APT_HELPER" -c "$dir/apt.conf" download-file "$uri" "$target.part" "SHA256:$sha256"
     else
-        # The pool keeps files longer than the suite lists them. The digest in kernels.toml still protects the
-        # download.
+        # The pool keeps files longer than the suite lists them. The digest still protects the download.
         uri=$(cat "$dir/mirror")/pool/main/l/linux/$file
         echo "$suite no longer lists $package $package_version; trying $uri"
+        if ! "$APT_HELPER" -c "$dir/apt.conf" download-file "$uri" "$target.part" "SHA256:$sha256"; then
+            rm -f "$target.part"
+            current=$(find_kernel "$(series_of "$version")" "$suite" "$form")
+            : "${current:=$(find_kernel "$(series_of "$version")")}"
+            if [ -z "$current" ]; then
+                echo "the archive has neither $package $package_version nor another version of Linux $(series_of "$version")"
+                return 1
+            fi
+            remember "$current" "$(kernel_field "$version" instead_of || printf '%s' "$version")"
+            return 0
+        fi
     fi
-    mkdir -p "${target%/*}"
-    rm -f "$target.part"
-    /usr/lib/apt/apt-helper -c "$dir/apt.conf" download-file "$uri" "$target.part" "SHA256:$sha256"
     sha256_is "$target.part" "$sha256"
     mv "$target.part" "$target"
 }

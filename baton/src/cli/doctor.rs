@@ -25,20 +25,17 @@ pub(super) fn doctor() -> Exit {
     for (version, directory) in &built {
         match directory {
             Some(directory) => println!("kernel {version}: built, in {}", directory.display()),
-            None => println!("kernel {version}: not built (images/build {version})"),
+            None => println!("kernel {version}: not built (baton kernel build {version})"),
         }
     }
     if harness::kernel::KernelImage::resolve(default).is_err() {
-        println!("kernel {default}, the default one, is missing: run `make images`");
+        println!("kernel {default}, the default one, is missing: run `baton kernel build {default}`");
         usable = false;
     }
-    match harness::agent::load() {
-        Ok(agent) => println!(
-            "agent: {} bytes, {}",
-            agent.len(),
-            harness::agent::locate().unwrap_or_default().display()
-        ),
-        Err(error) => {
+    match (harness::agent::load(), harness::agent::locate()) {
+        (Ok(agent), Some(source)) => println!("agent: {} bytes, {source}", agent.len()),
+        (Ok(agent), None) => println!("agent: {} bytes", agent.len()),
+        (Err(error), _) => {
             println!("agent: {error}");
             usable = false;
         }

@@ -1,7 +1,7 @@
 //! `baton matrix`: one scenario with every pair of kernels.
 
 use super::outputs::{Outputs, Said, write_all};
-use super::{Exit, complain};
+use super::{Exit, SoftArgs, complain};
 use crate::report::{MatrixReport, html, matrix_text, write_json, write_text};
 use campaign::matrix::{PairLine, rows, run};
 use clap::Args;
@@ -29,6 +29,8 @@ pub(super) struct MatrixArgs {
     /// Write a report to read in a browser: one file that fetches nothing; - as for --json.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    #[command(flatten)]
+    soft: SoftArgs,
 }
 
 const EXIT_HELP: &str = "Exit status: 0 all pairs were run (whatever became of the objects), 2 bad usage or scenario, 3 a \
@@ -77,7 +79,7 @@ fn run_matrix(args: &MatrixArgs) -> Result<Exit, Exit> {
         Exit::Failed
     })?;
     let jobs = args.jobs.map_or_else(super::processors, usize::from);
-    let lines = run(&rows, &agent, jobs, &tell);
+    let lines = run(&rows, &agent, args.soft.backend(), jobs, &tell);
     let report = MatrixReport::new(scenario.name.get_ref(), &file, &args.kernels, lines);
     said(&report, outputs.said());
     write_all(&[

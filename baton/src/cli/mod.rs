@@ -6,11 +6,15 @@ mod campaign;
 mod compare;
 mod doctor;
 mod judge;
+mod kernel;
 mod matrix;
 mod outputs;
+mod pages;
 mod place;
+mod qemu;
 mod resume;
 mod run;
+mod scenarios;
 mod sweep;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -67,14 +71,25 @@ enum Command {
     Campaign(campaign::CampaignArgs),
     /// Run a scenario with every pair of kernels, and say what each pair keeps, refuses or loses.
     Matrix(matrix::MatrixArgs),
-    /// Boot a kernel with its serial console on this terminal.
-    Boot(BootArgs),
+    /// Boot a kernel with its serial console on this terminal, and say how it ended.
+    #[command(after_help = boot::EXIT_HELP)]
+    Boot(boot::BootArgs),
+    /// Boot a kernel as QEMU would, from the options of QEMU that test scripts for kernels use.
+    #[command(after_help = qemu::HELP, disable_help_flag = true)]
+    Qemu(qemu::QemuArgs),
     /// Look at the handover in an image of RAM, or build one.
     Blob(blob::BlobArgs),
     /// Put one kind of fault at every place, and class what becomes of it.
     Sweep(sweep::SweepArgs),
+    /// List, build and find guest kernels.
+    Kernel(kernel::KernelArgs),
     /// Say what this host offers.
     Doctor,
+    /// Print completions for a shell.
+    Completions(pages::CompletionsArgs),
+    /// Write man pages to a folder.
+    #[command(hide = true)]
+    Man(pages::ManArgs),
 }
 
 /// What executes guest code.
@@ -146,12 +161,18 @@ impl SoftArgs {
     /// The backend. Says so on standard error if the host does not allow what was asked for.
     fn backend(self) -> Soft {
         let translation = self.translation();
-        if translation != Translation::Off
-            && let Err(error) = Translation::possible()
-        {
-            eprintln!("baton: guest code is interpreted, not translated: executable memory: {error}");
-        }
-        Soft { translation }
+        let soft = Soft { translation };
+        tell_if_interpreted(soft);
+        soft
+    }
+}
+
+/// Says so if the host does not allow translation that was asked for.
+fn tell_if_interpreted(soft: Soft) {
+    if soft.translation != Translation::Off
+        && let Err(error) = Translation::possible()
+    {
+        eprintln!("baton: guest code is interpreted, not translated: executable memory: {error}");
     }
 }
 
@@ -166,13 +187,13 @@ enum Switch {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Scenario files.
-    #[arg(required = true, value_name = "SCENARIO.toml")]
+    /// Scenario files, folders of them, or names of scenarios that baton brings, such as memfd-under-dma.
+    #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
     #[command(flatten)]
     execution: Execution,
-    /// First kernel, and every later one unless the scenario or --next-kernel names it: a version or the path of a
-    /// bzImage.
+    /// First kernel, and every later one unless the scenario or --next-kernel names it: a version, a series such as
+    /// 7.3, the path of a bzImage, or that of a folder that a kernel was built in.
     #[arg(long, value_name = "VERSION|PATH")]
     kernel: Option<String>,
     /// Every later kernel.
@@ -185,6 +206,18 @@ struct RunArgs {
     /// boots.
     #[arg(long, value_name = "TIME")]
     progress: Option<harness::scenario::Span>,
+    /// Guest RAM, such as 1G.
+    #[arg(long, value_name = "SIZE")]
+    ram: Option<harness::scenario::Bytes>,
+    /// Virtual processors.
+    #[arg(long, value_name = "N")]
+    vcpus: Option<u32>,
+    /// Added to the command line of every kernel, after what the scenario adds.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    append: Option<String>,
+    /// Show the guest's console on standard error, as it comes.
+    #[arg(long)]
+    console: bool,
     #[command(flatten)]
     reports: outputs::ReportFiles,
     /// Keep the evidence: in DIR for one scenario, in DIR/NAME for several.
@@ -234,27 +267,12 @@ struct CompareArgs {
     json: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
-struct BootArgs {
-    /// The kernel: a version or the path of a bzImage.
-    #[arg(long, value_name = "VERSION|PATH", default_value = harness::kernel::DEFAULT_VERSION)]
-    kernel: String,
-    /// An initramfs of your own; without it baton's agent is /init, and nothing is asked of it.
-    #[arg(long, value_name = "FILE")]
-    initramfs: Option<PathBuf>,
-    /// Added to the kernel's command line.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    append: String,
-    #[command(flatten)]
-    execution: Execution,
-    /// Guest RAM.
-    #[arg(long, value_name = "SIZE", default_value = "512 MiB")]
-    ram: harness::scenario::Bytes,
-}
-
 /// Parses the command line, runs its command and returns the exit status. Wrong arguments end the process with status
 /// 2.
 pub fn main() -> ExitCode {
+    if let Some(options) = qemu::called_as_qemu(std::env::args_os()) {
+        return qemu::qemu(&options);
+    }
     let exit = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Resume(args) => resume::resume(&args),
@@ -262,10 +280,14 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Campaign(args) => campaign::campaign(&args),
         Command::Matrix(args) => matrix::matrix(&args),
-        Command::Boot(args) => boot::boot(&args),
+        Command::Boot(args) => return boot::boot(&args),
+        Command::Qemu(args) => return qemu::qemu(&args.options),
         Command::Blob(args) => blob::blob(&args),
         Command::Sweep(args) => sweep::sweep(&args),
+        Command::Kernel(args) => kernel::kernel(&args),
         Command::Doctor => doctor::doctor(),
+        Command::Completions(args) => pages::completions(&args),
+        Command::Man(args) => pages::man(&args),
     };
     exit.into()
 }
@@ -297,11 +319,20 @@ fn backend_of(
     choice: BackendChoice,
     execution: &Execution,
 ) -> Result<Box<dyn vmm::processors::Backend>, Exit> {
-    let slowdown = execution.slowdown;
-    if slowdown.is_some() && choice == BackendChoice::Soft {
+    if execution.slowdown.is_some() && choice == BackendChoice::Soft {
         complain("--slowdown is for KVM: on softcpu device time is counted in instructions");
         return Err(Exit::Usage);
     }
+    let translation = execution.soft.translation();
+    open_backend(choice, Soft { translation }, execution.slowdown)
+}
+
+/// The same, of which `soft` is the software processor.
+fn open_backend(
+    choice: BackendChoice,
+    soft: Soft,
+    slowdown: Option<u32>,
+) -> Result<Box<dyn vmm::processors::Backend>, Exit> {
     let say = |found: &harness::backend::Found| {
         eprintln!(
             "baton: backend {}: {}",
@@ -309,14 +340,12 @@ fn backend_of(
             crate::report::kvm(found)
         );
     };
-    let translation = execution.soft.translation();
-    let backend = harness::backend::choose(choice.into(), Soft { translation }, slowdown, &say);
-    let backend = backend.map_err(|error| {
+    let backend = harness::backend::choose(choice.into(), soft, slowdown, &say).map_err(|error| {
         complain(error);
         Exit::Failed
     })?;
     if backend.name() == Soft::NAME {
-        execution.soft.backend();
+        tell_if_interpreted(soft);
     }
     Ok(backend)
 }

@@ -29,6 +29,7 @@ pub(super) fn resume(args: &ResumeArgs) -> Exit {
     }
     let task = Task {
         said: outputs.said(),
+        console: false,
         plan: &snapshot.plan,
         out: args.out.clone(),
         work: &|listeners| harness::run::resume(&snapshot, &holds, listeners),

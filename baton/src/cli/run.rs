@@ -1,15 +1,16 @@
 //! `baton run`: runs scenarios one after another and reports on each.
 
 use super::outputs::{Outputs, Said};
-use super::{BackendChoice, Exit, RunArgs, backend_of, complain, exit_of};
+use super::{BackendChoice, Exit, RunArgs, backend_of, complain, exit_of, scenarios};
 use crate::report::{Progress, ScenarioReport, text};
 use harness::conductor::{Observer, chain};
 use harness::evidence::{Evidence, Keeper, Phase, PhaseRecord};
 use harness::plan::{Overrides, Plan, PlanError, plan};
 use harness::run::{Again, Hold, Listeners, RunError};
-use harness::scenario::{load, wrong_at};
+use harness::scenario::wrong_at;
 use harness::verdict::Judged;
 use std::cell::Cell;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use vmm::machine::MachineError;
 
@@ -21,9 +22,19 @@ pub(super) fn run(args: &RunArgs) -> Exit {
         seed: args.seed,
         progress: args.progress,
         survey: false,
+        ram: args.ram,
+        vcpus: args.vcpus,
+        append: args.append.clone(),
+    };
+    let scenarios = match scenarios::expand(&args.scenarios) {
+        Ok(scenarios) => scenarios,
+        Err(error) => {
+            complain(error);
+            return Exit::Usage;
+        }
     };
     let mut plans = Vec::new();
-    for file in &args.scenarios {
+    for file in &scenarios {
         match prepare(file, &overrides) {
             Ok(plan) => plans.push(plan),
             Err(error) => {
@@ -90,6 +101,7 @@ pub(super) fn run(args: &RunArgs) -> Exit {
             plan,
             out,
             said: outputs.said(),
+            console: args.console,
             work: &|listeners| harness::run::run(plan, &agent, backend.as_ref(), &holds, listeners),
         });
         reports.push(report);
@@ -104,9 +116,9 @@ pub(super) fn run(args: &RunArgs) -> Exit {
     }
 }
 
-/// Reads a scenario file and resolves it to a plan. Errors name file, line and column if the plan knows the place.
+/// Reads a scenario and resolves it to a plan. Errors name file, line and column if the plan knows the place.
 pub(super) fn prepare(file: &Path, overrides: &Overrides) -> Result<Plan, String> {
-    let (scenario, text) = load(file).map_err(|error| error.to_string())?;
+    let (scenario, text) = scenarios::read(file)?;
     let name = file.display().to_string();
     let plan = plan(&scenario, &name, &text, overrides);
     plan.map_err(|PlanError { span, source }| match span {
@@ -134,6 +146,8 @@ pub(super) struct Task<'a> {
     pub out: Option<PathBuf>,
     /// Where its report as text goes.
     pub said: Said,
+    /// Whether the guest's console is shown.
+    pub console: bool,
     /// Runs it.
     pub work: &'a dyn Fn(&Listeners<'_>) -> Result<Judged, RunError>,
 }
@@ -150,8 +164,13 @@ pub(super) fn report_on(task: &Task<'_>) -> (ScenarioReport, Exit) {
         Ok(keeper) => keeper,
         Err(error) => return failed(chain(&error)),
     };
-    let progress = Progress::new(&plan.name);
+    let progress = if task.console {
+        Progress::in_lines(&plan.name)
+    } else {
+        Progress::new(&plan.name)
+    };
     let observer = Keeping {
+        console: task.console,
         progress: &progress,
         keeper,
         failed: Cell::new(false),
@@ -184,9 +203,11 @@ pub(super) fn report_on(task: &Task<'_>) -> (ScenarioReport, Exit) {
     )
 }
 
-/// Observer that shows progress and, with `--out`, saves the evidence gathered so far.
+/// Observer that shows progress and the console and, with `--out`, saves the evidence gathered so far.
 struct Keeping<'a> {
     progress: &'a Progress,
+    /// Whether the guest's console is shown.
+    console: bool,
     keeper: Option<Keeper>,
     /// Set after the first failed save: the user has been told, and no further save is tried.
     failed: Cell<bool>,
@@ -207,6 +228,15 @@ impl Observer for Keeping<'_> {
 
     fn keeps(&self) -> bool {
         self.keeper.is_some() && !self.failed.get()
+    }
+
+    fn listens(&self) -> bool {
+        self.console
+    }
+
+    fn printed(&self, output: &[u8]) {
+        // An error means that standard error is closed, so that it cannot be reported there either.
+        let _ = std::io::stderr().write_all(output);
     }
 
     fn so_far(&self, evidence: Evidence) {

@@ -1,6 +1,7 @@
 //! Reports on judged runs: as text, as JSON, and in formats of other tools, made from the same structure as the JSON.
 //! And progress while a run goes on.
 
+mod boot;
 mod campaign;
 mod cases;
 mod compare;
@@ -19,6 +20,7 @@ mod samples;
 mod sweep;
 mod text;
 
+pub use boot::{BootFacts, BootReport};
 pub use campaign::{CampaignReport, MinimalPlace, Places, campaign_text};
 pub use compare::CompareReport;
 pub use count::CountProgress;

@@ -35,8 +35,16 @@ impl Progress {
             bar
         });
         Self {
-            name: name.into(),
             bar,
+            ..Self::in_lines(name)
+        }
+    }
+
+    /// The same without a live line, because standard error shows something else too.
+    pub fn in_lines(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            bar: None,
             current: Cell::new(None),
             told: Cell::new(Instant::now()),
         }

@@ -8,7 +8,7 @@ use guest_agent::protocol::NO_MAILBOX;
 use vmm::machine::Event;
 
 /// Printed by the kernel when it panics (kernel/panic.c).
-const PANIC: &str = "Kernel panic - not syncing: ";
+pub(crate) const PANIC: &str = "Kernel panic - not syncing: ";
 /// Panic message if PID 1 has died (kernel/exit.c).
 const INIT_DIED: &str = "Attempted to kill init";
 

@@ -44,6 +44,7 @@ mod talks;
 mod warm;
 
 pub use cursor::{Awaiting, Cursor, Ending, Move, Point, Said, What, next};
+pub(crate) use events::PANIC;
 pub use memory::GuestMemory;
 pub use run::{Progress, Run, Until};
 pub use stopwatch::{HostTimes, Stopwatch};
@@ -70,6 +71,12 @@ pub trait Observer {
     }
     /// A phase has begun; the evidence covers all phases before it.
     fn so_far(&self, _: Evidence) {}
+    /// Whether [`Observer::printed`] is to be called.
+    fn listens(&self) -> bool {
+        false
+    }
+    /// The guest has printed this on its console.
+    fn printed(&self, _: &[u8]) {}
 }
 
 /// The observer that ignores everything.

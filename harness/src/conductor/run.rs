@@ -251,6 +251,7 @@ impl Run {
     /// is first told of the current phase, then of each change. Pausing does not change the rest of the run.
     pub fn proceed(&mut self, until: &[Until], observer: &dyn Observer) -> Progress {
         self.tell_phase(observer);
+        let mut told = self.machine.console().total();
         while !matches!(self.cursor.due, Move::End(_)) {
             if let Some(reached) = until.iter().position(|until| until.is_reached(&self.machine)) {
                 return Progress::Paused(reached);
@@ -259,11 +260,13 @@ impl Run {
             let what = match self.make(until) {
                 Ok(Some(what)) => what,
                 Ok(None) => {
+                    self.tell_output(&mut told, observer);
                     self.tell_time(observer);
                     continue;
                 }
                 Err(error) => What::Failed(chain(error.as_ref())),
             };
+            self.tell_output(&mut told, observer);
             let at = self.here();
             next(
                 &self.plan,
@@ -395,6 +398,15 @@ impl Run {
             generation: here.stamp.generation.into(),
             time_ns: here.time,
             ledger_length: self.machine.ledger().made(),
+        }
+    }
+
+    /// Passes to the observer what the guest has printed beyond the first `told` bytes of its console.
+    fn tell_output(&self, told: &mut u64, observer: &dyn Observer) {
+        let console = self.machine.console();
+        if observer.listens() && console.total() > *told {
+            observer.printed(&console.text_since(*told));
+            *told = console.total();
         }
     }
 

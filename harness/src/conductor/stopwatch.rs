@@ -96,6 +96,14 @@ impl Observer for Stopwatch<'_> {
         self.fill(&mut evidence);
         self.observer.so_far(evidence);
     }
+
+    fn listens(&self) -> bool {
+        self.observer.listens()
+    }
+
+    fn printed(&self, output: &[u8]) {
+        self.observer.printed(output);
+    }
 }
 
 #[cfg(test)]

@@ -12,8 +12,18 @@ const MAX_VERSION: usize = 256;
 /// Returns the release in the image's header, or an empty string if it has none. Fails if the machine could not boot
 /// the image.
 pub(super) fn release(image: &[u8]) -> Result<String, String> {
+    if is_elf(image) {
+        return Err(
+            "it is an ELF file, as a vmlinux is; give arch/x86/boot/bzImage of the same build".into(),
+        );
+    }
     BzImage::parse(image).map_err(|error| error.to_string())?;
     Ok(named(image).unwrap_or_default())
+}
+
+/// Whether it is an ELF file, as a vmlinux is.
+pub(super) fn is_elf(image: &[u8]) -> bool {
+    image.starts_with(b"\x7fELF")
 }
 
 fn named(image: &[u8]) -> Option<String> {

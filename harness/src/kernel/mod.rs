@@ -7,10 +7,12 @@ mod locate;
 mod symbols;
 
 pub use fit::{Fit, RunningKernel};
-pub use locate::{cached, kernel_directory};
+pub(crate) use locate::beside;
+pub use locate::{build_script, cached, kernel_directory};
 pub use symbols::Symbols;
 
 use serde::{Deserialize, Serialize};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use xxhash_rust::xxh3::xxh3_64;
@@ -27,9 +29,7 @@ const MAX_MAP_BYTES: u64 = 64 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
     /// A version that has not been built.
-    #[error(
-        "kernel {version} is not built (looked in {directory}): run `images/build {version}` or `make images`"
-    )]
+    #[error("kernel {version} is not built (looked in {directory}): run `baton kernel build {version}`")]
     NotBuilt {
         /// The version asked for.
         version: String,
@@ -37,7 +37,9 @@ pub enum KernelError {
         directory: PathBuf,
     },
     /// Neither a version nor a file.
-    #[error("kernel \"{name}\" is neither a known version ({known}) nor the path of a bzImage")]
+    #[error(
+        "kernel \"{name}\" is neither a known version ({known}) nor the path of a bzImage or of a build directory"
+    )]
     Unknown {
         /// What was asked for.
         name: String,
@@ -152,7 +154,8 @@ impl KernelImage {
         })
     }
 
-    /// Finds and reads the kernel `name`: a version of `images/kernels.toml` (built already), or the path of a bzImage.
+    /// Finds and reads the kernel `name`: a version or series that is built, the path of a bzImage, or that of a folder
+    /// that a kernel was built in.
     pub fn resolve(name: &str) -> Result<Self, KernelError> {
         let path = locate::locate(name)?;
         let image = read(&path)?;
@@ -222,15 +225,18 @@ fn read(path: &Path) -> Result<Vec<u8>, KernelError> {
         path: path.into(),
         reason,
     };
-    let size = std::fs::metadata(path)
-        .map_err(|e| unreadable(e.to_string()))?
-        .len();
-    if size > MAX_IMAGE_BYTES {
+    let file = std::fs::File::open(path).map_err(|e| unreadable(e.to_string()))?;
+    let size = file.metadata().map_err(|e| unreadable(e.to_string()))?.len();
+    let mut image = Vec::new();
+    let read = (&file).take(MAX_IMAGE_BYTES.min(size)).read_to_end(&mut image);
+    read.map_err(|e| unreadable(e.to_string()))?;
+    // A vmlinux with debug information is larger than any image.
+    if size > MAX_IMAGE_BYTES && !header::is_elf(&image) {
         return Err(unreadable(format!(
             "{size} bytes, expected at most {MAX_IMAGE_BYTES}"
         )));
     }
-    std::fs::read(path).map_err(|e| unreadable(e.to_string()))
+    Ok(image)
 }
 
 #[cfg(test)]
@@ -254,5 +260,10 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(message.contains("not a usable bzImage"), "{message}");
+        std::fs::write(file.path(), b"\x7fELF\x02\x01").unwrap();
+        let message = KernelImage::resolve(&file.path().display().to_string())
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("give arch/x86/boot/bzImage"), "{message}");
     }
 }

@@ -9,7 +9,7 @@ pub use steps::Step;
 use crate::evidence::{CheckpointKind, DmaSetup, MemfdEnd, ObjectKind, PAGE, Phase};
 use crate::handover::{HandoverError, HandoverPlan};
 use crate::kernel::{KernelError, KernelImage};
-use crate::scenario::{Buffers, Scenario, Span, WhenFull};
+use crate::scenario::{Buffers, Bytes, Scenario, Span, WhenFull};
 use crate::seed::seed_for;
 use guest_agent::device::dma::DESCRIPTOR_BYTES;
 use guest_agent::protocol::{DmaRing, Place};
@@ -52,16 +52,27 @@ pub struct Overrides {
     /// The run is one of a matrix of kernels. Then the next kernel comes through the mailbox, so that runs with one
     /// first kernel are one run until it is loaded. What the first kernel refuses to preserve is left out.
     pub survey: bool,
+    /// `--ram`.
+    pub ram: Option<Bytes>,
+    /// `--vcpus`.
+    pub vcpus: Option<u32>,
+    /// `--append`: added to the command line of every kernel.
+    pub append: Option<String>,
 }
 
 impl Overrides {
     /// The command-line arguments of these overrides, without the seed.
     pub fn arguments(&self) -> Vec<String> {
         let progress = self.progress.map(|progress| progress.to_string());
+        let ram = self.ram.map(|ram| ram.to_string());
+        let vcpus = self.vcpus.map(|vcpus| vcpus.to_string());
         let pairs = [
             ("--kernel", &self.kernel),
             ("--next-kernel", &self.next_kernel),
             ("--progress", &progress),
+            ("--ram", &ram),
+            ("--vcpus", &vcpus),
+            ("--append", &self.append),
         ];
         let given = pairs
             .into_iter()
@@ -196,6 +207,14 @@ pub enum Unplanned {
     /// The handover cannot be made.
     #[error(transparent)]
     Handover(#[from] HandoverError),
+    /// The scenario allows no such machine.
+    #[error("with {options}: {reason}")]
+    Overridden {
+        /// The options of the command line.
+        options: String,
+        /// What is wrong.
+        reason: String,
+    },
 }
 
 /// Resolves a scenario.
@@ -211,12 +230,20 @@ pub fn plan_with(
     overrides: &Overrides,
     find: &mut dyn FnMut(&str) -> Result<KernelImage, KernelError>,
 ) -> Result<Plan, PlanError> {
+    let overridden = overridden(scenario, overrides)?;
+    let scenario = overridden.as_ref().unwrap_or(scenario);
     let kernel = &scenario.kernel;
     let default = (crate::kernel::DEFAULT_VERSION.to_owned(), None);
     let (old, old_span) = choose(&overrides.kernel, &kernel.old).unwrap_or(default);
     // `--kernel` alone replaces both kernels, unless the scenario names a different new one.
     let same = || (old.clone(), old_span.clone());
     let (new, new_span) = choose(&overrides.next_kernel, &kernel.new).unwrap_or_else(same);
+    // A path in a scenario is relative to the scenario.
+    let placed = |name: String, span: &Option<std::ops::Range<usize>>| match span {
+        Some(_) => crate::kernel::beside(&name, Path::new(file)),
+        None => name,
+    };
+    let (old, new) = (placed(old, &old_span), placed(new, &new_span));
     let mut resolve = |name: &str, span: &Option<std::ops::Range<usize>>| {
         find(name).map_err(|source| PlanError {
             span: span.clone(),
@@ -263,6 +290,29 @@ pub fn plan_with(
     })
 }
 
+/// The scenario with the machine that the command line asks for, checked again; `None` if it asks for none.
+fn overridden(scenario: &Scenario, overrides: &Overrides) -> Result<Option<Scenario>, PlanError> {
+    let (ram, vcpus) = (overrides.ram, overrides.vcpus);
+    if ram.is_none() && vcpus.is_none() {
+        return Ok(None);
+    }
+    let options = |machine: Overrides| machine.arguments().join(" ");
+    scenario
+        .with_machine(ram, vcpus)
+        .map(Some)
+        .map_err(|reason| PlanError {
+            span: None,
+            source: Unplanned::Overridden {
+                options: options(Overrides {
+                    ram,
+                    vcpus,
+                    ..Overrides::default()
+                }),
+                reason,
+            },
+        })
+}
+
 /// The plan of a scenario with these kernels.
 pub(crate) fn with_kernels(
     scenario: &Scenario,
@@ -275,6 +325,7 @@ pub(crate) fn with_kernels(
     let (seed, kernel) = (overrides.seed.unwrap_or(scenario.seed), &scenario.kernel);
     let kexecs = *scenario.kexecs.get_ref();
     let (progress_ns, boot_progress_ns) = patience(scenario, overrides);
+    let added = overrides.append.as_deref().unwrap_or_default();
     let mut objects: Vec<ObjectPlan> = (1..)
         .zip(&scenario.memfd)
         .map(|(id, memfd)| ObjectPlan {
@@ -323,8 +374,8 @@ pub(crate) fn with_kernels(
         kexecs,
         old_kernel,
         new_kernel,
-        old_command_line: command_line(&[COMMAND_LINE, &own, &kernel.append, &kernel.append_old]),
-        new_command_line: command_line(&[COMMAND_LINE, &own, &kernel.append, &kernel.append_new]),
+        old_command_line: command_line(&[COMMAND_LINE, &own, &kernel.append, &kernel.append_old, added]),
+        new_command_line: command_line(&[COMMAND_LINE, &own, &kernel.append, &kernel.append_new, added]),
         objects,
         test_kho: scenario.test_kho.is_some(),
         handover: None,

@@ -80,6 +80,19 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// The same with another machine, checked as a file is. The error says what is wrong with it.
+    pub(crate) fn with_machine(&self, ram: Option<Bytes>, vcpus: Option<u32>) -> Result<Self, String> {
+        let mut scenario = self.clone();
+        if let Some(ram) = ram {
+            scenario.ram = Spanned::new(scenario.ram.span(), ram);
+        }
+        if let Some(vcpus) = vcpus {
+            scenario.vcpus = Spanned::new(scenario.vcpus.span(), vcpus);
+        }
+        check::check(&scenario).map_err(|problem| problem.message)?;
+        Ok(scenario)
+    }
+
     /// Whether the DMA engine interrupts, and the agent receives it.
     pub fn has_interrupts(&self) -> bool {
         self.dma.as_ref().is_some_and(|dma| dma.get_ref().interrupts)

@@ -35,6 +35,9 @@ const SIZES: &[Unit] = &[
     ("kB", 1_000),
     ("MB", 1_000_000),
     ("GB", 1_000_000_000),
+    ("K", 1 << 10),
+    ("M", 1 << 20),
+    ("G", 1 << 30),
 ];
 
 const RATES: &[Unit] = &[
@@ -154,6 +157,12 @@ impl serde::Serialize for Span {
     }
 }
 
+impl serde::Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +172,11 @@ mod tests {
     fn quantities_parse() {
         assert_eq!("64 MiB".parse(), Ok(Bytes(64 << 20)));
         assert_eq!("4096B".parse(), Ok(Bytes(4096)));
+        assert_eq!(
+            ["1G", "512M", "4 K"].map(str::parse),
+            [1 << 30, 512 << 20, 4096].map(|bytes| Ok(Bytes(bytes)))
+        );
+        assert!("1G/s".parse::<Rate>().is_err() && "1g".parse::<Bytes>().is_err());
         assert_eq!("100 MB/s".parse(), Ok(Rate(100_000_000)));
         assert_eq!("20 ms".parse(), Ok(Span(20_000_000)));
     }

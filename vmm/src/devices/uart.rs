@@ -19,6 +19,8 @@ pub const PORTS: u8 = 8;
 pub const IRQ: u8 = 4;
 /// Most bytes of input that the guest has not read yet.
 const MAX_INPUT: usize = 64 * 1024;
+/// IER, bit 0: received data raise the interrupt.
+const RECEIVE_INTERRUPT: u8 = 1 << 0;
 
 /// Remembers that the 16550 raised its interrupt.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +92,13 @@ impl Uart {
         self.input.extend(&bytes[..taken]);
         self.feed();
         taken
+    }
+
+    /// Whether the driver has switched on the receive interrupt and has read all that was typed.
+    #[must_use]
+    pub fn takes_input(&self) -> bool {
+        let state = self.serial.state();
+        state.interrupt_enable & RECEIVE_INTERRUPT != 0 && state.in_buffer.is_empty() && self.input.is_empty()
     }
 
     /// Whether the interrupt was raised since the last call.
@@ -223,6 +232,21 @@ mod tests {
         }
         assert_eq!(got, typed);
         assert_eq!(uart.type_in(&vec![0; MAX_INPUT + 500]), MAX_INPUT);
+    }
+
+    #[test]
+    fn input_is_taken_when_the_driver_waits_for_it_and_has_read_all() {
+        let mut uart = Uart::default();
+        assert!(!uart.takes_input(), "the interrupt is off");
+        uart.write(1, 1);
+        assert!(uart.takes_input());
+        uart.type_in(b"ab");
+        uart.read(0);
+        assert!(!uart.takes_input(), "one byte is left");
+        uart.read(0);
+        assert!(uart.takes_input());
+        uart.write(1, 2); // transmitter empty alone
+        assert!(!uart.takes_input());
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::provenance::Provenance;
 use crate::trace::{self, Trace, TraceRecord};
 use crate::vcpu::{CpuWrite, RSI, Registers, Translation, WarmCode};
 use record::Phases;
+use run::Kexec;
 use state::Records;
 
 /// Gives a type a function that makes a value for each field, in which that field is another value's. A field that is
@@ -65,6 +66,8 @@ pub struct Machine {
     platform: Platform,
     processors: Box<dyn Processors>,
     records: Records,
+    /// Whether somebody may type. It belongs to whoever drives the machine, not to its state.
+    input_may_come: bool,
 }
 
 impl Machine {
@@ -118,6 +121,7 @@ impl Machine {
             platform,
             processors,
             records: Records::new(stamp),
+            input_may_come: false,
         };
         machine.await_addresses();
         Ok(machine)
@@ -168,6 +172,28 @@ impl Machine {
     /// that function in the running kernel, if its symbols are known. KVM needs it to stop at the jump.
     pub fn expect_kexec(&mut self, machine_kexec: &dyn Fn() -> Option<u64>) {
         self.processors.expect_kexec(&self.platform.ram, machine_kexec);
+    }
+
+    /// Begins to watch for a kexec, as the agent's greeting does. To be called once user code runs
+    /// ([`Machine::user_code_ran`]): a booting kernel executes in the lower half of the address space, too. KVM sees a
+    /// kexec only if it was announced by [`Machine::expect_kexec`].
+    pub fn watch_for_kexec(&mut self) {
+        if self.records.kexec == Kexec::BeforeGreeting {
+            self.records.kexec = Kexec::Watching;
+            self.processors.watch_for_kexec(true);
+        }
+    }
+
+    /// Whether the running kernel has executed user code.
+    #[must_use]
+    pub fn user_code_ran(&self) -> bool {
+        self.records.kexec != Kexec::Jumped && self.processors.entered_user_at().is_some()
+    }
+
+    /// Whether somebody may type. While that is so, a guest that sleeps without a timer sleeps on, because input can
+    /// wake it; it is not [`Event::DeadHalt`].
+    pub fn expect_input(&mut self, expected: bool) {
+        self.input_may_come = expected;
     }
 
     /// Keeps page writes until now apart from later ones within the same phase: the next write to each page is recorded
@@ -381,6 +407,13 @@ impl Machine {
     #[must_use]
     pub fn console(&self) -> &Console {
         &self.platform.bus.uart.console
+    }
+
+    /// Whether the guest's driver waits for input and has read all that was typed. What is typed before that is lost,
+    /// because a driver empties the port when it starts.
+    #[must_use]
+    pub fn takes_input(&self) -> bool {
+        self.platform.bus.uart.takes_input()
     }
 
     /// Types for the guest; returns how many bytes were taken.

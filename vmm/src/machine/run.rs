@@ -15,10 +15,10 @@ use xxhash_rust::xxh3::xxh3_64;
 /// How far the current kernel has come towards a kexec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kexec {
-    /// The agent has not greeted yet. Nothing is watched, because a booting kernel executes in the lower half of the
+    /// The agent has not greeted yet, and [`Machine::watch_for_kexec`] was not called. Nothing is watched, because a booting kernel executes in the lower half of the
     /// address space.
     BeforeGreeting,
-    /// The agent has greeted. The first kernel code in the lower half of the address space is the jump.
+    /// User code runs. The first kernel code in the lower half of the address space is the jump.
     Watching,
     /// The old kernel has jumped. The next kernel's entry point has not been reached.
     Jumped,
@@ -55,6 +55,10 @@ impl Machine {
                 StopReason::NoProgress => {
                     let (at, (since, limit)) = (self.moment(), self.platform.progress.since_and_limit());
                     Some(Event::NoProgress { at, since, limit })
+                }
+                StopReason::DeadHalt { interruptible: true } if self.input_may_come => {
+                    self.processors.stand(&mut self.platform, limit)?;
+                    return Ok(None);
                 }
                 StopReason::DeadHalt { interruptible } => {
                     let at = self.moment();
@@ -108,10 +112,7 @@ impl Machine {
             DeviceEvent::Message(Ok(message)) => {
                 self.trace_message(trace::Kind::Message, &message);
                 self.records.reply_owed = true;
-                if self.records.kexec == Kexec::BeforeGreeting {
-                    self.records.kexec = Kexec::Watching;
-                    self.processors.watch_for_kexec(true);
-                }
+                self.watch_for_kexec();
                 Event::Message(message)
             }
             DeviceEvent::Message(Err(too_long)) => Event::MessageTooLong {

@@ -181,6 +181,7 @@ impl Machine {
             platform,
             processors,
             records,
+            input_may_come: _,
         } = self;
         let Platform {
             ram: _,
@@ -245,6 +246,7 @@ impl Machine {
                 progress: progress.clone(),
             },
             records: records.clone(),
+            input_may_come: false,
         };
         machine.await_addresses();
         Ok(machine)

@@ -296,6 +296,59 @@ fn a_kexec_is_told_by_where_it_executes() {
 }
 
 #[test]
+fn a_guest_that_sleeps_without_a_timer_waits_for_input_if_some_may_come() {
+    let sleeping = || machine(vec![quiet(5, Exit::Halted { interruptible: true })]);
+    let mut waiting = sleeping();
+    waiting.expect_input(true);
+    assert_eq!(waiting.run_until(1000).unwrap(), None);
+    assert_eq!(waiting.moment().time, 1000);
+    waiting.expect_input(false);
+    assert!(matches!(
+        waiting.run_until(2000).unwrap(),
+        Some(Event::DeadHalt { .. })
+    ));
+    let mut dead = machine(vec![quiet(5, Exit::Halted { interruptible: false })]);
+    dead.expect_input(true);
+    assert!(matches!(
+        dead.run_until(1000).unwrap(),
+        Some(Event::DeadHalt {
+            interruptible: false,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn a_kexec_is_seen_without_a_greeting_once_it_is_watched_for() {
+    const ENTRY: u64 = 0x20_0200;
+    let fetch = |rip| Exit::LowSupervisorFetch { rip };
+    let jumps = || {
+        vec![
+            quiet(100, fetch(0x7000)),
+            quiet(20, fetch(ENTRY)),
+            quiet(20, fetch(0x8000)),
+        ]
+    };
+    let mut watched = machine(jumps());
+    assert!(!watched.user_code_ran());
+    watched.watch_for_kexec();
+    assert_eq!(watched.run_until(1000).unwrap(), Some(Event::Jump { time: 100 }));
+    let entry = watched.run_until(1000).unwrap();
+    assert!(
+        matches!(entry, Some(Event::KernelEntry { generation: 1, .. })),
+        "{entry:?}"
+    );
+    assert_eq!(
+        watched.run_until(1000).unwrap(),
+        None,
+        "the new kernel may execute there"
+    );
+    let mut unwatched = machine(jumps());
+    assert_eq!(unwatched.run_until(1000).unwrap(), None);
+    assert_eq!(unwatched.moment().stamp.generation, 0);
+}
+
+#[test]
 fn each_way_to_die_is_told_apart() {
     let end = |steps| machine(steps).run().unwrap();
     let halted = |interruptible| vec![quiet(5, Exit::Halted { interruptible })];

@@ -487,11 +487,15 @@ fn same_beginning(one: &Overrides, other: &Overrides) -> bool {
         seed,
         progress,
         survey,
+        ram,
+        vcpus,
+        append,
     } = one;
     *kernel == other.kernel
         && *seed == other.seed
         && *progress == other.progress
         && *survey == other.survey
+        && (ram, vcpus, append) == (&other.ram, &other.vcpus, &other.append)
         && (*survey || *next_kernel == other.next_kernel)
 }
 

@@ -70,7 +70,7 @@ pub(super) fn part(
             .filter(|dma| !plan.is_survey() || is_preserved(evidence, dma.setup.ring.list.object))
             .map(|dma| Request::StartDma(dma.setup.ring.clone())),
         Step::StopDma
-            if plan.is_survey() && !evidence.dma.as_ref().is_some_and(|dma| dma.started.is_some()) =>
+            if plan.is_survey() && evidence.dma.as_ref().is_none_or(|dma| dma.started.is_none()) =>
         {
             None
         }

@@ -2,6 +2,7 @@
 
 use crate::evidence::{BlobEvidence, PAGE};
 use guest_agent::pattern::PAGE_BYTES;
+use kho_core::abi::{memblock, test_kho};
 use kho_core::model::Content;
 use kho_core::{
     Handover, KhoData, MemoryError, Owner, Owners, PhysicalMemory, ReadError, Region, Severity, SparseMemory,
@@ -22,9 +23,10 @@ pub struct Handed {
     /// Those page frames of `preserved` that belong to the handover itself or to another subsystem, with a
     /// description.
     pub own: BTreeMap<u64, String>,
-    /// Names of the regions of reserve_mem that it hands over.
-    pub reserve_mem: BTreeSet<String>,
-    /// Number of folios that the kernel's own test handed over; `None` without the test's data.
+    /// Names of the regions of reserve_mem that it hands over; `None` if their record cannot be read.
+    pub reserve_mem: Option<BTreeSet<String>>,
+    /// Number of folios that the kernel's own test handed over, 0 if the test's record cannot be read; `None` without
+    /// the test's data.
     pub test_folios: Option<u64>,
     /// The scratch areas, from which the new kernel may allocate before it has read the map.
     pub scratch: Vec<Region>,
@@ -143,18 +145,28 @@ pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
     let handover = read(&memory, kho)?;
     let verdict = kho_core::verify(&handover, &memory);
     let owners = Owners::of(&handover);
+    let named = |name: &str| {
+        let mut blobs = handover.sub_blobs.iter().filter(|blob| blob.name == name);
+        blobs.next().map(|blob| &blob.content)
+    };
     let mut handed = Handed {
         version: handover.version.to_string(),
         preserved: BTreeSet::new(),
         own: BTreeMap::new(),
-        reserve_mem: handover
-            .reserve_mem()
-            .iter()
-            .map(|region| region.name.clone())
-            .collect(),
-        test_folios: handover.sub_blobs.iter().find_map(|blob| match &blob.content {
-            Content::TestKho(test) => Some(test.count.into()),
-            _ => None,
+        reserve_mem: match named(memblock::NODE_NAME) {
+            Some(Content::Memblock(memblock)) => Some(
+                memblock
+                    .regions
+                    .iter()
+                    .map(|region| region.name.clone())
+                    .collect(),
+            ),
+            Some(_) => None,
+            None => Some(BTreeSet::new()),
+        },
+        test_folios: named(test_kho::NODE_NAME).map(|content| match content {
+            Content::TestKho(test) => test.count.into(),
+            _ => 0,
         }),
         scratch: handover.scratch.iter().map(|area| area.region).collect(),
         problems: verdict

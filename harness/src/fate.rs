@@ -190,9 +190,10 @@ fn not_handed_over(evidence: &Evidence, kind: Kind) -> Option<String> {
         let why = failures.next().map(ToString::to_string);
         return Some(why.unwrap_or_else(|| format!("{} was not preserved", object.owner())));
     }
-    let handed = handed.ok()?;
-    let mut unnamed = of_kind(evidence, kind)
-        .filter(|object| kind == Kind::ReserveMem && !handed.reserve_mem.contains(&object.name));
+    // If its record cannot be read, the new kernel is the one to say so.
+    let named = handed.ok()?.reserve_mem?;
+    let unnamed = |object: &&ObjectEvidence| kind == Kind::ReserveMem && !named.contains(&object.name);
+    let mut unnamed = of_kind(evidence, kind).filter(unnamed);
     let object = unnamed.next()?;
     Some(format!("{} is not in the handover", object.owner()))
 }

@@ -308,7 +308,7 @@ fn from_power_on(plan: &Plan, agent: &[u8], case: DmaCase) -> harness::evidence:
         injections,
         ..plan.clone()
     };
-    let mut run = harness::conductor::Run::new(&plan, agent, &vmm::soft::Soft::default(), &[]).unwrap();
+    let mut run = harness::conductor::Run::new(&plan, agent, &Soft::default(), &[]).unwrap();
     run.proceed(&[], &());
     run.finish(&())
 }

@@ -4,7 +4,7 @@ use harness::boot::{Input, Terminal as Console};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{BufReader, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
@@ -63,7 +63,7 @@ impl Keys {
     fn live(input: impl Read + Send + 'static, person: bool) -> Self {
         let (sender, bytes) = channel();
         std::thread::spawn(move || {
-            for byte in input.bytes().map_while(Result::ok) {
+            for byte in BufReader::new(input).bytes().map_while(Result::ok) {
                 if sender.send(byte).is_err() {
                     return;
                 }

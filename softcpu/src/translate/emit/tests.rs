@@ -319,10 +319,14 @@ fn repeated_copies_and_fills() {
             e.rep_stos(size);
         }
     });
-    let names = ["b", "w", "d", "q"];
-    let expected: Vec<String> = names
-        .iter()
-        .flat_map(|name| [format!("rep movs{name}"), format!("rep stos{name}")])
+    let sizes = ["b", "w", "d", "q"].into_iter().zip(WORDS);
+    let expected: Vec<String> = sizes
+        .flat_map(|(size, word)| {
+            [
+                format!("rep movs{size} {word} ptr [rdi], {word} ptr [rsi]"),
+                format!("rep stos{size} {word} ptr [rdi]"),
+            ]
+        })
         .collect();
     assert_eq!(all, expected.join("; "));
 }

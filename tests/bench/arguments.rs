@@ -46,6 +46,8 @@ pub enum Part {
     Versus,
     /// Where baton's processor time goes by function, for each kernel, if there is perf.
     Profile,
+    /// What translation gains: hot loops and a boot, with the first kernel and the last.
+    Translation,
     /// How the cost grows with processors, RAM and preserved memory.
     Growth,
     /// Exits, start and device writes on each backend.
@@ -60,6 +62,11 @@ impl Arguments {
     /// Whether a part is to be measured.
     pub fn wants(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
+    }
+
+    /// The other kernel of the part that uses two.
+    pub fn last_kernel(&self) -> Option<&str> {
+        self.kernel.last().map(String::as_str)
     }
 
     /// The kernel of the parts that use one.

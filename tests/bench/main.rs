@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | versus | the `memfd-under-dma` cycle, boot to verdict, on baton and on each `qemu-system-x86_64 -accel tcg` |
 //! | profile | which parts of baton processor time goes into, by `perf` |
+//! | translation | hot loops and a boot, translated and interpreted |
 //! | growth | what the next guest processor, GiB of RAM and preserved GiB cost |
 //! | backends | port writes, start and device writes on soft and KVM; with `--kvm-cycle` a small live update too |
 //! | forks | snapshots and branches of the scenario's guest |
@@ -35,6 +36,7 @@ mod samples;
 mod start;
 mod sweep;
 mod table;
+mod translation;
 mod versus;
 
 use arguments::{Arguments, Part};
@@ -75,6 +77,10 @@ fn bench(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         profile(arguments, work, &mut report)?;
     }
     let kernel = arguments.first_kernel();
+    if arguments.wants(Part::Translation) {
+        let [lean, hashing] = [kernel, arguments.last_kernel()].map(|it| planned(&arguments.scenario, it));
+        report.translation = Some(translation::measure(&lean?, &hashing?, &agent, arguments.runs)?);
+    }
     if arguments.wants(Part::Growth) {
         let bar = progress(growth::count(), "sizes");
         let tell = |row: &growth::Row| step(&bar, &row.to_string());

@@ -6,6 +6,7 @@ use crate::growth::Growth;
 use crate::host::Machine;
 use crate::profile::Profile;
 use crate::sweep::Injections;
+use crate::translation::Gains;
 use crate::versus::{Summary, Versus};
 use serde::Serialize;
 use std::fmt;
@@ -21,6 +22,8 @@ pub struct Report {
     pub versus: Vec<Versus>,
     /// Where the processor time goes, by kernel.
     pub profiles: Vec<Profile>,
+    /// What translation gains.
+    pub translation: Option<Gains>,
     /// How the cost grows.
     pub growth: Option<Growth>,
     /// What the backends cost.
@@ -84,6 +87,9 @@ impl fmt::Display for Report {
         }
         for profile in &self.profiles {
             write!(f, "\n{profile}")?;
+        }
+        if let Some(gains) = &self.translation {
+            write!(f, "\n{gains}")?;
         }
         if let Some(growth) = &self.growth {
             write!(f, "\n{growth}")?;

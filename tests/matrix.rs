@@ -148,7 +148,7 @@ fn what_cannot_be_a_matrix_is_refused() {
         assert!(run.text.contains(said), "{said}: {}", run.text);
     };
     refused(&scenario(""), "7.3.4,7.3.4", "each once");
-    refused(&scenario(""), "0.0.1", "unknown");
+    refused(&scenario(""), "0.0.1", "\"0.0.1\"");
     refused("name = \"none\"\n", "7.3.4", "no object");
     let handed =
         "name = \"h\"\n[handover]\nabi = \"kho-v4\"\n[[memfd]]\nname = \"m\"\nsize = \"4 KiB\"\ntoken = 1\n";

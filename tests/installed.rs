@@ -19,7 +19,15 @@ impl Installed {
         let folder = tempfile::tempdir().unwrap();
         std::fs::copy(program(), folder.path().join("baton")).unwrap();
         let installed = Self { folder };
-        let doctor = text(&installed.command(&["doctor"]).output().unwrap());
+        let doctor = loop {
+            match installed.command(&["doctor"]).output() {
+                // A process that another test is just starting still holds the copy open for writing.
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::yield_now()
+                }
+                output => break text(&output.unwrap()),
+            }
+        };
         if !doctor.contains(", in the program") {
             assert!(
                 std::env::var_os("CI").is_none(),

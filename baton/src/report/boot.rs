@@ -139,3 +139,59 @@ impl BootReport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm::machine::Moment;
+    use vmm::phase::Stamp;
+
+    #[test]
+    fn every_field_is_documented() {
+        let ended = Ended {
+            end: End::PowerOff,
+            reset: false,
+            text: "off".into(),
+            at: Moment {
+                time: 9,
+                retired: Some(7),
+                rip: None,
+                stamp: Stamp::START,
+            },
+            kernels: vec![
+                Generation {
+                    began_ns: 0,
+                    jumped_ns: Some(4),
+                },
+                Generation {
+                    began_ns: 5,
+                    jumped_ns: None,
+                },
+            ],
+            between: false,
+            kexecs_seen: true,
+        };
+        let plan = harness::testing::plan(harness::testing::SCENARIO);
+        let facts = BootFacts {
+            backend: "soft",
+            seed: 1,
+            ram_bytes: 2,
+            vcpus: 3,
+            command_line: "quiet",
+            kernel: plan.kernel(0),
+            next_kernel: None,
+        };
+        let report = serde_json::to_value(BootReport::new(&facts, &ended, 0, 6, Some(1))).unwrap();
+        assert_eq!(report["end"]["kind"], "power-off");
+        assert!(report["kernels"][0]["release"].is_string() && report["kernels"][1]["release"].is_null());
+        let documented = include_str!("../../../docs/your-own-kernel.md");
+        for object in [&report, &report["end"], &report["kernels"][0]] {
+            for key in object.as_object().unwrap().keys() {
+                assert!(
+                    documented.contains(&format!("`{key}`")),
+                    "{key} is not in docs/your-own-kernel.md"
+                );
+            }
+        }
+    }
+}

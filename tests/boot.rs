@@ -199,7 +199,8 @@ fn the_shell_shows_and_changes_the_guest() {
     for expected in [
         "baton shell on Linux 7.3.4",
         "processor\t: 1",
-        "\na  b\nc\nf\n",
+        // The terminal echoes what is typed meanwhile, before it.
+        "a  b\nc\nf\n",
         "no-such: no such command",
         "open(/none): errno 2",
         "Linux 7.3.4 #1",
@@ -572,12 +573,9 @@ fn a_run_shows_its_console_if_asked() {
     });
     assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));
     let [with, without] = [&shown, &hidden].map(|output| text(&output.stderr));
-    assert_eq!(
-        with.matches("Linux version 7.3.4").count(),
-        2,
-        "both kernels:\n{with}"
-    );
-    assert!(!without.contains("Linux version"), "{without}");
+    let begins = "Kernel command line: ";
+    assert_eq!(with.matches(begins).count(), 2, "both kernels:\n{with}");
+    assert!(!without.contains(begins), "{without}");
     assert_eq!(
         text(&shown.stdout),
         text(&hidden.stdout),

@@ -576,12 +576,14 @@ fn a_run_shows_its_console_if_asked() {
     let begins = "Kernel command line: ";
     assert_eq!(with.matches(begins).count(), 2, "both kernels:\n{with}");
     assert!(!without.contains(begins), "{without}");
-    assert_eq!(
-        text(&shown.stdout),
-        text(&hidden.stdout),
-        "the report does not change"
+    // Wall times differ.
+    let hashes = [&shown, &hidden].map(|output| {
+        let report = text(&output.stdout);
+        let line = report.lines().find(|line| line.contains("state hash"));
+        line.map(str::to_owned)
+    });
+    assert!(
+        hashes[0].is_some() && hashes[0] == hashes[1],
+        "the run does not change: {hashes:?}"
     );
-    if built("7.2.12").is_none() {
-        skipped("a kexec between versions under boot: needs guest kernel 7.2.12");
-    }
 }

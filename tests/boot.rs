@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tests::image::{DEAD_HALT, SPIN, TRIPLE_FAULT, UNKNOWN, bzimage};
-use tests::{built, program, ready, skipped};
+use tests::{built, program, ready};
 
 /// Host time after which a test gives up on a guest.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -85,8 +85,7 @@ pub fn run(
         return Err(RunError::Hold(MachineError::NoSnapshot));
     }
     let run = Run::new(plan, agent, backend, &[]).map_err(RunError::Machine)?;
-    let warm = WarmRuns::default();
-    finish(run, HostTimes::default(), backend, holds, &warm, listeners)
+    finish(run, HostTimes::default(), backend, holds, None, listeners)
 }
 
 /// Continues a run from a snapshot to its end, and judges it as [`run`] does.
@@ -99,26 +98,29 @@ pub fn resume(snapshot: &RunSnapshot, holds: &[Hold], listeners: &Listeners<'_>)
             translation: snapshot.translation,
         },
         holds,
-        &WarmRuns::default(),
+        None,
         listeners,
     )
 }
 
-/// Takes a run to its end and judges it. It takes code from `warm`; if a second run or others will want it, it leaves its
-/// own there.
+/// Takes a run to its end and judges it. It takes code that `others` have left, and leaves its own for them.
 pub(crate) fn finish(
     mut run: Run,
     host_times: HostTimes,
     backend: &dyn Backend,
     holds: &[Hold],
-    warm: &WarmRuns,
+    others: Option<&WarmRuns>,
     listeners: &Listeners<'_>,
 ) -> Result<Judged, RunError> {
     let (plan, agent) = (run.plan().clone(), run.agent().clone());
     let watch = Stopwatch::resumed(listeners.observer, host_times);
+    // A second run is made to be fast if one is to be expected.
+    let may_ask = backend.is_repeatable() && awaits_findings(&plan);
+    let own = WarmRuns::default();
+    let warm = others.unwrap_or(&own);
     run.warm_up(warm);
-    let passed = proceed(&mut run, backend, holds, &watch)?;
-    if backend.is_repeatable() && may_ask(&plan) {
+    let passed = proceed(&mut run, may_ask, holds, &watch)?;
+    if may_ask || others.is_some() {
         run.leave_code(warm);
     }
     let mut evidence = run.finish(&watch);
@@ -172,26 +174,18 @@ struct Passed {
     missed: Vec<String>,
 }
 
-/// Whether findings are to be expected, so that snapshots at the jumps are worth their time. If a run has findings that
-/// nobody expected, its second run begins at power-on.
-fn may_ask(plan: &Plan) -> bool {
+/// Whether findings are to be expected. If a run has some that nobody expected, its second run begins at power-on, with
+/// nothing decoded.
+fn awaits_findings(plan: &Plan) -> bool {
     !plan.injections.is_empty()
         || parse(&plan.scenario_file, &plan.scenario_text)
             .is_ok_and(|scenario| scenario.expect.awaits_findings())
 }
 
-/// Takes the run to its end. Snapshots that were asked for are written; those at each jump are returned.
-fn proceed(
-    run: &mut Run,
-    backend: &dyn Backend,
-    holds: &[Hold],
-    watch: &Stopwatch<'_>,
-) -> Result<Passed, RunError> {
-    let jumps = if backend.is_repeatable() && may_ask(run.plan()) {
-        run.plan().kexecs
-    } else {
-        0
-    };
+/// Takes the run to its end. Snapshots that were asked for are written; those at each jump are returned if a second run
+/// may want them.
+fn proceed(run: &mut Run, may_ask: bool, holds: &[Hold], watch: &Stopwatch<'_>) -> Result<Passed, RunError> {
+    let jumps = if may_ask { run.plan().kexecs } else { 0 };
     let mut stops: Vec<(Until, Option<&Path>)> = (0..u16::try_from(jumps).unwrap_or(u16::MAX))
         .map(|generation| (Until::jump(generation), None))
         .collect();

@@ -101,7 +101,7 @@ impl Trunk {
             HostTimes::default(),
             &self.soft,
             &[],
-            &self.warm,
+            Some(&self.warm),
             listeners,
         )
     }

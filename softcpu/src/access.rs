@@ -187,17 +187,7 @@ impl Core {
                 return Ok(Place::Outside(found.physical));
             };
             self.hooks.note_access(offset, self.tick());
-            let entry = TlbEntry {
-                read: tag,
-                write: if found.writable {
-                    tag.withheld(slot)
-                } else {
-                    Tag::absent(slot)
-                },
-                offset,
-                host: cx.ram.host_address(offset),
-            };
-            self.fill(slot, entry);
+            self.fill(cx.ram, slot, tag, offset, found.writable);
         }
         let entry = &mut self.tlb[slot];
         // After the first write of an epoch the tag waits until `written` has seen it.
@@ -219,12 +209,7 @@ impl Core {
         let Some(offset) = cx.ram.page_offset(found.physical) else {
             return Ok(Place::Outside(found.physical));
         };
-        let entry = CodeEntry {
-            tag: tag.withheld(slot),
-            offset,
-            ..CodeEntry::empty(slot)
-        };
-        self.fill_code(slot, entry);
+        self.fill_code(slot, tag, offset, false);
         Ok(Place::Ram(offset))
     }
 
@@ -317,20 +302,43 @@ impl Core {
 
     // TLB upkeep.
 
-    /// Puts a translation into the TLB.
-    pub fn fill(&mut self, slot: usize, entry: TlbEntry) {
+    /// Puts a translation into the TLB: the page lies at `offset` in RAM. Its first write goes the slow way.
+    pub fn fill(&mut self, ram: &Ram, slot: usize, tag: Tag, offset: u64, writable: bool) {
         if self.tlb[slot].read.is_absent(slot) {
             self.filled.note(slot);
         }
-        self.tlb[slot] = entry;
+        self.tlb[slot] = TlbEntry {
+            read: tag,
+            write: if writable {
+                tag.withheld(slot)
+            } else {
+                Tag::absent(slot)
+            },
+            offset,
+            host: ram.host_address(offset),
+        };
     }
 
-    /// Puts a translation into the code TLB.
-    pub fn fill_code(&mut self, slot: usize, entry: CodeEntry) {
+    /// Puts a translation into the code TLB. What is known of the code there is still to be found.
+    pub fn fill_code(&mut self, slot: usize, tag: Tag, offset: u64, passed: bool) {
         if self.code_tlb[slot].tag.is_absent(slot) {
             self.filled_code.note(slot);
         }
-        self.code_tlb[slot] = entry;
+        self.code_tlb[slot] = CodeEntry {
+            tag: tag.withheld(slot),
+            offset,
+            passed,
+            ..CodeEntry::empty(slot)
+        };
+    }
+
+    /// Drops what the code TLB says of the code page with this number.
+    pub fn detach_code(&mut self, number: u32) {
+        for (slot, entry) in self.code_tlb.iter_mut().enumerate() {
+            if entry.page == number {
+                entry.detach(slot);
+            }
+        }
     }
 
     pub fn flush_tlb(&mut self) {

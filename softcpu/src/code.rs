@@ -1,8 +1,9 @@
 //! Decoded code, kept by physical page.
 //!
-//! A page of code is a list of operations and an index from page offset to operation. Straight-line stretches are decoded when
-//! control first reaches them. When decoded bytes are written to, the page is dropped as a whole; its number is never used
-//! again (until everything is dropped), so whoever remembers it finds nothing rather than something else.
+//! A page of code is a list of operations and an index from page offset to operation. Straight-line stretches are
+//! decoded when control first reaches them. When decoded bytes are written to, the page is dropped as a whole; its
+//! number is never used again (until everything is dropped), so whoever remembers it finds nothing rather than
+//! something else.
 
 use rustc_hash::FxHashMap;
 
@@ -163,9 +164,9 @@ impl CodeCache {
         }
     }
 
-    /// If nothing is known of the code at RAM offset `page`, which is entered by a virtual page in a mode: the RAM offset
-    /// of the page that was last entered so. A kernel that is started again has the same code at the same addresses, in
-    /// other pages of RAM.
+    /// If nothing is known of the code at RAM offset `page`, which is entered by a virtual page in a mode: the RAM
+    /// offset of the page that was last entered so. A kernel that is started again has the same code at the same
+    /// addresses, in other pages of RAM.
     pub fn predecessor(&self, page: u64, tag: Tag) -> Option<u64> {
         if self.numbers.contains_key(&page) {
             return None;

@@ -141,8 +141,8 @@ impl Cpu {
         self.core.set_registers(state);
     }
 
-    /// Replaces the registers and keeps what the TLBs hold, as if instructions had loaded them. Not to be used to change
-    /// what address translation depends on.
+    /// Replaces the registers and keeps what the TLBs hold, as if instructions had loaded them. Not to be used to
+    /// change what address translation depends on.
     pub fn load_registers(&mut self, state: &Registers) {
         self.core.put_registers(state);
     }
@@ -402,28 +402,26 @@ impl Cpu {
             .entries(entry.tag.offered(slot));
     }
 
-    /// Uses the code that was decoded from another page of RAM, if nothing is known of this one, which is entered by the
-    /// same virtual page as that one was, and if both hold the same instructions.
+    /// Uses the code that was decoded from another page of RAM, if nothing is known of this one, which is entered by
+    /// the same virtual page as that one was, and if both hold the same instructions.
     fn relocate_code(&mut self, ram: &Ram, page: u64, tag: Tag) {
         let Some(before) = self.cache.predecessor(page, tag) else {
             return;
         };
         self.compare_code(ram, before);
         let granules = self.core.hooks.code_map(before);
-        let (mut old, mut new) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
-        ram.load_bytes(before, &mut old);
-        ram.load_bytes(page, &mut new);
-        let Some(number) = self.cache.number_at(before) else {
+        let Some(number) = self.cache.number_at(before).filter(|_| granules != 0) else {
             return;
         };
-        if granules == 0 || !code::agree(granules, &old, &new) {
+        let [old, new] = [before, page].map(|page| {
+            let mut bytes = [0; PAGE_BYTES];
+            ram.load_bytes(page, &mut bytes);
+            bytes
+        });
+        if !code::agree(granules, &old, &new) {
             return;
         }
-        for (slot, entry) in self.core.code_tlb.iter_mut().enumerate() {
-            if entry.page == number {
-                entry.detach(slot);
-            }
-        }
+        self.core.detach_code(number);
         self.core.hooks.clear_code(before);
         self.cache.relocate(before, page);
         if self.core.hooks.mark_granules(page, granules) {
@@ -616,11 +614,7 @@ impl Cpu {
     pub(crate) fn forget(&mut self, page: u64) {
         self.core.hooks.clear_code(page);
         if let Some(number) = self.cache.forget(page) {
-            for (slot, entry) in self.core.code_tlb.iter_mut().enumerate() {
-                if entry.page == number {
-                    entry.detach(slot);
-                }
-            }
+            self.core.detach_code(number);
         }
     }
 

@@ -16,8 +16,8 @@ fn halts(guest: &mut Guest) {
     assert_eq!(exit, Exit::Halted { interruptible: false });
 }
 
-/// Calls the function at DATA, maps OTHER there, which holds one that returns `value`, calls it, lets a third one return
-/// 7 by a write to OTHER, and calls that. The results are in RSI, RDI and RAX.
+/// Calls the function at DATA, maps OTHER there, which holds one that returns `value`, calls it, lets a third one
+/// return 7 by a write to OTHER, and calls that. The results are in RSI, RDI and RAX.
 fn remaps(value: u8, which: Translation, mut at_second: impl FnMut(&Guest)) -> Guest {
     let mut guest = Guest::new(|a| {
         a.mov(rcx, DATA).unwrap();

@@ -137,17 +137,7 @@ impl Translations {
         {
             let tag = tag(page, user, offset, ram)?;
             let slot = next_slot::<TLB_ENTRIES>(&mut last, page)?;
-            let entry = TlbEntry {
-                read: tag,
-                write: if writable {
-                    tag.withheld(slot)
-                } else {
-                    Tag::absent(slot)
-                },
-                offset,
-                host: ram.host_address(offset),
-            };
-            core.fill(slot, entry);
+            core.fill(ram, slot, tag, offset, writable);
         }
         last = None;
         for &CodeTranslation {
@@ -159,13 +149,7 @@ impl Translations {
         {
             let tag = tag(page, user, offset, ram)?;
             let slot = next_slot::<CODE_TLB>(&mut last, page)?;
-            let entry = CodeEntry {
-                tag: tag.withheld(slot),
-                offset,
-                passed,
-                ..CodeEntry::empty(slot)
-            };
-            core.fill_code(slot, entry);
+            core.fill_code(slot, tag, offset, passed);
         }
         for (words, half) in core.large_regions.chunks_exact_mut(32).zip(large_regions) {
             words.copy_from_slice(half);

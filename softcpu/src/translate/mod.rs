@@ -125,8 +125,8 @@ pub(crate) fn no_entries() -> u64 {
 pub(crate) struct Native {
     /// The arithmetic flags, see [`flags`].
     flags: u64,
-    /// Where an indirect call leads while the return address is pushed, and where a copy goes while its source is looked
-    /// up.
+    /// Where an indirect call leads while the return address is pushed, and where a copy goes while its source is
+    /// looked up.
     target: u64,
     /// Where the code memory is executed; 0 where there is none.
     base: u64,

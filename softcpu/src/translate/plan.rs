@@ -37,8 +37,8 @@ pub(super) struct Plan {
     pub length: u32,
 }
 
-/// Makes `plan` the block that begins at page offset `start`; `None` if it is not worth a translation. `shortest` is how
-/// many instructions it has at least if the interpreter goes on after it.
+/// Makes `plan` the block that begins at page offset `start`; `None` if it is not worth a translation. `shortest` is
+/// how many instructions it has at least if the interpreter goes on after it.
 pub(super) fn plan(
     plan: &mut Plan,
     page: &CodePage,

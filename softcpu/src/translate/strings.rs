@@ -1,5 +1,5 @@
-//! REP MOVS and REP STOS, if all of it is one piece: as many elements as RCX says, within one page on each side, upwards,
-//! of memory that the TLB reaches. The host's instruction does the work.
+//! REP MOVS and REP STOS, if all of it is one piece: as many elements as RCX says, within one page on each side,
+//! upwards, of memory that the TLB reaches. The host's instruction does the work.
 
 use super::emit::{Alu, Reg, Shift, Size, Unary};
 use super::kind::set;

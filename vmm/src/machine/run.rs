@@ -15,8 +15,8 @@ use xxhash_rust::xxh3::xxh3_64;
 /// How far the current kernel has come towards a kexec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kexec {
-    /// The agent has not greeted yet, and [`Machine::watch_for_kexec`] was not called. Nothing is watched, because a booting kernel executes in the lower half of the
-    /// address space.
+    /// The agent has not greeted yet, and [`Machine::watch_for_kexec`] was not called. Nothing is watched, because a
+    /// booting kernel executes in the lower half of the address space.
     BeforeGreeting,
     /// User code runs. The first kernel code in the lower half of the address space is the jump.
     Watching,

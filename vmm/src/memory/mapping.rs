@@ -102,26 +102,28 @@ mod tests {
         flags.expect("a mapping that begins there").to_owned()
     }
 
-    #[test]
-    fn huge_pages_are_forbidden_for_good() {
+    /// A new mapping's flags after the advice; `None` where the host has no huge pages.
+    fn flags_after(advise: fn(&Mapping) -> Result<(), Errno>) -> Option<String> {
         if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
-            return;
+            return None;
         }
         // Mappings next to each other become one in smaps if they are alike; these two are not.
         let mapping = Mapping::zeroed(4 << 20).unwrap();
-        mapping.forbid_huge_pages().unwrap();
-        let found = flags(mapping.start());
-        assert!(found.split(' ').any(|flag| flag == "nh"), "{found}");
+        advise(&mapping).unwrap();
+        Some(flags(mapping.start()))
+    }
+
+    #[test]
+    fn huge_pages_are_forbidden_for_good() {
+        if let Some(found) = flags_after(Mapping::forbid_huge_pages) {
+            assert!(found.split(' ').any(|flag| flag == "nh"), "{found}");
+        }
     }
 
     #[test]
     fn huge_pages_are_wanted_where_it_is_said() {
-        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
-            return;
+        if let Some(found) = flags_after(Mapping::want_huge_pages) {
+            assert!(found.split(' ').any(|flag| flag == "hg"), "{found}");
         }
-        let mapping = Mapping::zeroed(4 << 20).unwrap();
-        mapping.want_huge_pages().unwrap();
-        let found = flags(mapping.start());
-        assert!(found.split(' ').any(|flag| flag == "hg"), "{found}");
     }
 }

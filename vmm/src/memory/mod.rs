@@ -14,6 +14,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::io::Errno;
 use thiserror::Error;
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -129,17 +130,18 @@ impl GuestRam {
     /// Has the host provide RAM page by page and never as huge pages. A page that KVM maps while it lies in a writable
     /// huge page counts as written, even if the guest only reads it. To be called before anything is written to RAM.
     pub fn forbid_huge_pages(&self) -> Result<(), MemoryError> {
-        let each = self.mappings.iter().map(Mapping::forbid_huge_pages);
-        each.collect::<Result<(), _>>()
-            .map_err(|error| MemoryError::Map(error.into()))
+        self.for_each_mapping(Mapping::forbid_huge_pages)
     }
 
     /// Has the host provide RAM as huge pages where it can. Not for a machine that branches off an image: it writes to
     /// few pages of those that are zero.
     pub fn want_huge_pages(&self) -> Result<(), MemoryError> {
-        let each = self.mappings.iter().map(Mapping::want_huge_pages);
-        each.collect::<Result<(), _>>()
-            .map_err(|error| MemoryError::Map(error.into()))
+        self.for_each_mapping(Mapping::want_huge_pages)
+    }
+
+    fn for_each_mapping(&self, advise: fn(&Mapping) -> Result<(), Errno>) -> Result<(), MemoryError> {
+        let advised = self.mappings.iter().try_for_each(advise);
+        advised.map_err(|error| MemoryError::Map(error.into()))
     }
 
     /// An image of RAM now. Only pages that were marked since the last call are copied.

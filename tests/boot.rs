@@ -1,5 +1,5 @@
-//! `baton boot` and `baton qemu`: each end of a guest has an exit status and a sentence of its own, and names the kernel
-//! that it was.
+//! `baton boot` and `baton qemu`: each end of a guest has an exit status and a sentence of its own, and names the
+//! kernel that it was.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -79,7 +79,8 @@ pub fn power_off() -> Vec<u8> {
     code
 }
 
-fn seconds(backend: &dyn Backend, kernel: &[u8]) -> Result<f64, String> {
+/// A machine that is about to boot this kernel.
+pub fn machine(backend: &dyn Backend, kernel: &[u8]) -> Result<Machine, String> {
     let config = MachineConfig {
         ram_bytes: 32 << 20,
         kernel: kernel.to_vec(),
@@ -93,17 +94,22 @@ fn seconds(backend: &dyn Backend, kernel: &[u8]) -> Result<f64, String> {
         injections: Vec::new(),
         handover: None,
     };
-    let mut machine = Machine::new(&config, backend).map_err(|error| error.to_string())?;
-    let begin = Instant::now();
-    let event = machine.run().map_err(|error| error.to_string())?;
-    let seconds = begin.elapsed().as_secs_f64();
-    match event {
-        Event::PowerOff { .. } => Ok(seconds),
-        other => Err(format!(
-            "{}: the guest ended with \"{other}\", expected power off",
-            backend.name()
-        )),
+    Machine::new(&config, backend).map_err(|error| error.to_string())
+}
+
+/// Runs the guest until it powers the machine off.
+pub fn run_to_power_off(machine: &mut Machine) -> Result<(), String> {
+    match machine.run().map_err(|error| error.to_string())? {
+        Event::PowerOff { .. } => Ok(()),
+        other => Err(format!("the guest ended with \"{other}\", expected power off")),
     }
+}
+
+fn seconds(backend: &dyn Backend, kernel: &[u8]) -> Result<f64, String> {
+    let mut machine = machine(backend, kernel)?;
+    let begin = Instant::now();
+    run_to_power_off(&mut machine).map_err(|error| format!("{}: {error}", backend.name()))?;
+    Ok(begin.elapsed().as_secs_f64())
 }
 
 #[cfg(test)]

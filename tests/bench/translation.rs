@@ -1,19 +1,16 @@
 //! What translation gains: the same guest code translated and interpreted, in turns, on one machine.
 //!
-//! Loops are those that a live update spends most of its time in. A run is stopped before each of them and after it, and
-//! the processor time between the two is what counts; decoding and translating are in it.
+//! Loops are those that a live update spends most of its time in. A run is stopped before each of them and after it,
+//! and the processor time between the two is what counts; decoding and translating are in it.
 
-use crate::exits::power_off;
+use crate::exits::{machine, power_off, run_to_power_off};
 use crate::samples::Spread;
 use ::tests::image::bzimage;
+use campaign::sweep::Meter;
 use harness::conductor::{Progress, Run, Until};
 use harness::plan::Plan;
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::fmt;
-use std::time::Duration;
-use vmm::devices::dma::DmaConfig;
-use vmm::machine::{Event, Machine, MachineConfig};
 use vmm::soft::{Soft, Translation};
 
 /// Target: how many times as fast a hot loop has to be.
@@ -25,8 +22,6 @@ const DECOMPRESSION: [u64; 2] = [2_000_000, 16_000_000];
 /// Words that one round of the copying guest copies, and its rounds.
 const WORDS: u32 = 512;
 const ROUNDS: u32 = 20_000;
-/// Limit of guest time, far more than needed.
-const PATIENCE: u64 = 3_600_000_000_000;
 
 /// One piece of guest code.
 #[derive(Debug, Serialize)]
@@ -66,17 +61,17 @@ pub struct Gains(pub Vec<Gain>);
 /// Instructions, and processor time in seconds.
 type Took = (u64, f64);
 
-/// Measures everything `runs` times. `lean` is the plan with the kernel that is booted, `hashing` one with a kernel whose
-/// purgatory checks its segments by SHA-256.
+/// Measures everything `runs` times. `lean` is the plan with the kernel that is booted, `hashing` one with a kernel
+/// whose purgatory checks its segments by SHA-256.
 pub fn measure(lean: &Plan, hashing: &Plan, agent: &[u8], runs: u32) -> Result<Gains, String> {
     let between = |plan: &Plan, from: Option<Until>, to: Until, soft: Soft| {
         let mut run = Run::new(plan, agent, &soft, &[]).map_err(|error| error.to_string())?;
         if let Some(from) = from {
             reach(&mut run, from)?;
         }
-        let (begin, before) = (spent(), retired(&run));
+        let (meter, before) = (Meter::start(), retired(&run));
         reach(&mut run, to)?;
-        Ok((retired(&run) - before, (spent() - begin).as_secs_f64()))
+        Ok((retired(&run) - before, meter.elapsed().as_secs_f64()))
     };
     let [from, to] = DECOMPRESSION.map(Until::Instructions);
     let kernel = |plan: &Plan| plan.old_kernel.release.clone();
@@ -151,35 +146,15 @@ fn retired(run: &Run) -> u64 {
     run.stands_at().retired.unwrap_or(0)
 }
 
-fn spent() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
 /// A guest that copies a page by 64-bit words, again and again.
 fn copy(soft: Soft) -> Result<Took, String> {
-    let config = MachineConfig {
-        ram_bytes: 32 << 20,
-        kernel: bzimage(&copying(ROUNDS)),
-        initramfs: Vec::new(),
-        command_line: String::new(),
-        seed: 1,
-        dma: DmaConfig::default(),
-        progress_limit_ns: PATIENCE,
-        vcpus: 1,
-        ledger_entries: 1,
-        injections: Vec::new(),
-        handover: None,
-    };
-    let mut machine = Machine::new(&config, &soft).map_err(|error| error.to_string())?;
-    let begin = spent();
-    let event = machine.run().map_err(|error| error.to_string())?;
-    let seconds = (spent() - begin).as_secs_f64();
-    match event {
-        Event::PowerOff { .. } => Ok((machine.moment().retired.unwrap_or(0), seconds)),
-        other => Err(format!("the guest ended with \"{other}\", expected power off")),
-    }
+    let mut machine = machine(&soft, &bzimage(&copying(ROUNDS)))?;
+    let meter = Meter::start();
+    run_to_power_off(&mut machine)?;
+    Ok((
+        machine.moment().retired.unwrap_or(0),
+        meter.elapsed().as_secs_f64(),
+    ))
 }
 
 fn copying(rounds: u32) -> Vec<u8> {

@@ -29,14 +29,19 @@ impl Cost {
 }
 
 /// Measures processor time of this thread.
-pub(super) struct Meter(Duration);
+#[derive(Debug)]
+pub struct Meter(Duration);
 
 impl Meter {
-    pub(super) fn start() -> Self {
+    /// Begins to measure.
+    #[must_use]
+    pub fn start() -> Self {
         Self(now())
     }
 
-    pub(super) fn elapsed(&self) -> Duration {
+    /// Processor time since then.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
         now().saturating_sub(self.0)
     }
 }

@@ -12,8 +12,7 @@ mod lines;
 
 pub use base::{Base, BaseError};
 pub use class::{Class, Classed, Reference, classify};
-pub use cost::Cost;
-use cost::Meter;
+pub use cost::{Cost, Meter};
 pub use dma::{DmaCase, DmaDeed, DmaLine, DmaSweep, dma_table};
 pub use lines::{Key, Line, part, read, table};
 

@@ -1,22 +1,19 @@
 //! Memory that the kernel reserves by name (`reserve_mem=`). It has no file, so the host does what the agent does for
-//! memfds: it finds the memory in the kernel's own table, fills it with its pattern, and looks in the new kernel's table
-//! whether that has it again.
+//! memfds: it finds the memory in the kernel's own table, fills it with its pattern, and looks in the new kernel's
+//! table whether that has it again.
 
 use super::Run;
 use super::cursor::{Cursor, Ending, Point};
 use crate::evidence::{AgentFailure, Evidence, ObjectEvidence, ObjectKind, OutcomeKind, PAGE, Retrieval};
 use crate::plan::{Plan, REGION_TABLE};
+use crate::scenario::{MAX_REGIONS, REGION_NAME_BYTES};
 use guest_agent::pattern::Pattern;
 use guest_agent::protocol::PageRun;
 use vmm::memory::MemoryError;
 use vmm::translate::AddressSpace;
 
-/// Entries of the table (mm/memblock.c, `RESERVE_MEM_MAX_ENTRIES`).
-const ENTRIES: u64 = 8;
-/// Bytes of the name in an entry (mm/memblock.c, `struct reserve_mem_table`); two u64 follow, start and size.
-const NAME_BYTES: usize = 16;
-/// Bytes of an entry.
-const ENTRY_BYTES: usize = 32;
+/// Bytes of an entry (mm/memblock.c, `struct reserve_mem_table`): the name, and two u64, start and size.
+const ENTRY_BYTES: usize = REGION_NAME_BYTES + 16;
 
 /// An entry of the kernel's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +29,7 @@ pub struct Region {
 impl Region {
     /// An entry as the kernel has it; `None` if the entry is not in use.
     fn parse(entry: &[u8; ENTRY_BYTES]) -> Option<Self> {
-        let (name, numbers) = entry.split_at(NAME_BYTES);
+        let (name, numbers) = entry.split_at(REGION_NAME_BYTES);
         let [start, bytes] = numbers.as_chunks().0 else {
             return None;
         };
@@ -64,7 +61,7 @@ impl Run {
         let spaces = AddressSpace::all_of(&self.machine.registers());
         let ram = self.machine.ram();
         let mut found = Vec::new();
-        for number in 0..ENTRIES {
+        for number in 0..MAX_REGIONS as u64 {
             let mut entry = [0; ENTRY_BYTES];
             let at = table.checked_add(number * ENTRY_BYTES as u64)?;
             if !spaces.iter().any(|space| space.read(ram, at, &mut entry)) {

@@ -499,7 +499,9 @@ fn same_beginning(one: &Overrides, other: &Overrides) -> bool {
         && (*survey || *next_kernel == other.next_kernel)
 }
 
-fn command_line(parts: &[&str]) -> String {
+/// A kernel's command line of these parts, of which any may be empty.
+#[must_use]
+pub fn command_line(parts: &[&str]) -> String {
     parts
         .iter()
         .map(|part| part.trim())

@@ -102,28 +102,38 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
         .map_or(Ok(()), |dma| check_dma(scenario, dma))
 }
 
+/// An object must be made of whole pages.
+pub(super) fn require_pages(what: &str, size: &Spanned<Bytes>) -> Result<(), Problem> {
+    let (page, Bytes(bytes)) = (PAGE_BYTES as u64, *size.get_ref());
+    require(bytes > 0 && bytes.is_multiple_of(page), size, || {
+        format!("found a {what} of {bytes} bytes, expected a multiple of {page}")
+    })
+}
+
+/// Objects of `total` bytes must leave the kernel a quarter of RAM. `last` is the size of the last one.
+pub(super) fn require_room(what: &str, total: u64, ram: u64, last: &Spanned<Bytes>) -> Result<(), Problem> {
+    require(total <= ram / 4 * 3, last, || {
+        format!(
+            "{what} of {} in all, which is more than three quarters of ram, {}",
+            Bytes(total),
+            Bytes(ram)
+        )
+    })
+}
+
 fn check_memfds(scenario: &Scenario, ram: u64) -> Result<(), Problem> {
     let (mut names, mut tokens, mut total) = (BTreeSet::new(), BTreeSet::new(), 0u64);
-    let page = PAGE_BYTES as u64;
     for memfd in &scenario.memfd {
-        let (name, Bytes(size)) = (memfd.name.get_ref(), *memfd.size.get_ref());
+        let name = memfd.name.get_ref();
         require(names.len() < MAX_MEMFDS, &memfd.name, || {
             format!("more than {MAX_MEMFDS} memfds")
         })?;
         require(!name.is_empty() && names.insert(name), &memfd.name, || {
             format!("found memfd name \"{name}\", expected one that is not empty and not taken")
         })?;
-        require(size > 0 && size.is_multiple_of(page), &memfd.size, || {
-            format!("found a memfd of {size} bytes, expected a multiple of {page}")
-        })?;
-        total = total.saturating_add(size);
-        require(total <= ram / 4 * 3, &memfd.size, || {
-            format!(
-                "memfds of {} in all, which is more than three quarters of ram, {}",
-                Bytes(total),
-                Bytes(ram)
-            )
-        })?;
+        require_pages("memfd", &memfd.size)?;
+        total = total.saturating_add(memfd.size.get_ref().0);
+        require_room("memfds", total, ram, &memfd.size)?;
         let (session, token) = (&memfd.session, *memfd.token.get_ref());
         require(
             !session.is_empty() && session.len() <= MAX_SESSION_NAME,

@@ -17,6 +17,7 @@ pub use criteria::{Criteria, WriterKind};
 pub use expect::{Expect, Expected};
 pub use inject::Inject;
 pub use load::{ScenarioError, load, parse, wrong_at};
+pub(crate) use own::{MAX_REGIONS, REGION_NAME_BYTES};
 pub use own::{ReserveMem, TestKho};
 pub use units::{Bytes, Rate, Span, Workload};
 

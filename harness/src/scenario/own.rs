@@ -1,7 +1,7 @@
 //! Objects that the kernel makes and preserves by itself, so that they need no LUO: memory reserved by name
 //! (`reserve_mem=`), and the data of the kernel's own test of Kexec HandOver (lib/test_kho.c).
 
-use super::check::{Problem, require};
+use super::check::{Problem, require, require_pages, require_room};
 use super::{Bytes, Scenario};
 use guest_agent::pattern::PAGE_BYTES;
 use serde::Deserialize;
@@ -9,9 +9,11 @@ use std::collections::BTreeSet;
 use toml::Spanned;
 
 /// Entries of the kernel's table (mm/memblock.c, `RESERVE_MEM_MAX_ENTRIES`).
-const MAX_REGIONS: usize = 8;
-/// Bytes of a name without its NUL (mm/memblock.c, `RESERVE_MEM_NAME_SIZE`).
-const MAX_NAME: usize = 15;
+pub(crate) const MAX_REGIONS: usize = 8;
+/// Bytes of a name in it with its NUL (mm/memblock.c, `RESERVE_MEM_NAME_SIZE`).
+pub(crate) const REGION_NAME_BYTES: usize = 16;
+/// Most bytes of a name.
+const MAX_NAME: usize = REGION_NAME_BYTES - 1;
 /// Most memory that the kernel's test preserves. It fills it with random numbers at every boot.
 const MAX_TEST: u64 = 64 << 20;
 
@@ -69,7 +71,7 @@ pub(super) fn check(scenario: &Scenario, ram: u64) -> Result<(), Problem> {
         .collect();
     let mut total: u64 = memfds.map(|memfd| memfd.size.get_ref().0).sum();
     for (number, region) in scenario.reserve_mem.iter().enumerate() {
-        let (name, Bytes(size)) = (region.name.get_ref(), *region.size.get_ref());
+        let name = region.name.get_ref();
         require(number < MAX_REGIONS, &region.name, || {
             format!("more than {MAX_REGIONS} regions of reserve_mem, which is the kernel's limit")
         })?;
@@ -86,23 +88,15 @@ pub(super) fn check(scenario: &Scenario, ram: u64) -> Result<(), Problem> {
         require(names.insert(name), &region.name, || {
             format!("found name \"{name}\", expected one that is not taken")
         })?;
-        require(size > 0 && size.is_multiple_of(page), &region.size, || {
-            format!("found a region of {size} bytes, expected a multiple of {page}")
-        })?;
+        require_pages("region", &region.size)?;
         let Bytes(align) = *region.align.get_ref();
         require(
             align.is_power_of_two() && (page..=1 << 30).contains(&align),
             &region.align,
             || format!("found an alignment of {align} bytes, expected a power of two from 4 KiB to 1 GiB"),
         )?;
-        total = total.saturating_add(size);
-        require(total <= ram / 4 * 3, &region.size, || {
-            format!(
-                "memfds and regions of {} in all, which is more than three quarters of ram, {}",
-                Bytes(total),
-                Bytes(ram)
-            )
-        })?;
+        total = total.saturating_add(region.size.get_ref().0);
+        require_room("memfds and regions", total, ram, &region.size)?;
         require(scenario.handover.is_none(), &region.name, || {
             "found reserve_mem, and with [handover] there is no first kernel that could reserve it".into()
         })?;

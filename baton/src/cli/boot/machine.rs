@@ -2,7 +2,7 @@
 
 use harness::conductor::chain;
 use harness::kernel::KernelImage;
-use harness::plan::COMMAND_LINE;
+use harness::plan::{COMMAND_LINE, command_line};
 use std::path::PathBuf;
 use vmm::devices::dma::DmaConfig;
 use vmm::machine::{Machine, MachineConfig};
@@ -39,9 +39,7 @@ pub(in crate::cli) fn usual_command_line(shell: bool, append: &str) -> String {
     } else {
         ""
     };
-    let parts = [COMMAND_LINE, shell, append.trim()];
-    let given = parts.into_iter().filter(|part| !part.is_empty());
-    given.collect::<Vec<_>>().join(" ")
+    command_line(&[COMMAND_LINE, shell, append])
 }
 
 /// What was read.
@@ -102,16 +100,12 @@ impl Booted {
     /// The machine, ready to run.
     pub fn power_on(&self, backend: &dyn Backend) -> Result<Machine, String> {
         let config = MachineConfig {
-            command_line: with_needed(&self.config.command_line, backend.command_line()),
+            // In front, because `--` in it begins the arguments of init.
+            command_line: command_line(&[backend.command_line(), &self.config.command_line]),
             ..self.config.clone()
         };
         Machine::new(&config, backend).map_err(|error| chain(&error))
     }
-}
-
-/// A command line with what the backend needs in front of it, because `--` in it begins the arguments of init.
-fn with_needed(line: &str, needed: &str) -> String {
-    [needed, line].join(" ").trim().to_owned()
 }
 
 fn read_initramfs(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
@@ -129,8 +123,11 @@ mod tests {
 
     #[test]
     fn what_is_needed_stands_before_the_arguments_of_init() {
-        assert_eq!(with_needed("quiet -- /x", "nokvmclock"), "nokvmclock quiet -- /x");
-        assert_eq!(with_needed("quiet", ""), "quiet");
+        assert_eq!(
+            command_line(&["nokvmclock", "quiet -- /x"]),
+            "nokvmclock quiet -- /x"
+        );
+        assert_eq!(command_line(&["", "quiet"]), "quiet");
         let line = usual_command_line(true, " rdinit=/x -- y ");
         assert!(line.ends_with(" baton.shell rdinit=/x -- y"), "{line}");
         assert!(!usual_command_line(false, "").contains("shell"));

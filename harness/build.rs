@@ -1,5 +1,5 @@
-//! Puts into the program what it needs away from its source tree: the scripts that build guest kernels, and the agent, if
-//! `BATON_EMBED_AGENT` names its program.
+//! Puts into the program what it needs away from its source tree: the scripts that build guest kernels, and the agent,
+//! if `BATON_EMBED_AGENT` names its program.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

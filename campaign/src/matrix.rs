@@ -1,7 +1,8 @@
 //! A matrix: one scenario with every pair of kernels, and what becomes of each kind of object.
 //!
 //! All pairs with one first kernel are one run until that kernel's agent has greeted: the next kernel is not in the
-//! initramfs, but comes through the mailbox. So each first kernel is booted once, and [`Trunk`] branches it for each pair.
+//! initramfs, but comes through the mailbox. So each first kernel is booted once, and [`Trunk`] branches it for each
+//! pair.
 
 use harness::fate::{Kind, KindFate, fates};
 use harness::kernel::{KernelError, KernelImage};
@@ -94,8 +95,8 @@ pub fn rows(
     kernels.iter().map(&mut row).collect()
 }
 
-/// Runs all pairs on `jobs` threads, a first kernel on one of them. `each` is told each result when it is there. Returns
-/// the results in the order of the rows.
+/// Runs all pairs on `jobs` threads, a first kernel on one of them. `each` is told each result when it is there.
+/// Returns the results in the order of the rows.
 pub fn run(
     rows: &[Row],
     agent: &[u8],

@@ -1,5 +1,5 @@
-//! A shell on the console, for `baton boot` without an initramfs: enough to look around, to write to the kernel's control
-//! files, and to end the machine in each way that there is. It starts no programs.
+//! A shell on the console, for `baton boot` without an initramfs: enough to look around, to write to the kernel's
+//! control files, and to end the machine in each way that there is. It starts no programs.
 
 use crate::failure::{Failure, Named};
 use crate::{boot, files, kexec, sys};

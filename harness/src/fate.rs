@@ -46,7 +46,8 @@ impl Kind {
 pub enum Fate {
     /// The new kernel gave all of them back, with their content.
     Kept,
-    /// A kernel declined: the first one to preserve them or to load the next kernel, or the new one to take the handover.
+    /// A kernel declined: the first one to preserve them or to load the next kernel, or the new one to take the
+    /// handover.
     Refused,
     /// The new kernel took the handover without them. It logged that, or a call that asked for them failed.
     LostAndSaid,

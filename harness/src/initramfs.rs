@@ -1,5 +1,5 @@
-//! The initramfs of a run: an uncompressed newc archive with the agent, the next kernel, and the mount points that the agent
-//! needs. Equal contents give equal bytes: every timestamp is 0 and inodes are numbered in order.
+//! The initramfs of a run: an uncompressed newc archive with the agent, the next kernel, and the mount points that the
+//! agent needs. Equal contents give equal bytes: every timestamp is 0 and inodes are numbered in order.
 
 use cpio::newc::{self, ModeFileType};
 use std::io::Write;
@@ -13,7 +13,8 @@ const READABLE: u32 = 0o644;
 /// Major and minor device number of /dev/console.
 const CONSOLE: (u32, u32) = (5, 1);
 
-/// Makes the archive. `/init` is `agent`, and `/next/kernel` is `next_kernel`, the bzImage of the next kernel, if there is one.
+/// Makes the archive. `/init` is `agent`, and `/next/kernel` is `next_kernel`, the bzImage of the next kernel, if there
+/// is one.
 pub fn build(agent: &[u8], next_kernel: Option<&[u8]>) -> Vec<u8> {
     let mut archive = Archive::with_capacity(agent.len() + next_kernel.map_or(0, <[u8]>::len) + 4096);
     for name in ["dev", "proc", "sys", "tmp"] {
@@ -28,8 +29,8 @@ pub fn build(agent: &[u8], next_kernel: Option<&[u8]>) -> Vec<u8> {
     archive.finish()
 }
 
-/// Adds `/next/kernel` to an initramfs of any form that the kernel takes: it unpacks one archive after another, and those
-/// that are not compressed have to begin at a multiple of 4 bytes (init/initramfs.c).
+/// Adds `/next/kernel` to an initramfs of any form that the kernel takes: it unpacks one archive after another, and
+/// those that are not compressed have to begin at a multiple of 4 bytes (init/initramfs.c).
 pub fn with_next_kernel(mut initramfs: Vec<u8>, next_kernel: &[u8]) -> Vec<u8> {
     let mut archive = Archive::with_capacity(next_kernel.len() + 4096);
     archive.directory("next");

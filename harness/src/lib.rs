@@ -15,8 +15,9 @@
 //!
 //! [`mod@handover`] makes what a kernel is given in place of the first kernel. [`run::run`] goes from a plan to the
 //! judgement; [`backend`], [`kernel`], [`agent`] and [`initramfs`] are what it is given. Only the conductor touches the
-//! machine of a run; [`boot`] drives one without a scenario. Evidence can be saved, and judged again from the directory without booting; [`mod@compare`] tells where the
-//! evidence of two runs differs first. Nothing here prints: the command line and the reports are in the crate `baton`.
+//! machine of a run; [`boot`] drives one without a scenario. Evidence can be saved, and judged again from the directory
+//! without booting; [`mod@compare`] tells where the evidence of two runs differs first. Nothing here prints: the
+//! command line and the reports are in the crate `baton`.
 #![forbid(unsafe_code)]
 
 pub mod agent;

@@ -45,7 +45,8 @@ pub struct Input {
 pub trait Terminal {
     /// Shows what the guest has printed.
     fn show(&mut self, output: &[u8]);
-    /// At most `most` bytes for the guest. Called at each turn of 5 ms of guest time, with 0 while the guest takes none.
+    /// At most `most` bytes for the guest. Called at each turn of 5 ms of guest time, with 0 while the guest takes
+    /// none.
     fn typed(&mut self, most: usize) -> Input;
 }
 

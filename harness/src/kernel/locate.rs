@@ -9,8 +9,8 @@ use crate::embedded;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where a kernel's build leaves the bzImage, below the folder that it was built in; a folder of the cache has it at its
-/// root.
+/// Where a kernel's build leaves the bzImage, below the folder that it was built in; a folder of the cache has it at
+/// its root.
 const IMAGES: [&str; 3] = ["arch/x86/boot/bzImage", "arch/x86_64/boot/bzImage", "bzImage"];
 
 /// The bzImage that `name` stands for.

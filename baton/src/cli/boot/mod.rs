@@ -33,7 +33,8 @@ pub(super) struct BootArgs {
     /// The kernel: a version, a series such as 7.3, the path of a bzImage, or that of a folder that one was built in.
     #[arg(long, value_name = "VERSION|PATH", default_value = harness::kernel::DEFAULT_VERSION)]
     kernel: String,
-    /// A kernel that the guest finds at /next/kernel, to kexec into it; without --initramfs it is the same kernel again.
+    /// A kernel that the guest finds at /next/kernel, to kexec into it; without --initramfs it is the same kernel
+    /// again.
     #[arg(long, value_name = "VERSION|PATH")]
     next_kernel: Option<String>,
     /// An initramfs of your own; without it a small shell is /init.

@@ -37,7 +37,8 @@ pub(in crate::cli) enum Keys {
         /// A person waits at it, so a guest that sleeps need not be faster than time.
         person: bool,
     },
-    /// A file or a device such as /dev/null: what it has is there at once, so a run with it is a function of its inputs.
+    /// A file or a device such as /dev/null: what it has is there at once, so a run with it is a function of its
+    /// inputs.
     File(Box<dyn Read>),
     /// None.
     None,

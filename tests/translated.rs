@@ -54,60 +54,98 @@ fn every_kernel_runs_the_same_translated() {
     }
 }
 
-/// Instructions between two looks at the whole state of both runs.
-const STRIDE: u64 = 2_999_000;
-/// Instructions between two looks at the registers: some 30 blocks.
+/// How far both runs go from one look at their registers to the next if it is not a block: they then go from block to
+/// block through the links between them.
 const STEP: u64 = 1_999;
 
-#[test]
-fn both_ways_lead_through_the_same_states() {
-    if !ready("states translated and interpreted") {
+/// How far both runs go between two looks at their registers.
+#[derive(Debug, Clone, Copy)]
+enum Pace {
+    /// One block, so that each is executed by both and compared.
+    Block,
+    /// [`STEP`] instructions.
+    Step,
+}
+
+impl Pace {
+    /// How many looks at all registers come before one at the whole machine, RAM included.
+    fn looks(self) -> u64 {
+        match self {
+            Self::Block => 100_000,
+            Self::Step => 1_500,
+        }
+    }
+}
+
+/// Runs a small live update of this kernel translated and interpreted, side by side.
+fn lockstep(kernel: &str, pace: Pace) {
+    let what = format!("{kernel} side by side, by {pace:?}");
+    if !ready(&what) {
         return;
     }
+    if built(kernel).is_none() {
+        return skipped(&format!("{what}: needs guest kernel {kernel}"));
+    }
     let agent = harness::agent::load().unwrap();
-    for kernel in ["7.3.4", "6.19.11"] {
-        if built(kernel).is_none() {
-            skipped(&format!(
-                "states translated and interpreted: needs guest kernel {kernel}"
-            ));
+    let scenario = parse("small.toml", &small("")).unwrap();
+    let overrides = Overrides {
+        kernel: Some(kernel.to_owned()),
+        ..Overrides::default()
+    };
+    let plan = plan(&scenario, "small.toml", &small(""), &overrides).unwrap();
+    let [mut translated, mut interpreted] = [Translation::Hot, Translation::Off]
+        .map(|translation| Run::new(&plan, &agent, &Soft { translation }, &[]).unwrap());
+    let (mut looks, mut whole) = (0u64, 0);
+    loop {
+        let Some(here) = translated.look() else {
+            panic!("{what}: no soft processor");
+        };
+        let there = interpreted.look().map(|look| look.registers);
+        assert_eq!(Some(here.registers), there, "{what}, look {looks}");
+        looks += 1;
+        let further = match pace {
+            Pace::Block => here.block,
+            Pace::Step => STEP,
+        };
+        let until = Until::Instructions(translated.retired().unwrap() + further);
+        let [one, other] = [&mut translated, &mut interpreted].map(|run| run.proceed(&[until], &()));
+        assert_eq!(one, other, "{what}, {until}");
+        if one == Progress::Ended {
+            break;
+        }
+        if !looks.is_multiple_of(pace.looks()) {
             continue;
         }
-        let scenario = parse("small.toml", &small("")).unwrap();
-        let overrides = Overrides {
-            kernel: Some(kernel.to_owned()),
-            ..Overrides::default()
-        };
-        let plan = plan(&scenario, "small.toml", &small(""), &overrides).unwrap();
-        let mut ways = [Translation::Hot, Translation::Off]
-            .map(|translation| Run::new(&plan, &agent, &Soft { translation }, &[]).unwrap());
-        let mut looks = 0;
-        let mut count = 0;
-        loop {
-            count += STEP;
-            let until = Until::Instructions(count);
-            let [one, other] = ways.each_mut().map(|run| run.proceed(&[until], &()));
-            assert_eq!(one, other, "{kernel}, {until}");
-            if one == Progress::Ended {
-                break;
-            }
-            let [one, other] = ways.each_ref().map(Run::registers);
-            assert_eq!(one, other, "{kernel}, {until}");
-            if count / STRIDE == (count - STEP) / STRIDE {
-                continue;
-            }
-            let [one, other] = ways.each_mut().map(|run| run.snapshot().unwrap().machine);
-            assert_eq!(
-                one.state.parts().unwrap(),
-                other.state.parts().unwrap(),
-                "{kernel}, {until}"
-            );
-            let page = one.ram.first_difference(&other.ram).unwrap();
-            assert_eq!(page, None, "{kernel}, {until}: a page of RAM");
-            looks += 1;
-        }
-        let [one, other] = ways.map(|run| run.finish(&()));
-        assert!(one == other, "{kernel}: evidence");
-        assert!(looks > 25, "{kernel}: {looks} looks");
+        let [one, other] = [&mut translated, &mut interpreted].map(|run| run.snapshot().unwrap().machine);
+        assert_eq!(
+            one.state.parts().unwrap(),
+            other.state.parts().unwrap(),
+            "{what}, {until}"
+        );
+        let page = one.ram.first_difference(&other.ram).unwrap();
+        assert_eq!(page, None, "{what}, {until}: a page of RAM");
+        whole += 1;
+    }
+    let [one, other] = [translated, interpreted].map(|run| run.finish(&()));
+    assert!(one == other, "{what}: evidence");
+    assert!(whole > 25, "{what}: {whole} looks at the whole machine");
+    println!("{what}: all registers compared {looks} times, the whole machine {whole} times");
+}
+
+#[test]
+fn blocks_of_7_3_4_lead_through_the_same_states() {
+    lockstep("7.3.4", Pace::Block);
+}
+
+#[test]
+fn blocks_of_6_19_11_lead_through_the_same_states() {
+    lockstep("6.19.11", Pace::Block);
+}
+
+#[test]
+fn linked_blocks_lead_through_the_same_states() {
+    for kernel in ["7.3.4", "6.19.11"] {
+        lockstep(kernel, Pace::Step);
     }
 }
 

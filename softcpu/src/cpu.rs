@@ -162,6 +162,23 @@ impl Cpu {
         self.core.native.executed
     }
 
+    /// Instructions in the block that the translator makes, or would make, of the code at RIP; 1 where none of it is
+    /// decoded yet, and where the interpreter goes on. For tests that compare two processors after each block.
+    #[must_use]
+    pub fn block_length(&mut self) -> u64 {
+        let rip = self.core.rip;
+        let slot = slot::<CODE_TLB>(rip >> 12);
+        let entry = &self.core.code_tlb[slot];
+        let here = entry.tag.offset_of(rip, self.core.mode_tag);
+        let (Some(page), Some(translator)) = (
+            self.cache.pages.get(entry.page as usize).filter(|_| here < PAGE_SIZE),
+            &mut self.translator,
+        ) else {
+            return 1;
+        };
+        translator.length(page, here, self.core.mode_tag != 0)
+    }
+
     /// Guest time in ticks: instructions retired plus time skipped in HLT.
     #[must_use]
     pub fn now(&self) -> u64 {

@@ -41,6 +41,15 @@ pub struct Registers {
     pub efer: u64,
 }
 
+/// What a processor of the `soft` backend is about to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// All of its registers, those of the FPU included.
+    pub registers: softcpu::Registers,
+    /// Instructions in the block of code at the instruction pointer. It depends on what is translated.
+    pub block: u64,
+}
+
 impl From<&softcpu::Registers> for Registers {
     fn from(all: &softcpu::Registers) -> Self {
         Self {
@@ -109,6 +118,11 @@ pub trait Vcpu {
     fn give_code(&mut self, _code: WarmCode) {}
     /// Chooses which guest code is translated to host code from now on, where the backend does so.
     fn translate(&mut self, _which: Translation) {}
+    /// All registers, and the instructions in the block of code at the instruction pointer, on the `soft` backend. See
+    /// [`softcpu::Cpu::block_length`].
+    fn look(&mut self) -> Option<Look> {
+        None
+    }
     /// IA32_LSTAR: where SYSCALL goes; 0 after power-on.
     fn syscall_entry(&self) -> u64;
     /// Sets the registers.

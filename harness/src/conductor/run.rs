@@ -19,7 +19,7 @@ use vmm::machine::{Event, Machine, MachineError};
 use vmm::memory::MemoryError;
 use vmm::phase::{Generation, Stamp};
 use vmm::processors::{Backend, Translation};
-use vmm::vcpu::Registers;
+use vmm::vcpu::{Look, Registers};
 
 /// Guest time after which a running guest is looked at, in nanoseconds: at each multiple of it.
 const TURN_NS: u64 = 50_000_000;
@@ -190,6 +190,17 @@ impl Run {
     #[must_use]
     pub fn registers(&self) -> Registers {
         self.machine.registers()
+    }
+
+    /// Instructions retired by all processors; `None` if the backend does not count them.
+    #[must_use]
+    pub fn retired(&self) -> Option<u64> {
+        self.machine.moment().retired
+    }
+
+    /// What the processor whose turn it is is about to do, on the `soft` backend.
+    pub fn look(&mut self) -> Option<Look> {
+        self.machine.look()
     }
 
     /// Guest memory as it is now.

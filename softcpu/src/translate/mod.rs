@@ -298,6 +298,14 @@ impl Translator {
         self.pages = 0;
     }
 
+    /// Instructions in the block that begins at this page offset; 1 if there is none.
+    pub fn length(&mut self, page: &CodePage, offset: u64, user: bool) -> u64 {
+        match plan::plan(&mut self.plan, page, offset, user, self.which.lengths()) {
+            Some(()) => self.plan.length.into(),
+            None => 1,
+        }
+    }
+
     /// Translates the block at virtual address `rip`, in the code page with this number, or notes that it is the
     /// interpreter's.
     pub fn translate(&mut self, page: &mut CodePage, number: u32, rip: u64, tag: Tag, user: bool) -> Outcome {

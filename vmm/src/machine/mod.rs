@@ -36,7 +36,7 @@ use crate::platform::{Platform, Progress};
 use crate::processors::{Backend, PowerOn, Processors};
 use crate::provenance::Provenance;
 use crate::trace::{self, Trace, TraceRecord};
-use crate::vcpu::{CpuWrite, RSI, Registers, Translation, WarmCode};
+use crate::vcpu::{CpuWrite, Look, RSI, Registers, Translation, WarmCode};
 use record::Phases;
 use run::Kexec;
 use state::Records;
@@ -485,6 +485,11 @@ impl Machine {
     /// Chooses which guest code is translated to host code from now on, on the `soft` backend.
     pub fn translate(&mut self, which: Translation) {
         self.processors.translate(which);
+    }
+
+    /// What the processor whose turn it is is about to do, on the `soft` backend.
+    pub fn look(&mut self) -> Option<Look> {
+        self.processors.look()
     }
 
     /// Remembers when each of these page frames is next read or written by a processor, where the backend can tell.

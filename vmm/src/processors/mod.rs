@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::memory::GuestRam;
 pub use crate::platform::DeviceEvent;
 use crate::platform::Platform;
-use crate::vcpu::{BackendError, CpuWrite, Registers};
+use crate::vcpu::{BackendError, CpuWrite, Look, Registers};
 pub use crate::vcpu::{Translation, WarmCode};
 pub use idle::Idle;
 pub use state::{ProcessorsState, SteppedState};
@@ -126,6 +126,10 @@ pub trait Processors {
     fn give_code(&mut self, _code: Vec<WarmCode>) {}
     /// Chooses which guest code is translated to host code from now on, where the backend does so.
     fn translate(&mut self, _which: Translation) {}
+    /// What the processor whose turn it is is about to do, on the `soft` backend.
+    fn look(&mut self) -> Option<Look> {
+        None
+    }
     /// The state of all processors.
     fn state(&self) -> ProcessorsState;
 }

@@ -13,7 +13,7 @@ use crate::memory::GuestRam;
 use crate::platform::Platform;
 use crate::processors::{Activity, Idle, Processors, ProcessorsState, SteppedState, StopReason, Turn};
 use crate::trace;
-use crate::vcpu::{BackendError, CpuWrite, Exit, Registers, Shutdown, Translation, Vcpu, WarmCode};
+use crate::vcpu::{BackendError, CpuWrite, Exit, Look, Registers, Shutdown, Translation, Vcpu, WarmCode};
 
 use super::code::SharedCode;
 use super::vcpu::SoftVcpu;
@@ -355,6 +355,10 @@ impl Processors for Stepped {
     fn translate(&mut self, which: Translation) {
         self.vcpus.iter_mut().for_each(|vcpu| vcpu.translate(which));
         self.code = SharedCode::default();
+    }
+
+    fn look(&mut self) -> Option<Look> {
+        self.current_mut().look()
     }
 
     fn instructions_at(&self, time: u64) -> Option<u64> {

@@ -7,7 +7,7 @@ use softcpu::{Cpu, CpuModel, Translation, WarmCode};
 
 use crate::devices::bus::CRYSTAL_HZ;
 use crate::memory::{GuestRam, PAGE_SIZE};
-use crate::vcpu::{BackendError, Bus, CpuState, CpuWrite, Exit, Registers, Shutdown, Vcpu};
+use crate::vcpu::{BackendError, Bus, CpuState, CpuWrite, Exit, Look, Registers, Shutdown, Vcpu};
 
 /// One software processor. `ram` points into `_owner` and so is declared, and dropped, before it.
 pub(super) struct SoftVcpu {
@@ -107,6 +107,13 @@ impl Vcpu for SoftVcpu {
 
     fn translate(&mut self, which: Translation) {
         self.cpu.translate(which);
+    }
+
+    fn look(&mut self) -> Option<Look> {
+        Some(Look {
+            registers: self.cpu.registers(),
+            block: self.cpu.block_length(),
+        })
     }
 
     fn syscall_entry(&self) -> u64 {

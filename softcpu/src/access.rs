@@ -4,7 +4,7 @@ use crate::core::{CODE_TLB, CodeEntry, Core, Ctx, Faulted, stop};
 use crate::memory::{PAGE_SIZE, Ram};
 use crate::mmu::{self, Access, TLB_ENTRIES, Tag, TlbEntry, Translation, WalkMode, slot};
 use crate::op::PAGE;
-use crate::registers::EFER_NXE;
+use crate::registers::{CR4_PGE, EFER_NXE};
 use crate::word::Word;
 
 impl Core {
@@ -187,7 +187,7 @@ impl Core {
                 return Ok(Place::Outside(found.physical));
             };
             self.hooks.note_access(offset, self.tick());
-            self.fill(cx.ram, slot, tag, offset, found.writable);
+            self.fill(cx.ram, slot, tag, offset, found.writable, found.global);
         }
         let entry = &mut self.tlb[slot];
         // After the first write of an epoch the tag waits until `written` has seen it.
@@ -209,7 +209,7 @@ impl Core {
         let Some(offset) = cx.ram.page_offset(found.physical) else {
             return Ok(Place::Outside(found.physical));
         };
-        self.fill_code(slot, tag, offset, false);
+        self.fill_code(slot, tag, offset, false, found.global);
         Ok(Place::Ram(offset))
     }
 
@@ -239,7 +239,7 @@ impl Core {
         match found {
             Ok(found) => {
                 if found.size != PAGE_SIZE && cx.ram.page_offset(found.physical).is_some() {
-                    self.note_large(va, found.size);
+                    self.note_large(va, found.size, found.global);
                 }
                 Ok(found)
             }
@@ -297,16 +297,16 @@ impl Core {
             cr3: self.cr3,
             efer: self.efer & EFER_NXE,
             user: self.mode_tag != 0,
+            global: self.cr4 & CR4_PGE != 0,
         }
     }
 
     // TLB upkeep.
 
     /// Puts a translation into the TLB: the page lies at `offset` in RAM. Its first write goes the slow way.
-    pub fn fill(&mut self, ram: &Ram, slot: usize, tag: Tag, offset: u64, writable: bool) {
-        if self.tlb[slot].read.is_absent(slot) {
-            self.filled.note(slot);
-        }
+    pub fn fill(&mut self, ram: &Ram, slot: usize, tag: Tag, offset: u64, writable: bool, global: bool) {
+        self.filled
+            .note(slot, self.tlb[slot].read.is_absent(slot), global);
         self.tlb[slot] = TlbEntry {
             read: tag,
             write: if writable {
@@ -320,10 +320,9 @@ impl Core {
     }
 
     /// Puts a translation into the code TLB. What is known of the code there is still to be found.
-    pub fn fill_code(&mut self, slot: usize, tag: Tag, offset: u64, passed: bool) {
-        if self.code_tlb[slot].tag.is_absent(slot) {
-            self.filled_code.note(slot);
-        }
+    pub fn fill_code(&mut self, slot: usize, tag: Tag, offset: u64, passed: bool, global: bool) {
+        self.filled_code
+            .note(slot, self.code_tlb[slot].tag.is_absent(slot), global);
         self.code_tlb[slot] = CodeEntry {
             tag: tag.withheld(slot),
             offset,
@@ -341,23 +340,38 @@ impl Core {
         }
     }
 
+    /// Drops all translations.
     pub fn flush_tlb(&mut self) {
-        let tlb = &mut self.tlb;
-        self.filled
-            .drain(TLB_ENTRIES, |slot| tlb[slot] = TlbEntry::empty(slot));
-        let code_tlb = &mut self.code_tlb;
+        let (tlb, code_tlb) = (&mut self.tlb, &mut self.code_tlb);
+        self.filled.drain(|slot| tlb[slot] = TlbEntry::empty(slot));
         self.filled_code
-            .drain(CODE_TLB, |slot| code_tlb[slot] = CodeEntry::empty(slot));
+            .drain(|slot| code_tlb[slot] = CodeEntry::empty(slot));
+        self.large_regions.fill(0);
+        self.large_global_regions.fill(0);
+    }
+
+    /// Drops all translations but those of global pages, as loading CR3 does.
+    pub fn flush_address_space(&mut self) {
+        let (tlb, code_tlb) = (&mut self.tlb, &mut self.code_tlb);
+        self.filled
+            .drain_local(|slot| tlb[slot] = TlbEntry::empty(slot));
+        self.filled_code
+            .drain_local(|slot| code_tlb[slot] = CodeEntry::empty(slot));
         self.large_regions.fill(0);
     }
 
     /// Remembers that the TLB holds a piece of a large page.
-    pub fn note_large(&mut self, va: u64, size: u64) {
+    pub fn note_large(&mut self, va: u64, size: u64, global: bool) {
+        let regions = if global {
+            &mut self.large_global_regions
+        } else {
+            &mut self.large_regions
+        };
         if size == mmu::SIZE_1G {
-            self.large_regions.fill(u64::MAX);
+            regions.fill(u64::MAX);
         } else {
             let region = va >> 21;
-            self.large_regions[slot::<64>(region >> 6)] |= 1 << (region % 64);
+            regions[slot::<64>(region >> 6)] |= 1 << (region % 64);
         }
     }
 
@@ -367,7 +381,9 @@ impl Core {
         // goes, or it would depend on the next deadline when the guest's new page tables take effect.
         self.cut(stop::MODE);
         let region = va >> 21;
-        if self.large_regions[slot::<64>(region >> 6)] >> (region % 64) & 1 != 0 {
+        let word = slot::<64>(region >> 6);
+        let large = self.large_regions[word] | self.large_global_regions[word];
+        if large >> (region % 64) & 1 != 0 {
             return self.flush_tlb();
         }
         let data = slot::<TLB_ENTRIES>(va >> 12);

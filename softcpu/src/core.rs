@@ -111,6 +111,8 @@ pub(crate) struct Core {
     pub filled_code: Filled,
     /// Which 2 MiB regions (hashed) have pieces of large pages in the TLB: INVLPG of one byte drops all pieces.
     pub large_regions: [u64; 64],
+    /// The same, of pages that are global.
+    pub large_global_regions: [u64; 64],
     /// Time at which `budget` would be spent.
     pub until: u64,
     /// Budget put aside by [`Core::cut`].
@@ -171,10 +173,11 @@ impl Core {
             flags: flags::FIXED,
             writer: 0,
             large_regions: [0; 64],
+            large_global_regions: [0; 64],
             tlb: std::array::from_fn(TlbEntry::empty),
             code_tlb: std::array::from_fn(CodeEntry::empty),
-            filled: Filled::default(),
-            filled_code: Filled::default(),
+            filled: Filled::new(TLB_ENTRIES),
+            filled_code: Filled::new(CODE_TLB),
             until: 0,
             saved: 0,
             stops: 0,

@@ -30,6 +30,7 @@ pub(crate) mod pte {
     pub const ACCESSED: u64 = 1 << 5;
     pub const DIRTY: u64 = 1 << 6;
     pub const LARGE: u64 = 1 << 7;
+    pub const GLOBAL: u64 = 1 << 8;
     pub const NX: u64 = 1 << 63;
     /// Address bits of an entry (52-bit physical addresses at most).
     pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -143,28 +144,80 @@ impl TlbEntry {
 }
 
 /// Which slots of a TLB may hold something, so that a guest that loads CR3 often does not have all of them cleared each
-/// time.
-#[derive(Debug, Default)]
-pub(crate) struct Filled(Vec<u16>);
+/// time, and which of them hold a global page, which stays when CR3 is loaded.
+#[derive(Debug)]
+pub(crate) struct Filled {
+    local: Slots,
+    global: Slots,
+    /// A bit for each slot: what was put there last is a global page.
+    is_global: Box<[u64]>,
+}
 
 impl Filled {
-    /// From here on all slots may.
+    /// For a table with so many slots, a multiple of 64.
+    pub fn new(slots: usize) -> Self {
+        Self {
+            local: Slots::default(),
+            global: Slots::default(),
+            is_global: vec![0; slots / 64].into(),
+        }
+    }
+
+    /// Notes what is put into a slot, which was empty before or not.
+    pub fn note(&mut self, slot: usize, empty: bool, global: bool) {
+        if empty || self.is_global(slot) != global {
+            let slots = if global { &mut self.global } else { &mut self.local };
+            slots.add(slot);
+            let (word, bit) = (&mut self.is_global[slot / 64], 1 << (slot % 64));
+            *word = if global { *word | bit } else { *word & !bit };
+        }
+    }
+
+    /// Whether what was put there last is a global page.
+    pub fn is_global(&self, slot: usize) -> bool {
+        self.is_global[slot / 64] >> (slot % 64) & 1 != 0
+    }
+
+    /// Gives the slots that do not hold a global page, and forgets them.
+    pub fn drain_local(&mut self, mut clear: impl FnMut(usize)) {
+        let is_global = &self.is_global;
+        self.local.drain(is_global.len() * 64, |slot| {
+            if is_global[slot / 64] >> (slot % 64) & 1 == 0 {
+                clear(slot);
+            }
+        });
+    }
+
+    /// Gives all slots, and forgets them.
+    pub fn drain(&mut self, mut clear: impl FnMut(usize)) {
+        let all = self.is_global.len() * 64;
+        self.local.drain(all, &mut clear);
+        self.global.drain(all, clear);
+        self.is_global.fill(0);
+    }
+}
+
+/// Some slots, or all.
+#[derive(Debug, Default)]
+struct Slots(Vec<u16>);
+
+impl Slots {
+    /// From here on it is all.
     const MANY: usize = 256;
 
-    /// Notes that an empty slot is filled.
-    pub fn note(&mut self, slot: usize) {
+    fn add(&mut self, slot: usize) {
         if self.0.len() < Self::MANY {
             self.0.push(u16::try_from(slot).unwrap_or(0));
         }
     }
 
     /// Gives the slots, of a table with `all` slots, and forgets them.
-    pub fn drain(&mut self, all: usize, mut clear: impl FnMut(usize)) {
+    fn drain(&mut self, all: usize, mut each: impl FnMut(usize)) {
         if self.0.len() < Self::MANY {
-            self.0.drain(..).for_each(|slot| clear(usize::from(slot)));
+            self.0.drain(..).for_each(|slot| each(usize::from(slot)));
         } else {
             self.0.clear();
-            (0..all).for_each(clear);
+            (0..all).for_each(each);
         }
     }
 }
@@ -193,6 +246,8 @@ pub(crate) struct WalkMode {
     pub cr3: u64,
     pub efer: u64,
     pub user: bool,
+    /// Page-table entries say whether their page is global (CR4.PGE).
+    pub global: bool,
 }
 
 /// A finished walk.
@@ -204,6 +259,8 @@ pub(crate) struct Translation {
     pub size: u64,
     /// Writes may go ahead without another walk: allowed, and the dirty bit is set.
     pub writable: bool,
+    /// The page is in all address spaces: loading CR3 does not drop its translation.
+    pub global: bool,
 }
 
 /// Walks the page tables for `va` and sets accessed and dirty bits; the error is a page-fault error code. `changed`
@@ -285,6 +342,7 @@ pub(crate) fn walk(
             physical: base | (va & (size - 1)),
             size,
             writable: may_write && updated & pte::DIRTY != 0,
+            global: mode.global && entry & pte::GLOBAL != 0,
         });
     }
 }
@@ -308,6 +366,7 @@ mod tests {
         cr3: 0x1000,
         efer: EFER_NXE,
         user: false,
+        global: true,
     };
 
     fn mapped(leaf: u64, level: u32) -> Ram {
@@ -334,7 +393,8 @@ mod tests {
             Translation {
                 physical: 0x5123,
                 size: 0x1000,
-                writable: false
+                writable: false,
+                global: false,
             }
         );
         let mut entry = [0; 8];
@@ -391,6 +451,36 @@ mod tests {
             walk(&mut ram, MODE, 0, Access::Read),
             Err(fault::PRESENT | fault::RESERVED)
         );
+    }
+
+    #[test]
+    fn a_page_is_global_only_where_cr4_says_that_pages_can_be() {
+        let mut ram = mapped(0x5000 | pte::PRESENT | pte::GLOBAL, 1);
+        assert!(walk(&mut ram, MODE, 0, Access::Read).unwrap().global);
+        let without = WalkMode { global: false, ..MODE };
+        assert!(!walk(&mut ram, without, 0, Access::Read).unwrap().global);
+    }
+
+    #[test]
+    fn slots_of_global_pages_stay_until_everything_goes() {
+        for many in [1, 300] {
+            let mut filled = Filled::new(512);
+            for slot in 0..many {
+                filled.note(slot, true, false);
+            }
+            filled.note(400, true, true);
+            // It was global and is not any more; and the other way round.
+            filled.note(500, true, true);
+            filled.note(500, false, false);
+            filled.note(0, false, true);
+            let (mut local, mut all) = (Vec::new(), Vec::new());
+            filled.drain_local(|slot| local.push(slot));
+            assert!(local.contains(&500) && !local.contains(&400) && !local.contains(&0));
+            assert!((1..many).all(|slot| local.contains(&slot)), "{many}");
+            filled.drain(|slot| all.push(slot));
+            assert!(all.contains(&400) && all.contains(&0));
+            filled.drain(|slot| panic!("{slot} is left"));
+        }
     }
 
     #[test]

@@ -169,11 +169,13 @@ impl Cpu {
             stale_code: _,
             native: _,
             translate_after: _,
-            tlb,
-            code_tlb,
+            // In `Translations`.
+            tlb: _,
+            code_tlb: _,
             filled: _,
             filled_code: _,
-            large_regions,
+            large_regions: _,
+            large_global_regions: _,
             until,
             shadow_until,
             // A single-step trap comes at the end of its instruction, and the state is taken between two.
@@ -201,7 +203,7 @@ impl Cpu {
             interrupt_shadow: until < shadow_until,
             window_wanted: *window_wanted,
             pause_wanted: *pause_wanted,
-            translations: Translations::of(tlb, code_tlb, large_regions),
+            translations: Translations::of(core),
             watches: hooks.state(ram),
         }
     }

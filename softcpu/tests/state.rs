@@ -136,28 +136,34 @@ fn distinct<T, K: Ord + Copy>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T
 }
 
 fn translations() -> impl Strategy<Value = Translations> {
-    let entries = || prop::collection::vec(entry(), 1..40);
-    (entries(), entries(), any::<[[u64; 32]; 2]>()).prop_map(|(data, code, large_regions)| Translations {
-        data: distinct(data, |entry| entry.0 % 2048)
-            .into_iter()
-            .map(|(page, offset, user, writable)| DataTranslation {
-                page,
-                user,
-                offset,
-                writable,
-            })
-            .collect(),
-        code: distinct(code, |entry| entry.0 % 512)
-            .into_iter()
-            .map(|(page, offset, user, passed)| CodeTranslation {
-                page,
-                user,
-                offset,
-                passed,
-            })
-            .collect(),
-        large_regions,
-    })
+    let entries = || prop::collection::vec((entry(), any::<bool>()), 1..40);
+    let regions = || any::<[[u64; 32]; 2]>();
+    (entries(), entries(), regions(), regions()).prop_map(
+        |(data, code, large_regions, large_global_regions)| Translations {
+            data: distinct(data, |(entry, _)| entry.0 % 2048)
+                .into_iter()
+                .map(|((page, offset, user, writable), global)| DataTranslation {
+                    page,
+                    user,
+                    offset,
+                    writable,
+                    global,
+                })
+                .collect(),
+            code: distinct(code, |(entry, _)| entry.0 % 512)
+                .into_iter()
+                .map(|((page, offset, user, passed), global)| CodeTranslation {
+                    page,
+                    user,
+                    offset,
+                    passed,
+                    global,
+                })
+                .collect(),
+            large_regions,
+            large_global_regions,
+        },
+    )
 }
 
 /// A write of 8 bytes, aligned.
@@ -377,14 +383,17 @@ fn eventful() -> CpuState {
                 user: true,
                 offset: 0x5000,
                 writable: true,
+                global: true,
             }],
             code: vec![CodeTranslation {
                 page: 0x91,
                 user: true,
                 offset: 0x6000,
                 passed: true,
+                global: true,
             }],
             large_regions: [[1; 32], [2; 32]],
+            large_global_regions: [[3; 32], [4; 32]],
         },
         watches: Watches {
             epoch: vec![record],
@@ -429,6 +438,7 @@ fn every_part_counts() {
         msrs.misc_enable; msrs.sysenter; msrs.bios_sign;
         debug; time; skipped; nmi_blocked; interrupt_shadow; window_wanted; pause_wanted;
         translations.data; translations.code; translations.large_regions;
+        translations.large_global_regions;
         watches.epoch; watches.written; watches.executed; watches.low_supervisor_fetch; watches.pass; watches.left_user;
         watches.entered_user; watches.share_code;
     };

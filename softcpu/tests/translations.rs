@@ -211,3 +211,80 @@ fn a_fetch_leaves_the_translations_of_data_alone() {
         "reads and writes go on as before"
     );
 }
+
+/// What a guest does between clearing the accessed bit of a global page and using the page again.
+#[derive(Debug, Clone, Copy)]
+enum Between {
+    Nothing,
+    LoadCr3,
+    Invlpg,
+    ClearPge,
+}
+
+/// The accessed bit of a page after a guest that had used it has cleared the bit, done `between` and used it again: it
+/// is set if the translation was gone. `saved`: the processor was saved and restored in between.
+fn is_walked_again(global: bool, pge: bool, large: bool, between: Between, saved: bool) -> bool {
+    const PGE: u64 = 1 << 7;
+    const PD: u64 = 0x3000;
+    let (page, entry) = if large {
+        (0x20_0000u64, PD + 8)
+    } else {
+        (DATA, pte(DATA))
+    };
+    let mut guest = Guest::new(|a| {
+        a.mov(rax, cr4).unwrap();
+        a.or(rax, i32::try_from(PGE).unwrap()).unwrap();
+        if pge {
+            a.mov(cr4, rax).unwrap();
+        }
+        a.mov(rsi, qword_ptr(page)).unwrap();
+        a.and(qword_ptr(entry), !0x20).unwrap();
+        a.nop().unwrap();
+        match between {
+            Between::Nothing => {}
+            Between::LoadCr3 => {
+                a.mov(rcx, cr3).unwrap();
+                a.mov(cr3, rcx).unwrap();
+            }
+            Between::Invlpg => a.invlpg(ptr(page + 8)).unwrap(),
+            Between::ClearPge => {
+                a.and(rax, !i32::try_from(PGE).unwrap()).unwrap();
+                a.mov(cr4, rax).unwrap();
+            }
+        }
+        a.mov(rsi, qword_ptr(page)).unwrap();
+        a.mov(rbx, qword_ptr(entry)).unwrap();
+        a.hlt().unwrap();
+    });
+    let kind = if large { 0x83 } else { page | 3 };
+    guest.put(entry, kind | if global { 1 << 8 } else { 0 });
+    if saved {
+        let before = if pge { 6 } else { 5 };
+        assert_eq!(
+            guest.cpu.run(&mut guest.ram, &mut NoBus, before),
+            Exit::Deadline
+        );
+        let state = guest.cpu.state(&guest.ram);
+        guest.cpu = softcpu::Cpu::from_state(&state, &guest.ram).unwrap();
+    }
+    halts(&mut guest);
+    guest.cpu.registers().gpr[3] & 0x20 != 0
+}
+
+#[test]
+fn loading_cr3_keeps_global_pages_and_nothing_else() {
+    use Between::{ClearPge, Invlpg, LoadCr3, Nothing};
+    for large in [false, true] {
+        for saved in [false, true] {
+            let walked = |global, pge, between| is_walked_again(global, pge, large, between, saved);
+            let what = format!("large {large}, saved {saved}");
+            assert!(!walked(true, true, Nothing), "{what}");
+            assert!(!walked(true, true, LoadCr3), "{what}");
+            for between in [Invlpg, ClearPge] {
+                assert!(walked(true, true, between), "{what}: {between:?}");
+            }
+            assert!(walked(false, true, LoadCr3), "{what}: not global");
+            assert!(walked(true, false, LoadCr3), "{what}: CR4.PGE is clear");
+        }
+    }
+}

@@ -39,7 +39,7 @@ pub(super) fn write_cr(core: &mut Core, number: u8, value: u64) -> Result<(), Fa
         2 => core.cr2 = value,
         3 => {
             core.cr3 = value & 0x000f_ffff_ffff_ffff;
-            core.flush_tlb();
+            core.flush_address_space();
             core.cut(stop::MODE);
         }
         4 => {

@@ -20,6 +20,8 @@ pub struct Translations {
     /// Which 2 MiB regions (hashed, one bit each) have pieces of large pages in the TLBs: INVLPG drops everything
     /// there.
     pub large_regions: [[u64; 32]; 2],
+    /// The same, of pages that are global.
+    pub large_global_regions: [[u64; 32]; 2],
 }
 
 /// A cached translation for reads and writes.
@@ -33,6 +35,8 @@ pub struct DataTranslation {
     pub offset: u64,
     /// Writes go ahead without a walk: they are allowed, and the dirty bit was set.
     pub writable: bool,
+    /// Loading CR3 does not drop it.
+    pub global: bool,
 }
 
 /// A cached translation for fetches.
@@ -46,6 +50,8 @@ pub struct CodeTranslation {
     pub offset: u64,
     /// The stop before low supervisor code was reported and is not again.
     pub passed: bool,
+    /// Loading CR3 does not drop it.
+    pub global: bool,
 }
 
 /// The tag of a page, checked with what else an entry says.
@@ -70,11 +76,7 @@ fn next_slot<const N: usize>(last: &mut Option<usize>, page: u64) -> Result<usiz
 }
 
 impl Translations {
-    pub(super) fn of(
-        tlb: &[TlbEntry; TLB_ENTRIES],
-        code_tlb: &[CodeEntry; CODE_TLB],
-        large_regions: &[u64; 64],
-    ) -> Self {
+    pub(super) fn of(core: &Core) -> Self {
         let data = |(slot, entry): (usize, &TlbEntry)| {
             // A withheld write tag is a matter of the watches.
             let TlbEntry {
@@ -90,6 +92,7 @@ impl Translations {
                 user,
                 offset,
                 writable: !write.is_absent(slot),
+                global: core.filled.is_global(slot),
             })
         };
         let code = |(slot, entry): (usize, &CodeEntry)| {
@@ -107,16 +110,14 @@ impl Translations {
                 user,
                 offset,
                 passed,
+                global: core.filled_code.is_global(slot),
             })
         };
-        let mut regions = [[0; 32]; 2];
-        for (half, words) in regions.iter_mut().zip(large_regions.chunks_exact(32)) {
-            half.copy_from_slice(words);
-        }
         Self {
-            data: tlb.iter().enumerate().filter_map(data).collect(),
-            code: code_tlb.iter().enumerate().filter_map(code).collect(),
-            large_regions: regions,
+            data: core.tlb.iter().enumerate().filter_map(data).collect(),
+            code: core.code_tlb.iter().enumerate().filter_map(code).collect(),
+            large_regions: halves(&core.large_regions),
+            large_global_regions: halves(&core.large_global_regions),
         }
     }
 
@@ -125,6 +126,7 @@ impl Translations {
             data,
             code,
             large_regions,
+            large_global_regions,
         } = self;
         core.flush_tlb();
         let mut last = None;
@@ -133,11 +135,12 @@ impl Translations {
             user,
             offset,
             writable,
+            global,
         } in data
         {
             let tag = tag(page, user, offset, ram)?;
             let slot = next_slot::<TLB_ENTRIES>(&mut last, page)?;
-            core.fill(ram, slot, tag, offset, writable);
+            core.fill(ram, slot, tag, offset, writable, global);
         }
         last = None;
         for &CodeTranslation {
@@ -145,15 +148,29 @@ impl Translations {
             user,
             offset,
             passed,
+            global,
         } in code
         {
             let tag = tag(page, user, offset, ram)?;
             let slot = next_slot::<CODE_TLB>(&mut last, page)?;
-            core.fill_code(slot, tag, offset, passed);
+            core.fill_code(slot, tag, offset, passed, global);
         }
-        for (words, half) in core.large_regions.chunks_exact_mut(32).zip(large_regions) {
-            words.copy_from_slice(half);
+        for (regions, halves) in [
+            (&mut core.large_regions, large_regions),
+            (&mut core.large_global_regions, large_global_regions),
+        ] {
+            for (words, half) in regions.chunks_exact_mut(32).zip(halves) {
+                words.copy_from_slice(half);
+            }
         }
         Ok(())
     }
+}
+
+fn halves(regions: &[u64; 64]) -> [[u64; 32]; 2] {
+    let mut halves = [[0; 32]; 2];
+    for (half, words) in halves.iter_mut().zip(regions.chunks_exact(32)) {
+        half.copy_from_slice(words);
+    }
+    halves
 }

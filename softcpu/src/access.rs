@@ -250,7 +250,7 @@ impl Core {
         }
     }
 
-    /// Sees to it that code decoded from bytes that are being written is decoded anew, here and on other processors.
+    /// Sees to it that code decoded from bytes that are being written is decoded anew.
     /// `leave`: the loop may be executing it.
     fn drop_code_at(&mut self, offset: u64, len: u64, leave: bool) {
         if self.hooks.code_overlaps(offset, len) {
@@ -261,9 +261,6 @@ impl Core {
             if leave {
                 self.cut(stop::CODE);
             }
-        }
-        if self.hooks.is_guarded(offset) {
-            self.hooks.note_guarded_write(offset, len);
         }
     }
 
@@ -340,6 +337,13 @@ impl Core {
         }
     }
 
+    /// Drops all that the code TLB says of code pages.
+    pub fn detach_all_code(&mut self) {
+        for (slot, entry) in self.code_tlb.iter_mut().enumerate() {
+            entry.detach(slot);
+        }
+    }
+
     /// Drops all translations.
     pub fn flush_tlb(&mut self) {
         let (tlb, code_tlb) = (&mut self.tlb, &mut self.code_tlb);
@@ -353,8 +357,7 @@ impl Core {
     /// Drops all translations but those of global pages, as loading CR3 does.
     pub fn flush_address_space(&mut self) {
         let (tlb, code_tlb) = (&mut self.tlb, &mut self.code_tlb);
-        self.filled
-            .drain_local(|slot| tlb[slot] = TlbEntry::empty(slot));
+        self.filled.drain_local(|slot| tlb[slot] = TlbEntry::empty(slot));
         self.filled_code
             .drain_local(|slot| code_tlb[slot] = CodeEntry::empty(slot));
         self.large_regions.fill(0);

@@ -190,11 +190,6 @@ impl CodeCache {
         }
     }
 
-    /// RAM offsets of the pages, in no particular order.
-    pub fn offsets(&self) -> impl Iterator<Item = u64> + '_ {
-        self.numbers.keys().copied()
-    }
-
     /// Notes what each page was decoded from, unless that is known from before.
     pub fn prove(&mut self, mut proof: impl FnMut(u64) -> Proof) {
         for page in &mut self.pages {
@@ -227,13 +222,11 @@ impl CodeCache {
         Some(number)
     }
 
-    /// Forgets everything; gives the RAM offsets of the pages that had code.
-    pub fn clear(&mut self) -> Vec<u64> {
+    /// Forgets everything.
+    pub fn clear(&mut self) {
         self.pages.clear();
         self.entered.clear();
+        self.numbers.clear();
         self.ops = 0;
-        let mut pages: Vec<u64> = std::mem::take(&mut self.numbers).into_keys().collect();
-        pages.sort_unstable();
-        pages
     }
 }

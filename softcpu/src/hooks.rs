@@ -31,7 +31,6 @@ const CODE: u8 = 1 << 0;
 const WATCHED: u8 = 1 << 1;
 const LOGGED: u8 = 1 << 2;
 const EXECUTION: u8 = 1 << 3;
-const GUARDED: u8 = 1 << 4;
 
 /// Bytes per bit of a page's code map.
 const GRANULE: u64 = PAGE_SIZE / 64;
@@ -52,12 +51,6 @@ pub(crate) struct Hooks {
     executed: BTreeSet<usize>,
     /// Time of the first access to each page watched for that, by page number in RAM.
     accessed: BTreeMap<usize, Option<u64>>,
-    /// Whether `new_code` is kept.
-    pub share_code: bool,
-    /// RAM offsets of pages that code was decoded from and had not been before, since somebody last asked.
-    pub new_code: Vec<u64>,
-    /// Writes to guarded pages since somebody last asked: RAM offset and length.
-    pub guarded_writes: Vec<(u64, u64)>,
     pub low_supervisor_fetch: bool,
     /// Stop before kernel code at these virtual addresses, as far as they are in [`Self::address_mask`].
     addresses: Vec<u64>,
@@ -97,7 +90,7 @@ impl Hooks {
 
     /// Whether writes to the page may bypass [`Self::record_write`].
     pub fn fast_writes(&self, offset: u64) -> bool {
-        self.flags(offset) & (CODE | WATCHED | LOGGED | GUARDED) == LOGGED
+        self.flags(offset) & (CODE | WATCHED | LOGGED) == LOGGED
     }
 
     pub fn wants_write(&self, offset: u64) -> bool {
@@ -121,10 +114,6 @@ impl Hooks {
 
     // Decoded code.
 
-    pub fn mark_code(&mut self, page: u64, from: u64, len: u64) -> bool {
-        self.mark_granules(page, granules(from, len))
-    }
-
     /// Which granules of the page hold decoded instructions.
     pub fn code_map(&self, page: u64) -> u64 {
         self.code.get(number(page)).copied().unwrap_or(0)
@@ -134,9 +123,6 @@ impl Hooks {
     pub fn mark_granules(&mut self, page: u64, granules: u64) -> bool {
         let fresh = self.flags(page) & CODE == 0;
         self.set(page, CODE, true);
-        if fresh && self.share_code {
-            self.new_code.push(page);
-        }
         if let Some(map) = self.code.get_mut(number(page)) {
             *map |= granules;
         }
@@ -150,6 +136,11 @@ impl Hooks {
         }
     }
 
+    pub fn clear_all_code(&mut self) {
+        self.pages.iter_mut().for_each(|flags| *flags &= !CODE);
+        self.code.fill(0);
+    }
+
     pub fn has_code(&self, page: u64) -> bool {
         self.flags(page) & CODE != 0
     }
@@ -160,29 +151,6 @@ impl Hooks {
                 .code
                 .get(number(offset))
                 .is_some_and(|map| map & granules(offset % PAGE_SIZE, len) != 0)
-    }
-
-    // Code that other processors have decoded.
-
-    pub fn guard(&mut self, page: u64, on: bool) {
-        self.set(page, GUARDED, on);
-    }
-
-    pub fn is_guarded(&self, offset: u64) -> bool {
-        self.flags(offset) & GUARDED != 0
-    }
-
-    pub fn note_guarded_write(&mut self, offset: u64, len: u64) {
-        // What writes to a page once mostly goes on there: one entry then covers all.
-        if let Some((first, length)) = self.guarded_writes.last_mut()
-            && *first / PAGE_SIZE == offset / PAGE_SIZE
-        {
-            let end = (*first + *length).max(offset + len);
-            *first = offset.min(*first);
-            *length = end - *first;
-        } else {
-            self.guarded_writes.push((offset, len));
-        }
     }
 
     // Epochs.
@@ -275,8 +243,8 @@ fn number_of(units: u64) -> usize {
     units as usize
 }
 
-/// The granules that `len` bytes from page offset `from` touch.
-fn granules(from: u64, len: u64) -> u64 {
+/// The granules of a page that `len` bytes from page offset `from` touch.
+pub(crate) fn granules(from: u64, len: u64) -> u64 {
     let first = from / GRANULE;
     let last = (from + len.max(1) - 1).min(PAGE_SIZE - 1) / GRANULE;
     (u64::MAX << first) & (u64::MAX >> (63 - last))

@@ -5,7 +5,8 @@
 //! is the number of instructions retired, and nothing depends on the host.
 //!
 //! ```text
-//!  cpu      run: deadlines, interrupts, faults, decoding on demand       Exit, Cpu
+//!  cpu      run: deadlines, interrupts, faults                             Exit, Cpu
+//!   |- fetch    how the loop gets to code: found, decoded, translated, dropped
 //!   |- exec     the loop over decoded operations, one file per family
 //!   |    `- sse, x87
 //!   |- decode   iced-x86 instruction -> Op (24 bytes, position-independent)
@@ -17,7 +18,8 @@
 //!   |- mmu      page-table walks
 //!   `- hooks    what the harness watches (watching: how it asks for it)
 //!  memory   guest RAM: the only module with unsafe code
-//!  warm     decoded and translated code for the next processor
+//!  share    decoded and translated code that the processors of a machine have in common
+//!  warm     the same for the processors of another machine
 //!  state    the whole processor as plain data
 //!  model    CPUID: offers exactly what is implemented
 //! ```
@@ -34,6 +36,7 @@ mod core;
 mod cpu;
 mod decode;
 mod exec;
+mod fetch;
 pub mod flags;
 mod hooks;
 pub mod memory;
@@ -58,6 +61,7 @@ pub use memory::{Ram, RamRegion};
 pub use model::CpuModel;
 pub use msr::Msrs;
 pub use registers::Registers;
+pub use share::{CodeChange, LentCode};
 pub use state::{CpuState, StateError};
 pub use translate::Translation;
 pub use warm::WarmCode;

@@ -457,7 +457,10 @@ mod tests {
     fn a_page_is_global_only_where_cr4_says_that_pages_can_be() {
         let mut ram = mapped(0x5000 | pte::PRESENT | pte::GLOBAL, 1);
         assert!(walk(&mut ram, MODE, 0, Access::Read).unwrap().global);
-        let without = WalkMode { global: false, ..MODE };
+        let without = WalkMode {
+            global: false,
+            ..MODE
+        };
         assert!(!walk(&mut ram, without, 0, Access::Read).unwrap().global);
     }
 

@@ -1,51 +1,121 @@
-//! Several processors on one RAM: what one has decoded, the others must not change behind its back.
+//! Several processors on one RAM have their decoded and translated code in common.
 //!
-//! Processors run in turn, so nothing has to happen while one runs. Afterwards, whoever runs them takes the pages that it decoded
-//! code from and lets the others guard them; and takes its writes to pages that it guards, and tells the others
-//! ([`Cpu::memory_written`]). A page that nobody guards is written at full speed.
+//! Processors run in turn, so one of them has the code at a time: whoever runs them hands it on with the turn
+//! ([`Cpu::lend_code`], [`Cpu::receive_code`]). Each processor keeps for itself which pages of RAM hold decoded
+//! instructions, so that its writes there are noticed, and where its own virtual addresses lead. So what one processor
+//! changes about the code the others are told before they run ([`Cpu::take_code_changes`], [`Cpu::follow`]).
 
+use std::fmt;
+
+use crate::code::CodeCache;
 use crate::cpu::Cpu;
 use crate::memory::{PAGE_SIZE, Ram};
+use crate::translate::Translator;
+
+/// Decoded and translated code on its way from one processor to another on the same RAM.
+#[derive(Default)]
+pub struct LentCode {
+    cache: CodeCache,
+    translator: Option<Translator>,
+}
+
+impl fmt::Debug for LentCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LentCode")
+            .field("pages", &self.cache.pages.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What happened to the code that processors have in common. Pages are offsets in RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeChange {
+    /// These 64-byte granules of a page, a bit for each, hold decoded instructions.
+    Marked {
+        /// RAM offset of the page.
+        page: u64,
+        /// The granules.
+        granules: u64,
+    },
+    /// No part of the page does any more.
+    Cleared {
+        /// RAM offset of the page.
+        page: u64,
+    },
+    /// What is known of the code page with this number holds no longer.
+    Detached {
+        /// Number of the code page.
+        number: u32,
+    },
+    /// The same for all code pages.
+    AllDetached,
+    /// There is no code any more.
+    AllCleared,
+}
+
+/// Keeps a change, if there are processors to tell.
+pub(crate) fn note(changes: &mut Option<Vec<CodeChange>>, change: CodeChange) {
+    if let Some(changes) = changes {
+        changes.push(change);
+    }
+}
 
 impl Cpu {
-    /// Remembers from now on which pages code is decoded from, for [`Cpu::take_new_code`].
+    /// Remembers from now on what happens to the code, for [`Cpu::take_code_changes`].
     pub fn share_code(&mut self) {
-        self.core.hooks.share_code = true;
+        self.changes.get_or_insert_default();
     }
 
-    /// Guest physical addresses of pages that code was decoded from, each once since it was last without decoded code.
-    pub fn take_new_code(&mut self, ram: &Ram) -> Vec<u64> {
-        let mut pages = std::mem::take(&mut self.core.hooks.new_code);
-        for page in &mut pages {
-            *page = ram.address_of(*page);
+    /// Gives the code away, with which this processor then cannot run on.
+    pub fn lend_code(&mut self) -> LentCode {
+        LentCode {
+            cache: std::mem::take(&mut self.cache),
+            translator: self.translator.take(),
         }
-        pages
     }
 
-    /// Whether code decoded from the page of `gpa` is at hand.
+    /// Takes the code of a processor on the same RAM. This one has followed all changes of the code.
+    pub fn receive_code(&mut self, code: LentCode) {
+        let LentCode { cache, translator } = code;
+        if let Some(translator) = &translator {
+            translator.attach(&mut self.core);
+        }
+        (self.cache, self.translator) = (cache, translator);
+    }
+
+    /// What happened to the code since this was last asked, in order.
+    pub fn take_code_changes(&mut self) -> Vec<CodeChange> {
+        match &mut self.changes {
+            Some(changes) if !changes.is_empty() => std::mem::take(changes),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Does for this processor what another one's changes of the code ask for.
+    pub fn follow(&mut self, ram: &Ram, changes: &[CodeChange]) {
+        self.core.hooks.cover(ram);
+        for change in changes {
+            match *change {
+                CodeChange::Marked { page, granules } => {
+                    if self.core.hooks.mark_granules(page, granules) {
+                        self.core.revoke_writes(page);
+                    }
+                }
+                CodeChange::Cleared { page } => self.core.hooks.clear_code(page),
+                CodeChange::Detached { number } => self.core.detach_code(number),
+                CodeChange::AllDetached => self.core.detach_all_code(),
+                CodeChange::AllCleared => {
+                    self.core.hooks.clear_all_code();
+                    self.core.detach_all_code();
+                }
+            }
+        }
+    }
+
+    /// Whether decoded instructions lie in the page of `gpa`.
     #[must_use]
     pub fn has_code(&self, ram: &Ram, gpa: u64) -> bool {
         ram.page_offset(gpa)
-            .is_some_and(|page| self.core.hooks.has_code(page))
-    }
-
-    /// Whether writes to the page of `gpa` are to be kept for [`Cpu::take_guarded_writes`].
-    pub fn guard(&mut self, ram: &Ram, gpa: u64, on: bool) {
-        self.core.hooks.cover(ram);
-        let Some(page) = ram.page_offset(gpa) else { return };
-        if self.core.hooks.is_guarded(page) != on {
-            self.core.hooks.guard(page, on);
-            self.core.revoke_writes(page);
-        }
-    }
-
-    /// Where guarded pages were written since the last time: guest physical address and length, each within one page. The
-    /// bytes between two writes to a page may be included.
-    pub fn take_guarded_writes(&mut self, ram: &Ram) -> Vec<(u64, u64)> {
-        let mut writes = std::mem::take(&mut self.core.hooks.guarded_writes);
-        for (offset, _) in &mut writes {
-            *offset = ram.address_of(*offset & !(PAGE_SIZE - 1)) + *offset % PAGE_SIZE;
-        }
-        writes
+            .is_some_and(|page| self.core.hooks.has_code(page & !(PAGE_SIZE - 1)))
     }
 }

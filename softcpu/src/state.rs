@@ -136,6 +136,7 @@ impl Cpu {
             scratch: _,
             translator: _,
             translation: _,
+            changes: _,
         } = self;
         let Core {
             // In `Registers`; those of the interpreter's own live within an instruction.

@@ -40,9 +40,6 @@ impl Cpu {
         let cache = std::mem::take(&mut self.cache);
         let translator = self.translator.take();
         let translation = self.translation;
-        for page in cache.offsets() {
-            self.core.hooks.clear_code(page);
-        }
         self.translate(translation);
         WarmCode {
             cache,

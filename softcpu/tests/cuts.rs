@@ -7,7 +7,7 @@ use common::{CODE, Guest};
 use iced_x86::code_asm::*;
 use proptest::prelude::*;
 use softcpu::flags::IF;
-use softcpu::{Exit, NoBus};
+use softcpu::{CodeChange, Exit, NoBus};
 
 const END: u64 = 3000;
 
@@ -76,7 +76,12 @@ fn watch(guest: &mut Guest, kind: u8, page: u64, on: bool) {
     let Guest { cpu, ram } = guest;
     match kind {
         0 | 1 => cpu.watch_writes(ram, page, on),
-        2 => cpu.guard(ram, page, on),
+        // As if another processor had decoded or dropped code there.
+        2 if on => {
+            let granules = u64::MAX;
+            cpu.follow(ram, &[CodeChange::Marked { page, granules }]);
+        }
+        2 => cpu.follow(ram, &[CodeChange::AllDetached]),
         3 => cpu.begin_write_epoch(ram),
         4 => cpu.watch_execution(ram, page, on),
         5 => cpu.stop_on_low_supervisor_fetch(on),

@@ -1,6 +1,6 @@
 //! Several processors on one RAM: code that one has decoded and another writes, PAUSE, and non-maskable interrupts.
 
-use softcpu::{Cpu, CpuModel, Exit, NoBus, Ram, Registers};
+use softcpu::{Cpu, CpuModel, Exit, NoBus, Ram, Registers, Translation};
 
 const CODE: u64 = 0x8000;
 const OTHER: u64 = 0x9000;
@@ -34,60 +34,84 @@ fn restart(cpu: &mut Cpu, rip: u64) {
     cpu.set_registers(&state);
 }
 
-#[test]
-fn what_another_processor_writes_is_executed() {
-    let mut ram = ram();
-    ram.write(CODE, &[0xb0, 1, 0xf4]); // mov al, 1; hlt
-    // mov byte [CODE + 1], 2; mov byte [CODE + 0x800], 3; hlt
-    ram.write(
-        OTHER,
-        &[
-            0xc6, 0x04, 0x25, 0x01, 0x80, 0, 0, 2, 0xc6, 0x04, 0x25, 0, 0x88, 0, 0, 3, 0xf4,
-        ],
-    );
-    let (mut runs, mut writes) = (cpu(CODE), cpu(OTHER));
-    runs.run(&mut ram, &mut NoBus, u64::MAX);
-    assert_eq!(runs.take_new_code(&ram), [CODE]);
-    assert_eq!(runs.take_new_code(&ram), [], "told once");
-    assert!(runs.has_code(&ram, CODE + 5) && !runs.has_code(&ram, OTHER));
-
-    writes.guard(&ram, CODE, true);
-    writes.run(&mut ram, &mut NoBus, u64::MAX);
-    let written = writes.take_guarded_writes(&ram);
-    assert_eq!(written, [(CODE + 1, 0x800)], "from the first byte to the last");
-    for (gpa, len) in written {
-        runs.memory_written(&ram, gpa, len);
-    }
-    assert!(!runs.has_code(&ram, CODE));
-    restart(&mut runs, CODE);
-    runs.run(&mut ram, &mut NoBus, u64::MAX);
-    assert_eq!(runs.registers().gpr[0], 2);
-    assert_eq!(
-        runs.take_new_code(&ram),
-        [CODE],
-        "told again after it was dropped"
-    );
-
-    writes.guard(&ram, CODE, false);
-    restart(&mut writes, OTHER);
-    writes.run(&mut ram, &mut NoBus, u64::MAX);
-    assert_eq!(writes.take_guarded_writes(&ram), []);
+/// Gives the code to the processor that runs next, as whoever runs them in turn does.
+fn hand_over(ram: &Ram, from: &mut Cpu, to: &mut Cpu) {
+    to.follow(ram, &from.take_code_changes());
+    to.receive_code(from.lend_code());
 }
 
 #[test]
-fn a_guard_is_felt_by_a_processor_that_has_written_before() {
+fn what_another_processor_writes_is_executed() {
+    for which in [Translation::Off, Translation::Eager] {
+        let mut ram = ram();
+        ram.write(CODE, &[0xb0, 1, 0xf4]); // mov al, 1; hlt
+        // mov byte [CODE + 1], 2; hlt
+        ram.write(OTHER, &[0xc6, 0x04, 0x25, 0x01, 0x80, 0, 0, 2, 0xf4]);
+        let (mut runs, mut writes) = (cpu(CODE), cpu(OTHER));
+        for cpu in [&mut runs, &mut writes] {
+            cpu.translate(which);
+        }
+        // The second time round the page of RAM has been written before.
+        for value in [1, 2] {
+            runs.run(&mut ram, &mut NoBus, u64::MAX);
+            assert_eq!(runs.registers().gpr[0], value, "{which:?}");
+            hand_over(&ram, &mut runs, &mut writes);
+            assert!(writes.has_code(&ram, CODE + 5), "{which:?}");
+            writes.run(&mut ram, &mut NoBus, u64::MAX);
+            assert!(!writes.has_code(&ram, CODE), "{which:?}");
+            hand_over(&ram, &mut writes, &mut runs);
+            assert!(!runs.has_code(&ram, CODE) && runs.has_code(&ram, OTHER));
+            restart(&mut runs, CODE);
+            restart(&mut writes, OTHER);
+        }
+    }
+}
+
+#[test]
+fn writes_to_code_are_noticed_by_a_processor_that_has_written_there_before() {
     let mut ram = ram();
-    // again: mov byte [CODE], cl; inc ecx; jmp again
-    ram.write(OTHER, &[0x88, 0x0c, 0x25, 0, 0x80, 0, 0, 0xff, 0xc1, 0xeb, 0xf5]);
-    let mut writes = cpu(OTHER);
+    ram.write(CODE, &[0xb0, 1, 0xf4]); // mov al, 1; hlt
+    // again: mov byte [CODE + 1], cl; inc ecx; jmp again
+    ram.write(OTHER, &[0x88, 0x0c, 0x25, 1, 0x80, 0, 0, 0xff, 0xc1, 0xeb, 0xf5]);
+    let (mut runs, mut writes) = (cpu(CODE), cpu(OTHER));
     writes.run(&mut ram, &mut NoBus, 300);
-    writes.guard(&ram, CODE, true);
-    writes.run(&mut ram, &mut NoBus, 600);
-    assert_eq!(
-        writes.take_guarded_writes(&ram),
-        [(CODE, 1)],
-        "one entry for many writes"
+    for end in [600, 900] {
+        hand_over(&ram, &mut writes, &mut runs);
+        restart(&mut runs, CODE);
+        runs.run(&mut ram, &mut NoBus, u64::MAX);
+        let mut written = [0];
+        assert!(ram.read(CODE + 1, &mut written));
+        assert_eq!(runs.registers().gpr[0], written[0].into());
+        hand_over(&ram, &mut runs, &mut writes);
+        writes.run(&mut ram, &mut NoBus, end);
+    }
+}
+
+#[test]
+fn code_that_one_has_translated_another_executes() {
+    let mut ram = ram();
+    // again: inc eax; dec ecx; jnz again; hlt
+    ram.write(CODE, &[0xff, 0xc0, 0xff, 0xc9, 0x75, 0xfa, 0xf4]);
+    let [mut first, mut second] = [cpu(CODE), cpu(CODE)];
+    for cpu in [&mut first, &mut second] {
+        let mut state = cpu.registers();
+        state.gpr[1] = 100;
+        cpu.set_registers(&state);
+    }
+    first.run(&mut ram, &mut NoBus, u64::MAX);
+    assert!(first.translated() > 100, "{}", first.translated());
+    let decoded = first.take_code_changes();
+    second.follow(&ram, &decoded);
+    second.receive_code(first.lend_code());
+    second.run(&mut ram, &mut NoBus, u64::MAX);
+    assert_eq!(second.registers().gpr, first.registers().gpr);
+    // Nothing was left to decode or to translate.
+    assert!(
+        second.translated() > first.translated(),
+        "{}",
+        second.translated()
     );
+    assert_eq!(second.take_code_changes(), []);
 }
 
 #[test]

@@ -180,9 +180,9 @@ fn write() -> impl Strategy<Value = CpuWrite> {
 fn watches() -> impl Strategy<Value = Watches> {
     let writes = || prop::collection::vec(write(), 1..20);
     let pages = prop::collection::vec(0..RAM_BYTES / 4096, 1..10);
-    let marks = any::<(bool, Option<u64>, Option<u64>, Option<u64>, bool)>();
+    let marks = any::<(bool, Option<u64>, Option<u64>, Option<u64>)>();
     (writes(), writes(), pages, marks).prop_map(|(epoch, written, executed, marks)| {
-        let (low_supervisor_fetch, pass, left_user, entered_user, share_code) = marks;
+        let (low_supervisor_fetch, pass, left_user, entered_user) = marks;
         let page = |record: &CpuWrite| record.gpa / 4096 * 4096;
         let mut pages: Vec<WatchedPage> = Vec::new();
         for record in distinct(written, |record| record.gpa) {
@@ -206,7 +206,6 @@ fn watches() -> impl Strategy<Value = Watches> {
             pass,
             left_user,
             entered_user,
-            share_code,
         }
     })
 }
@@ -406,7 +405,6 @@ fn eventful() -> CpuState {
             pass: Some(1),
             left_user: Some(2),
             entered_user: Some(3),
-            share_code: true,
         },
     }
 }
@@ -440,7 +438,7 @@ fn every_part_counts() {
         translations.data; translations.code; translations.large_regions;
         translations.large_global_regions;
         watches.epoch; watches.written; watches.executed; watches.low_supervisor_fetch; watches.pass; watches.left_user;
-        watches.entered_user; watches.share_code;
+        watches.entered_user;
     };
     let mut all = whole.clone();
     for (name, reset) in &parts {

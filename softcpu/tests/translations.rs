@@ -6,7 +6,7 @@ mod common;
 use common::busy::{DATA, assert_same, pte, replace};
 use common::{CODE, Guest};
 use iced_x86::code_asm::*;
-use softcpu::{Exit, NoBus, Watches};
+use softcpu::{CodeChange, Exit, NoBus, Watches};
 
 const ACCESSED_DIRTY: u64 = 0x60;
 
@@ -42,7 +42,13 @@ fn cleared_accessed_and_dirty_bits_stay_clear_whatever_is_watched() {
     type Watch = fn(&mut Guest);
     let watches: [(&str, Watch); 5] = [
         ("written", |g| g.cpu.watch_writes(&g.ram, DATA, true)),
-        ("guarded", |g| g.cpu.guard(&g.ram, DATA, true)),
+        ("code of another processor", |g| {
+            let change = CodeChange::Marked {
+                page: DATA,
+                granules: u64::MAX,
+            };
+            g.cpu.follow(&g.ram, &[change]);
+        }),
         ("a new epoch", |g| g.cpu.begin_write_epoch(&g.ram)),
         ("executed", |g| g.cpu.watch_execution(&g.ram, DATA, true)),
         ("low code", |g| g.cpu.stop_on_low_supervisor_fetch(false)),
@@ -260,10 +266,7 @@ fn is_walked_again(global: bool, pge: bool, large: bool, between: Between, saved
     guest.put(entry, kind | if global { 1 << 8 } else { 0 });
     if saved {
         let before = if pge { 6 } else { 5 };
-        assert_eq!(
-            guest.cpu.run(&mut guest.ram, &mut NoBus, before),
-            Exit::Deadline
-        );
+        assert_eq!(guest.cpu.run(&mut guest.ram, &mut NoBus, before), Exit::Deadline);
         let state = guest.cpu.state(&guest.ram);
         guest.cpu = softcpu::Cpu::from_state(&state, &guest.ram).unwrap();
     }

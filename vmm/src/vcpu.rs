@@ -4,7 +4,7 @@ use softcpu::registers::CR0_PE;
 use thiserror::Error;
 
 pub use softcpu::registers::{CS, Segment, TableRegister};
-pub use softcpu::{Bus, CpuState, CpuWrite, Exit, Shutdown, Translation, WarmCode};
+pub use softcpu::{Bus, CodeChange, CpuState, CpuWrite, Exit, LentCode, Shutdown, Translation, WarmCode};
 
 /// Index of RSI in [`Registers::gpr`].
 pub const RSI: usize = softcpu::registers::RSI as usize;
@@ -151,15 +151,20 @@ pub trait Vcpu {
     fn can_take_nmi(&self) -> bool;
     /// Delivers a non-maskable interrupt; allowed only when [`Vcpu::can_take_nmi`].
     fn inject_nmi(&mut self, bus: &mut dyn Bus) -> Result<(), Shutdown>;
-    /// Page frames from which this processor newly decoded code since the last call. Empty on a machine with one
-    /// processor.
-    fn take_new_code(&mut self) -> Vec<u64>;
-    /// Whether this processor holds decoded code of this page frame.
-    fn has_code(&self, pfn: u64) -> bool;
-    /// Starts or stops recording writes to this page frame for [`Vcpu::take_guarded_writes`].
-    fn guard(&mut self, pfn: u64, on: bool);
-    /// Writes of this processor to guarded pages since the last call: guest physical address and length in bytes.
-    fn take_guarded_writes(&mut self) -> Vec<(u64, u64)>;
+    /// Remembers what happens to decoded code from now on, for [`Vcpu::take_code_changes`].
+    fn share_code(&mut self) {}
+    /// Gives decoded code away, for the processor whose turn comes.
+    fn lend_code(&mut self) -> LentCode {
+        LentCode::default()
+    }
+    /// Takes the code that another processor of the machine lends.
+    fn receive_code(&mut self, _code: LentCode) {}
+    /// What happened to decoded code since the last call. Empty on a machine with one processor.
+    fn take_code_changes(&mut self) -> Vec<CodeChange> {
+        Vec::new()
+    }
+    /// Does what such changes by another processor ask for.
+    fn follow_code(&mut self, _changes: &[CodeChange]) {}
     /// Drops code decoded from this range, because a device or another processor wrote to it.
     fn memory_written(&mut self, address: u64, length: u64);
     /// Whether [`Vcpu::run`] stops with [`Exit::LowSupervisorFetch`].

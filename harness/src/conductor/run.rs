@@ -151,7 +151,9 @@ impl Run {
 
     /// Leaves this run's code for the next one; to be called before it is finished.
     pub fn leave_code(&mut self, runs: &WarmRuns) {
-        runs.put(self.machine.take_code());
+        if let Some(code) = self.machine.take_code() {
+            runs.put(code);
+        }
     }
 
     /// Takes a snapshot. The run continues as if none had been taken. Fails on the `kvm` backend.

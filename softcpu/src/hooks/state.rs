@@ -23,8 +23,6 @@ pub struct Watches {
     pub left_user: Option<u64>,
     /// When user mode was first entered since the marks were reset.
     pub entered_user: Option<u64>,
-    /// Remember which pages code is decoded from.
-    pub share_code: bool,
 }
 
 /// A page whose writers are kept.
@@ -47,10 +45,6 @@ impl Hooks {
             executed,
             // For one run that nobody holds: it drops translations, which a held run must not do.
             accessed: _,
-            share_code,
-            // These two tell other processors what concerns decoded code, and nobody has any after a restore.
-            new_code: _,
-            guarded_writes: _,
             low_supervisor_fetch,
             // Whoever awaits them says so again after a restore.
             addresses: _,
@@ -77,7 +71,6 @@ impl Hooks {
             pass: *pass,
             left_user: *left_user,
             entered_user: *entered_user,
-            share_code: *share_code,
         }
     }
 
@@ -90,7 +83,6 @@ impl Hooks {
             pass,
             left_user,
             entered_user,
-            share_code,
         } = state;
         let mut hooks = Self {
             epoch: epoch.clone(),
@@ -98,7 +90,6 @@ impl Hooks {
             pass: *pass,
             left_user: *left_user,
             entered_user: *entered_user,
-            share_code: *share_code,
             ..Self::default()
         };
         hooks.cover(ram);

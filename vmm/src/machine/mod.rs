@@ -473,12 +473,12 @@ impl Machine {
 
     /// The code that the processors have decoded and translated, for a machine that branches off the same run. The
     /// machine goes on as before, and makes its code anew.
-    pub fn take_code(&mut self) -> Vec<WarmCode> {
+    pub fn take_code(&mut self) -> Option<WarmCode> {
         self.processors.take_code()
     }
 
     /// Uses such code wherever RAM holds the same bytes. Nothing but speed depends on it.
-    pub fn give_code(&mut self, code: Vec<WarmCode>) {
+    pub fn give_code(&mut self, code: WarmCode) {
         self.processors.give_code(code);
     }
 

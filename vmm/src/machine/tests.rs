@@ -146,16 +146,6 @@ impl Vcpu for Player {
         self.taken = 2;
         Ok(())
     }
-    fn take_new_code(&mut self) -> Vec<u64> {
-        Vec::new()
-    }
-    fn has_code(&self, _: u64) -> bool {
-        false
-    }
-    fn guard(&mut self, _: u64, _: bool) {}
-    fn take_guarded_writes(&mut self) -> Vec<(u64, u64)> {
-        Vec::new()
-    }
     fn memory_written(&mut self, _: u64, _: u64) {}
     fn stop_on_low_supervisor_fetch(&mut self, _: bool) {}
     fn watch_writes(&mut self, _: u64, _: bool) {}

@@ -117,13 +117,12 @@ pub trait Processors {
     fn entered_user_at(&self) -> Option<u64>;
     /// Forgets both times.
     fn reset_user_marks(&mut self);
-    /// The code that the processors have decoded and translated, one of each, for a machine that branches off the same
-    /// run. Empty where there is none.
-    fn take_code(&mut self) -> Vec<WarmCode> {
-        Vec::new()
+    /// The code that the processors have decoded and translated, for a machine that branches off the same run.
+    fn take_code(&mut self) -> Option<WarmCode> {
+        None
     }
     /// Uses such code wherever RAM holds the same bytes.
-    fn give_code(&mut self, _code: Vec<WarmCode>) {}
+    fn give_code(&mut self, _code: WarmCode) {}
     /// Chooses which guest code is translated to host code from now on, where the backend does so.
     fn translate(&mut self, _which: Translation) {}
     /// What the processor whose turn it is is about to do, on the `soft` backend.

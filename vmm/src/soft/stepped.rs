@@ -37,9 +37,9 @@ impl Stepped {
         }
         Self {
             activities: vec![Activity::Running; vcpus.len()],
+            code: SharedCode::of(&mut vcpus),
             vcpus,
             turn: Turn::of(0, 0),
-            code: SharedCode::default(),
             idle: Idle::default(),
         }
     }
@@ -68,12 +68,12 @@ impl Stepped {
             .iter()
             .map(|state| Ok(Box::new(SoftVcpu::from_state(Arc::clone(ram), state)?) as Box<dyn Vcpu>))
             .collect();
+        let mut vcpus = vcpus?;
         Ok(Self {
-            vcpus: vcpus?,
+            code: SharedCode::of(&mut vcpus),
+            vcpus,
             activities: activities.clone(),
             turn: *turn,
-            // The new processors have decoded nothing yet.
-            code: SharedCode::default(),
             idle: idle.clone(),
         })
     }
@@ -111,9 +111,7 @@ impl Stepped {
             self.vcpus.iter_mut().for_each(|vcpu| vcpu.shift_tsc(shift));
         }
         for (address, length) in platform.bus.view.take_written() {
-            for vcpu in &mut self.vcpus {
-                vcpu.memory_written(address, length);
-            }
+            self.vcpus[self.code.holder()].memory_written(address, length);
         }
     }
 
@@ -167,6 +165,7 @@ impl Stepped {
         if self.several() && self.take_turn(platform) && self.is(Activity::Waiting) {
             self.set_activity(Activity::Running);
         }
+        self.code.hand_to(&mut self.vcpus, self.turn.processor);
         platform.bus.lapics.select(self.turn.processor);
         if let Err(shutdown) = self.offer_interrupt(platform) {
             return self.exited(Exit::Shutdown(shutdown));
@@ -201,7 +200,7 @@ impl Stepped {
         let events = before..platform.engine_events();
         platform.note_causes(events, Some(self.total_retired()), || self.current().registers());
         if self.several() {
-            self.code.settle(&mut self.vcpus, self.turn.processor);
+            self.code.settle(&mut self.vcpus);
         }
         self.exited(exit)
     }
@@ -338,23 +337,16 @@ impl Processors for Stepped {
         Some(self.total_retired())
     }
 
-    fn take_code(&mut self) -> Vec<WarmCode> {
-        self.vcpus
-            .iter_mut()
-            .filter_map(|vcpu| vcpu.take_code())
-            .collect()
+    fn take_code(&mut self) -> Option<WarmCode> {
+        self.vcpus[self.code.holder()].take_code()
     }
 
-    fn give_code(&mut self, code: Vec<WarmCode>) {
-        for (vcpu, code) in self.vcpus.iter_mut().zip(code) {
-            vcpu.give_code(code);
-        }
-        self.code = SharedCode::default();
+    fn give_code(&mut self, code: WarmCode) {
+        self.vcpus[self.code.holder()].give_code(code);
     }
 
     fn translate(&mut self, which: Translation) {
         self.vcpus.iter_mut().for_each(|vcpu| vcpu.translate(which));
-        self.code = SharedCode::default();
     }
 
     fn look(&mut self) -> Option<Look> {

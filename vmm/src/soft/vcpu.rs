@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use softcpu::memory::{Ram, RamRegion};
-use softcpu::{Cpu, CpuModel, Translation, WarmCode};
+use softcpu::{Cpu, CpuModel};
 
 use crate::devices::bus::CRYSTAL_HZ;
 use crate::memory::{GuestRam, PAGE_SIZE};
-use crate::vcpu::{BackendError, Bus, CpuState, CpuWrite, Exit, Look, Registers, Shutdown, Vcpu};
+use crate::vcpu::{
+    BackendError, Bus, CodeChange, CpuState, CpuWrite, Exit, LentCode, Look, Registers, Shutdown,
+    Translation, Vcpu, WarmCode,
+};
 
 /// One software processor. `ram` points into `_owner` and so is declared, and dropped, before it.
 pub(super) struct SoftVcpu {
@@ -33,9 +36,6 @@ impl SoftVcpu {
         };
         let mut cpu = Cpu::new(model);
         cpu.translate(translation);
-        if count > 1 {
-            cpu.share_code();
-        }
         Ok(Self {
             cpu,
             ram: view,
@@ -174,22 +174,24 @@ impl Vcpu for SoftVcpu {
         self.cpu.inject_nmi(&mut self.ram, bus)
     }
 
-    fn take_new_code(&mut self) -> Vec<u64> {
-        let mut pages = self.cpu.take_new_code(&self.ram);
-        pages.iter_mut().for_each(|page| *page /= PAGE_SIZE);
-        pages
+    fn share_code(&mut self) {
+        self.cpu.share_code();
     }
 
-    fn has_code(&self, pfn: u64) -> bool {
-        self.cpu.has_code(&self.ram, pfn * PAGE_SIZE)
+    fn lend_code(&mut self) -> LentCode {
+        self.cpu.lend_code()
     }
 
-    fn guard(&mut self, pfn: u64, on: bool) {
-        self.cpu.guard(&self.ram, pfn * PAGE_SIZE, on);
+    fn receive_code(&mut self, code: LentCode) {
+        self.cpu.receive_code(code);
     }
 
-    fn take_guarded_writes(&mut self) -> Vec<(u64, u64)> {
-        self.cpu.take_guarded_writes(&self.ram)
+    fn take_code_changes(&mut self) -> Vec<CodeChange> {
+        self.cpu.take_code_changes()
+    }
+
+    fn follow_code(&mut self, changes: &[CodeChange]) {
+        self.cpu.follow(&self.ram, changes);
     }
 
     fn memory_written(&mut self, address: u64, length: u64) {

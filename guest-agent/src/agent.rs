@@ -56,7 +56,9 @@ impl Agent {
     fn handle(&mut self, request: Request) -> Result<Reply, Failure> {
         match request {
             Request::CreateSession { name } => self.luo.create_session(&name)?,
-            Request::CreateMemfd { object, bytes } => self.objects.create_memfd(object, bytes)?,
+            Request::CreateMemfd { object, bytes, flags } => {
+                self.objects.create_memfd(object, bytes, flags)?;
+            }
             Request::CreateBuffer { object, bytes } => self.objects.create_buffer(object, bytes)?,
             Request::Fill {
                 object,
@@ -68,8 +70,10 @@ impl Agent {
                 session,
                 object,
                 token,
+                side,
             } => {
-                self.luo.preserve(&session, self.objects.memfd(object)?, token)?;
+                let memfd = self.objects.memfd(object)?;
+                self.luo.preserve(&session, side, memfd, token)?;
             }
             Request::ResolvePages { object } => {
                 let pages = self.objects.page_count(object)?;
@@ -95,10 +99,20 @@ impl Agent {
                 session,
                 token,
                 object,
+                side,
             } => {
                 self.objects.check_free(object)?;
-                let memfd = self.luo.retrieve_fd(&session, token)?;
+                let memfd = self.luo.retrieve_fd(&session, side, token)?;
                 self.objects.adopt_memfd(object, memfd)?;
+            }
+            Request::RetrieveAgain {
+                session,
+                token,
+                object,
+                side,
+            } => {
+                let memfd = self.luo.retrieve_fd(&session, side, token)?;
+                self.objects.check_same_file(object, &memfd)?;
             }
             Request::Digest {
                 object,
@@ -113,7 +127,9 @@ impl Agent {
                 }
                 return Ok(Reply::Digests(self.objects.digest(object, first_page, pages)?));
             }
-            Request::FinishSession { name } => self.luo.finish_session(&name)?,
+            Request::FinishSession { name, side } => self.luo.finish_session(&name, side)?,
+            Request::CloseSession { name, side } => self.luo.close_session(&name, side)?,
+            Request::Change { object, change } => self.objects.change(object, change)?,
             Request::Close { object } => {
                 self.engine.forget(object);
                 self.objects.close(object)?;
@@ -181,6 +197,7 @@ fn misbehave(how: Misbehaviour) -> ! {
 mod tests {
     use super::*;
     use guest_agent::pattern::{PAGE_WORDS, Pattern, page_digest};
+    use guest_agent::protocol::Side;
 
     fn failure(agent: &mut Agent, request: Request) -> Failure {
         agent.handle(request).unwrap_err()
@@ -192,7 +209,11 @@ mod tests {
         // More pages than one write carries, and not a multiple of that.
         let (bytes, pages) = (37 * 4096, 37);
         assert_eq!(
-            agent.handle(Request::CreateMemfd { object: 1, bytes }),
+            agent.handle(Request::CreateMemfd {
+                object: 1,
+                bytes,
+                flags: 0
+            }),
             Ok(Reply::Done)
         );
         assert_eq!(
@@ -247,14 +268,20 @@ mod tests {
                 object: 1,
                 bytes: 4096,
             },
-            Request::CreateMemfd { object: 2, bytes: 0 },
+            Request::CreateMemfd {
+                object: 2,
+                bytes: 0,
+                flags: 0,
+            },
             Request::CreateMemfd {
                 object: 2,
                 bytes: 4095,
+                flags: 0,
             },
             Request::CreateMemfd {
                 object: 2,
                 bytes: !4095,
+                flags: 0,
             },
             Request::Fill {
                 object: 1,
@@ -287,11 +314,19 @@ mod tests {
                 session: "s".into(),
                 object: 1,
                 token: 1,
+                side: Side::Outgoing,
             },
             Request::CreateSession { name: "".into() },
             Request::CreateSession { name: "n".repeat(64) },
             Request::CreateSession { name: "nul\0".into() },
-            Request::FinishSession { name: "never".into() },
+            Request::FinishSession {
+                name: "never".into(),
+                side: Side::Incoming,
+            },
+            Request::CloseSession {
+                name: "never".into(),
+                side: Side::Outgoing,
+            },
             Request::LoadKexec {
                 command_line: "nul\0".into(),
             },
@@ -306,7 +341,11 @@ mod tests {
         let bytes = 1 << 62;
         for request in [
             Request::CreateBuffer { object: 1, bytes },
-            Request::CreateMemfd { object: 1, bytes },
+            Request::CreateMemfd {
+                object: 1,
+                bytes,
+                flags: 0,
+            },
         ] {
             let failure = failure(&mut Agent::default(), request);
             assert_eq!(failure.call, format!("allocate {bytes} bytes"));

@@ -6,6 +6,7 @@ use crate::sys::liveupdate::{self, NAME_BYTES};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use guest_agent::protocol::Side;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 
@@ -43,24 +44,49 @@ impl Luo {
         Ok(())
     }
 
-    /// Preserves `fd` in a session of this kernel.
-    pub fn preserve(&self, session: &str, fd: BorrowedFd<'_>, token: u64) -> Result<(), Failure> {
-        liveupdate::preserve_fd(lookup(&self.outgoing, session, "created")?, fd, token)
+    /// Preserves `fd` in a session.
+    pub fn preserve(&self, session: &str, side: Side, fd: BorrowedFd<'_>, token: u64) -> Result<(), Failure> {
+        liveupdate::preserve_fd(self.lookup(session, side)?, fd, token)
             .named(|| format!("ioctl(LIVEUPDATE_SESSION_PRESERVE_FD, {session}, token {token})"))
     }
 
     /// Retrieves the file descriptor that the old kernel preserved under `token` in a session.
-    pub fn retrieve_fd(&self, session: &str, token: u64) -> Result<OwnedFd, Failure> {
-        liveupdate::retrieve_fd(lookup(&self.incoming, session, "retrieved")?, token)
+    pub fn retrieve_fd(&self, session: &str, side: Side, token: u64) -> Result<OwnedFd, Failure> {
+        liveupdate::retrieve_fd(self.lookup(session, side)?, token)
             .named(|| format!("ioctl(LIVEUPDATE_SESSION_RETRIEVE_FD, {session}, token {token})"))
     }
 
-    /// Finishes a retrieved session and closes it, which makes the kernel release what it held.
-    pub fn finish_session(&mut self, session: &str) -> Result<(), Failure> {
-        liveupdate::finish(lookup(&self.incoming, session, "retrieved")?)
+    /// Finishes a session and closes it, which makes the kernel release what it held.
+    pub fn finish_session(&mut self, session: &str, side: Side) -> Result<(), Failure> {
+        liveupdate::finish(self.lookup(session, side)?)
             .named(|| format!("ioctl(LIVEUPDATE_SESSION_FINISH, {session})"))?;
-        self.incoming.retain(|(name, _)| name != session);
+        self.close_session(session, side)
+    }
+
+    /// Closes a session as it is.
+    pub fn close_session(&mut self, session: &str, side: Side) -> Result<(), Failure> {
+        self.lookup(session, side)?;
+        self.sessions_mut(side).retain(|(name, _)| name != session);
         Ok(())
+    }
+
+    fn sessions_mut(&mut self, side: Side) -> &mut Vec<(String, OwnedFd)> {
+        match side {
+            Side::Outgoing => &mut self.outgoing,
+            Side::Incoming => &mut self.incoming,
+        }
+    }
+
+    /// The open session of that name.
+    fn lookup(&self, name: &str, side: Side) -> Result<BorrowedFd<'_>, Failure> {
+        let (sessions, how) = match side {
+            Side::Outgoing => (&self.outgoing, "created"),
+            Side::Incoming => (&self.incoming, "retrieved"),
+        };
+        let found = sessions.iter().find(|(open, _)| open == name);
+        found
+            .map(|(_, session)| session.as_fd())
+            .ok_or_else(|| Failure::refused(format!("session {name}"), format!("not {how} by this agent")))
     }
 
     /// The device, opened at the first use, because opening it makes LUO read what was handed over.
@@ -83,12 +109,4 @@ fn name_field(name: &str) -> Result<[u8; NAME_BYTES], Failure> {
     }
     field[..name.len()].copy_from_slice(name.as_bytes());
     Ok(field)
-}
-
-/// The open session of that name.
-fn lookup<'a>(sessions: &'a [(String, OwnedFd)], name: &str, how: &str) -> Result<BorrowedFd<'a>, Failure> {
-    let found = sessions.iter().find(|(open, _)| open == name);
-    found
-        .map(|(_, session)| session.as_fd())
-        .ok_or_else(|| Failure::refused(format!("session {name}"), format!("not {how} by this agent")))
 }

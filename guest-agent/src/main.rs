@@ -32,6 +32,7 @@ extern crate alloc;
 
 mod agent;
 mod boot;
+mod changes;
 mod console;
 mod crew;
 mod dma;

@@ -1,5 +1,6 @@
 //! Memory objects (memfds and anonymous buffers): filling them, resolving them to page frames, digesting them.
 
+use crate::changes;
 use crate::crew;
 use crate::failure::{Failure, Named};
 use crate::files;
@@ -12,7 +13,7 @@ use core::ops::Range;
 use guest_agent::device::mailbox;
 use guest_agent::pagemap;
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, Pattern};
-use guest_agent::protocol::{ObjectId, PageRun, Place};
+use guest_agent::protocol::{Change, ObjectId, PageRun, Place};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, OFlags};
 
@@ -76,12 +77,16 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Creates a memfd of this size, without pages.
-    pub fn create_memfd(&mut self, id: ObjectId, bytes: u64) -> Result<(), Failure> {
+    /// Creates a memfd of this size, without pages. `flags` are those of memfd_create(2).
+    pub fn create_memfd(&mut self, id: ObjectId, bytes: u64, flags: u32) -> Result<(), Failure> {
         self.check_new(id, bytes)?;
-        let memfd = rustix::fs::memfd_create("baton", MemfdFlags::CLOEXEC).named(|| "memfd_create")?;
+        let flags = MemfdFlags::from_bits_retain(flags) | MemfdFlags::CLOEXEC;
+        let memfd = rustix::fs::memfd_create("baton", flags).named(|| "memfd_create")?;
         rustix::fs::ftruncate(&memfd, bytes).named(|| format!("ftruncate({bytes})"))?;
-        check_free_memory(bytes)?;
+        // Pages of hugetlb come from a pool of their own.
+        if !flags.contains(MemfdFlags::HUGETLB) {
+            check_free_memory(bytes)?;
+        }
         self.insert_memfd(id, memfd, bytes)
     }
 
@@ -120,10 +125,45 @@ impl Objects {
     }
 
     fn insert_memfd(&mut self, id: ObjectId, memfd: OwnedFd, bytes: u64) -> Result<(), Failure> {
-        let mapping = Mapping::file(&memfd, bytes).named(|| format!("mmap(memfd of {bytes} bytes)"))?;
+        let mapping = map_memfd(&memfd, bytes)?;
         let memfd = Some(memfd);
         self.objects.insert(id, Object { mapping, memfd });
         Ok(())
+    }
+
+    /// Changes a memfd.
+    pub fn change(&mut self, id: ObjectId, change: Change) -> Result<(), Failure> {
+        let Object { mapping, memfd } = self.objects.remove(&id).ok_or_else(|| unknown(id))?;
+        let Some(memfd) = memfd else {
+            self.objects.insert(id, Object { mapping, memfd });
+            return Err(not_a_memfd(id));
+        };
+        let bytes = mapping.bytes();
+        if let Change::Seal(seals) = change {
+            drop(mapping);
+            let sealed = changes::seal(&memfd, seals);
+            self.insert_memfd(id, memfd, bytes)?;
+            return sealed;
+        }
+        let changed = changes::change(&mapping, &memfd, change);
+        let memfd = Some(memfd);
+        self.objects.insert(id, Object { mapping, memfd });
+        changed
+    }
+
+    /// Refuses a descriptor of another file than that of the object.
+    pub fn check_same_file(&self, id: ObjectId, other: &OwnedFd) -> Result<(), Failure> {
+        let inode = |file: BorrowedFd<'_>| {
+            let stat = rustix::fs::fstat(file).named(|| "fstat(memfd)")?;
+            Ok::<_, Failure>((stat.st_dev, stat.st_ino))
+        };
+        if inode(self.memfd(id)?)? == inode(other.as_fd())? {
+            return Ok(());
+        }
+        Err(Failure::refused(
+            format!("object {id}"),
+            "the second retrieval gave another file than the first",
+        ))
     }
 
     /// Unmaps and closes an object.
@@ -141,9 +181,7 @@ impl Objects {
     /// The memfd of an object.
     pub fn memfd(&self, id: ObjectId) -> Result<BorrowedFd<'_>, Failure> {
         let memfd = self.get(id)?.memfd.as_ref();
-        memfd
-            .map(AsFd::as_fd)
-            .ok_or_else(|| Failure::refused(format!("object {id}"), "not a memfd"))
+        memfd.map(AsFd::as_fd).ok_or_else(|| not_a_memfd(id))
     }
 
     /// Names of all objects.
@@ -267,6 +305,21 @@ fn unknown(id: ObjectId) -> Failure {
     Failure::refused(format!("object {id}"), "does not exist")
 }
 
+fn not_a_memfd(id: ObjectId) -> Failure {
+    Failure::refused(format!("object {id}"), "not a memfd")
+}
+
+/// Maps a memfd; for reading alone if its seals forbid more.
+fn map_memfd(memfd: &OwnedFd, bytes: u64) -> Result<Mapping, Failure> {
+    let read_only = changes::forbids_writing(memfd);
+    let mapping = if read_only {
+        Mapping::file_to_read(memfd, bytes)
+    } else {
+        Mapping::file(memfd, bytes)
+    };
+    mapping.named(|| format!("mmap(memfd of {bytes} bytes)"))
+}
+
 /// Refuses pages that the object does not have.
 fn check_pages(mapping: &Mapping, id: ObjectId, first: u64, pages: u64) -> Result<(), Failure> {
     let size = mapping.bytes() / PAGE;
@@ -307,25 +360,28 @@ fn fill_part(file: &OwnedFd, pattern: &Pattern, part: Range<u64>) -> Result<(), 
         for (page, words) in (first..).zip(&mut stage[..pages]) {
             pattern.fill(page, words);
         }
-        let mut rest = sys::bytes_of(stage[..pages].as_flattened());
-        let mut offset = first * PAGE;
-        while !rest.is_empty() {
-            let count =
-                rustix::io::pwrite(file, rest, offset).named(|| format!("pwrite(memfd, {offset:#x})"))?;
-            if count == 0 {
-                return Err(Failure::refused(
-                    format!("pwrite(memfd, {offset:#x})"),
-                    "wrote nothing",
-                ));
-            }
-            rest = &rest[count..];
-            offset += count as u64;
+        write_all(file, sys::bytes_of(stage[..pages].as_flattened()), first * PAGE)?;
+    }
+    Ok(())
+}
+
+/// Writes all of `rest` at `offset` of a file.
+pub fn write_all(file: &OwnedFd, mut rest: &[u8], mut offset: u64) -> Result<(), Failure> {
+    while !rest.is_empty() {
+        let count = rustix::io::pwrite(file, rest, offset).named(|| format!("pwrite(memfd, {offset:#x})"))?;
+        if count == 0 {
+            return Err(Failure::refused(
+                format!("pwrite(memfd, {offset:#x})"),
+                "wrote nothing",
+            ));
         }
+        rest = &rest[count..];
+        offset += count as u64;
     }
     Ok(())
 }
 
 /// A count that is known to be small.
-fn index(count: u64) -> usize {
+pub fn index(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. [`Reply::Hello`] carries it, and the host refuses any other.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// What the agent prints on the console, before the reason, if it cannot reach the host.
 pub const NO_MAILBOX: &str = "baton agent: no mailbox: ";
@@ -72,6 +72,63 @@ pub struct DmaRing {
     pub wild_addresses: Vec<u64>,
 }
 
+/// Which of two sessions of one name is meant. A kernel may have both, and LUO keeps them in two lists of these names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// The session that was created in this kernel.
+    Outgoing,
+    /// The session that was retrieved from the kernel before.
+    Incoming,
+}
+
+/// A part of a memory object, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub bytes: u64,
+}
+
+/// How to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum By {
+    /// pwrite(2): the kernel marks the page dirty.
+    #[default]
+    Write,
+    /// Stores through a mapping, as a virtual machine's guest writes: at first only the page tables know of them.
+    Store,
+}
+
+/// A change of a memfd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Write [`crate::pattern`] to a part.
+    Write {
+        /// Where.
+        part: Part,
+        /// Seed of the pattern.
+        seed: u64,
+        /// In which way.
+        by: By,
+    },
+    /// Read one word of each page of a part through the mapping: a page that the file does not have comes to be, and is
+    /// clean.
+    Read(Part),
+    /// fallocate(2): a part gets pages, whose content is not written.
+    Allocate(Part),
+    /// fallocate(2) with FALLOC_FL_PUNCH_HOLE: a part reads as zeroes.
+    PunchHole(Part),
+    /// fcntl(2), F_ADD_SEALS: these bits (F_SEAL_SEAL 1, F_SEAL_SHRINK 2, F_SEAL_GROW 4, F_SEAL_WRITE 8,
+    /// F_SEAL_FUTURE_WRITE 16, F_SEAL_EXEC 32; include/uapi/linux/fcntl.h). The agent gives its own writable mapping up
+    /// first, which would be in the way of F_SEAL_WRITE, and then maps the memfd again as far as it may.
+    Seal(u32),
+    /// madvise(2), MADV_COLLAPSE: a part is moved to huge pages.
+    Collapse(Part),
+}
+
 /// What the host asks of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -86,6 +143,8 @@ pub enum Request {
         object: ObjectId,
         /// Size in bytes, a multiple of 4096.
         bytes: u64,
+        /// Flags of memfd_create(2) beside MFD_CLOEXEC.
+        flags: u32,
     },
     /// Map anonymous memory, touch and lock it.
     CreateBuffer {
@@ -114,6 +173,8 @@ pub enum Request {
         object: ObjectId,
         /// LUO token.
         token: u64,
+        /// Which session of that name.
+        side: Side,
     },
     /// Resolve the physical pages of an object, in file order.
     ResolvePages {
@@ -163,6 +224,19 @@ pub enum Request {
         token: u64,
         /// The object to be.
         object: ObjectId,
+        /// Which session of that name.
+        side: Side,
+    },
+    /// Retrieve a memfd once more, and close the new descriptor. It must be the file that the object is.
+    RetrieveAgain {
+        /// Session name.
+        session: String,
+        /// LUO token.
+        token: u64,
+        /// A memfd.
+        object: ObjectId,
+        /// Which session of that name.
+        side: Side,
     },
     /// Digest pages of an object ([`crate::pattern::page_digest`]).
     Digest {
@@ -173,10 +247,26 @@ pub enum Request {
         /// How many pages, at most 8192.
         pages: u64,
     },
-    /// Finish a session.
+    /// Finish a session, and close it.
     FinishSession {
         /// Session name.
         name: String,
+        /// Which session of that name.
+        side: Side,
+    },
+    /// Close a session without finishing it.
+    CloseSession {
+        /// Session name.
+        name: String,
+        /// Which session of that name.
+        side: Side,
+    },
+    /// Change a memfd. The host asks for a large part in portions.
+    Change {
+        /// A memfd.
+        object: ObjectId,
+        /// In which way.
+        change: Change,
     },
     /// Unmap and close an object.
     Close {

@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 use guest_agent::command_line::{Parameters, SECOND};
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
-use guest_agent::protocol::ObjectId;
+use guest_agent::protocol::{ObjectId, Side};
 
 /// Name of the session.
 const SESSION: &str = "baton";
@@ -63,10 +63,12 @@ fn first(steps: &mut Steps, bytes: u64, command_line: &str) -> Failure {
     let prepared = (|| {
         steps.time("create-session", || luo.create_session(SESSION))?;
         steps.time("create-memfd", || {
-            objects.create_memfd(MEMFD, bytes)?;
+            objects.create_memfd(MEMFD, bytes, 0)?;
             objects.fill(MEMFD, 0, objects.page_count(MEMFD)?, SEED)
         })?;
-        steps.time("preserve", || luo.preserve(SESSION, objects.memfd(MEMFD)?, TOKEN))?;
+        steps.time("preserve", || {
+            luo.preserve(SESSION, Side::Outgoing, objects.memfd(MEMFD)?, TOKEN)
+        })?;
         steps.time("load-kexec", || kexec::load(&format!("{command_line} {SECOND}")))
     })();
     if let Err(failure) = prepared {
@@ -82,7 +84,7 @@ fn second(steps: &mut Steps) -> Result<u64, Failure> {
     let mut objects = Objects::default();
     steps.time("retrieve-session", || luo.retrieve_session(SESSION))?;
     steps.time("retrieve-memfd", || {
-        objects.adopt_memfd(MEMFD, luo.retrieve_fd(SESSION, TOKEN)?)
+        objects.adopt_memfd(MEMFD, luo.retrieve_fd(SESSION, Side::Incoming, TOKEN)?)
     })?;
     let pages = objects.page_count(MEMFD)?;
     let digests = steps.time("digest", || {
@@ -106,7 +108,7 @@ fn second(steps: &mut Steps) -> Result<u64, Failure> {
         }
         Ok(())
     })?;
-    steps.time("finish-session", || luo.finish_session(SESSION))?;
+    steps.time("finish-session", || luo.finish_session(SESSION, Side::Incoming))?;
     Ok(pages)
 }
 

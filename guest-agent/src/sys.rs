@@ -15,5 +15,5 @@ mod symbols;
 pub mod team;
 pub mod vfio;
 
-pub use call::{exit, kexec_file_load, ticks};
+pub use call::{collapse, exit, kexec_file_load, ticks};
 pub use mapping::{Mapping, bytes_of};

@@ -1,8 +1,8 @@
 //! Every message survives encoding and decoding, and no input makes the decoder panic.
 
 use guest_agent::protocol::{
-    DmaRing, Features, FlagRun, LogRecord, Misbehaviour, PageRun, Place, Provocation, Reply, Request, decode,
-    encode,
+    By, Change, DmaRing, Features, FlagRun, LogRecord, Misbehaviour, PageRun, Part, Place, Provocation,
+    Reply, Request, Side, decode, encode,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -47,10 +47,31 @@ fn start_dma() -> impl Strategy<Value = Request> {
         )
 }
 
+fn side() -> impl Strategy<Value = Side> {
+    prop_oneof![Just(Side::Outgoing), Just(Side::Incoming)]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let part = || any::<(u64, u64)>().prop_map(|(offset, bytes)| Part { offset, bytes });
+    let by = prop_oneof![Just(By::Write), Just(By::Store)];
+    prop_oneof![
+        (part(), any::<u64>(), by).prop_map(|(part, seed, by)| Change::Write { part, seed, by }),
+        part().prop_map(Change::Read),
+        part().prop_map(Change::Allocate),
+        part().prop_map(Change::PunchHole),
+        any::<u32>().prop_map(Change::Seal),
+        part().prop_map(Change::Collapse),
+    ]
+}
+
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         any::<String>().prop_map(|name| Request::CreateSession { name }),
-        any::<(u32, u64)>().prop_map(|(object, bytes)| Request::CreateMemfd { object, bytes }),
+        any::<(u32, u64, u32)>().prop_map(|(object, bytes, flags)| Request::CreateMemfd {
+            object,
+            bytes,
+            flags
+        }),
         any::<(u32, u64)>().prop_map(|(object, bytes)| Request::CreateBuffer { object, bytes }),
         any::<(u32, u64, u64, u64)>().prop_map(|(object, first_page, pages, seed)| Request::Fill {
             object,
@@ -58,10 +79,13 @@ fn request() -> impl Strategy<Value = Request> {
             pages,
             seed
         }),
-        any::<(String, u32, u64)>().prop_map(|(session, object, token)| Request::Preserve {
-            session,
-            object,
-            token
+        (any::<(String, u32, u64)>(), side()).prop_map(|((session, object, token), side)| {
+            Request::Preserve {
+                session,
+                object,
+                token,
+                side,
+            }
         }),
         any::<u32>().prop_map(|object| Request::ResolvePages { object }),
         any::<(u32, u64, u64)>().prop_map(|(object, first_page, pages)| Request::ResolveRange {
@@ -78,17 +102,30 @@ fn request() -> impl Strategy<Value = Request> {
         any::<String>().prop_map(|command_line| Request::LoadKexec { command_line }),
         Just(Request::Kexec),
         any::<String>().prop_map(|name| Request::RetrieveSession { name }),
-        any::<(String, u64, u32)>().prop_map(|(session, token, object)| Request::RetrieveMemfd {
-            session,
-            token,
-            object
+        (any::<(String, u64, u32)>(), side()).prop_map(|((session, token, object), side)| {
+            Request::RetrieveMemfd {
+                session,
+                token,
+                object,
+                side,
+            }
         }),
+        (any::<(String, u64, u32)>(), side()).prop_map(|((session, token, object), side)| {
+            Request::RetrieveAgain {
+                session,
+                token,
+                object,
+                side,
+            }
+        }),
+        (any::<u32>(), change()).prop_map(|(object, change)| Request::Change { object, change }),
         any::<(u32, u64, u64)>().prop_map(|(object, first_page, pages)| Request::Digest {
             object,
             first_page,
             pages
         }),
-        any::<String>().prop_map(|name| Request::FinishSession { name }),
+        (any::<String>(), side()).prop_map(|(name, side)| Request::FinishSession { name, side }),
+        (any::<String>(), side()).prop_map(|(name, side)| Request::CloseSession { name, side }),
         any::<u32>().prop_map(|object| Request::Close { object }),
         Just(Request::MemoryInfo),
         Just(Request::PowerOff),

@@ -11,6 +11,7 @@ mod matrix;
 mod outputs;
 mod pages;
 mod place;
+mod plan;
 mod qemu;
 mod resume;
 mod run;
@@ -77,6 +78,8 @@ enum Command {
     /// Boot a kernel as QEMU would, from the options of QEMU that test scripts for kernels use.
     #[command(after_help = qemu::HELP, disable_help_flag = true)]
     Qemu(qemu::QemuArgs),
+    /// Show what a scenario does, step by step, without running it.
+    Plan(plan::PlanArgs),
     /// Look at the handover in an image of RAM, or build one.
     Blob(blob::BlobArgs),
     /// Put one kind of fault at every place, and class what becomes of it.
@@ -282,6 +285,7 @@ pub fn main() -> ExitCode {
         Command::Matrix(args) => matrix::matrix(&args),
         Command::Boot(args) => return boot::boot(&args),
         Command::Qemu(args) => return qemu::qemu(&args.options),
+        Command::Plan(args) => plan::plan(&args),
         Command::Blob(args) => blob::blob(&args),
         Command::Sweep(args) => sweep::sweep(&args),
         Command::Kernel(args) => kernel::kernel(&args),

@@ -14,6 +14,7 @@ mod junit;
 mod ktap;
 mod matrix;
 mod picture;
+mod plan;
 mod progress;
 #[cfg(test)]
 mod samples;
@@ -29,6 +30,7 @@ pub use json::{Report, ScenarioReport, VERSION, write_json};
 pub use junit::junit;
 pub use ktap::ktap;
 pub use matrix::{MatrixReport, matrix_text};
+pub use plan::{PlanReport, plan_text};
 pub use progress::Progress;
 pub use sweep::SweepReport;
 pub use text::text;

@@ -8,6 +8,10 @@ use rustix::io::Errno;
 
 /// Number of kexec_file_load(2) on x86-64.
 const KEXEC_FILE_LOAD: usize = 320;
+/// Number of madvise(2) on x86-64.
+const MADVISE: usize = 28;
+/// MADV_COLLAPSE (include/uapi/asm-generic/mman-common.h, from 6.1).
+const MADV_COLLAPSE: usize = 25;
 /// Number of exit_group(2) on x86-64.
 const EXIT_GROUP: usize = 231;
 
@@ -22,8 +26,19 @@ pub fn kexec_file_load(kernel: &OwnedFd, initrd: &OwnedFd, command_line: &CStr) 
         0,
     ];
     // SAFETY: the pointer and length name the command line with its NUL, which the kernel only reads.
-    let result = unsafe { syscall(KEXEC_FILE_LOAD, arguments) };
-    // The kernel returns 0 or a negated errno.
+    result_of(unsafe { syscall(KEXEC_FILE_LOAD, arguments) })
+}
+
+/// madvise(2) with MADV_COLLAPSE: moves pages to huge pages, or says why not.
+pub fn collapse(address: u64, bytes: u64) -> Result<(), Errno> {
+    let word = |value: u64| usize::try_from(value).map_err(|_| Errno::INVAL);
+    let arguments = [word(address)?, word(bytes)?, MADV_COLLAPSE, 0, 0];
+    // SAFETY: the call changes no content and no address, whatever is there.
+    result_of(unsafe { syscall(MADVISE, arguments) })
+}
+
+/// What a system call returned: 0 or a negated errno.
+fn result_of(result: isize) -> Result<(), Errno> {
     if result == 0 {
         Ok(())
     } else {

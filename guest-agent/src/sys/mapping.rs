@@ -28,6 +28,11 @@ impl Mapping {
         Self::shared(file, bytes)
     }
 
+    /// Maps a file for reading alone. A store to it ends the agent.
+    pub fn file_to_read(file: &OwnedFd, bytes: u64) -> Result<Self> {
+        Self::shared_for(file, bytes, ProtFlags::READ)
+    }
+
     /// Maps anonymous memory and locks it, so that all of it is present.
     pub fn locked(bytes: u64) -> Result<Self> {
         let bytes = length(bytes)?;
@@ -67,9 +72,13 @@ impl Mapping {
     }
 
     fn shared(file: &OwnedFd, bytes: u64) -> Result<Self> {
+        Self::shared_for(file, bytes, READ_WRITE)
+    }
+
+    fn shared_for(file: &OwnedFd, bytes: u64, access: ProtFlags) -> Result<Self> {
         let bytes = length(bytes)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
-        let base = unsafe { mmap(null_mut(), bytes, READ_WRITE, MapFlags::SHARED, file, 0) }?;
+        let base = unsafe { mmap(null_mut(), bytes, access, MapFlags::SHARED, file, 0) }?;
         Self::of(base.cast(), bytes)
     }
 

@@ -81,6 +81,8 @@ pub enum Part {
     CpuWrite,
     /// A phase; its time is that of its end.
     Phase,
+    /// A step that the scenario gives.
+    Step,
     /// An attempt to retrieve something.
     Retrieval,
     /// A page or a pointer of what was handed over at a jump.

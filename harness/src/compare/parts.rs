@@ -4,7 +4,7 @@ use super::device::{dma, dma_moments, injections, interrupts};
 use super::item::diverge;
 use super::records::{Bytes, Caused, Fact, Page, Passed, Traced};
 use super::{At, Part, RecordDifference};
-use crate::evidence::{Checkpoint, Evidence, Moment, Phase, Retrieval, frames_of};
+use crate::evidence::{Checkpoint, Evidence, Moment, Phase, Retrieval, StepRecord, frames_of};
 use std::collections::HashSet;
 use vmm::trace::TraceRecord;
 
@@ -61,6 +61,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         page_flags: _,
         pressure: _,
         reused: _,
+        steps: _,
         retrievals: _,
         failures: _,
         blobs: _,
@@ -94,6 +95,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
             first.phases.iter().map(Passed),
             second.phases.iter().map(Passed),
         ),
+        facts(Part::Step, steps),
         facts(Part::Retrieval, retrievals),
         facts(Part::Blob, handovers),
         diverge(Part::Blob, blob_pages(first), blob_pages(second)),
@@ -210,6 +212,16 @@ fn writes<'a>(
         .cpu_writes
         .iter()
         .filter(move |write| in_both(write.address))
+}
+
+fn steps(evidence: &Evidence) -> Vec<Fact> {
+    let fact = |(number, step): (u64, &StepRecord)| Fact {
+        at: moment(step.at.generation, step.at.time_ns),
+        subject: format!("answer {number} to a step, {},", step.what),
+        verb: "was",
+        value: step.got(),
+    };
+    (1..).zip(&evidence.steps).map(fact).collect()
 }
 
 fn retrievals(evidence: &Evidence) -> Vec<Fact> {
@@ -395,8 +407,12 @@ fn objects(evidence: &Evidence) -> impl Iterator<Item = Fact> {
     evidence.objects.iter().flat_map(|object| {
         let owner = object.owner();
         let value = format!(
-            "object {} of {} bytes with pattern {:#x}, preserved by generations {:?}",
-            object.id, object.bytes, object.pattern_seed, object.preserved_by
+            "object {} of {} bytes with pattern {:#x}, changed by {} steps, preserved by generations {:?}",
+            object.id,
+            object.bytes,
+            object.pattern_seed,
+            object.laid.as_ref().map_or(0, Vec::len),
+            object.preserved_by
         );
         let whole = Fact::timeless(owner.clone(), value);
         let runs = object.pages.iter().flat_map(move |(generation, runs)| {

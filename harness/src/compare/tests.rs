@@ -182,6 +182,11 @@ fn every_kind_differing_alone_is_named() {
             "phase armed of generation 0 took",
         ),
         (
+            Part::Step,
+            |e| e.steps[0].what.push('!'),
+            "answer 1 to a step, create session",
+        ),
+        (
             Part::Retrieval,
             |e| e.retrievals[0].failure = Some(0),
             "retrieved, after",

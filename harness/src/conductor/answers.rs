@@ -2,14 +2,15 @@
 
 use super::asks::{is_last_portion, pages_of};
 use super::cursor::{Awaiting, Cursor, Ending, Point};
-use super::memory_answers as memory;
+use super::{given, memory_answers as memory};
 use crate::evidence::{
-    AgentFailure, ArmedRecord, DigestRecord, DisarmedRecord, Evidence, Hello, MemfdEnd, Moment,
+    AgentFailure, ArmedRecord, DigestRecord, DisarmedRecord, Evidence, Hello, Laid, MemfdEnd, Moment,
     ObjectEvidence, ObjectKind, OutcomeKind, Retrieval, Reused,
 };
 use crate::plan::{ObjectPlan, Plan};
 use guest_agent::pagemap;
-use guest_agent::protocol::{Reply, Request, VERSION};
+use guest_agent::protocol::{Change, Reply, Request, Side, VERSION};
+use std::collections::BTreeSet;
 use std::mem;
 
 /// Handles a message of the agent.
@@ -23,12 +24,18 @@ pub(super) fn message(
     match (mem::replace(&mut cursor.awaiting, Awaiting::Nothing), message) {
         (Awaiting::End, message) => Err(went_on(message)),
         (_, Err(reason)) => Err(died(reason)),
+        (Awaiting::Greeting { generation }, Ok(Reply::Failed { call, errno, detail }))
+            if cursor.generation < generation =>
+        {
+            jump_failed(plan, cursor, evidence, (call, errno, detail), at)
+        }
         (Awaiting::Greeting { generation }, Ok(reply)) => {
             greeting(plan, cursor, evidence, reply)?;
             if cursor.generation != generation {
                 let text = format!("generation {} reported, expected {generation}", cursor.generation);
                 return Err(Ending::new(OutcomeKind::MachineFailed, text));
             }
+            given::jumped(plan, cursor, evidence, at);
             (cursor.step, cursor.part) = (0, 0);
             Ok(())
         }
@@ -45,6 +52,30 @@ pub(super) fn message(
             Err(died(format!("the agent was asked nothing and said {reply:?}")))
         }
     }
+}
+
+/// Handles that the agent could not reboot into the next kernel.
+fn jump_failed(
+    plan: &Plan,
+    cursor: &mut Cursor,
+    evidence: &mut Evidence,
+    (call, errno, detail): (String, i32, String),
+    at: Point,
+) -> Result<(), Ending> {
+    let failure = AgentFailure {
+        generation: cursor.generation,
+        phase: at.phase,
+        request: words(&Request::Kexec),
+        call,
+        errno,
+        detail,
+    };
+    let Some(given) = cursor.given(plan) else {
+        let text = failure.to_string();
+        evidence.failures.push(failure);
+        return Err(Ending::new(unable(cursor.generation), text));
+    };
+    given::failed(plan, cursor, evidence, &given, failure, at)
 }
 
 fn greeting(plan: &Plan, cursor: &Cursor, evidence: &mut Evidence, reply: Reply) -> Result<(), Ending> {
@@ -105,7 +136,14 @@ fn answer(
     };
     match (request, reply) {
         (_, Reply::Failed { call, errno, detail }) => {
-            evidence.failures.push(failure(call, errno, detail));
+            let failure = failure(call, errno, detail);
+            if let Some(given) = cursor.given(plan) {
+                given::failed(plan, cursor, evidence, &given, failure.clone(), at)?;
+                if given.errno.is_some() || retrieval(plan, request, None, at).is_none() {
+                    return Ok(());
+                }
+            }
+            evidence.failures.push(failure);
             let failure = evidence.failures.len() - 1;
             if *request == Request::KernelLog {
                 // The run can go on without it, and the rule that needs it says what it could not see.
@@ -140,6 +178,7 @@ fn answer(
                 values,
                 ledger_before: asked.moment.ledger_length,
                 ledger_after: at.moment.ledger_length,
+                asked_ns: asked.moment.time_ns,
             });
         }
         (
@@ -188,6 +227,9 @@ fn answer(
         (request, Reply::Done) if expected(request) == "done" => {
             done(cursor, evidence, request, asked, at);
             evidence.retrievals.extend(retrieval(plan, request, None, at));
+            if let Some(given) = cursor.given(plan) {
+                given::succeeded(plan, cursor, evidence, &given, at);
+            }
         }
         (request, _) => {
             let expected = expected(request);
@@ -228,15 +270,44 @@ fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: 
         Request::CreateSession { name } | Request::RetrieveSession { name } => {
             cursor.sessions.insert(name.clone());
         }
-        Request::FinishSession { name } => {
-            cursor.sessions.remove(name);
-            given_back(evidence, name, asked.moment, at.moment);
+        Request::FinishSession { name, side } | Request::CloseSession { name, side } => match side {
+            Side::Incoming => {
+                cursor.sessions.remove(name);
+                given_back(evidence, name, asked.moment, at.moment);
+            }
+            Side::Outgoing => taken_back(cursor, evidence, name),
+        },
+        Request::Preserve {
+            session,
+            object,
+            token,
+            ..
+        } => {
+            cursor.offered.insert((session.clone(), *token, *object));
+            known(evidence, *object)
+                .filter(|object| !object.preserved_by.contains(&cursor.generation))
+                .for_each(|object| object.preserved_by.push(cursor.generation));
         }
-        Request::Preserve { object, .. } => {
-            known(evidence, *object).for_each(|object| object.preserved_by.push(cursor.generation));
+        Request::Change { object, change } => {
+            let (part, seed) = match change {
+                Change::Write { part, seed, .. } => (*part, Some(*seed)),
+                Change::PunchHole(part) => (*part, None),
+                Change::Read(_) | Change::Allocate(_) | Change::Seal(_) | Change::Collapse(_) => return,
+            };
+            let at = at.moment;
+            known(evidence, *object)
+                .filter_map(|object| object.laid.as_mut())
+                .for_each(|laid| laid.push(Laid { at, part, seed }));
         }
         Request::Close { object } | Request::KeepOpen { object } => {
             cursor.held.remove(object);
+            // The kernel keeps what is preserved, whoever else closes it.
+            if evidence
+                .object(*object)
+                .is_some_and(|known| known.preserved_by.contains(&cursor.generation))
+            {
+                return;
+            }
             known(evidence, *object).for_each(|object| object.closed = Some(at.moment));
             if evidence.object(*object).is_some() {
                 evidence.reused.push(Reused {
@@ -269,6 +340,20 @@ fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: 
             .for_each(|dma| dma.stopped = Some(at.moment)),
         _ => {}
     }
+}
+
+/// A session of this kernel was closed: what it preserved is not preserved any more, unless another one does.
+fn taken_back(cursor: &mut Cursor, evidence: &mut Evidence, session: &str) {
+    let (gone, left): (BTreeSet<_>, BTreeSet<_>) = mem::take(&mut cursor.offered)
+        .into_iter()
+        .partition(|(of, _, _)| of == session);
+    for (_, _, object) in &gone {
+        if !left.iter().any(|(_, _, other)| other == object) {
+            known(evidence, *object)
+                .for_each(|known| known.preserved_by.retain(|left| *left != cursor.generation));
+        }
+    }
+    cursor.offered = left;
 }
 
 /// A session was finished: the memory of its memfds that nobody retrieved is as that of closed ones.
@@ -368,7 +453,7 @@ pub(super) fn unable(generation: u32) -> OutcomeKind {
 fn words(request: &Request) -> String {
     match request {
         Request::CreateSession { name } => format!("create session \"{name}\""),
-        Request::CreateMemfd { object, bytes } => format!("create memfd {object} of {bytes} bytes"),
+        Request::CreateMemfd { object, bytes, .. } => format!("create memfd {object} of {bytes} bytes"),
         Request::CreateBuffer { object, bytes } => format!("create buffer {object} of {bytes} bytes"),
         Request::Fill {
             object,
@@ -380,6 +465,7 @@ fn words(request: &Request) -> String {
             session,
             object,
             token,
+            ..
         } => {
             format!("preserve memfd {object} in session \"{session}\" under token {token}")
         }
@@ -388,7 +474,7 @@ fn words(request: &Request) -> String {
         Request::RetrieveMemfd { session, token, .. } => {
             format!("retrieve token {token} from session \"{session}\"")
         }
-        Request::FinishSession { name } => format!("finish session \"{name}\""),
+        Request::FinishSession { name, .. } => format!("finish session \"{name}\""),
         Request::Provoke(what) => format!("provoke {}", what.name()),
         Request::LoadKexec { .. } => "load the next kernel".into(),
         Request::StageKernel { offset, .. } => format!("put the next kernel into place from byte {offset}"),

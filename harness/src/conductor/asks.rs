@@ -1,13 +1,14 @@
 //! The moves and requests of each step of a plan, part by part.
 
 use super::cursor::{Awaiting, Cursor, Ending, Move, Point};
+use super::given;
 use crate::evidence::{Evidence, MemfdEnd, MemoryPoint, OutcomeKind, PAGE, Phase};
 use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT};
 use guest_agent::pagemap::push_frame;
-use guest_agent::protocol::Request;
+use guest_agent::protocol::{Request, Side};
 
 /// Most pages in one request. The reply about them fits the mailbox.
-const PAGES_AT_ONCE: u64 = 8192;
+pub(super) const PAGES_AT_ONCE: u64 = 8192;
 /// Most bytes of the next kernel's image in one request, which fits the mailbox.
 const STAGED_AT_ONCE: u64 = 96 << 10;
 /// Number of turns in which a wait passes if the engine waits for its consumer.
@@ -25,6 +26,7 @@ pub(super) fn part(
 ) -> Result<Option<Move>, Ending> {
     let part = cursor.part;
     let request = match step {
+        Step::Given(given) => return Ok(given::part(plan, cursor, given, at)),
         Step::Phase(phase) => return Ok((part == 0).then_some(Move::Enter(*phase))),
         Step::Capture(kind) => return Ok((part == 0).then_some(Move::Capture(*kind))),
         Step::FindRegions => return Ok((part == 0).then_some(Move::FindRegions)),
@@ -93,6 +95,7 @@ fn whole(plan: &Plan, cursor: &Cursor, step: &Step) -> Result<Option<Request>, E
                 session: session.clone(),
                 object: *object,
                 token,
+                side: Side::Outgoing,
             },
             None => return Ok(None),
         },
@@ -105,15 +108,18 @@ fn whole(plan: &Plan, cursor: &Cursor, step: &Step) -> Result<Option<Request>, E
                 session: session.clone(),
                 token,
                 object: *object,
+                side: Side::Incoming,
             },
             _ => return Ok(None),
         },
         Step::FinishSession(name) if cursor.sessions.contains(name) => {
-            Request::FinishSession { name: name.clone() }
+            let (name, side) = (name.clone(), Side::Incoming);
+            Request::FinishSession { name, side }
         }
         Step::UseMemory(bytes) => Request::CreateMemfd {
             object: WORKLOAD_OBJECT,
             bytes: bytes.div_ceil(PAGE).saturating_mul(PAGE),
+            flags: 0,
         },
         Step::StopDma => Request::StopDma,
         Step::ArmInterrupts => Request::ArmInterrupts,
@@ -139,7 +145,11 @@ fn planned(plan: &Plan, object: u32) -> Result<&ObjectPlan, Ending> {
 fn create(planned: &ObjectPlan) -> Request {
     let (object, bytes) = (planned.id, planned.bytes);
     match planned.preserve() {
-        Some(_) => Request::CreateMemfd { object, bytes },
+        Some(_) => Request::CreateMemfd {
+            object,
+            bytes,
+            flags: 0,
+        },
         None => Request::CreateBuffer { object, bytes },
     }
 }
@@ -212,7 +222,7 @@ fn portion_of(pages: u64, number: u64) -> Option<(u64, u64)> {
 
 /// The parts after the request of a step that ends this kernel: the machine is told of a kexec, and the agent is
 /// released.
-fn announced(cursor: &mut Cursor, step: &Step, part: u64) -> Option<Move> {
+pub(super) fn announced(cursor: &mut Cursor, step: &Step, part: u64) -> Option<Move> {
     let due = match (step, part) {
         (Step::Kexec, 1) => Move::Enter(Phase::Handover),
         (Step::Kexec, 2) => Move::ExpectKexec,

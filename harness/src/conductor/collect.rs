@@ -266,7 +266,7 @@ impl Run {
                 .for_each(|known| known.closed = Some(asked.moment));
         }
         if let Awaiting::Answer {
-            request: Request::FinishSession { name },
+            request: Request::FinishSession { name, .. },
             asked,
         } = &self.cursor.awaiting
         {

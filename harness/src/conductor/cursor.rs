@@ -16,6 +16,7 @@ use super::regions::{self, Region};
 use super::{answers, asks, events};
 use crate::evidence::{CheckpointKind, Evidence, Moment, OutcomeKind, Phase};
 use crate::plan::{Plan, Step};
+use crate::scenario::Given;
 use guest_agent::protocol::{PageRun, Reply, Request};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -40,6 +41,10 @@ pub struct Cursor {
     pub resolved: Vec<PageRun>,
     /// Whether the running [`Step::KernelLog`] has come to the end of the log.
     pub log_read: bool,
+    /// Whether a request of the running step, which the scenario gives, has failed.
+    pub failed: bool,
+    /// What the running agent has preserved: session, token and object.
+    pub offered: BTreeSet<(String, u64, u32)>,
     /// Whether a session or a memfd could not be retrieved.
     pub lost: bool,
     /// Whether the run has left its plan and takes the steps of [`Plan::wind_down`].
@@ -171,6 +176,8 @@ impl Cursor {
             sessions: BTreeSet::new(),
             resolved: Vec::new(),
             log_read: false,
+            failed: false,
+            offered: BTreeSet::new(),
             lost: false,
             winding_down: false,
             due: Move::Run,
@@ -183,6 +190,14 @@ impl Cursor {
             return plan.wind_down().into_iter().nth(self.step);
         }
         plan.steps.get(self.generation as usize)?.get(self.step).cloned()
+    }
+
+    /// The step of the scenario's list that the run is at.
+    pub(super) fn given(&self, plan: &Plan) -> Option<Given> {
+        match self.step_of(plan)? {
+            Step::Given(given) => Some(given),
+            _ => None,
+        }
     }
 
     /// The move that makes `request`. The agent's next message is then its answer.
@@ -255,6 +270,7 @@ fn advance(plan: &Plan, cursor: &mut Cursor, evidence: &mut Evidence, at: Point)
         cursor.part = 0;
         cursor.resolved.clear();
         cursor.log_read = false;
+        cursor.failed = false;
         // Objects that were lost cannot be preserved again, so this generation is the last.
         let retrieved = step == Step::Capture(CheckpointKind::Retrieved);
         if cursor.lost && retrieved && !cursor.winding_down && cursor.generation < plan.kexecs {

@@ -33,6 +33,7 @@ pub(super) fn event(
             cursor.generation = (*generation).into();
             cursor.held.clear();
             cursor.sessions.clear();
+            cursor.offered.clear();
             Ok(false)
         }
         _ => Err(ended_by(event, panic, at)),

@@ -28,6 +28,7 @@ mod asks;
 mod collect;
 mod cursor;
 mod events;
+mod given;
 mod handed;
 mod inject;
 mod logs;

@@ -67,6 +67,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         end: object.end,
         bytes: object.bytes,
         pattern_seed: object.seed,
+        laid: object.blank.then(Vec::new),
         pages: handed(object.id)
             .map(|runs| (0, runs.clone()))
             .into_iter()
@@ -114,6 +115,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         page_flags: Vec::new(),
         pressure: Vec::new(),
         reused: Vec::new(),
+        steps: Vec::new(),
         retrievals: Vec::new(),
         failures: Vec::new(),
         interrupts: Vec::new(),

@@ -74,6 +74,8 @@ pub struct DigestRecord {
     pub first_page: u64,
     /// One digest per page.
     pub values: Vec<u64>,
+    /// Guest time when the agent was asked.
+    pub asked_ns: u64,
     /// Ledger entries made when the agent was asked.
     pub ledger_before: u64,
     /// Ledger entries made when it answered.

@@ -12,6 +12,7 @@ mod memory;
 mod outcome;
 mod pool;
 mod so_far;
+mod steps;
 mod store;
 mod trace;
 
@@ -28,6 +29,7 @@ pub use outcome::{Outcome, OutcomeKind};
 pub use pool::PoolFull;
 pub use so_far::Keeper;
 pub(crate) use so_far::NOT_ENDED;
+pub use steps::{Laid, StepFailure, StepRecord};
 pub use store::{StoreError, Unreadable, from_bytes, is_kept_in, load, save, to_bytes};
 
 use crate::kernel::Fit;
@@ -41,7 +43,7 @@ pub use vmm::phase::Phase;
 use vmm::trace::TraceRecord;
 
 /// Version of the evidence directory's format. [`load`] refuses other versions.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// Bytes of a page.
 pub const PAGE: u64 = guest_agent::pattern::PAGE_BYTES as u64;
@@ -103,6 +105,9 @@ pub struct Evidence {
     pub pressure: Vec<PressureRecord>,
     /// Pages of closed objects that a CPU wrote to again. [`Evidence::cpu_writes`] does not have these writes.
     pub reused: Vec<Reused>,
+    /// The steps that the scenario gives, as far as they were done.
+    #[serde(default)]
+    pub steps: Vec<StepRecord>,
     /// Attempts to retrieve something.
     pub retrievals: Vec<Retrieval>,
     /// Requests that the agent could not fulfil.
@@ -315,6 +320,9 @@ pub struct ObjectEvidence {
     pub bytes: u64,
     /// Seed of its pattern.
     pub pattern_seed: u64,
+    /// What the scenario's steps have put into it, in order, on zeroes; `None` if it was filled with its pattern.
+    #[serde(default)]
+    pub laid: Option<Vec<Laid>>,
     /// Its physical pages, in file order, for each generation that resolved them.
     pub pages: BTreeMap<u32, Vec<PageRun>>,
     /// Jumps (generation that was left) over which it was preserved.

@@ -141,6 +141,18 @@ impl From<Saved> for KernelImage {
 }
 
 impl KernelImage {
+    /// A kernel of which only the name is known, for a plan that nobody runs.
+    pub(crate) fn named(name: &str) -> Self {
+        Self::from(Saved {
+            name: name.into(),
+            path: name.into(),
+            image: Vec::new(),
+            release: String::new(),
+            map_path: None,
+            symbols: None,
+        })
+    }
+
     /// A kernel without files, for tests.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn in_memory(name: &str, symbols: &str) -> Self {

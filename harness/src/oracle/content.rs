@@ -2,7 +2,8 @@
 
 use super::finding::{Question, Writer, millis};
 use crate::evidence::{
-    Checkpoint, CpuWrite, Evidence, ObjectEvidence, PAGE, PageContent, Placed, bytes_of, end_of, frames_of,
+    Checkpoint, CpuWrite, Evidence, Moment, ObjectEvidence, PAGE, PageContent, Placed, bytes_of, end_of,
+    frames_of,
 };
 use guest_agent::pattern::{PAGE_BYTES, Pattern};
 use guest_agent::protocol::Place;
@@ -23,6 +24,8 @@ pub(super) struct Context<'a> {
     /// Parts of lines of kernels' complaints that the scenario allows.
     pub allowed: &'a [String],
     patterns: HashMap<u32, Pattern>,
+    /// The patterns that steps have written, by seed.
+    seeds: HashMap<u64, Pattern>,
     /// The writes that were made.
     writes: Writes,
     /// The writes that the device meant to make. They differ where injections acted.
@@ -86,6 +89,8 @@ impl<'a> Context<'a> {
             .iter()
             .map(|object| (object.id, Pattern::new(object.pattern_seed)))
             .collect();
+        let laid = evidence.objects.iter().filter_map(|object| object.laid.as_ref());
+        let seeds: BTreeSet<u64> = laid.flatten().filter_map(|laid| laid.seed).collect();
         let placed = evidence
             .dma
             .iter()
@@ -103,6 +108,7 @@ impl<'a> Context<'a> {
             evidence,
             allowed,
             patterns,
+            seeds: seeds.into_iter().map(|seed| (seed, Pattern::new(seed))).collect(),
             writes,
             meant,
             injected,
@@ -149,27 +155,21 @@ impl<'a> Context<'a> {
         &self.evidence.ledger.entries[position as usize]
     }
 
-    /// Expected content of page `index` of `object`, at `frame`, after `ledger_length` entries of the ledger; `None` if
-    /// it is the page's pattern. What injections wrote, and what they made of the device's writes, is in it.
+    /// Expected content of page `index` of `object`, in `frame`, at a moment; `None` if it is the page's pattern. What
+    /// injections wrote, and what they made of the device's writes, is in it.
     pub fn expected(
         &self,
         object: &ObjectEvidence,
         index: u64,
         frame: u64,
-        ledger_length: u64,
+        at: Moment,
     ) -> Option<ExpectedPage> {
-        self.page_of(&self.writes, object, index, frame, ledger_length)
+        self.page_of(&self.writes, object, index, frame, at)
     }
 
     /// The same, had no injection acted.
-    pub fn meant(
-        &self,
-        object: &ObjectEvidence,
-        index: u64,
-        frame: u64,
-        ledger_length: u64,
-    ) -> Option<ExpectedPage> {
-        self.page_of(&self.meant, object, index, frame, ledger_length)
+    pub fn meant(&self, object: &ObjectEvidence, index: u64, frame: u64, at: Moment) -> Option<ExpectedPage> {
+        self.page_of(&self.meant, object, index, frame, at)
     }
 
     fn page_of(
@@ -178,27 +178,51 @@ impl<'a> Context<'a> {
         object: &ObjectEvidence,
         index: u64,
         frame: u64,
-        ledger_length: u64,
+        at: Moment,
     ) -> Option<ExpectedPage> {
+        let ledger_length = at.ledger_length;
         let touched = of_frame(writes, frame)
             .first()
             .is_some_and(|first| self.write(*first).index < ledger_length);
         let all = self.placed.get(&object.id).into_iter().flatten();
         let placed: Vec<_> = all
-            .filter_map(|placed| Some((placed, overlap(placed, index)?)))
+            .filter_map(|placed| Some((placed, overlap(placed.offset, placed.bytes.len() as u64, index)?)))
             .collect();
-        if !touched && placed.is_empty() {
+        let laid = self.laid(object, index, at);
+        if !touched && placed.is_empty() && laid.is_none() {
             return None;
         }
-        let mut bytes = self
-            .pattern(object.id)
-            .map_or([0; PAGE_BYTES], |pattern| pattern.page(index));
+        let mut bytes = laid.unwrap_or_else(|| self.pattern_page(object, index));
         for (placed, (at, from)) in placed {
             let length = at.len();
             bytes[at].copy_from_slice(&placed.bytes[from..from + length]);
         }
         let device = self.laid_over(of_frame(writes, frame), frame, ledger_length, &mut bytes);
         Some(ExpectedPage { bytes, device })
+    }
+
+    /// Page `index` of the pattern of an object.
+    pub fn pattern_page(&self, object: &ObjectEvidence, index: u64) -> [u8; PAGE_BYTES] {
+        self.pattern(object.id)
+            .map_or([0; PAGE_BYTES], |pattern| pattern.page(index))
+    }
+
+    /// What the scenario's steps have put into page `index` of an object by a moment; `None` if that is its pattern.
+    fn laid(&self, object: &ObjectEvidence, index: u64, by: Moment) -> Option<[u8; PAGE_BYTES]> {
+        let laid = object.laid.as_ref()?.iter();
+        let laid = laid.take_while(|laid| laid.at.time_ns <= by.time_ns);
+        let (mut bytes, mut is_pattern) = ([0; PAGE_BYTES], false);
+        for one in laid {
+            let Some((at, _)) = overlap(one.part.offset, one.part.bytes, index) else {
+                continue;
+            };
+            is_pattern = one.seed == Some(object.pattern_seed) && (is_pattern || at.len() == PAGE_BYTES);
+            match one.seed.and_then(|seed| self.seeds.get(&seed)) {
+                Some(pattern) => bytes[at.clone()].copy_from_slice(&pattern.page(index)[at]),
+                None => bytes[at].fill(0),
+            }
+        }
+        (!is_pattern).then_some(bytes)
     }
 
     /// Overlays `bytes` with the writes to a frame that were made. Goes from the last write back and stops when no byte
@@ -345,17 +369,14 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The overlap of `placed` bytes and page `index`: the range in the page, and its start in the bytes.
-fn overlap(placed: &Placed, index: u64) -> Option<(Range<usize>, usize)> {
+/// The overlap of `bytes` bytes from `offset` on and page `index`: the range in the page, and its start in the bytes.
+fn overlap(offset: u64, bytes: u64, index: u64) -> Option<(Range<usize>, usize)> {
     let page = index.checked_mul(PAGE)?;
-    let end = placed
-        .offset
-        .checked_add(placed.bytes.len() as u64)?
-        .min(page.checked_add(PAGE)?);
-    let start = placed.offset.max(page);
+    let end = offset.checked_add(bytes)?.min(page.checked_add(PAGE)?);
+    let start = offset.max(page);
     if start >= end {
         return None;
     }
     let in_page = usize::try_from(start - page).ok()?..usize::try_from(end - page).ok()?;
-    Some((in_page, usize::try_from(start - placed.offset).ok()?))
+    Some((in_page, usize::try_from(start - offset).ok()?))
 }

@@ -50,11 +50,13 @@ pub enum RuleName {
     InterruptsNeitherLostNorInvented,
     /// See [`rules::kernel_quiet`].
     KernelQuiet,
+    /// See [`rules::steps_answered`].
+    StepsAnswered,
 }
 
 impl RuleName {
     /// All rules, in the order of reports.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::PreservedContent,
         Self::DeviceWritesLanded,
         Self::NoCpuWriteBeforeRetrieval,
@@ -67,6 +69,7 @@ impl RuleName {
         Self::KeptFromAllocator,
         Self::InterruptsNeitherLostNorInvented,
         Self::KernelQuiet,
+        Self::StepsAnswered,
     ];
 
     /// The name in scenario files and reports.
@@ -84,6 +87,7 @@ impl RuleName {
             Self::KeptFromAllocator => "kept-from-allocator",
             Self::InterruptsNeitherLostNorInvented => "interrupts-neither-lost-nor-invented",
             Self::KernelQuiet => "kernel-quiet",
+            Self::StepsAnswered => "steps-answered",
         }
     }
 
@@ -110,6 +114,9 @@ impl RuleName {
                 "each interrupt message of the device reaches the driver, and no interrupt comes without one"
             }
             Self::KernelQuiet => "no kernel warns, oopses or reports an error of its own",
+            Self::StepsAnswered => {
+                "each step that the scenario gives succeeds, or fails with the error that it says"
+            }
         }
     }
 
@@ -129,6 +136,7 @@ impl RuleName {
                 rules::interrupts_neither_lost_nor_invented::check(context)
             }
             Self::KernelQuiet => rules::kernel_quiet::check(context),
+            Self::StepsAnswered => rules::steps_answered::check(context),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::evidence::*;
+use crate::scenario::Errno;
 use crate::testing::{JUMP, MEMFD, OWN, PAGES, RAM, blob, change_page, cpu_write, device_write, good};
 use guest_agent::kpageflags::BUDDY;
 use guest_agent::pattern::PAGE_BYTES;
@@ -84,6 +85,14 @@ fn damaged(rule: RuleName) -> Evidence {
         RuleName::KernelQuiet => {
             let record = &mut evidence.kernel_logs[1].records[0];
             record.text = "BUG: Bad page state in process init  pfn:01234".into();
+        }
+        // A step fails that has to succeed.
+        RuleName::StepsAnswered => {
+            evidence.steps[0].failure = Some(StepFailure {
+                call: "ioctl".into(),
+                errno: Some(Errno::of(16)),
+                detail: String::new(),
+            });
         }
     }
     evidence

@@ -1,7 +1,9 @@
 //! A plan: a scenario with kernels, seeds and objects resolved, and the steps of each kernel generation.
 
+mod given;
 mod inject;
 mod steps;
+mod words;
 
 pub use inject::{Ask, BlobAsk, FieldChange, InjectionPlan, Thing, Where};
 pub use steps::Step;
@@ -159,6 +161,8 @@ pub struct ObjectPlan {
     pub seed: u64,
     /// Number of kexecs over which it is preserved.
     pub hops: u32,
+    /// Whether it begins as zeroes, which the scenario's steps change, and not with its pattern.
+    pub blank: bool,
 }
 
 impl ObjectPlan {
@@ -232,18 +236,7 @@ pub fn plan_with(
 ) -> Result<Plan, PlanError> {
     let overridden = overridden(scenario, overrides)?;
     let scenario = overridden.as_ref().unwrap_or(scenario);
-    let kernel = &scenario.kernel;
-    let default = (crate::kernel::DEFAULT_VERSION.to_owned(), None);
-    let (old, old_span) = choose(&overrides.kernel, &kernel.old).unwrap_or(default);
-    // `--kernel` alone replaces both kernels, unless the scenario names a different new one.
-    let same = || (old.clone(), old_span.clone());
-    let (new, new_span) = choose(&overrides.next_kernel, &kernel.new).unwrap_or_else(same);
-    // A path in a scenario is relative to the scenario.
-    let placed = |name: String, span: &Option<std::ops::Range<usize>>| match span {
-        Some(_) => crate::kernel::beside(&name, Path::new(file)),
-        None => name,
-    };
-    let (old, new) = (placed(old, &old_span), placed(new, &new_span));
+    let [(old, old_span), (new, new_span)] = kernels(scenario, file, overrides);
     let mut resolve = |name: &str, span: &Option<std::ops::Range<usize>>| {
         find(name).map_err(|source| PlanError {
             span: span.clone(),
@@ -288,6 +281,43 @@ pub fn plan_with(
         handover: Some(made),
         ..plan
     })
+}
+
+/// What would be done, without looking for any kernel: a plan to read, and not to run. What needs a kernel is left out:
+/// addresses of symbols, and a handover that is built.
+pub fn outline(
+    scenario: &Scenario,
+    file: &str,
+    text: &str,
+    overrides: &Overrides,
+) -> Result<Plan, PlanError> {
+    let overridden = overridden(scenario, overrides)?;
+    let scenario = overridden.as_ref().unwrap_or(scenario);
+    let [(old, _), (new, _)] = kernels(scenario, file, overrides);
+    let new_kernel = (new != old).then(|| KernelImage::named(&new));
+    let old_kernel = KernelImage::named(&old);
+    Ok(with_kernels(
+        scenario, file, text, overrides, old_kernel, new_kernel,
+    ))
+}
+
+/// The name of a kernel, with its place in the scenario's text if that names it.
+type Named = (String, Option<std::ops::Range<usize>>);
+
+/// Names of the first kernel and of every later one.
+fn kernels(scenario: &Scenario, file: &str, overrides: &Overrides) -> [Named; 2] {
+    let kernel = &scenario.kernel;
+    let default = (crate::kernel::DEFAULT_VERSION.to_owned(), None);
+    let (old, old_span) = choose(&overrides.kernel, &kernel.old).unwrap_or(default);
+    // `--kernel` alone replaces both kernels, unless the scenario names a different new one.
+    let same = || (old.clone(), old_span.clone());
+    let (new, new_span) = choose(&overrides.next_kernel, &kernel.new).unwrap_or_else(same);
+    // A path in a scenario is relative to the scenario.
+    let placed = |(name, span): Named| match span {
+        Some(_) => (crate::kernel::beside(&name, Path::new(file)), span),
+        None => (name, None),
+    };
+    [placed((old, old_span)), placed((new, new_span))]
 }
 
 /// The scenario with the machine that the command line asks for, checked again; `None` if it asks for none.
@@ -342,8 +372,13 @@ pub(crate) fn with_kernels(
                 MemfdEnd::Retrieved => memfd.hops.as_ref().map_or(kexecs, |hops| *hops.get_ref()),
                 MemfdEnd::Finished | MemfdEnd::Left => 1,
             },
+            blank: false,
         })
         .collect();
+    let given = scenario.given(seed);
+    if scenario.gives_steps() {
+        given::settle(&mut objects, &given);
+    }
     let dma = dma_plan(scenario, seed, &mut objects);
     objects.extend(
         (FIRST_REGION..)
@@ -356,6 +391,7 @@ pub(crate) fn with_kernels(
                 bytes: region.size.get_ref().0,
                 seed: seed_for(seed, &format!("reserve_mem/{}", region.name.get_ref())),
                 hops: kexecs,
+                blank: false,
             }),
     );
     let linked = |generation: u16, symbol: &str| {
@@ -387,7 +423,10 @@ pub(crate) fn with_kernels(
         ledger_entries: *scenario.limits.ledger.get_ref(),
     };
     plan.steps = (0..=kexecs)
-        .map(|generation| steps::of(&plan, scenario, generation))
+        .map(|generation| match given.as_slice() {
+            [] => steps::of(&plan, scenario, generation),
+            given => given::of(&plan, scenario, given, generation),
+        })
         .collect();
     plan
 }
@@ -429,6 +468,7 @@ fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Op
                 bytes: (u64::from(entries) * buffer).next_multiple_of(PAGE),
                 seed: seed_for(seed, "buffers"),
                 hops: 0,
+                blank: false,
             });
             ANONYMOUS_OBJECT
         }
@@ -467,10 +507,7 @@ fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Op
 }
 
 /// The name of a kernel, from the command line or the scenario, with its place in the scenario's text.
-fn choose(
-    given: &Option<String>,
-    named: &Option<toml::Spanned<String>>,
-) -> Option<(String, Option<std::ops::Range<usize>>)> {
+fn choose(given: &Option<String>, named: &Option<toml::Spanned<String>>) -> Option<Named> {
     let named = || {
         named
             .as_ref()

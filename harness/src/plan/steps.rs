@@ -2,7 +2,7 @@
 
 use super::{Plan, WORKLOAD_OBJECT};
 use crate::evidence::{CheckpointKind, MemfdEnd, MemoryPoint, ObjectKind, Phase};
-use crate::scenario::{Scenario, Start, Workload};
+use crate::scenario::{Given, Scenario, Start, Workload};
 use guest_agent::protocol::{Misbehaviour, Provocation};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -75,6 +75,8 @@ pub enum Step {
     KernelLog,
     /// Power off.
     PowerOff,
+    /// What the scenario says.
+    Given(Given),
 }
 
 /// Steps of `generation`, after its agent's greeting.
@@ -148,14 +150,14 @@ fn agents(plan: &Plan) -> impl Iterator<Item = &super::ObjectPlan> {
 }
 
 /// Memory that the kernel reserves by name. It is never closed.
-fn regions(plan: &Plan) -> impl Iterator<Item = &super::ObjectPlan> {
+pub(super) fn regions(plan: &Plan) -> impl Iterator<Item = &super::ObjectPlan> + Clone {
     plan.objects
         .iter()
         .filter(|object| object.kind == ObjectKind::ReserveMem)
 }
 
 /// Objects of the agent that are preserved over the kexec out of `generation`.
-fn carried(plan: &Plan, generation: u32) -> impl Iterator<Item = &super::ObjectPlan> {
+pub(super) fn carried(plan: &Plan, generation: u32) -> impl Iterator<Item = &super::ObjectPlan> {
     agents(plan).filter(move |object| generation < object.hops)
 }
 
@@ -215,13 +217,18 @@ fn restore(plan: &Plan, scenario: &Scenario, generation: u32, steps: &mut Vec<St
 }
 
 /// Asks for the flags of all objects that were carried into `generation`.
-fn flags(plan: &Plan, generation: u32, at: MemoryPoint, steps: &mut Vec<Step>) {
+pub(super) fn flags(plan: &Plan, generation: u32, at: MemoryPoint, steps: &mut Vec<Step>) {
     let all = carried(plan, generation - 1).chain(regions(plan));
     steps.extend(all.map(|object| Step::PageFlags(at, object.id)));
 }
 
 /// If the workload is all memory, takes it and gives it back. `meanwhile` is done in between, or else at once.
-fn under_pressure(scenario: &Scenario, at: MemoryPoint, meanwhile: Vec<Step>, steps: &mut Vec<Step>) {
+pub(super) fn under_pressure(
+    scenario: &Scenario,
+    at: MemoryPoint,
+    meanwhile: Vec<Step>,
+    steps: &mut Vec<Step>,
+) {
     let all = scenario.run.workload == Some(Workload::All);
     steps.extend(all.then_some(Step::TakeMemory(at)));
     steps.extend(meanwhile);

@@ -1,6 +1,6 @@
 //! Checks of relations between keys, and of ranges.
 
-use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario, handover, inject, own};
+use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario, handover, inject, own, steps};
 use crate::evidence::MemfdEnd;
 use guest_agent::device::dma::MAX_RING_ENTRIES;
 use guest_agent::pattern::PAGE_BYTES;
@@ -87,6 +87,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
     )?;
     check_memfds(scenario, ram)?;
     own::check(scenario, ram)?;
+    steps::check(scenario)?;
     scenario
         .handover
         .as_ref()

@@ -59,12 +59,15 @@ pub fn parse(file: &str, text: &str) -> Result<Scenario, ScenarioError> {
     let mut scenario: Scenario = toml::from_str(text)
         .map_err(|error| wrong(error.span().unwrap_or(0..0), one_line(error.message())))?;
     check::check(&scenario).map_err(|problem| wrong(problem.span, problem.message))?;
-    // Few scenarios have interrupts. The others need not say that they have none.
-    if !scenario.has_interrupts() {
-        let rules = &mut scenario.expect.rules;
-        rules
-            .entry(RuleName::InterruptsNeitherLostNorInvented)
-            .or_insert(Expected::Any);
+    // Few scenarios have interrupts, or steps. The others need not say that they have none.
+    let (interrupts, steps) = (scenario.has_interrupts(), scenario.gives_steps());
+    for (rule, looks) in [
+        (RuleName::InterruptsNeitherLostNorInvented, interrupts),
+        (RuleName::StepsAnswered, steps),
+    ] {
+        if !looks {
+            scenario.expect.rules.entry(rule).or_insert(Expected::Any);
+        }
     }
     Ok(scenario)
 }

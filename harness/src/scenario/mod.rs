@@ -10,6 +10,7 @@ mod handover;
 pub mod inject;
 mod load;
 mod own;
+mod steps;
 mod units;
 
 pub(crate) use check::dma_memfd;
@@ -19,6 +20,7 @@ pub use inject::Inject;
 pub use load::{ScenarioError, load, parse, wrong_at};
 pub(crate) use own::{MAX_REGIONS, REGION_NAME_BYTES};
 pub use own::{ReserveMem, TestKho};
+pub use steps::{Deed, Errno, Given, Step};
 pub use units::{Bytes, Rate, Span, Workload};
 
 use crate::evidence::MemfdEnd;
@@ -67,6 +69,9 @@ pub struct Scenario {
     /// How much guest time passes where.
     #[serde(default)]
     pub run: RunTimes,
+    /// What the agents do, step by step, instead of the usual life cycle.
+    #[serde(default)]
+    pub step: Vec<Step>,
     /// Misbehaviour of the guest, for tests of the harness itself.
     pub fault: Option<Spanned<Fault>>,
     /// Faults on purpose.

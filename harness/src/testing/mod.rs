@@ -260,6 +260,7 @@ fn digests(evidence: &mut Evidence) {
         values: pages.iter().map(|page| page_digest(&words(page))).collect(),
         ledger_before: 2 * BLOCKS.1,
         ledger_after: 2 * BLOCKS.1,
+        asked_ns: RETRIEVED,
     });
 }
 
@@ -406,6 +407,7 @@ pub fn good() -> Evidence {
             end: MemfdEnd::Retrieved,
             bytes: PAGES * PAGE,
             pattern_seed: 99,
+            laid: None,
             pages: [(
                 0,
                 vec![PageRun {
@@ -443,6 +445,17 @@ pub fn good() -> Evidence {
                 first: MEMFD,
                 count: PAGES - 2,
             }],
+        }],
+        steps: vec![StepRecord {
+            number: 1,
+            what: "create session \"s\"".into(),
+            expected: None,
+            failure: None,
+            at: Moment {
+                generation: 0,
+                time_ns: 410_000,
+                ledger_length: 0,
+            },
         }],
         retrievals: vec![retrieval(None), retrieval(Some(1))],
         failures: Vec::new(),

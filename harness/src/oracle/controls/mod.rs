@@ -9,6 +9,7 @@ mod handover;
 mod injected;
 mod interrupts;
 mod kernel_quiet;
+mod steps;
 
 use super::*;
 use crate::evidence::*;
@@ -64,6 +65,7 @@ fn nothing_to_look_at_is_not_held() {
     evidence.memory.clear();
     evidence.reused.clear();
     evidence.retrievals.clear();
+    evidence.steps.clear();
     evidence.dma = None;
     evidence.interrupts.clear();
     evidence.captures = Captures::default();

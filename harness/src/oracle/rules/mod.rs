@@ -12,3 +12,4 @@ pub mod no_cpu_write_before_retrieval;
 pub mod nothing_leaked;
 pub mod preserved_content;
 pub mod session_retrieved;
+pub mod steps_answered;

@@ -3,7 +3,7 @@
 //! the same pages agree. What injections wrote, and what they made of the device's writes, is expected; that they did
 //! is a finding of its own, whose last writer is the injection.
 
-use crate::evidence::{DigestRecord, ObjectEvidence, PageContent, describe};
+use crate::evidence::{DigestRecord, Moment, ObjectEvidence, PageContent, describe};
 use crate::oracle::content::{Context, ExpectedPage};
 use crate::oracle::finding::{Finding, Findings, Writer, difference, many};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
@@ -28,11 +28,11 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
             for (index, (content, frame)) in (0u64..).zip(capture.pages.iter().zip(&frames)) {
                 pages += 1;
                 looked = true;
-                let expected = context.expected(object, index, *frame, checkpoint.at.ledger_length);
+                let expected = context.expected(object, index, *frame, checkpoint.at);
                 if context.is_injected(*frame) {
                     check_injected(
                         context,
-                        checkpoint.at.ledger_length,
+                        checkpoint.at,
                         (object, index, *frame),
                         *content,
                         &mut findings,
@@ -84,9 +84,7 @@ fn check_page(
     findings: &mut Findings,
 ) {
     let expected = expected.unwrap_or_else(|| ExpectedPage {
-        bytes: context
-            .pattern(object.id)
-            .map_or([0; PAGE_BYTES], |pattern| pattern.page(index)),
+        bytes: context.pattern_page(object, index),
         device: Vec::new(),
     });
     let Some(actual) = context.actual(object.id, index, content) else {
@@ -115,6 +113,7 @@ fn check_page(
         let (last_writer, question) = context.last_cpu_writer(checkpoint, address);
         let should = match expected.author(found.offset) {
             Some(write) => format!("what the device wrote as {}", describe(context.write(write))),
+            None if object.laid.is_some() => "what the scenario's steps have put there".into(),
             None => "the pattern that the agent filled in".into(),
         };
         let text = format!(
@@ -141,33 +140,31 @@ fn check_page(
 /// Tells of a page that holds what injections made of it, and not what it would hold without them.
 fn check_injected(
     context: &Context<'_>,
-    ledger_length: u64,
+    at: Moment,
     (object, index, frame): (&ObjectEvidence, u64, u64),
     content: PageContent,
     findings: &mut Findings,
 ) {
-    let pattern = || {
-        let pattern = context.pattern(object.id);
-        pattern.map_or([0; PAGE_BYTES], |pattern| pattern.page(index))
+    let page = |page: Option<ExpectedPage>| {
+        page.map_or_else(|| context.pattern_page(object, index), |page| page.bytes)
     };
-    let page = |page: Option<ExpectedPage>| page.map_or_else(pattern, |page| page.bytes);
-    let made = page(context.expected(object, index, frame, ledger_length));
-    let meant = page(context.meant(object, index, frame, ledger_length));
+    let made = page(context.expected(object, index, frame, at));
+    let meant = page(context.meant(object, index, frame, at));
     let Some(actual) = context.actual(object.id, index, content) else {
         return;
     };
     // A byte that somebody else has written since is not the injection's any more.
     let mut left = meant;
-    for at in 0..PAGE_BYTES {
-        if made[at] == actual[at] {
-            left[at] = made[at];
+    for byte in 0..PAGE_BYTES {
+        if made[byte] == actual[byte] {
+            left[byte] = made[byte];
         }
     }
     let Some(found) = difference(&meant, &left, 0..PAGE_BYTES) else {
         return;
     };
     let address = frame * PAGE_BYTES as u64 + found.offset as u64;
-    let Some(entry) = context.injected_at(address, ledger_length) else {
+    let Some(entry) = context.injected_at(address, at.ledger_length) else {
         return;
     };
     findings.add(|| {
@@ -210,6 +207,11 @@ fn check_digests(context: &Context<'_>, record: &DigestRecord, findings: &mut Fi
             break;
         };
         let during = record.ledger_before..record.ledger_after;
+        let at = Moment {
+            generation: record.generation,
+            time_ns: record.asked_ns,
+            ledger_length: record.ledger_after,
+        };
         if context
             .device_writes(*frame)
             .iter()
@@ -218,7 +220,7 @@ fn check_digests(context: &Context<'_>, record: &DigestRecord, findings: &mut Fi
             continue;
         }
         compared += 1;
-        match context.expected(object, index, *frame, record.ledger_after) {
+        match context.expected(object, index, *frame, at) {
             None => pattern.fill(index, &mut words),
             Some(expected) => {
                 for (word, bytes) in words.iter_mut().zip(expected.bytes.as_chunks().0) {

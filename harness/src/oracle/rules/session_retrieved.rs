@@ -149,12 +149,12 @@ fn kept(context: &Context<'_>, object: &ObjectEvidence, generation: u32) -> Stri
     let frames = object.frames(generation);
     let intact = (0u64..)
         .zip(capture.pages.iter().zip(&frames))
-        .filter(|(index, (content, frame))| {
-            match context.expected(object, *index, **frame, checkpoint.at.ledger_length) {
+        .filter(
+            |(index, (content, frame))| match context.expected(object, *index, **frame, checkpoint.at) {
                 None => **content == PageContent::Pattern,
                 Some(expected) => context.actual(object.id, *index, **content) == Some(expected.bytes),
-            }
-        });
+            },
+        );
     let what = if object.kind == ObjectKind::Anonymous {
         "the memory"
     } else {

@@ -1,0 +1,162 @@
+//! Reports on a plan: the steps of each kernel generation, as text and JSON.
+
+use harness::plan::{Plan, Step};
+use harness::scenario::{Bytes, Scenario};
+use serde::Serialize;
+use std::fmt::Write;
+
+/// A plan, for programs.
+#[derive(Debug, Serialize)]
+pub struct PlanReport {
+    schema: &'static str,
+    version: u32,
+    baton: &'static str,
+    name: String,
+    scenario: String,
+    seed: u64,
+    ram_bytes: u64,
+    vcpus: u32,
+    kexecs: u32,
+    /// Whether the scenario gives its own steps.
+    gives_steps: bool,
+    generations: Vec<GenerationPlan>,
+}
+
+/// One kernel generation.
+#[derive(Debug, Serialize)]
+struct GenerationPlan {
+    generation: u32,
+    kernel: String,
+    steps: Vec<StepPlan>,
+}
+
+/// One step.
+#[derive(Debug, Serialize)]
+struct StepPlan {
+    /// Place in the scenario's list, from 1; null if it is none of the scenario's.
+    given: Option<u32>,
+    /// What is done.
+    what: String,
+    /// The error that it has to fail with.
+    errno: Option<String>,
+}
+
+impl PlanReport {
+    /// Of a plan.
+    pub fn new(plan: &Plan, scenario: &Scenario) -> Self {
+        let step = |step: &Step| {
+            let given = match step {
+                Step::Given(given) => Some(given),
+                _ => None,
+            };
+            StepPlan {
+                given: given.map(|given| given.number).filter(|number| *number > 0),
+                what: plan.step_words(step),
+                errno: given.and_then(|given| given.errno).map(|errno| errno.to_string()),
+            }
+        };
+        let generations = (0..)
+            .zip(&plan.steps)
+            .filter(|(generation, _)| *generation >= plan.first_generation())
+            .map(|(generation, steps)| GenerationPlan {
+                generation,
+                kernel: plan.kernel(generation).name.clone(),
+                steps: steps.iter().map(step).collect(),
+            });
+        Self {
+            schema: "baton-plan",
+            version: 1,
+            baton: env!("CARGO_PKG_VERSION"),
+            name: plan.name.clone(),
+            scenario: plan.scenario_file.clone(),
+            seed: plan.seed,
+            ram_bytes: plan.ram_bytes,
+            vcpus: plan.vcpus,
+            kexecs: plan.kexecs,
+            gives_steps: scenario.gives_steps(),
+            generations: generations.collect(),
+        }
+    }
+}
+
+/// The plan as text. The steps that the scenario gives have their numbers in front.
+pub fn plan_text(report: &PlanReport) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_plan(report, &mut out);
+    out
+}
+
+fn write_plan(report: &PlanReport, out: &mut String) -> std::fmt::Result {
+    let (ram, seed) = (Bytes(report.ram_bytes), report.seed);
+    writeln!(
+        out,
+        "{}: {}, seed {seed}, {ram} of RAM",
+        report.name,
+        if report.gives_steps {
+            "steps of its own"
+        } else {
+            "the usual life cycle"
+        },
+    )?;
+    for generation in &report.generations {
+        writeln!(
+            out,
+            "generation {}, kernel {}",
+            generation.generation, generation.kernel
+        )?;
+        for step in &generation.steps {
+            let number = step.given.map_or(String::new(), |number| number.to_string());
+            write!(out, "{number:>6}  {}", step.what)?;
+            match &step.errno {
+                Some(errno) => writeln!(out, ": must fail with {errno}")?,
+                None => writeln!(out)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use harness::plan::{Overrides, outline};
+
+    fn shown(text: &str) -> (String, serde_json::Value) {
+        let scenario = harness::scenario::parse("s.toml", text).unwrap();
+        let plan = outline(&scenario, "s.toml", text, &Overrides::default()).unwrap();
+        let report = PlanReport::new(&plan, &scenario);
+        (plan_text(&report), serde_json::to_value(&report).unwrap())
+    }
+
+    const MEMFD: &str = "name = \"s\"\n[[memfd]]\nname = \"m\"\nsize = \"64 KiB\"\ntoken = 1\n";
+
+    #[test]
+    fn given_steps_have_their_numbers_and_errors() {
+        let text = format!(
+            "{MEMFD}[[step]]\ndo = \"create\"\nobject = \"m\"\n\
+             [[step]]\ndo = \"seal\"\nobject = \"m\"\nseals = [\"grow\", \"write\"]\nerrno = \"EBUSY\"\n"
+        );
+        let (text, json) = shown(&text);
+        assert!(
+            text.contains("     1  create memfd \"m\" without pages\n"),
+            "{text}"
+        );
+        let seal = "     2  seal memfd \"m\": grow, write: must fail with EBUSY\n";
+        assert!(text.contains(seal), "{text}");
+        assert!(text.contains("        kexec\n"), "{text}");
+        let steps = json["generations"][0]["steps"].as_array().unwrap();
+        let of = |number: u64| steps.iter().find(|step| step["given"] == number).unwrap();
+        assert_eq!(of(2)["errno"], "EBUSY");
+        assert_eq!(of(1)["errno"], serde_json::Value::Null);
+        assert_eq!(json["gives_steps"], true);
+    }
+
+    #[test]
+    fn without_steps_it_is_the_life_cycle() {
+        let (text, json) = shown(MEMFD);
+        assert!(text.starts_with("s: the usual life cycle, seed 1"), "{text}");
+        assert!(text.contains("preserve memfd \"m\"\n"), "{text}");
+        assert_eq!(json["generations"].as_array().map(Vec::len), Some(2));
+    }
+}

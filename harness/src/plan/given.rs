@@ -1,0 +1,213 @@
+//! The steps of a generation whose scenario gives its own: those, and what baton looks at between them.
+
+use super::steps::{self, Step};
+use super::{ObjectPlan, Plan};
+use crate::evidence::{CheckpointKind, MemfdEnd, MemoryPoint, Phase};
+use crate::scenario::{Deed, Given, Scenario, Workload};
+use guest_agent::protocol::{Change, Side};
+use std::collections::BTreeSet;
+
+/// Sets what the steps make of the objects: over how many kexecs they go, and what becomes of them after the last one.
+pub(super) fn settle(objects: &mut [ObjectPlan], given: &[Given]) {
+    let succeeds = |given: &&Given| given.errno.is_none();
+    for object in objects {
+        let of = |wanted: u32| wanted == object.id;
+        let mut preserved = given
+            .iter()
+            .filter(succeeds)
+            .filter_map(|given| match &given.deed {
+                Deed::Preserve {
+                    object,
+                    session,
+                    side: Side::Outgoing,
+                    ..
+                } if of(*object) => Some((given.generation, session)),
+                _ => None,
+            });
+        object.blank = true;
+        let Some((last, session)) = preserved.next_back() else {
+            object.hops = 0;
+            continue;
+        };
+        object.hops = last + 1;
+        let mut after = given
+            .iter()
+            .filter(succeeds)
+            .filter(|given| given.generation == last + 1);
+        let retrieved = after
+            .clone()
+            .any(|given| matches!(&given.deed, Deed::Retrieve { object, .. } if of(*object)));
+        let finished = after.any(|given| match &given.deed {
+            Deed::Finish { session: of, side } | Deed::CloseSession { session: of, side } => {
+                of == session && *side == Side::Incoming
+            }
+            _ => false,
+        });
+        object.end = match (retrieved, finished) {
+            (true, _) => MemfdEnd::Retrieved,
+            (false, true) => MemfdEnd::Finished,
+            (false, false) => MemfdEnd::Left,
+        };
+    }
+}
+
+/// Steps of `generation`, after its agent's greeting.
+pub(super) fn of(plan: &Plan, scenario: &Scenario, given: &[Given], generation: u32) -> Vec<Step> {
+    let given: Vec<&Given> = given
+        .iter()
+        .filter(|given| given.generation == generation)
+        .collect();
+    let last = generation == plan.kexecs;
+    let mut list = List {
+        plan,
+        scenario,
+        generation,
+        preparing: generation == 0,
+        moved: BTreeSet::new(),
+        steps: Vec::new(),
+    };
+    list.begin();
+    let retrievals = given.iter().rposition(|given| is_retrieval(&given.deed));
+    if generation > 0 && retrievals.is_none() {
+        list.retrieved();
+    }
+    let mut closing = false;
+    for (number, given) in given.iter().enumerate() {
+        let closes = matches!(given.deed, Deed::CloseMemfd { .. });
+        if last && closes && !closing {
+            list.capture_end();
+        }
+        closing = closes;
+        list.add(given);
+        if retrievals == Some(number) && generation > 0 {
+            list.retrieved();
+        }
+    }
+    if last {
+        list.end(closing);
+    }
+    list.steps
+}
+
+fn is_retrieval(deed: &Deed) -> bool {
+    matches!(deed, Deed::Retrieve { .. } | Deed::RetrieveSession { .. })
+}
+
+/// The steps so far.
+struct List<'a> {
+    plan: &'a Plan,
+    scenario: &'a Scenario,
+    generation: u32,
+    /// Whether the phase is `prepare`, or a later one.
+    preparing: bool,
+    /// Memfds whose pages may be others than those that are known.
+    moved: BTreeSet<u32>,
+    steps: Vec<Step>,
+}
+
+impl List<'_> {
+    fn begin(&mut self) {
+        let (plan, generation) = (self.plan, self.generation);
+        if generation > 0 {
+            let at = MemoryPoint::BeforeRetrieval;
+            self.steps.push(Step::Phase(Phase::Restore));
+            self.steps.push(Step::Memory(at));
+            steps::flags(plan, generation, at, &mut self.steps);
+            steps::under_pressure(self.scenario, at, Vec::new(), &mut self.steps);
+            return;
+        }
+        self.steps.push(Step::Phase(Phase::Prepare));
+        let regions = steps::regions(plan);
+        self.steps
+            .extend(regions.clone().next().map(|_| Step::FindRegions));
+        self.steps
+            .extend(regions.map(|region| Step::FillRegion(region.id)));
+    }
+
+    fn add(&mut self, given: &Given) {
+        let (generation, plan) = (self.generation, self.plan);
+        let prepares = matches!(
+            given.deed,
+            Deed::CreateMemfd { .. } | Deed::CreateSession { .. } | Deed::Preserve { .. } | Deed::Load
+        );
+        if prepares && !self.preparing && generation < plan.kexecs {
+            self.preparing = true;
+            self.steps.push(Step::Phase(Phase::Prepare));
+        }
+        match &given.deed {
+            Deed::Load => self.steps.extend(plan.is_survey().then_some(Step::StageKernel)),
+            Deed::Kexec => {
+                self.steps.push(Step::Phase(Phase::Armed));
+                self.steps.push(Step::Pass(self.scenario.run.armed.0));
+                // What it logs from here on is on the console alone.
+                self.steps.push(Step::KernelLog);
+            }
+            _ => {}
+        }
+        self.steps.push(Step::Given(given.clone()));
+        let succeeds = given.errno.is_none();
+        match &given.deed {
+            // Once it is preserved it has all its pages, so looking for them makes none.
+            Deed::Preserve { object, .. } if succeeds => {
+                self.moved.remove(object);
+                self.steps.push(Step::ResolvePages(*object));
+            }
+            Deed::Retrieve { object, .. } => self.steps.push(Step::Digest(*object)),
+            Deed::Change {
+                object,
+                change: Change::PunchHole(_) | Change::Collapse(_),
+            } => drop(self.moved.insert(*object)),
+            _ => {}
+        }
+    }
+
+    /// What is looked at once all is retrieved.
+    fn retrieved(&mut self) {
+        let (plan, generation) = (self.plan, self.generation);
+        self.find_moved();
+        let regions = steps::regions(plan).next().map(|_| Step::FindRegions);
+        self.steps.extend(regions);
+        self.steps.push(Step::Capture(CheckpointKind::Retrieved));
+        steps::flags(plan, generation, MemoryPoint::Retrieved, &mut self.steps);
+        self.steps.push(Step::Pass(self.scenario.run.restore.0));
+    }
+
+    /// Resolves anew the memfds of which pages may be others.
+    fn find_moved(&mut self) {
+        let moved = std::mem::take(&mut self.moved);
+        self.steps.extend(moved.into_iter().map(Step::ResolvePages));
+    }
+
+    fn capture_end(&mut self) {
+        let (plan, generation) = (self.plan, self.generation);
+        self.find_moved();
+        if generation > 0 {
+            steps::flags(plan, generation, MemoryPoint::Held, &mut self.steps);
+            steps::under_pressure(self.scenario, MemoryPoint::Held, Vec::new(), &mut self.steps);
+        }
+        self.steps.push(Step::Phase(Phase::Done));
+        self.steps.push(Step::Capture(CheckpointKind::End));
+    }
+
+    /// The end of the last generation. What the steps have not closed is left open. `closed` is whether the last step
+    /// was to close a memfd.
+    fn end(&mut self, closed: bool) {
+        if !closed {
+            self.capture_end();
+        }
+        let carried = steps::carried(self.plan, self.generation.saturating_sub(1));
+        let carried: Vec<u32> = carried.map(|object| object.id).collect();
+        if !carried.is_empty() {
+            let at = MemoryPoint::AfterClose;
+            // This also makes the kernel empty caches that hold references to freed pages.
+            self.steps.push(Step::Memory(at));
+            let flags = carried.into_iter().map(|object| Step::PageFlags(at, object));
+            let pressed = self.scenario.run.workload == Some(Workload::All);
+            self.steps.extend(pressed.then_some(Step::TakeMemory(at)));
+            self.steps.extend(flags);
+            self.steps.extend(pressed.then_some(Step::ReleaseMemory));
+        }
+        self.steps.push(Step::KernelLog);
+        self.steps.push(Step::PowerOff);
+    }
+}

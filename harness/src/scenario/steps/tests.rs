@@ -1,0 +1,216 @@
+use super::*;
+use crate::scenario::parse;
+use guest_agent::protocol::Part;
+
+const HEAD: &str = "name = \"s\"\n[[memfd]]\nname = \"m\"\nsize = \"64 KiB\"\nsession = \"vm\"\ntoken = 1\n";
+/// The beginning of most lists.
+const PRESERVED: &[&str] = &[
+    "do = \"create\"\nobject = \"m\"",
+    "do = \"create\"\nsession = \"vm\"",
+    "do = \"preserve\"\nobject = \"m\"",
+];
+
+fn text(steps: &[&str]) -> String {
+    let steps = steps.iter().map(|step| format!("[[step]]\n{step}\n"));
+    format!("{HEAD}{}", steps.collect::<String>())
+}
+
+fn given(steps: &[&str]) -> Vec<Given> {
+    let scenario = parse("s.toml", &text(steps)).unwrap_or_else(|error| panic!("{error}"));
+    scenario.given(scenario.seed)
+}
+
+fn error(steps: &[&str]) -> String {
+    parse("s.toml", &text(steps))
+        .expect_err("must be refused")
+        .to_string()
+}
+
+fn preserved_and(more: &[&'static str]) -> Vec<&'static str> {
+    [PRESERVED, more].concat()
+}
+
+#[test]
+fn a_list_is_completed_with_the_kexecs_that_it_leaves_out() {
+    let all = given(&preserved_and(&[
+        "do = \"retrieve\"\nsession = \"vm\"\ngeneration = 1",
+        "do = \"retrieve\"\nobject = \"m\"",
+        "do = \"finish\"\nsession = \"vm\"",
+    ]));
+    let deeds: Vec<_> = all.iter().map(|given| (given.number, given.generation)).collect();
+    assert_eq!(
+        deeds,
+        [(1, 0), (2, 0), (3, 0), (0, 0), (0, 0), (4, 1), (5, 1), (6, 1)]
+    );
+    assert_eq!((&all[3].deed, &all[4].deed), (&Deed::Load, &Deed::Kexec));
+    // A list that ends before the kexec goes on to it; and after one of its own the next generation begins.
+    assert_eq!(given(PRESERVED).last().unwrap().deed, Deed::Kexec);
+    let own = given(&preserved_and(&[
+        "do = \"load\"",
+        "do = \"kexec\"",
+        "do = \"retrieve\"\nsession = \"vm\"",
+    ]));
+    let deeds: Vec<_> = own.iter().map(|given| (given.number, given.generation)).collect();
+    assert_eq!(deeds, [(1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 1)]);
+    assert!(parse("s.toml", HEAD).unwrap().given(1).is_empty());
+}
+
+#[test]
+fn each_write_has_a_pattern_of_its_own_and_the_first_the_memfd_s() {
+    let write = "do = \"write\"\nobject = \"m\"\nat = \"8 KiB\"\nsize = \"24 B\"";
+    let all = given(&["do = \"create\"\nobject = \"m\"", write, write]);
+    let seeds: Vec<u64> = all
+        .iter()
+        .filter_map(|given| match given.deed {
+            Deed::Change {
+                change: Change::Write { seed, part, .. },
+                ..
+            } => {
+                assert_eq!(
+                    part,
+                    Part {
+                        offset: 8192,
+                        bytes: 24
+                    }
+                );
+                Some(seed)
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(seeds[0], crate::seed::seed_for(1, "memfd/m"));
+    assert_ne!(seeds[0], seeds[1]);
+}
+
+#[test]
+fn a_memfd_that_is_sealed_later_is_made_for_it() {
+    let flags = |steps: &[&str]| match given(steps)[0].deed {
+        Deed::CreateMemfd { flags, .. } => flags,
+        _ => panic!("it begins with the memfd"),
+    };
+    let create = "do = \"create\"\nobject = \"m\"";
+    assert_eq!(flags(&[create]), 0);
+    let seal = "do = \"seal\"\nobject = \"m\"\nseals = [\"write\", \"grow\"]";
+    assert_eq!(flags(&[create, seal]), 2);
+    assert_eq!(
+        given(&[create, seal])[1].deed,
+        Deed::Change {
+            object: 1,
+            change: Change::Seal(0b1100)
+        }
+    );
+}
+
+#[test]
+fn a_list_that_cannot_be_done_is_refused_with_its_place() {
+    let create = PRESERVED[0];
+    for (steps, said) in [
+        (vec!["do = \"jump-back\""], "unknown variant `jump-back`"),
+        (vec!["do = \"create\""], "found no object or session"),
+        (vec!["do = \"finish\"\nobject = \"m\""], "found no session"),
+        (
+            vec!["do = \"write\"\nobject = \"x\""],
+            "no [[memfd]] is named \"x\"",
+        ),
+        (
+            vec!["do = \"write\"\nobject = \"m\""],
+            "does not hold memfd \"m\"",
+        ),
+        (vec![create, create], "made already"),
+        (
+            vec![create, "do = \"write\"\nobject = \"m\"\ntoken = 1"],
+            "found token",
+        ),
+        (
+            vec![create, "do = \"write\"\nobject = \"m\"\nat = \"4 B\""],
+            "multiples of 8",
+        ),
+        (
+            vec![create, "do = \"write\"\nobject = \"m\"\nsize = \"65 KiB\""],
+            "multiples of 8",
+        ),
+        (
+            vec![create, "do = \"write\"\nobject = \"m\"\nsize = \"0 B\""],
+            "multiples of 8",
+        ),
+        (vec![create, "do = \"seal\"\nobject = \"m\""], "found no seals"),
+        (
+            vec![create, "do = \"seal\"\nobject = \"m\"\nseals = []"],
+            "found no seal,",
+        ),
+        (
+            vec![create, "do = \"write\"\nobject = \"m\"\nerrno = \"EBUSSY\""],
+            "EBUSSY",
+        ),
+        (vec![create, PRESERVED[2]], "is not created and open"),
+        (vec!["do = \"wait\""], "found no time"),
+        (vec!["do = \"kexec\""], "no kernel is loaded"),
+        (vec!["do = \"load\"\ngeneration = 1"], "the last one"),
+        (vec!["do = \"load\"\ngeneration = 2"], "expected 0 to 1"),
+        (
+            vec![
+                "do = \"wait\"\ntime = \"1 ms\"\ngeneration = 1",
+                "do = \"load\"\ngeneration = 0",
+            ],
+            "expected 1 to 1",
+        ),
+        (
+            vec!["do = \"retrieve\"\nsession = \"vm\"\ngeneration = 1"],
+            "was handed over",
+        ),
+        (
+            preserved_and(&["do = \"unpreserve\"\nsession = \"vm\"", PRESERVED[2]]),
+            "is not created and open",
+        ),
+        (
+            preserved_and(&["do = \"retrieve\"\nobject = \"m\"\ngeneration = 1"]),
+            "is not retrieved and open",
+        ),
+        (
+            vec![
+                create,
+                "do = \"seal\"\nobject = \"m\"\nseals = [\"write\"]",
+                "do = \"write\"\nobject = \"m\"\nby = \"store\"",
+            ],
+            "forbid the writable mapping",
+        ),
+    ] {
+        let message = error(&steps);
+        assert!(message.contains(said), "{said}: {message}");
+        assert!(message.starts_with("s.toml:"), "{message}");
+    }
+}
+
+#[test]
+fn what_has_to_fail_may_be_what_cannot_succeed() {
+    for steps in [
+        vec!["do = \"retrieve\"\nsession = \"vm\"\nerrno = \"ENOENT\""],
+        vec!["do = \"kexec\"\nerrno = \"EINVAL\""],
+        preserved_and(&["do = \"create\"\nsession = \"vm\"\nerrno = \"EEXIST\""]),
+        preserved_and(&["do = \"finish\"\nsession = \"vm\"\nside = \"outgoing\"\nerrno = \"EINVAL\""]),
+    ] {
+        given(&steps);
+    }
+}
+
+#[test]
+fn what_belongs_to_the_life_cycle_is_refused_beside_steps() {
+    for (more, said) in [
+        ("[dma]\nrate = \"1 MB/s\"\n", "[dma]"),
+        ("[handover]\nabi = \"kho-v4\"\n", "[handover]"),
+        ("[fault]\nmisbehave = \"exit\"\n", "[fault]"),
+        ("[run]\nworkload = \"1 MiB\"\n", "a workload with a size"),
+    ] {
+        let text = format!("{}{more}", text(PRESERVED));
+        let message = parse("s.toml", &text).unwrap_err().to_string();
+        assert!(
+            message.contains(&format!("found steps beside {said}")),
+            "{message}"
+        );
+    }
+    for key in ["end = \"left\"", "hops = 1"] {
+        let text = text(PRESERVED).replace("token = 1\n", &format!("token = 1\n{key}\n"));
+        let message = parse("s.toml", &text).unwrap_err().to_string();
+        assert!(message.contains("beside steps"), "{message}");
+    }
+}

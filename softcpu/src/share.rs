@@ -81,6 +81,10 @@ impl Cpu {
             translator.attach(&mut self.core);
         }
         (self.cache, self.translator) = (cache, translator);
+        // What was noted without the code is not about it.
+        if let Some(changes) = &mut self.changes {
+            changes.clear();
+        }
     }
 
     /// What happened to the code since this was last asked, in order.

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::emit::{Emitter, Mem, Reg, Size};
-use super::writer::{CORE, HOST};
+use super::layout::{CORE, HOST};
 use crate::core::{Core, Ctx};
 
 /// Registers that a function of the System V ABI must keep.
@@ -39,7 +39,7 @@ pub(super) fn write() -> (Vec<u8>, usize) {
 }
 
 fn place(register: u8) -> Mem {
-    super::writer::in_core(register)
+    super::layout::in_core(register)
 }
 
 /// Nothing is translated on other hosts, so nobody has an offset to call.

@@ -11,9 +11,11 @@
 //!  plan        which operations are a block, and which flags are looked at
 //!   `- kind       what an operation is to the translator
 //!  links       which branches lead to which blocks
-//!  writer      one block: registers, memory, flags, ways out
+//!  writer      one block: registers, flags, ways out
+//!   |- layout     where things lie meanwhile
+//!   |- addresses  how it reaches memory and other code
 //!   |- operations the translation of each kind
-//!   |- strings    of REP MOVS and REP STOS
+//!   |- bits, stack, strings    of shifts and bit tests, of PUSH and POP, of REP MOVS and REP STOS
 //!   |- flags      flags between blocks
 //!   `- emit       host instructions as bytes
 //!  memory      where the code lies: writable at one address, executable at another
@@ -27,14 +29,18 @@
 //!
 //! Whether a block is translated depends on counts alone, and results do not depend on whether it is.
 
+mod addresses;
+mod bits;
 mod emit;
 mod entry;
 mod flags;
 mod kind;
+mod layout;
 mod links;
 mod memory;
 mod operations;
 mod plan;
+mod stack;
 mod strings;
 mod writer;
 

@@ -2,12 +2,13 @@
 
 use super::emit::{Alu, Bit, Condition, Mem, Reg, Rm, Shift, Size, Unary};
 use super::flags;
-use super::kind::{By, Family, Form, Kind, set};
-use super::plan::Step;
-use super::writer::{
+use super::kind::{Family, Form, Kind, set};
+use super::layout::{
     BUDGET, CR0, CR4, FLAGS, FREE, FREE2, GS, GUEST_RAX, GUEST_RSP, KERNEL_GS, SHADOW_UNTIL, SYSTEM_FLAGS,
-    Store, UNTIL, WINDOW_WANTED, Writer, condition, vector_in_core,
+    UNTIL, WINDOW_WANTED, condition, vector_in_core,
 };
+use super::plan::Step;
+use super::writer::{Store, Writer};
 use crate::op::Op;
 use crate::registers::{CR0_EM, CR0_TS, CR4_OSFXSR, RBP, RSP};
 use crate::sse::hosted::{Hosted, Operands};
@@ -188,7 +189,7 @@ impl Writer {
             Kind::Address32 => {
                 self.address(&op, FREE2, Size::D);
                 self.code
-                    .mov_mr(Size::Q, super::writer::in_core(crate::op::SCRATCH), FREE2);
+                    .mov_mr(Size::Q, super::layout::in_core(crate::op::SCRATCH), FREE2);
             }
             Kind::Branch(holds, target) => {
                 self.need(holds);
@@ -222,7 +223,7 @@ impl Writer {
     }
 
     /// The operand that is read and may be in memory.
-    fn source(&mut self, op: &Op, register: u8, size: Size, memory: bool) -> Rm {
+    pub(super) fn source(&mut self, op: &Op, register: u8, size: Size, memory: bool) -> Rm {
         if memory {
             Rm::Mem(self.memory(op, size.bytes(), false))
         } else {
@@ -231,7 +232,7 @@ impl Writer {
     }
 
     /// The operand that is read and written and may be in memory.
-    fn target(&mut self, op: &Op, size: Size, memory: bool) -> Rm {
+    pub(super) fn target(&mut self, op: &Op, size: Size, memory: bool) -> Rm {
         if memory {
             Rm::Mem(self.memory(op, size.bytes(), true))
         } else {
@@ -240,7 +241,7 @@ impl Writer {
     }
 
     /// Changes an operand in its place. A register of the guest that is in the Core and has 32 bits is zero-extended.
-    fn change(
+    pub(super) fn change(
         &mut self,
         target: Rm,
         register: u8,
@@ -417,185 +418,6 @@ impl Writer {
 
     // Shifts and bits.
 
-    fn shift(&mut self, op: &Op, shift: Shift, size: Size, by: By, memory: bool, wanted: u8) {
-        let place = self.target(op, size, memory);
-        let counted = match (shift, by) {
-            (Shift::Rol | Shift::Ror, By::Immediate(count)) => {
-                return self.rotate(op, shift, size, count, wanted);
-            }
-            (_, By::Immediate(count)) => {
-                self.change(place, op.a, size, memory, |code, place| {
-                    code.shift_imm(shift, size, place, count);
-                });
-                count
-            }
-            (_, By::Register) => {
-                if wanted == set::NONE {
-                    self.change(place, op.a, size, false, |code, place| {
-                        code.shift_cl(shift, size, place)
-                    });
-                    self.host_flags = set::NONE;
-                } else {
-                    self.shift_by_cl(op, shift, size, wanted);
-                }
-                return;
-            }
-        };
-        let how = match (shift, counted) {
-            // The host's OF is right for a count of one only.
-            (Shift::Shl | Shift::Shr, 1) => Store::NoAf,
-            (Shift::Shl, _) => Store::ShiftedLeft,
-            _ => Store::NoOverflow,
-        };
-        self.flags(wanted, how);
-    }
-
-    fn shift_by_cl(&mut self, op: &Op, shift: Shift, size: Size, wanted: u8) {
-        let place = Self::place(op.a);
-        if size == Size::D {
-            // With a count of zero too.
-            self.code.mov_rm(Size::D, FREE, place);
-            self.store(op.a, Size::D, FREE);
-        }
-        let mask = if size == Size::Q { 63 } else { 31 };
-        self.code.test_imm(Size::B, Reg::RCX, mask);
-        let unchanged = self.code.skip(condition::ZERO);
-        self.change(place, op.a, size, false, |code, place| {
-            code.shift_cl(shift, size, place)
-        });
-        match shift {
-            Shift::Shl => self.flags(wanted, Store::ShiftedLeft),
-            Shift::Shr => {
-                // OF is the XOR of the result's two top bits, of which the upper one is clear.
-                self.code.lahf();
-                self.code.bit_imm(Bit::Bt, size, place, size.bits() - 2);
-                self.code.mov_byte(FREE, flags::NO_OVERFLOW);
-                let clear = self.code.skip(condition::NO_CARRY);
-                self.code.mov_byte(FREE, flags::OVERFLOW);
-                self.code.land(clear);
-                self.code.mov_mr(Size::W, FLAGS, FREE);
-            }
-            _ => self.flags(wanted, Store::NoOverflow),
-        }
-        self.code.land(unchanged);
-        self.host_flags = set::NONE;
-    }
-
-    fn rotate(&mut self, op: &Op, shift: Shift, size: Size, count: u8, wanted: u8) {
-        let place = Self::place(op.a);
-        if wanted != set::NONE {
-            // A rotate keeps all flags but CF and OF.
-            self.need_all();
-        }
-        self.change(place, op.a, size, false, |code, place| {
-            code.shift_imm(shift, size, place, count);
-        });
-        self.host_flags = set::NONE;
-        if wanted == set::NONE {
-            return;
-        }
-        self.code.lahf();
-        // OF is the XOR of two bits, which is the parity of both: after ROL the top one and the lowest, after ROR the
-        // two top ones.
-        self.code.mov_rm(size, FREE2, place);
-        if shift == Shift::Rol {
-            self.code.shift_imm(Shift::Rol, size, FREE2, 1);
-        } else {
-            self.code.shift_imm(Shift::Rol, size, FREE2, 2);
-        }
-        self.code.alu_imm(Alu::And, Size::D, FREE2, 3);
-        self.code.set(condition::NO_PARITY, FREE);
-        self.code.mov_mr(Size::W, FLAGS, FREE);
-    }
-
-    fn bit(&mut self, op: &Op, bit: Bit, size: Size, by: By, wanted: u8) {
-        let place = Self::place(op.a);
-        let in_core = matches!(place, Rm::Mem(_));
-        let register = match place {
-            Rm::Reg(register) => register,
-            Rm::Mem(place) => {
-                self.code.mov_rm(size, FREE2, place);
-                FREE2
-            }
-        };
-        match by {
-            By::Immediate(number) => self.code.bit_imm(bit, size, register, number & (size.bits() - 1)),
-            By::Register => {
-                let number = self.load(op.b, FREE);
-                self.code.bit(bit, size, register, number);
-            }
-        }
-        if in_core && bit != Bit::Bt {
-            self.store(op.a, size, FREE2);
-        }
-        self.store_carry(wanted);
-    }
-
-    fn bit_in_memory(&mut self, op: &Op, bit: Bit, size: Size, by: By, wanted: u8) {
-        match by {
-            By::Immediate(number) => {
-                let place = self.memory(op, size.bytes(), bit != Bit::Bt);
-                self.code.bit_imm(bit, size, place, number & (size.bits() - 1));
-            }
-            By::Register => {
-                // The number can address bits before and after the operand.
-                let (shift, scale) = if size == Size::Q { (6, 3) } else { (5, 2) };
-                self.linear_address(op);
-                match size {
-                    Size::Q => self.code.mov_rm(Size::Q, FREE, Self::place(op.b)),
-                    _ => self.code.movsx(size, Size::Q, FREE, Self::place(op.b)),
-                }
-                self.code.shift_imm(Shift::Sar, Size::Q, FREE, shift);
-                self.code.lea(Size::Q, FREE2, Mem::indexed(FREE2, FREE, scale, 0));
-                let place = self.look_up(size.bytes(), bit != Bit::Bt);
-                self.code.mov_rm(size, FREE, place);
-                let (number, borrowed) = self.borrow(op.b);
-                self.code.bit(bit, size, FREE, number);
-                self.give_back(borrowed);
-                if bit != Bit::Bt {
-                    self.code.mov_mr(size, place, FREE);
-                }
-            }
-        }
-        self.store_carry(wanted);
-    }
-
-    /// Stores the host's CF, and keeps the other flags, which manuals leave undefined after a bit test.
-    fn store_carry(&mut self, wanted: u8) {
-        self.host_flags = set::NONE;
-        if wanted == set::NONE {
-            return;
-        }
-        self.code.set(condition::CARRY, FREE2);
-        self.code.movzx(Size::B, FREE2, FREE2);
-        self.code.movzx(Size::W, FREE, FLAGS);
-        self.code.alu_imm(Alu::And, Size::D, FREE, !(1 << 8));
-        self.code.shift_imm(Shift::Shl, Size::D, FREE2, 8);
-        self.code.alu_rm(Alu::Or, Size::D, FREE, FREE2);
-        self.code.mov_mr(Size::W, FLAGS, FREE);
-    }
-
-    fn scan(&mut self, op: &Op, reverse: bool, size: Size, memory: bool, wanted: u8) {
-        // Flags as of a result of 0 or 1.
-        const ZERO: u64 = 0x4600;
-        const ONE: u64 = 0x0200;
-        let source = self.source(op, op.b, size, memory);
-        self.code.scan(reverse, size, FREE, source);
-        // Nothing found: the register stays as it is.
-        let nothing = self.code.skip(condition::ZERO);
-        self.store(op.a, size, FREE);
-        self.code.land(nothing);
-        self.host_flags = set::NONE;
-        if wanted == set::NONE {
-            return;
-        }
-        self.code.constant(FREE, ZERO);
-        let nothing = self.code.skip(condition::ZERO);
-        self.code.constant(FREE, ONE);
-        self.code.land(nothing);
-        self.code.mov_mr(Size::W, FLAGS, FREE);
-    }
-
     // Vectors and system flags.
 
     fn vector(&mut self, op: &Op, hosted: Hosted, operands: Operands) {
@@ -653,7 +475,7 @@ impl Writer {
     }
 
     fn push_flags(&mut self) {
-        const SCRATCH: Mem = super::writer::in_core(crate::op::SCRATCH);
+        const SCRATCH: Mem = super::layout::in_core(crate::op::SCRATCH);
         // The stored flags have AH's flags at bits 15:8 and OF at bit 0; RF is pushed clear.
         self.load_flags();
         self.code.mov_rm(Size::D, FREE2, FREE);
@@ -688,7 +510,7 @@ impl Writer {
 
     /// A host register that holds a register of the guest while both free ones are in use; give it to
     /// [`Self::give_back`].
-    fn borrow(&mut self, register: u8) -> (Reg, bool) {
+    pub(super) fn borrow(&mut self, register: u8) -> (Reg, bool) {
         match Self::place(register) {
             Rm::Reg(host) => (host, false),
             Rm::Mem(place) => {
@@ -699,7 +521,7 @@ impl Writer {
         }
     }
 
-    fn give_back(&mut self, borrowed: bool) {
+    pub(super) fn give_back(&mut self, borrowed: bool) {
         if borrowed {
             self.code.pop(Reg::RCX);
         }
@@ -735,64 +557,6 @@ impl Writer {
     }
 
     // The stack.
-
-    /// The 8 bytes at the address in a register of the guest.
-    fn at(&mut self, register: u8) -> Mem {
-        let address = self.load(register, FREE2);
-        self.code.mov_rm(Size::Q, FREE2, address);
-        self.look_up(8, false)
-    }
-
-    /// The 8 bytes below the top of the stack, to be written.
-    fn below_top(&mut self) -> Mem {
-        self.code.lea(Size::Q, FREE2, Mem::at(GUEST_RSP, -8));
-        self.look_up(8, true)
-    }
-
-    fn move_top(&mut self, by: i32) {
-        self.code.lea(Size::Q, GUEST_RSP, Mem::at(GUEST_RSP, by));
-    }
-
-    fn put_constant(&mut self, place: Mem, value: u64) {
-        if let Ok(short) = i32::try_from(value.cast_signed()) {
-            self.code.mov_imm(Size::Q, place, short);
-        } else {
-            self.code.constant(FREE, value);
-            self.code.mov_mr(Size::Q, place, FREE);
-        }
-    }
-
-    fn push(&mut self, op: &Op, memory: bool) {
-        if memory {
-            let source = self.memory(op, 8, false);
-            self.code.mov_rm(Size::Q, FREE, source);
-            self.code
-                .mov_mr(Size::Q, super::writer::in_core(crate::op::SCRATCH), FREE);
-        }
-        let top = self.below_top();
-        let source = if memory {
-            self.load(crate::op::SCRATCH, FREE)
-        } else {
-            self.load(op.a, FREE)
-        };
-        self.code.mov_mr(Size::Q, top, source);
-        self.move_top(-8);
-    }
-
-    fn push_return(&mut self, op: &Op) {
-        let value = self.next_rip(op);
-        let top = self.below_top();
-        self.put_constant(top, value);
-        self.move_top(-8);
-    }
-
-    /// The target of an indirect branch.
-    fn load_target(&mut self, op: &Op, memory: bool) {
-        let source = self.source(op, op.a, Size::Q, memory);
-        if source != Rm::Reg(FREE2) {
-            self.code.mov_rm(Size::Q, FREE2, source);
-        }
-    }
 }
 
 /// An immediate of the operand size, sign-extended.

@@ -3,7 +3,8 @@
 
 use super::emit::{Alu, Reg, Shift, Size, Unary};
 use super::kind::set;
-use super::writer::{FREE, FREE2, GUEST_RAX, SYSTEM_FLAGS, TARGET, Writer, condition};
+use super::layout::{FREE, FREE2, GUEST_RAX, SYSTEM_FLAGS, TARGET, condition};
+use super::writer::Writer;
 use crate::flags::{DF, TF};
 use crate::memory::PAGE_SIZE;
 

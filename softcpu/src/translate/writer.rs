@@ -17,97 +17,18 @@
 //! them from the host's flags as long as nothing has changed these, and from memory otherwise. So all flags are in
 //! memory wherever the block can be left.
 
-use std::mem::offset_of;
+use super::emit::{Alu, Bit, Condition, Emitter, Hole, Reg, Rm, Shift, Size};
+use super::kind::{Target, depends_on, set};
+use super::layout::{BUDGET, CARRY_BIT, CODES, FLAGS, FREE, FREE2, HOST, RIP, condition, field, in_core};
 use std::ops::Range;
 
-use super::emit::{Alu, Bit, Condition, Emitter, Hole, Mem, Reg, Rm, Shift, Size};
+use super::CODE_ENTRY_PAGE;
 use super::flags;
-use super::kind::{Target, depends_on, set};
 use super::plan::{End, Plan, Step};
-use super::{CODE_ENTRY_ENTRIES, CODE_ENTRY_PAGE, Native};
-use crate::core::{CODE_TLB, CodeEntry, Core};
+use crate::core::{CODE_TLB, CodeEntry};
 use crate::memory::PAGE_SIZE;
-use crate::mmu::{TLB_ENTRIES, Tag, TlbEntry, USER_TAG, slot};
-use crate::msr::Msrs;
-use crate::op::{GS_BASE, HIGH_BYTE, Op, PAGE, ZERO};
-
-/// Holds the address of the Core.
-pub(super) const CORE: Reg = Reg::R13;
-/// Two registers that are free within an instruction. The first one is where LAHF and CMPXCHG want it.
-pub(super) const FREE: Reg = Reg::RAX;
-pub(super) const FREE2: Reg = Reg::R15;
-/// The guest's RAX and RSP.
-pub(super) const GUEST_RAX: Reg = Reg::R14;
-pub(super) const GUEST_RSP: Reg = Reg::R12;
-
-/// Host registers of the guest's first twelve.
-pub(super) const HOST: [Reg; 12] = [
-    GUEST_RAX,
-    Reg::RCX,
-    Reg::RDX,
-    Reg::RBX,
-    GUEST_RSP,
-    Reg::RBP,
-    Reg::RSI,
-    Reg::RDI,
-    Reg::R8,
-    Reg::R9,
-    Reg::R10,
-    Reg::R11,
-];
-
-/// A field of the Core.
-#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
-pub(super) const fn field(offset: usize) -> Mem {
-    Mem::at(CORE, offset as i32)
-}
-
-/// A register of the Core's array.
-pub(super) const fn in_core(register: u8) -> Mem {
-    field(offset_of!(Core, regs) + 8 * register as usize)
-}
-
-/// A field of the entry that [`Writer::find_entry`] has found; `offset` is that of the field of the first entry.
-#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
-const fn found(offset: usize) -> Mem {
-    Mem::indexed(CORE, FREE, 0, offset as i32)
-}
-
-/// An XMM register.
-pub(super) const fn vector_in_core(register: usize) -> Mem {
-    field(offset_of!(Core, xmm) + 16 * (register & 15))
-}
-
-pub(super) const BUDGET: Mem = field(offset_of!(Core, budget));
-pub(super) const UNTIL: Mem = field(offset_of!(Core, until));
-pub(super) const SYSTEM_FLAGS: Mem = field(offset_of!(Core, flags));
-pub(super) const SHADOW_UNTIL: Mem = field(offset_of!(Core, shadow_until));
-pub(super) const WINDOW_WANTED: Mem = field(offset_of!(Core, window_wanted));
-pub(super) const GS: Mem = in_core(GS_BASE);
-pub(super) const KERNEL_GS: Mem = field(offset_of!(Core, msrs) + offset_of!(Msrs, kernel_gs_base));
-pub(super) const CR0: Mem = field(offset_of!(Core, cr0));
-pub(super) const CR4: Mem = field(offset_of!(Core, cr4));
-pub(super) const RIP: Mem = field(offset_of!(Core, rip));
-pub(super) const FLAGS: Mem = field(offset_of!(Core, native) + offset_of!(Native, flags));
-pub(super) const TARGET: Mem = field(offset_of!(Core, native) + offset_of!(Native, target));
-const CODE_BASE: Mem = field(offset_of!(Core, native) + offset_of!(Native, base));
-const TLB: usize = offset_of!(Core, tlb);
-const CODES: usize = offset_of!(Core, code_tlb);
-
-/// Bit of the stored flags that is CF.
-const CARRY_BIT: u8 = 8;
-
-/// Conditions by their encoding.
-pub(super) mod condition {
-    pub const NO_OVERFLOW: u8 = 1;
-    pub const CARRY: u8 = 2;
-    pub const NO_CARRY: u8 = 3;
-    pub const ZERO: u8 = 4;
-    pub const NOT_ZERO: u8 = 5;
-    pub const ABOVE: u8 = 7;
-    pub const NO_PARITY: u8 = 11;
-    pub const OVERFLOW: u8 = 0;
-}
+use crate::mmu::slot;
+use crate::op::{HIGH_BYTE, Op};
 
 /// A branch of a block that leads to another one. It leads to an exit until that other one is translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,22 +73,13 @@ enum Cold {
     Exit { holes: Range<usize>, rip: u64 },
 }
 
-/// The parts of an address: `base + (index << scale) + disp`, of which the first two may be missing.
-#[derive(Debug, Clone, Copy)]
-struct Parts {
-    base: Option<u8>,
-    /// Register and scale.
-    index: Option<(u8, u8)>,
-    disp: i32,
-}
-
 /// A block under translation. It is used for one block after the other, because it keeps memory for its lists.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     pub code: Emitter,
     /// Virtual address of the page.
     pub page: u64,
-    user: bool,
+    pub user: bool,
     /// Where the code will lie, and the code that ends each stay in translated code.
     origin: usize,
     leave: usize,
@@ -177,7 +89,7 @@ pub(super) struct Writer {
     /// Which of the host's flags are the guest's.
     pub host_flags: u8,
     /// Branches to a [`Cold::Punt`] each, and how many of them belong to instructions before.
-    punts: Vec<Hole>,
+    pub punts: Vec<Hole>,
     punted: usize,
     /// Branches to a [`Cold::Exit`].
     exits: Vec<Hole>,
@@ -437,178 +349,6 @@ impl Writer {
             Rm::Mem(mem) if size == Size::D => self.code.mov_mr(Size::Q, mem, value),
             Rm::Mem(mem) => self.code.mov_mr(size, mem, value),
         }
-    }
-
-    /// Compares a 64-bit word with a constant.
-    fn compare(&mut self, mem: Mem, value: u64) {
-        if let Ok(short) = i32::try_from(value.cast_signed()) {
-            self.code.alu_imm(Alu::Cmp, Size::Q, mem, short);
-        } else {
-            self.code.constant(FREE, value);
-            self.code.alu_mr(Alu::Cmp, Size::Q, mem, FREE);
-        }
-    }
-
-    fn tag(&self, va: u64) -> u64 {
-        Tag::of(va, if self.user { USER_TAG } else { 0 }).bits()
-    }
-
-    // Memory.
-
-    /// Computes the sum of the parts into `into`, which is free.
-    fn sum(&mut self, into: Reg, size: Size, parts: Parts) {
-        let Parts { base, index, disp } = parts;
-        let index = index.map(|(register, scale)| {
-            let host = self.load(register, FREE);
-            (host, scale)
-        });
-        let base = base.map(|register| self.load(register, FREE2));
-        match (base, index) {
-            (None, None) if size == Size::Q => self.code.mov_imm(Size::Q, into, disp),
-            (Some(base), None) if disp == 0 => {
-                if base != into || size != Size::Q {
-                    self.code.mov_rm(size, into, base);
-                }
-            }
-            (base, index) => self.code.lea(size, into, Mem { base, index, disp }),
-        }
-    }
-
-    /// The parts of an address: base, index and displacement, with the page's address in the displacement.
-    /// `None` if that does not fit.
-    fn parts(&self, op: &Op) -> Option<Parts> {
-        let index = (op.index != ZERO).then_some((op.index, op.scale));
-        if op.base != PAGE {
-            return Some(Parts {
-                base: (op.base != ZERO).then_some(op.base),
-                index,
-                disp: op.disp,
-            });
-        }
-        let constant = self.constant(op);
-        Some(Parts {
-            base: None,
-            index,
-            disp: i32::try_from(constant.cast_signed()).ok()?,
-        })
-    }
-
-    fn constant(&self, op: &Op) -> u64 {
-        self.page.wrapping_add(i64::from(op.disp).cast_unsigned())
-    }
-
-    /// Computes the address of the operand, without the segment's base, into `into`.
-    pub fn address(&mut self, op: &Op, into: Reg, size: Size) {
-        match self.parts(op) {
-            Some(parts) => self.sum(into, size, parts),
-            None => {
-                let index = (op.index != ZERO).then(|| self.load(op.index, FREE));
-                self.code.constant(FREE2, self.constant(op));
-                match index {
-                    Some(index) => {
-                        self.code
-                            .lea(size, into, Mem::indexed(FREE2, index, op.scale & 3, 0));
-                    }
-                    None if into != FREE2 || size != Size::Q => self.code.mov_rm(size, into, FREE2),
-                    None => {}
-                }
-            }
-        }
-    }
-
-    /// The memory operand in the host's memory: `bytes` of it, to be read or, if `write`, written (and read). Uses both
-    /// free registers, of which the second one is part of the operand, and the host's flags.
-    pub fn memory(&mut self, op: &Op, bytes: u64, write: bool) -> Mem {
-        if op.base == PAGE && op.index == ZERO && op.seg == ZERO {
-            return self.memory_at(self.constant(op), bytes, write);
-        }
-        self.linear_address(op);
-        self.look_up(bytes, write)
-    }
-
-    /// Computes the operand's address, with its segment's base, into [`FREE2`].
-    pub fn linear_address(&mut self, op: &Op) {
-        self.address(op, FREE2, Size::Q);
-        if op.seg != ZERO {
-            self.host_flags = set::NONE;
-            self.code.alu_rm(Alu::Add, Size::Q, FREE2, in_core(op.seg));
-        }
-    }
-
-    fn which(write: bool) -> usize {
-        if write {
-            offset_of!(TlbEntry, write)
-        } else {
-            offset_of!(TlbEntry, read)
-        }
-    }
-
-    /// Memory at a constant address.
-    fn memory_at(&mut self, va: u64, bytes: u64, write: bool) -> Mem {
-        self.host_flags = set::NONE;
-        let inside = va % PAGE_SIZE;
-        let entry = TLB + slot::<TLB_ENTRIES>(va >> 12) * size_of::<TlbEntry>();
-        if inside + bytes > PAGE_SIZE {
-            let hole = self.code.jmp();
-            self.punts.push(hole);
-        }
-        self.compare(field(entry + Self::which(write)), self.tag(va));
-        self.punt_if(condition::NOT_ZERO);
-        self.code
-            .mov_rm(Size::Q, FREE2, field(entry + offset_of!(TlbEntry, host)));
-        #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a page offset
-        Mem::at(FREE2, inside as i32)
-    }
-
-    /// Looks the virtual address in [`FREE2`] up in the table at `table` of the Core, of `N` entries of type `E`, whose
-    /// tags are at `tag`. Leaves the offset in the page in [`FREE2`], and the entry's distance from the table in
-    /// [`FREE`]; or leaves the instruction to the interpreter if there is no such entry or `bytes` leave the page.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
-    fn find_entry<E, const N: usize>(&mut self, table: usize, tag: usize, bytes: u64) {
-        let shift = 12 - size_of::<E>().trailing_zeros() as u8;
-        let mask = ((N - 1) * size_of::<E>()) as i32;
-        self.host_flags = set::NONE;
-        self.code.mov_rm(Size::D, FREE, FREE2);
-        self.code.shift_imm(Shift::Shr, Size::D, FREE, shift);
-        self.code.alu_imm(Alu::And, Size::D, FREE, mask);
-        self.code.alu_rm(Alu::Xor, Size::Q, FREE2, found(table + tag));
-        if self.user {
-            self.code.alu_imm(Alu::Xor, Size::Q, FREE2, USER_TAG as i32);
-        }
-        self.code
-            .alu_imm(Alu::Cmp, Size::Q, FREE2, (PAGE_SIZE - bytes) as i32);
-        self.punt_if(condition::ABOVE);
-    }
-
-    /// Makes a host address of the virtual address in [`FREE2`].
-    pub fn look_up(&mut self, bytes: u64, write: bool) -> Mem {
-        self.find_entry::<TlbEntry, TLB_ENTRIES>(TLB, Self::which(write), bytes);
-        let host = found(TLB + offset_of!(TlbEntry, host));
-        self.code.alu_rm(Alu::Add, Size::Q, FREE2, host);
-        Mem::at(FREE2, 0)
-    }
-
-    // Code.
-
-    /// Finds the translated code at the virtual address in [`FREE2`] and leaves its address in [`FREE`], or leaves the
-    /// instruction to the interpreter.
-    pub fn find_code(&mut self) {
-        self.find_entry::<CodeEntry, CODE_TLB>(CODES, offset_of!(CodeEntry, tag), 1);
-        self.code.mov_rm(Size::Q, FREE, found(CODES + CODE_ENTRY_ENTRIES));
-        self.code.mov_rm(Size::D, FREE, Mem::indexed(FREE, FREE2, 2, 0));
-        self.code.test_mr(Size::D, FREE, FREE);
-        self.punt_if(condition::ZERO);
-        self.code.alu_rm(Alu::Add, Size::Q, FREE, CODE_BASE);
-    }
-
-    /// Keeps the address that [`Self::find_code`] found.
-    pub fn keep_target(&mut self) {
-        self.code.mov_mr(Size::Q, TARGET, FREE);
-    }
-
-    /// Goes to the address that was kept.
-    pub fn go_to_target(&mut self) {
-        self.code.jmp_rm(TARGET);
     }
 
     // Flags.

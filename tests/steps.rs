@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
-use tests::{Finished, baton, program, ready, run_text, scenarios, skipped};
+use tests::{Finished, NIGHTLY, baton, built, program, ready, run_text, scenarios, skipped};
 
 fn files() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(scenarios().join("steps")).expect("the folder is there");
@@ -42,6 +42,49 @@ fn objects_hold_what_steps_have_put_into_them() {
         let looked_at = steps.next().map(|rule| rule["looked_at"].as_u64());
         assert!(looked_at > Some(Some(4)), "{}: {looked_at:?}", scenario["name"]);
     }
+}
+
+#[test]
+fn a_memfd_of_several_gib_is_kept_page_by_page() {
+    if !ready("a memfd of several GiB") {
+        return;
+    }
+    if std::env::var_os(NIGHTLY).is_none() {
+        skipped("a memfd of several GiB: takes a minute and 6 GiB of memory (run `make nightly`)");
+        return;
+    }
+    let file = scenarios().join("large/several-gib.toml");
+    let finished = baton(["run", file.to_str().expect("a plain path")]);
+    assert_eq!(finished.status, 0, "{}", finished.text);
+    let looked_at = finished.rule("preserved-content")["looked_at"].as_u64();
+    assert_eq!(looked_at, Some(2 << 20), "{}", finished.text);
+}
+
+#[test]
+fn hugetlb_is_refused_by_name() {
+    if !ready("hugetlb") {
+        return;
+    }
+    if built("7.3.4+hugetlb").is_none() {
+        assert!(
+            std::env::var_os(NIGHTLY).is_none(),
+            "hugetlb needs guest kernel 7.3.4+hugetlb"
+        );
+        skipped("hugetlb: needs guest kernel 7.3.4+hugetlb (run `images/build 7.3.4+hugetlb`)");
+        return;
+    }
+    let file = scenarios().join("hugetlb/refused.toml");
+    let finished = baton([
+        "run",
+        file.to_str().expect("a plain path"),
+        "--kernel",
+        "7.3.4+hugetlb",
+    ]);
+    assert_eq!(finished.status, 0, "{}", finished.text);
+    // The negative control: a kernel without hugetlb cannot make such a memfd at all.
+    let finished = baton(["run", file.to_str().expect("a plain path")]);
+    assert_eq!(finished.status, 3, "{}", finished.text);
+    assert_eq!(finished.scenario()["outcome"]["kind"], "setup-failed");
 }
 
 #[test]

@@ -7,15 +7,20 @@ use crate::luo::Luo;
 use crate::mailbox::Mailbox;
 use crate::memory::Objects;
 use crate::pressure::Pressure;
+use crate::sys::child::forever;
 use crate::{boot, crew, files, kexec, page_flags, provoke, sys};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use guest_agent::meminfo;
-use guest_agent::protocol::{Misbehaviour, Reply, Request};
+use guest_agent::protocol::{Chore, Misbehaviour, Reply, Request};
 use rustix::thread::Timespec;
 
 /// Maximum number of pages in one [`Request::Digest`], so that the reply fits the window.
 const MAX_DIGESTS: u64 = 8192;
+
+/// A write to it makes the kernel drop caches (CONFIG_SYSCTL).
+const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
 
 /// Serves the host until it says otherwise.
 pub fn serve(mailbox: &Mailbox, command_line: String) -> ! {
@@ -129,6 +134,8 @@ impl Agent {
             }
             Request::FinishSession { name, side } => self.luo.finish_session(&name, side)?,
             Request::CloseSession { name, side } => self.luo.close_session(&name, side)?,
+            Request::DropCaches => self.objects.unmapped(drop_caches)?,
+            Request::Loop(chore) => self.chore(chore)?,
             Request::Change { object, change } => self.objects.change(object, change)?,
             Request::Close { object } => {
                 self.engine.forget(object);
@@ -157,12 +164,38 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// Does a chore once, and then has it done for ever.
+    fn chore(&mut self, chore: Chore) -> Result<(), Failure> {
+        let work: Box<dyn Fn() -> Result<(), Failure> + Send> = match chore {
+            Chore::Change { object, change } => {
+                let work = self.objects.apart(object)?;
+                Box::new(move || work.change(change))
+            }
+            Chore::Session { name } => {
+                let maker = self.luo.maker(&name)?;
+                Box::new(move || maker.create().map(drop))
+            }
+            Chore::Preserve {
+                session,
+                object,
+                token,
+            } => {
+                let (maker, work) = (self.luo.maker(&session)?, self.objects.apart(object)?);
+                Box::new(move || maker.preserve(work.memfd(), token))
+            }
+        };
+        work()?;
+        // What a later round comes to is the kernel's business.
+        forever(move || drop(work()))
+    }
+}
+
 /// Free memory, after dropping the page cache and freed slabs if the kernel offers that.
 fn memory_info() -> Result<Reply, Failure> {
-    const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
     crew::warm_up()?;
     if files::exists(DROP_CACHES) {
-        files::write(DROP_CACHES, b"3")?;
+        drop_caches()?;
     }
     let info = files::meminfo()?;
     let zones = meminfo::zones(&files::read_text("/proc/zoneinfo").unwrap_or_default());
@@ -170,6 +203,11 @@ fn memory_info() -> Result<Reply, Failure> {
         total_pages: info.total_pages,
         free_pages: info.free_pages.saturating_add(meminfo::per_cpu_pages(&zones)),
     })
+}
+
+/// Drops the page cache and freed slabs.
+fn drop_caches() -> Result<(), Failure> {
+    files::write(DROP_CACHES, b"3")
 }
 
 /// Dies as asked.
@@ -319,6 +357,7 @@ mod tests {
             Request::CreateSession { name: "".into() },
             Request::CreateSession { name: "n".repeat(64) },
             Request::CreateSession { name: "nul\0".into() },
+            Request::Loop(Chore::Session { name: "".into() }),
             Request::FinishSession {
                 name: "never".into(),
                 side: Side::Incoming,

@@ -89,6 +89,14 @@ impl Luo {
             .ok_or_else(|| Failure::refused(format!("session {name}"), format!("not {how} by this agent")))
     }
 
+    /// What makes sessions of one name, apart from those that are kept here.
+    pub fn maker(&mut self, name: &str) -> Result<Maker, Failure> {
+        let field = name_field(name)?;
+        let device = rustix::io::dup(self.device()?).named(|| "dup(/dev/liveupdate)")?;
+        let name = name.to_string();
+        Ok(Maker { device, field, name })
+    }
+
     /// The device, opened at the first use, because opening it makes LUO read what was handed over.
     fn device(&mut self) -> Result<BorrowedFd<'_>, Failure> {
         let device = match self.device.take() {
@@ -97,6 +105,32 @@ impl Luo {
         };
         let device: &OwnedFd = self.device.insert(device);
         Ok(device.as_fd())
+    }
+}
+
+/// Makes sessions that are closed at once.
+pub struct Maker {
+    device: OwnedFd,
+    field: [u8; NAME_BYTES],
+    name: String,
+}
+
+impl Maker {
+    /// Makes one.
+    pub fn create(&self) -> Result<OwnedFd, Failure> {
+        liveupdate::create_session(self.device.as_fd(), &self.field)
+            .named(|| format!("ioctl(LIVEUPDATE_IOCTL_CREATE_SESSION, {})", self.name))
+    }
+
+    /// Makes one, and preserves `fd` in it.
+    pub fn preserve(&self, fd: BorrowedFd<'_>, token: u64) -> Result<(), Failure> {
+        let session = self.create()?;
+        liveupdate::preserve_fd(session.as_fd(), fd, token).named(|| {
+            format!(
+                "ioctl(LIVEUPDATE_SESSION_PRESERVE_FD, {}, token {token})",
+                self.name
+            )
+        })
     }
 }
 

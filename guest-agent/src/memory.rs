@@ -9,6 +9,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::mem;
 use core::ops::Range;
 use guest_agent::device::mailbox;
 use guest_agent::pagemap;
@@ -68,6 +69,24 @@ struct Object {
     mapping: Mapping,
     /// The file behind it, if it is a memfd.
     memfd: Option<OwnedFd>,
+}
+
+/// A memfd that another process uses.
+pub struct Apart {
+    mapping: Mapping,
+    memfd: OwnedFd,
+}
+
+impl Apart {
+    /// Changes it.
+    pub fn change(&self, change: Change) -> Result<(), Failure> {
+        changes::change(&self.mapping, &self.memfd, change)
+    }
+
+    /// Its descriptor.
+    pub fn memfd(&self) -> BorrowedFd<'_> {
+        self.memfd.as_fd()
+    }
 }
 
 /// All memory objects, by the host's names for them.
@@ -151,6 +170,30 @@ impl Objects {
         changed
     }
 
+    /// Calls `work` while no memfd is mapped.
+    pub fn unmapped(&mut self, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        let (files, others): (BTreeMap<_, _>, BTreeMap<_, _>) = mem::take(&mut self.objects)
+            .into_iter()
+            .partition(|(_, object)| object.memfd.is_some());
+        self.objects = others;
+        let files: Vec<_> = files
+            .into_iter()
+            .filter_map(|(id, object)| Some((id, object.mapping.bytes(), object.memfd?)))
+            .collect();
+        let done = work();
+        for (id, bytes, memfd) in files {
+            self.insert_memfd(id, memfd, bytes)?;
+        }
+        done
+    }
+
+    /// A memfd with a descriptor and a mapping of its own, for a process that uses it meanwhile.
+    pub fn apart(&self, id: ObjectId) -> Result<Apart, Failure> {
+        let memfd = rustix::io::dup(self.memfd(id)?).named(|| "dup(memfd)")?;
+        let mapping = map_memfd(&memfd, self.get(id)?.mapping.bytes())?;
+        Ok(Apart { mapping, memfd })
+    }
+
     /// Refuses a descriptor of another file than that of the object.
     pub fn check_same_file(&self, id: ObjectId, other: &OwnedFd) -> Result<(), Failure> {
         let inode = |file: BorrowedFd<'_>| {
@@ -174,7 +217,7 @@ impl Objects {
     /// Unmaps an object and forgets its memfd without closing it.
     pub fn keep_open(&mut self, id: ObjectId) -> Result<(), Failure> {
         let object = self.objects.remove(&id).ok_or_else(|| unknown(id))?;
-        core::mem::forget(object.memfd);
+        mem::forget(object.memfd);
         Ok(())
     }
 

@@ -129,6 +129,32 @@ pub enum Change {
     Collapse(Part),
 }
 
+/// What a process of its own does in a loop, until its kernel ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Chore {
+    /// Change a memfd.
+    Change {
+        /// A memfd.
+        object: ObjectId,
+        /// In which way; not by a seal.
+        change: Change,
+    },
+    /// Create a session and close it.
+    Session {
+        /// Session name.
+        name: String,
+    },
+    /// Create a session, preserve a memfd in it, and close it.
+    Preserve {
+        /// Session name.
+        session: String,
+        /// A memfd.
+        object: ObjectId,
+        /// LUO token.
+        token: u64,
+    },
+}
+
 /// What the host asks of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -315,6 +341,12 @@ pub enum Request {
         /// The part.
         bytes: Vec<u8>,
     },
+    /// Do a chore once, and if that succeeds let a process of its own do it again and again. What comes of those rounds
+    /// is not told.
+    Loop(Chore),
+    /// Let the kernel drop its caches (vm.drop_caches), and clean pages of files with them. The agent unmaps its memfds
+    /// meanwhile, because pages that are mapped stay.
+    DropCaches,
     /// Report what the kernel has logged since the last such request, or since its start, as much as fits.
     KernelLog,
     /// Provoke a complaint of the kernel, for the tests of the harness itself. A process that shares the agent's memory

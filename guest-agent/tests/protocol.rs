@@ -1,8 +1,8 @@
 //! Every message survives encoding and decoding, and no input makes the decoder panic.
 
 use guest_agent::protocol::{
-    By, Change, DmaRing, Features, FlagRun, LogRecord, Misbehaviour, PageRun, Part, Place, Provocation,
-    Reply, Request, Side, decode, encode,
+    By, Change, Chore, DmaRing, Features, FlagRun, LogRecord, Misbehaviour, PageRun, Part, Place,
+    Provocation, Reply, Request, Side, decode, encode,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -64,6 +64,18 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn chore() -> impl Strategy<Value = Chore> {
+    prop_oneof![
+        (any::<u32>(), change()).prop_map(|(object, change)| Chore::Change { object, change }),
+        any::<String>().prop_map(|name| Chore::Session { name }),
+        any::<(String, u32, u64)>().prop_map(|(session, object, token)| Chore::Preserve {
+            session,
+            object,
+            token
+        }),
+    ]
+}
+
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         any::<String>().prop_map(|name| Request::CreateSession { name }),
@@ -119,6 +131,8 @@ fn request() -> impl Strategy<Value = Request> {
             }
         }),
         (any::<u32>(), change()).prop_map(|(object, change)| Request::Change { object, change }),
+        chore().prop_map(Request::Loop),
+        Just(Request::DropCaches),
         any::<(u32, u64, u64)>().prop_map(|(object, first_page, pages)| Request::Digest {
             object,
             first_page,

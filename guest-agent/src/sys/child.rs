@@ -1,4 +1,5 @@
-//! A process that writes to a file, for a write that the kernel may not survive in the process that makes it.
+//! Processes that share the agent's memory and files: one that writes to a file, for a write that the kernel may not
+//! survive in the process that makes it, and those that do something for ever.
 
 use super::clone::clone;
 use crate::failure::Failure;
@@ -105,6 +106,35 @@ impl Drop for Child {
             // SAFETY: likewise.
             unsafe { ManuallyDrop::drop(&mut self.stack) };
         }
+    }
+}
+
+/// Starts a process that does `work` again and again until the kernel ends. It shares the caller's thread-local storage,
+/// so `work` must not use any; a program without a C library has none.
+pub fn forever(work: impl Fn() + Send + 'static) -> Result<(), Failure> {
+    let work: Box<Box<dyn Fn() + Send>> = Box::new(Box::new(work));
+    let stack = vec![0_u128; STACK_BYTES / size_of::<u128>()].leak();
+    let top = stack.as_mut_ptr_range().end;
+    // The flags ask for no word, so the kernel does not touch it.
+    let word = AtomicU32::new(0);
+    let work = Box::into_raw(work);
+    // SAFETY: stack and work are on the heap and are never freed, and nobody else touches them.
+    let result = unsafe { clone(CLONE_FLAGS, top.cast(), word.as_ptr(), repeat, work.cast()) };
+    if result > 0 {
+        return Ok(());
+    }
+    Err(Failure::of(
+        "clone",
+        Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(i32::MAX)),
+    ))
+}
+
+/// Where a process of [`forever`] begins.
+extern "C" fn repeat(work: *mut u8) {
+    // SAFETY: `forever` hands over work that nobody else has, and that stays for ever.
+    let work = unsafe { &*work.cast::<Box<dyn Fn() + Send>>() };
+    loop {
+        work();
     }
 }
 

@@ -9,7 +9,7 @@ use crate::evidence::{
 };
 use crate::plan::{ObjectPlan, Plan};
 use guest_agent::pagemap;
-use guest_agent::protocol::{Change, Reply, Request, Side, VERSION};
+use guest_agent::protocol::{Change, Chore, Reply, Request, Side, VERSION};
 use std::collections::BTreeSet;
 use std::mem;
 
@@ -288,7 +288,7 @@ fn done(cursor: &mut Cursor, evidence: &mut Evidence, request: &Request, asked: 
                 .filter(|object| !object.preserved_by.contains(&cursor.generation))
                 .for_each(|object| object.preserved_by.push(cursor.generation));
         }
-        Request::Change { object, change } => {
+        Request::Change { object, change } | Request::Loop(Chore::Change { object, change }) => {
             let (part, seed) = match change {
                 Change::Write { part, seed, .. } => (*part, Some(*seed)),
                 Change::PunchHole(part) => (*part, None),

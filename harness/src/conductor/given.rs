@@ -6,7 +6,7 @@ use super::cursor::{Cursor, Ending, Move, Point};
 use crate::evidence::{AgentFailure, Evidence, PAGE, StepFailure, StepRecord};
 use crate::plan::{Plan, Step};
 use crate::scenario::{Deed, Errno, Given};
-use guest_agent::protocol::{Change, Part, Request};
+use guest_agent::protocol::{Change, Chore, Part, Request};
 
 /// Most bytes of a part that one request writes or reads.
 const BYTES_AT_ONCE: u64 = PAGES_AT_ONCE * PAGE;
@@ -37,6 +37,10 @@ pub(super) fn part(plan: &Plan, cursor: &mut Cursor, given: &Given, at: Point) -
 fn request(plan: &Plan, generation: u32, given: &Given, part: u64) -> Option<Request> {
     let first = (part == 0).then_some(());
     let second = (part == 1).then_some(());
+    if given.looped {
+        first?;
+        return chore(given).map(Request::Loop);
+    }
     Some(match given.deed.clone() {
         Deed::CreateMemfd { object, flags } => {
             first?;
@@ -109,6 +113,10 @@ fn request(plan: &Plan, generation: u32, given: &Given, part: u64) -> Option<Req
             second?;
             Request::Close { object }
         }
+        Deed::DropCaches => {
+            first?;
+            Request::DropCaches
+        }
         Deed::Load => {
             first?;
             Request::LoadKexec {
@@ -120,6 +128,25 @@ fn request(plan: &Plan, generation: u32, given: &Given, part: u64) -> Option<Req
             Request::Kexec
         }
         Deed::Wait(_) => return None,
+    })
+}
+
+/// What a process of its own does for a step in a loop; `None` if there can be no such process.
+fn chore(given: &Given) -> Option<Chore> {
+    Some(match given.deed.clone() {
+        Deed::Change { object, change } => Chore::Change { object, change },
+        Deed::CreateSession { session } => Chore::Session { name: session },
+        Deed::Preserve {
+            object,
+            session,
+            token,
+            ..
+        } => Chore::Preserve {
+            session,
+            object,
+            token,
+        },
+        _ => return None,
     })
 }
 
@@ -189,7 +216,7 @@ pub(super) fn failed(
 fn record(plan: &Plan, evidence: &mut Evidence, given: &Given, failure: Option<StepFailure>, at: Point) {
     evidence.steps.push(StepRecord {
         number: given.number,
-        what: plan.deed_words(&given.deed),
+        what: plan.given_words(given),
         expected: given.errno,
         failure,
         at: at.moment,

@@ -4,12 +4,11 @@ use super::steps::{self, Step};
 use super::{ObjectPlan, Plan};
 use crate::evidence::{CheckpointKind, MemfdEnd, MemoryPoint, Phase};
 use crate::scenario::{Deed, Given, Scenario, Workload};
-use guest_agent::protocol::{Change, Side};
-use std::collections::BTreeSet;
+use guest_agent::protocol::Side;
 
 /// Sets what the steps make of the objects: over how many kexecs they go, and what becomes of them after the last one.
 pub(super) fn settle(objects: &mut [ObjectPlan], given: &[Given]) {
-    let succeeds = |given: &&Given| given.errno.is_none();
+    let succeeds = |given: &&Given| given.errno.is_none() && !given.looped;
     for object in objects {
         let of = |wanted: u32| wanted == object.id;
         let mut preserved = given
@@ -63,7 +62,6 @@ pub(super) fn of(plan: &Plan, scenario: &Scenario, given: &[Given], generation: 
         scenario,
         generation,
         preparing: generation == 0,
-        moved: BTreeSet::new(),
         steps: Vec::new(),
     };
     list.begin();
@@ -100,8 +98,6 @@ struct List<'a> {
     generation: u32,
     /// Whether the phase is `prepare`, or a later one.
     preparing: bool,
-    /// Memfds whose pages may be others than those that are known.
-    moved: BTreeSet<u32>,
     steps: Vec<Step>,
 }
 
@@ -145,18 +141,11 @@ impl List<'_> {
             _ => {}
         }
         self.steps.push(Step::Given(given.clone()));
-        let succeeds = given.errno.is_none();
+        let succeeds = given.errno.is_none() && !given.looped;
         match &given.deed {
             // Once it is preserved it has all its pages, so looking for them makes none.
-            Deed::Preserve { object, .. } if succeeds => {
-                self.moved.remove(object);
-                self.steps.push(Step::ResolvePages(*object));
-            }
+            Deed::Preserve { object, .. } if succeeds => self.steps.push(Step::ResolvePages(*object)),
             Deed::Retrieve { object, .. } => self.steps.push(Step::Digest(*object)),
-            Deed::Change {
-                object,
-                change: Change::PunchHole(_) | Change::Collapse(_),
-            } => drop(self.moved.insert(*object)),
             _ => {}
         }
     }
@@ -164,7 +153,7 @@ impl List<'_> {
     /// What is looked at once all is retrieved.
     fn retrieved(&mut self) {
         let (plan, generation) = (self.plan, self.generation);
-        self.find_moved();
+        self.find_pages();
         let regions = steps::regions(plan).next().map(|_| Step::FindRegions);
         self.steps.extend(regions);
         self.steps.push(Step::Capture(CheckpointKind::Retrieved));
@@ -172,15 +161,18 @@ impl List<'_> {
         self.steps.push(Step::Pass(self.scenario.run.restore.0));
     }
 
-    /// Resolves anew the memfds of which pages may be others.
-    fn find_moved(&mut self) {
-        let moved = std::mem::take(&mut self.moved);
-        self.steps.extend(moved.into_iter().map(Step::ResolvePages));
+    /// Asks anew where the pages of memfds are: steps may have moved them.
+    fn find_pages(&mut self) {
+        let carried = steps::carried(self.plan, self.generation.saturating_sub(1));
+        self.steps
+            .extend(carried.map(|object| Step::ResolvePages(object.id)));
     }
 
     fn capture_end(&mut self) {
         let (plan, generation) = (self.plan, self.generation);
-        self.find_moved();
+        self.find_pages();
+        let carried = steps::carried(plan, generation.saturating_sub(1));
+        self.steps.extend(carried.map(|object| Step::Digest(object.id)));
         if generation > 0 {
             steps::flags(plan, generation, MemoryPoint::Held, &mut self.steps);
             steps::under_pressure(self.scenario, MemoryPoint::Held, Vec::new(), &mut self.steps);

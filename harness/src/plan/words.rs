@@ -2,7 +2,7 @@
 
 use super::{Plan, Step};
 use crate::evidence::CheckpointKind;
-use crate::scenario::{Bytes, Deed};
+use crate::scenario::{Bytes, Deed, Given};
 use guest_agent::protocol::{By, Change, Part, Side};
 
 /// Names of the seals (include/uapi/linux/fcntl.h), by bit.
@@ -48,12 +48,21 @@ impl Plan {
             Step::Provoke(what) => format!("provoke {}", what.name()),
             Step::KernelLog => "read the kernel's log".into(),
             Step::PowerOff => "power off".into(),
-            Step::Given(given) => self.deed_words(&given.deed),
+            Step::Given(given) => self.given_words(given),
         }
     }
 
     /// What a given step does, in words.
-    pub fn deed_words(&self, deed: &Deed) -> String {
+    pub fn given_words(&self, given: &Given) -> String {
+        let deed = self.deed_words(&given.deed);
+        if given.looped {
+            format!("{deed}; and again and again, in a process of its own")
+        } else {
+            deed
+        }
+    }
+
+    fn deed_words(&self, deed: &Deed) -> String {
         let name = |object: &u32| self.object_words(*object);
         match deed {
             Deed::CreateMemfd { object, .. } => format!("create {} without pages", name(object)),
@@ -101,6 +110,7 @@ impl Plan {
                 format!("close session \"{session}\"{what}")
             }
             Deed::CloseMemfd { object } => format!("close {}", name(object)),
+            Deed::DropCaches => "let the kernel drop caches".into(),
             Deed::Load => "load the next kernel".into(),
             Deed::Kexec => "kexec".into(),
             Deed::Wait(ns) => format!("wait {}", time(*ns)),

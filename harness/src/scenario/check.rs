@@ -35,6 +35,8 @@ const MAX_MEMFDS: usize = 64;
 const MAX_LEDGER: u64 = 1_000_000;
 /// Minimum time of a block with interrupts, in nanoseconds: each interrupt costs the guest about 5 us.
 const MIN_INTERRUPT_PERIOD: u64 = 20_000;
+/// Bytes of a huge page of x86-64.
+const HUGE_PAGE: u64 = 2 << 20;
 /// LUO's session name is an array of 64 bytes with a terminating NUL.
 const MAX_SESSION_NAME: usize = 63;
 
@@ -146,6 +148,15 @@ fn check_memfds(scenario: &Scenario, ram: u64) -> Result<(), Problem> {
         })?;
         if let Some(end) = &memfd.end {
             check_end(scenario, memfd, end)?;
+        }
+        if let Some(hugetlb) = &memfd.hugetlb {
+            require(scenario.gives_steps(), hugetlb, || {
+                "found hugetlb without steps: no kernel preserves such a memfd, so a run needs a step that says so".into()
+            })?;
+            let whole = memfd.size.get_ref().0.is_multiple_of(HUGE_PAGE);
+            require(whole || !memfd.is_hugetlb(), &memfd.size, || {
+                "found hugetlb beside it, expected a multiple of 2 MiB".into()
+            })?;
         }
         if let Some(hops) = &memfd.hops {
             let (found, kexecs) = (*hops.get_ref(), *scenario.kexecs.get_ref());

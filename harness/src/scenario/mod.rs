@@ -156,9 +156,16 @@ pub struct Memfd {
     pub hops: Option<Spanned<u32>>,
     /// What the new kernel's agent does about it.
     pub end: Option<Spanned<MemfdEnd>>,
+    /// Whether its pages are huge pages of hugetlb, of 2 MiB.
+    pub hugetlb: Option<Spanned<bool>>,
 }
 
 impl Memfd {
+    /// Whether its pages are huge pages of hugetlb.
+    fn is_hugetlb(&self) -> bool {
+        self.hugetlb.as_ref().is_some_and(|hugetlb| *hugetlb.get_ref())
+    }
+
     /// What the new kernel's agent does about it.
     pub fn end(&self) -> MemfdEnd {
         self.end

@@ -42,6 +42,9 @@ pub struct Step {
     pub by: Option<Spanned<By>>,
     /// Seals to add.
     pub seals: Option<Spanned<Vec<Seal>>>,
+    /// Whether a process of its own goes on doing it until the kernel ends.
+    #[serde(rename = "loop")]
+    pub looped: Option<Spanned<bool>>,
     /// How much guest time passes.
     pub time: Option<Spanned<Span>>,
     /// The error that the call has to return. Default: it has to succeed.
@@ -78,6 +81,8 @@ pub enum Verb {
     Finish,
     /// Closes a memfd or a session.
     Close,
+    /// Lets the kernel drop caches, and clean pages of memfds with them.
+    DropCaches,
     /// Loads the next kernel.
     Load,
     /// Reboots into it.
@@ -133,6 +138,8 @@ pub struct Given {
     pub deed: Deed,
     /// The error that it has to fail with; `None` if it has to succeed.
     pub errno: Option<Errno>,
+    /// Whether a process of its own goes on doing it.
+    pub looped: bool,
 }
 
 /// What a given step does. Objects have the identities of the plan.
@@ -214,6 +221,8 @@ pub enum Deed {
         /// Which object.
         object: u32,
     },
+    /// Let the kernel drop caches.
+    DropCaches,
     /// Load the next kernel.
     Load,
     /// Reboot into it.

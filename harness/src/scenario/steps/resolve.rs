@@ -17,6 +17,8 @@ const MAX_SESSION_NAME: usize = 63;
 const WORD: u64 = 8;
 /// MFD_ALLOW_SEALING (include/uapi/linux/memfd.h).
 const ALLOW_SEALING: u32 = 2;
+/// MFD_HUGETLB and MFD_HUGE_2MB (the same header).
+const HUGETLB_2M: u32 = 4 | 21 << 26;
 
 /// Checks `[[step]]`.
 pub(in crate::scenario) fn check(scenario: &Scenario) -> Result<(), Problem> {
@@ -60,7 +62,12 @@ pub(super) fn resolve(scenario: &Scenario, seed: u64) -> Result<Vec<Given>, Prob
         state.enter(step)?;
         let deed = state.deed(step)?;
         let errno = step.errno.as_ref().map(|errno| *errno.get_ref());
-        state.does(number, deed, errno);
+        state.keeps_content(step, &deed)?;
+        if is_looped(step) {
+            state.loops(step, number, deed)?;
+        } else {
+            state.does(number, deed, errno);
+        }
     }
     state.leave_until(*scenario.kexecs.get_ref());
     Ok(state.given)
@@ -81,6 +88,8 @@ struct State<'a> {
     sealed: BTreeSet<u32>,
     /// Number of writes to each memfd.
     writes: BTreeMap<u32, u64>,
+    /// Memfds whose content a process goes on changing.
+    looped: BTreeSet<u32>,
     /// Sessions that the running agent has created, with the memfds in them.
     outgoing: BTreeMap<String, BTreeSet<u32>>,
     /// Sessions that it has retrieved.
@@ -102,6 +111,7 @@ impl<'a> State<'a> {
             held: BTreeSet::new(),
             sealed: BTreeSet::new(),
             writes: BTreeMap::new(),
+            looped: BTreeSet::new(),
             outgoing: BTreeMap::new(),
             incoming: BTreeSet::new(),
             handed: BTreeMap::new(),
@@ -156,6 +166,7 @@ impl<'a> State<'a> {
                 })?;
                 Deed::Kexec
             }
+            Verb::DropCaches => Deed::DropCaches,
             _ => Deed::Wait(step.time.as_ref().map_or(0, |time| time.get_ref().0)),
         })
     }
@@ -233,7 +244,8 @@ impl<'a> State<'a> {
             let sealed =
                 |other: &Step| *other.verb.get_ref() == Verb::Seal && other.object.as_ref() == Some(named);
             let seals = self.scenario.step.iter().any(sealed);
-            let flags = if seals { ALLOW_SEALING } else { 0 };
+            let seals = if seals { ALLOW_SEALING } else { 0 };
+            let flags = seals | if memfd.is_hugetlb() { HUGETLB_2M } else { 0 };
             return Ok(Deed::CreateMemfd { object, flags });
         }
         if verb != Verb::Retrieve {
@@ -245,6 +257,21 @@ impl<'a> State<'a> {
         let session = step.session.as_ref().unwrap_or(&own);
         let token = *step.token.as_ref().unwrap_or(&memfd.token).get_ref();
         Ok(match verb {
+            Verb::Preserve if is_looped(step) => {
+                let side = Side::Outgoing;
+                let session = session.get_ref().clone();
+                require(!self.outgoing.contains_key(&session), named, || {
+                    format!(
+                        "session \"{session}\" is there, expected a name for one that each round creates and closes"
+                    )
+                })?;
+                Deed::Preserve {
+                    object,
+                    session,
+                    token,
+                    side,
+                }
+            }
             Verb::Preserve => {
                 let side = self.open_session(session, side, Side::Outgoing)?;
                 let session = session.get_ref().clone();
@@ -365,7 +392,39 @@ impl<'a> State<'a> {
             generation: self.generation - left,
             deed,
             errno,
+            looped: false,
         });
+    }
+
+    /// Adds a step that a process of its own goes on doing. It leaves what it makes as it found it, but for content.
+    fn loops(&mut self, step: &Step, number: u32, deed: Deed) -> Result<(), Problem> {
+        require(step.errno.is_none(), &step.verb, || {
+            "found loop beside errno, and a loop begins with a success".into()
+        })?;
+        if let Deed::Change { object, change } = &deed
+            && changes_content(change)
+        {
+            self.looped.insert(*object);
+        }
+        self.given.push(Given {
+            number,
+            generation: self.generation,
+            deed,
+            errno: None,
+            looped: true,
+        });
+        Ok(())
+    }
+
+    /// Refuses to change the content of a memfd while a process goes on changing it: nobody could say which comes last.
+    fn keeps_content(&self, step: &Step, deed: &Deed) -> Result<(), Problem> {
+        let clash = match deed {
+            Deed::Change { object, change } => changes_content(change) && self.looped.contains(object),
+            _ => false,
+        };
+        require(!clash, &step.verb, || {
+            "a process goes on changing this memfd in a loop, so its content would depend on chance".into()
+        })
     }
 
     fn succeeds(&mut self, deed: &Deed) {
@@ -401,11 +460,20 @@ impl<'a> State<'a> {
                 self.handed = std::mem::take(&mut self.outgoing);
                 self.incoming.clear();
                 self.held.clear();
+                self.looped.clear();
                 self.loaded = false;
             }
-            Deed::Preserve { .. } | Deed::RetrieveAgain { .. } | Deed::Wait(_) => {}
+            Deed::Preserve { .. } | Deed::RetrieveAgain { .. } | Deed::DropCaches | Deed::Wait(_) => {}
         }
     }
+}
+
+fn is_looped(step: &Step) -> bool {
+    step.looped.as_ref().is_some_and(|looped| *looped.get_ref())
+}
+
+fn changes_content(change: &Change) -> bool {
+    matches!(change, Change::Write { .. } | Change::PunchHole(_))
 }
 
 /// Seed of the pattern of write `number`, from 1, to a memfd. The first one has the memfd's own.

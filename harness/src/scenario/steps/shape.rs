@@ -21,7 +21,7 @@ impl Verb {
         match self {
             Self::Create | Self::Retrieve | Self::Close => About::Either,
             Self::Unpreserve | Self::Finish => About::Session,
-            Self::Load | Self::Kexec | Self::Wait => About::Nothing,
+            Self::DropCaches | Self::Load | Self::Kexec | Self::Wait => About::Nothing,
             _ => About::Memfd,
         }
     }
@@ -29,16 +29,17 @@ impl Verb {
     /// Further keys that it may have.
     fn may_have(self, memfd: bool) -> &'static [&'static str] {
         match self {
-            Self::Write => &["at", "size", "by", "errno"],
-            Self::Read => &["at", "size"],
-            Self::Allocate | Self::PunchHole | Self::Collapse => &["at", "size", "errno"],
+            Self::Write => &["at", "size", "by", "loop", "errno"],
+            Self::Read => &["at", "size", "loop"],
+            Self::Allocate | Self::PunchHole | Self::Collapse => &["at", "size", "loop", "errno"],
             Self::Seal => &["seals", "errno"],
-            Self::Preserve => &["session", "token", "side", "errno"],
+            Self::Preserve => &["session", "token", "side", "loop", "errno"],
             Self::Retrieve if memfd => &["session", "token", "side", "errno"],
             Self::RetrieveAgain => &["session", "token", "side", "errno"],
             Self::Finish => &["side", "errno"],
             Self::Close if !memfd => &["side"],
-            Self::Close | Self::Unpreserve => &[],
+            Self::Close | Self::Unpreserve | Self::DropCaches => &[],
+            Self::Create if !memfd => &["loop", "errno"],
             Self::Create | Self::Retrieve | Self::Load | Self::Kexec => &["errno"],
             Self::Wait => &["time"],
         }
@@ -101,7 +102,7 @@ pub(super) fn check(step: &Step) -> Result<(), Problem> {
 }
 
 /// All keys but `do` and `generation`.
-fn keys(step: &Step) -> [Key; 10] {
+fn keys(step: &Step) -> [Key; 11] {
     fn span<T>(value: &Option<toml::Spanned<T>>) -> Option<Range<usize>> {
         value.as_ref().map(toml::Spanned::span)
     }
@@ -114,6 +115,7 @@ fn keys(step: &Step) -> [Key; 10] {
         ("size", span(&step.size)),
         ("by", span(&step.by)),
         ("seals", span(&step.seals)),
+        ("loop", span(&step.looped)),
         ("time", span(&step.time)),
         ("errno", span(&step.errno)),
     ]

@@ -214,3 +214,53 @@ fn what_belongs_to_the_life_cycle_is_refused_beside_steps() {
         assert!(message.contains("beside steps"), "{message}");
     }
 }
+
+#[test]
+fn a_loop_is_a_step_that_leaves_things_as_they_are() {
+    let looped = "do = \"write\"\nobject = \"m\"\nloop = true";
+    let all = given(&preserved_and(&[
+        looped,
+        "do = \"create\"\nsession = \"other\"\nloop = true",
+        "do = \"create\"\nsession = \"other\"",
+    ]));
+    let flags: Vec<bool> = all.iter().map(|given| given.looped).collect();
+    assert_eq!(flags, [false, false, false, true, true, false, false, false]);
+    for (step, said) in [
+        ("do = \"punch-hole\"\nobject = \"m\"", "depend on chance"),
+        ("do = \"load\"\nloop = true", "found loop"),
+        (
+            "do = \"preserve\"\nobject = \"m\"\nloop = true",
+            "each round creates and closes",
+        ),
+        (
+            "do = \"read\"\nobject = \"m\"\nloop = true\nerrno = \"EIO\"",
+            "found errno",
+        ),
+        (
+            "do = \"allocate\"\nobject = \"m\"\nloop = true\nerrno = \"EIO\"",
+            "begins with a success",
+        ),
+    ] {
+        let message = error(&preserved_and(&[looped, step]));
+        assert!(message.contains(said), "{said}: {message}");
+    }
+}
+
+#[test]
+fn hugetlb_needs_steps_and_whole_huge_pages() {
+    let of = |size: &str, steps: &str| {
+        let text = HEAD.replace("64 KiB", size);
+        parse("s.toml", &format!("{text}hugetlb = true\n{steps}"))
+    };
+    let create = "[[step]]\ndo = \"create\"\nobject = \"m\"\n";
+    let scenario = of("4 MiB", create).unwrap();
+    let flags = 4 | 21 << 26;
+    assert_eq!(scenario.given(1)[0].deed, Deed::CreateMemfd { object: 1, flags });
+    for (size, steps, said) in [
+        ("4 MiB", "", "without steps"),
+        ("1 MiB", create, "a multiple of 2 MiB"),
+    ] {
+        let message = of(size, steps).unwrap_err().to_string();
+        assert!(message.contains(said), "{message}");
+    }
+}

@@ -8,7 +8,7 @@ use crate::mailbox::Mailbox;
 use crate::memory::Objects;
 use crate::pressure::Pressure;
 use crate::sys::child::forever;
-use crate::{boot, crew, files, kexec, page_flags, provoke, sys};
+use crate::{boot, crew, files, kexec, page_flags, program, provoke, sys};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -40,6 +40,13 @@ pub fn serve(mailbox: &Mailbox, command_line: String) -> ! {
                 mailbox.post(&Reply::Done);
                 misbehave(how);
             }
+            Ok(Request::Become(wanted)) => match program::prepare(&wanted) {
+                Ok(ready) => {
+                    mailbox.post(&Reply::Done);
+                    ready.become_it().into()
+                }
+                Err(failure) => failure.into(),
+            },
             Ok(request) => agent.handle(request).unwrap_or_else(Reply::from),
             Err(failure) => failure.into(),
         };
@@ -157,8 +164,9 @@ impl Agent {
             Request::ReleaseMemory => self.pressure = None,
             Request::KernelLog => return self.kernel_log.read(),
             Request::Provoke(what) => provoke::provoke(what)?,
+            Request::RunProgram(wanted) => return Ok(Reply::Ended(program::prepare(&wanted)?.run()?)),
             // Answered before they are done, by the loop.
-            Request::Kexec | Request::PowerOff | Request::Misbehave(_) => {}
+            Request::Kexec | Request::PowerOff | Request::Misbehave(_) | Request::Become(_) => {}
         }
         Ok(Reply::Done)
     }

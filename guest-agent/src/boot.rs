@@ -8,7 +8,7 @@ use guest_agent::notes;
 use guest_agent::protocol::{Features, Reply, VERSION};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::system::RebootCommand;
 
 /// A file system to mount.
@@ -61,6 +61,14 @@ pub fn mount_all() {
                 errno.raw_os_error()
             )),
         }
+    }
+}
+
+/// Undoes [`mount_all`], for a program that expects the root file system as the kernel leaves it. What cannot be unmounted
+/// is not mounted.
+pub fn unmount_all() {
+    for Mount { target, .. } in MOUNTS.iter().rev() {
+        let _ = rustix::mount::unmount(*target, UnmountFlags::DETACH);
     }
 }
 

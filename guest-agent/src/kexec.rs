@@ -4,6 +4,7 @@ use crate::failure::{Failure, Named};
 use crate::{files, luo, sys};
 use alloc::ffi::CString;
 use alloc::format;
+use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::system::RebootCommand;
@@ -24,8 +25,7 @@ pub fn load(command_line: &str) -> Result<(), Failure> {
     let arguments = CString::new(command_line)
         .map_err(|_| Failure::refused("kexec_file_load", "the command line contains a NUL byte"))?;
     let kernel = files::open(KERNEL, OFlags::RDONLY)?;
-    let initrd = files::open(INITRD, OFlags::RDONLY)
-        .map_err(|failure| failure.with_detail("is retain_initrd on the kernel command line?"))?;
+    let initrd = open_initrd()?;
     finalize()?;
     sys::kexec_file_load(&kernel, &initrd, &arguments).named(|| {
         format!(
@@ -33,6 +33,12 @@ pub fn load(command_line: &str) -> Result<(), Failure> {
             arguments.count_bytes()
         )
     })
+}
+
+/// Opens the initramfs image of this kernel.
+pub fn open_initrd() -> Result<OwnedFd, Failure> {
+    files::open(INITRD, OFlags::RDONLY)
+        .map_err(|failure| failure.with_detail("is retain_initrd on the kernel command line?"))
 }
 
 /// Writes a part of [`KERNEL`]. The part at offset 0 makes the file anew; each other part must follow the last one.

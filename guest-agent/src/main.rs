@@ -16,6 +16,8 @@
 //! made if they are missing. The kernel needs `retain_initrd` on its command line, so that the next kernel gets the same
 //! initramfs, and `liveupdate=on` (6.17 and 6.18: `kho=on`).
 //!
+//! In an initramfs that has an /init of its own the agent is `/.baton/agent`, and the kernel has `rdinit=/.baton/agent`.
+//!
 //! # Kernels
 //! The interface of /dev/liveupdate that the agent uses is the same from 6.19 to 7.3. Before 6.19 there is none, and
 //! session requests fail with ENOENT from `open(/dev/liveupdate)`; everything else works.
@@ -47,6 +49,7 @@ mod memory;
 mod page_flags;
 mod pci;
 mod pressure;
+mod program;
 mod provoke;
 mod shell;
 mod standalone;

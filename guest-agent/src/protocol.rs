@@ -5,10 +5,10 @@
 //!
 //! `ResolvePages` and `ResolveRange` are answered with `Pages`, `Digest` with `Digests`, `ConsumeDma` with `Dma`,
 //! `MemoryInfo` with `Memory`, `PageFlags` with `PageFlags`, `TakeMemory` with `Taken`, `DisarmInterrupts` with
-//! `Interrupts`, `KernelLog` with `KernelLog`, all others with `Done`; `StartDma` also with `OutOfReach`. Any request
-//! may be answered with `Failed` instead; the agent is then ready for the next one. After the reply to `Kexec`,
-//! `PowerOff` and `Misbehave` the agent expects no further request. If the jump of `Kexec` fails, it sends `Failed` and
-//! continues to serve requests.
+//! `Interrupts`, `KernelLog` with `KernelLog`, `RunProgram` with `Ended`, all others with `Done`; `StartDma` also with
+//! `OutOfReach`. Any request may be answered with `Failed` instead; the agent is then ready for the next one. After the
+//! reply to `Kexec`, `PowerOff`, `Misbehave` and `Become` the agent expects no further request. If the jump of `Kexec` or
+//! the start of `Become`'s program fails, it sends `Failed` and continues to serve requests.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -19,6 +19,9 @@ pub const VERSION: u32 = 6;
 
 /// What the agent prints on the console, before the reason, if it cannot reach the host.
 pub const NO_MAILBOX: &str = "baton agent: no mailbox: ";
+
+/// Where the agent lies in the initramfs of somebody else, which has an /init of its own. The kernel starts it by `rdinit=`.
+pub const AGENT_PATH: &str = "/.baton/agent";
 
 /// Names a memory object of the agent (a memfd or an anonymous buffer); chosen by the host.
 pub type ObjectId = u32;
@@ -353,6 +356,39 @@ pub enum Request {
     /// and files does it, because the kernel may kill who does. The reply comes when that process has ended, or after a
     /// second of guest time (a hung task: four).
     Provoke(Provocation),
+    /// Run a program that is not the agent's, and wait until it has ended. The processes that it leaves behind live on.
+    RunProgram(Program),
+    /// Become that program: it is PID 1 from then on, with the file systems as the kernel left them. The reply comes
+    /// before the system call.
+    Become(Program),
+}
+
+/// A program of the initramfs, and what it wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its path and its arguments.
+    pub words: Vec<String>,
+    /// Where it wants a copy of the initramfs that this kernel was given; that takes `retain_initrd`.
+    pub initrd_at: Option<String>,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProgramEnd {
+    /// It exited with this status.
+    Exit(i32),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+impl core::fmt::Display for ProgramEnd {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Exit(status) => write!(f, "exit status {status}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
 }
 
 /// Crash types of LKDTM (drivers/misc/lkdtm, CONFIG_LKDTM) that leave the kernel running, with the names that its file
@@ -515,6 +551,8 @@ pub enum Reply {
         /// Whether there are more, for the next request.
         more: bool,
     },
+    /// The program has ended.
+    Ended(ProgramEnd),
     /// The DMA engine does not reach a page that it should use. It was not started.
     OutOfReach {
         /// Which object.

@@ -7,6 +7,7 @@ mod clone;
 mod ioctl;
 pub mod liveupdate;
 mod mapping;
+pub mod program;
 #[cfg(panic = "abort")]
 mod start;
 #[cfg(panic = "abort")]
@@ -15,5 +16,5 @@ mod symbols;
 pub mod team;
 pub mod vfio;
 
-pub use call::{collapse, exit, kexec_file_load, ticks};
+pub use call::{Strings, collapse, execve, exit, kexec_file_load, ticks};
 pub use mapping::{Mapping, bytes_of};

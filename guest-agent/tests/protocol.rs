@@ -1,7 +1,7 @@
 //! Every message survives encoding and decoding, and no input makes the decoder panic.
 
 use guest_agent::protocol::{
-    By, Change, Chore, DmaRing, Features, FlagRun, LogRecord, Misbehaviour, PageRun, Part, Place,
+    By, Change, Chore, DmaRing, Features, FlagRun, LogRecord, Misbehaviour, PageRun, Part, Place, Program, ProgramEnd,
     Provocation, Reply, Request, Side, decode, encode,
 };
 use proptest::collection::vec;
@@ -76,8 +76,15 @@ fn chore() -> impl Strategy<Value = Chore> {
     ]
 }
 
+fn program() -> impl Strategy<Value = Program> {
+    let initrd_at = proptest::option::of(any::<String>());
+    (vec(any::<String>(), 0..4), initrd_at).prop_map(|(words, initrd_at)| Program { words, initrd_at })
+}
+
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
+        program().prop_map(Request::RunProgram),
+        program().prop_map(Request::Become),
         any::<String>().prop_map(|name| Request::CreateSession { name }),
         any::<(u32, u64, u32)>().prop_map(|(object, bytes, flags)| Request::CreateMemfd {
             object,
@@ -193,6 +200,8 @@ fn reply() -> impl Strategy<Value = Reply> {
             more
         }),
         Just(Reply::Done),
+        any::<i32>().prop_map(|status| Reply::Ended(ProgramEnd::Exit(status))),
+        any::<i32>().prop_map(|signal| Reply::Ended(ProgramEnd::Signal(signal))),
         vec(run, 0..64).prop_map(Reply::Pages),
         vec(any::<u64>(), 0..64).prop_map(Reply::Digests),
         any::<(Option<u64>, u64, u64, u32)>().prop_map(

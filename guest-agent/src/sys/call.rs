@@ -1,8 +1,10 @@
 //! System calls and instructions that need `unsafe`.
 
+use alloc::ffi::CString;
+use alloc::vec::Vec;
 use core::arch::asm;
 use core::arch::x86_64::_rdtsc;
-use core::ffi::CStr;
+use core::ffi::{CStr, c_char};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 
@@ -12,6 +14,8 @@ const KEXEC_FILE_LOAD: usize = 320;
 const MADVISE: usize = 28;
 /// MADV_COLLAPSE (include/uapi/asm-generic/mman-common.h, from 6.1).
 const MADV_COLLAPSE: usize = 25;
+/// Number of execve(2) on x86-64.
+const EXECVE: usize = 59;
 /// Number of exit_group(2) on x86-64.
 const EXIT_GROUP: usize = 231;
 
@@ -45,6 +49,34 @@ fn result_of(result: isize) -> Result<(), Errno> {
         Err(Errno::from_raw_os_error(
             i32::try_from(-result).unwrap_or(i32::MAX),
         ))
+    }
+}
+
+/// execve(2) with the first of `words` as the path; returns only if that failed.
+pub fn execve(words: &Strings, environment: &Strings) -> Errno {
+    let Some(path) = words.0.first() else {
+        return Errno::NOENT;
+    };
+    let (words, environment) = (words.pointers(), environment.pointers());
+    let arguments = [
+        path.as_ptr().addr(),
+        words.as_ptr().addr(),
+        environment.as_ptr().addr(),
+        0,
+        0,
+    ];
+    // SAFETY: the path ends with a NUL, both lists with a null pointer, and all that they point to lives on.
+    let result = unsafe { syscall(EXECVE, arguments) };
+    Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(i32::MAX))
+}
+
+/// Strings as execve(2) takes them.
+pub struct Strings(pub Vec<CString>);
+
+impl Strings {
+    fn pointers(&self) -> Vec<*const c_char> {
+        let each = self.0.iter().map(|text| text.as_ptr());
+        each.chain([core::ptr::null()]).collect()
     }
 }
 

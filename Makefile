@@ -37,7 +37,7 @@ export BATON_EMBED_AGENT := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/agent/g
 PREFIX ?= /usr/local
 INSTALLED = $(DESTDIR)$(PREFIX)
 
-.PHONY: help demo test test-kvm test-kvm-svm nightly matrix bench check build install uninstall agent images setup toolchain clean
+.PHONY: help demo test test-kvm test-kvm-svm nightly matrix bench check build install uninstall agent images selftests setup toolchain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -119,6 +119,9 @@ agent: toolchain setup
 
 images: setup ## build guest kernels in ~/.cache/baton
 	@for version in $(KERNELS); do images/build "$$version" >/dev/null; done
+
+selftests: images ## build upstream's own tests of live update, for the scenarios of tests/scenarios/payload
+	ln -sfn "$$(images/selftests $(firstword $(KERNELS)))" target/selftests
 
 setup: ## install missing Debian packages
 	@images/setup

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. [`Reply::Hello`] carries it, and the host refuses any other.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// What the agent prints on the console, before the reason, if it cannot reach the host.
 pub const NO_MAILBOX: &str = "baton agent: no mailbox: ";

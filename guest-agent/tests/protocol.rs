@@ -1,8 +1,8 @@
 //! Every message survives encoding and decoding, and no input makes the decoder panic.
 
 use guest_agent::protocol::{
-    By, Change, Chore, DmaRing, Features, FlagRun, LogRecord, Misbehaviour, PageRun, Part, Place, Program, ProgramEnd,
-    Provocation, Reply, Request, Side, decode, encode,
+    By, Change, Chore, DmaRing, Features, FlagRun, LogRecord, Misbehaviour, PageRun, Part, Place, Program,
+    ProgramEnd, Provocation, Reply, Request, Side, decode, encode,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;

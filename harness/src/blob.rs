@@ -23,6 +23,8 @@ pub struct Handed {
     /// Those page frames of `preserved` that belong to the handover itself or to another subsystem, with a
     /// description.
     pub own: BTreeMap<u64, String>,
+    /// The files in sessions, with their pages in RAM.
+    pub files: Vec<HandedFile>,
     /// Names of the regions of reserve_mem that it hands over; `None` if their record cannot be read.
     pub reserve_mem: Option<BTreeSet<String>>,
     /// Number of folios that the kernel's own test handed over, 0 if the test's record cannot be read; `None` without
@@ -32,6 +34,17 @@ pub struct Handed {
     pub scratch: Vec<Region>,
     /// Findings of at least the severity of a warning.
     pub problems: Vec<String>,
+}
+
+/// A file in a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandedFile {
+    /// Name of the session.
+    pub session: String,
+    /// LUO token.
+    pub token: u64,
+    /// Page frames of its contents that are RAM, ascending.
+    pub frames: BTreeSet<u64>,
 }
 
 /// Why a blob cannot be used.
@@ -153,6 +166,7 @@ pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
         version: handover.version.to_string(),
         preserved: BTreeSet::new(),
         own: BTreeMap::new(),
+        files: files(&handover, &owners, &ram),
         reserve_mem: match named(memblock::NODE_NAME) {
             Some(Content::Memblock(memblock)) => Some(
                 memblock
@@ -205,6 +219,33 @@ pub fn decode(blob: &BlobEvidence) -> Result<Handed, BlobError> {
         handed.own.extend(frames.map(|frame| (frame, name.clone())));
     }
     Ok(handed)
+}
+
+/// The files of a handover. Its records are untrusted and may claim more than RAM.
+fn files(handover: &Handover, owners: &Owners, ram: &[Region]) -> Vec<HandedFile> {
+    let mut files: BTreeMap<(usize, usize), HandedFile> = BTreeMap::new();
+    for record in owners.iter() {
+        let Owner::FileData { session, file } = record.owner else {
+            continue;
+        };
+        let Some(of) = handover.sessions().get(session) else {
+            continue;
+        };
+        let Some(token) = of.files.get(file).map(|file| file.token) else {
+            continue;
+        };
+        let known = files.entry((session, file)).or_insert_with(|| HandedFile {
+            session: of.name.clone(),
+            token,
+            frames: BTreeSet::new(),
+        });
+        for range in ram.iter().filter(|range| range.overlaps(&record.region)) {
+            let first = record.region.start.max(range.start) / PAGE;
+            let end = record.region.end().min(range.end()).div_ceil(PAGE);
+            known.frames.extend(first..end);
+        }
+    }
+    files.into_values().collect()
 }
 
 #[cfg(test)]

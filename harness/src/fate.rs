@@ -126,7 +126,7 @@ fn of_kind(evidence: &Evidence, kind: Kind) -> impl Iterator<Item = &ObjectEvide
     evidence.objects.iter().filter(move |object| match object.kind {
         ObjectKind::Memfd { .. } => kind == Kind::Memfd,
         ObjectKind::ReserveMem => kind == Kind::ReserveMem,
-        ObjectKind::Anonymous => false,
+        ObjectKind::Anonymous | ObjectKind::Device | ObjectKind::Found { .. } => false,
     })
 }
 

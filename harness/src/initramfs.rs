@@ -29,19 +29,15 @@ pub fn build(agent: &[u8], next_kernel: Option<&[u8]>) -> Vec<u8> {
     archive.finish()
 }
 
-/// Adds `/next/kernel` to an initramfs of any form that the kernel takes: it unpacks one archive after another, and
-/// those that are not compressed have to begin at a multiple of 4 bytes (init/initramfs.c).
-pub fn with_next_kernel(mut initramfs: Vec<u8>, next_kernel: &[u8]) -> Vec<u8> {
-    let mut archive = Archive::with_capacity(next_kernel.len() + 4096);
-    archive.directory("next");
-    archive.file("next/kernel", READABLE, next_kernel);
-    initramfs.resize(initramfs.len().next_multiple_of(ALIGN), 0);
-    initramfs.extend(archive.finish());
-    initramfs
+/// Adds `/next/kernel` to an initramfs of any form that the kernel takes.
+pub fn with_next_kernel(initramfs: Vec<u8>, next_kernel: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::behind(initramfs);
+    archive.plain_file("/next/kernel", next_kernel);
+    archive.finish()
 }
 
 /// An archive that is being written, and the number of entries in it.
-struct Archive {
+pub(crate) struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
@@ -54,12 +50,53 @@ impl Archive {
         }
     }
 
-    fn directory(&mut self, name: &str) {
-        let entry = newc::Builder::new(name).mode(EXECUTABLE).nlink(2);
+    /// An archive that is unpacked after `before`, over what that has. The kernel unpacks one archive after another, and
+    /// those that are not compressed have to begin at a multiple of 4 bytes (init/initramfs.c).
+    pub fn behind(mut before: Vec<u8>) -> Self {
+        before.resize(before.len().next_multiple_of(ALIGN), 0);
+        Self {
+            bytes: before,
+            entries: 0,
+        }
+    }
+
+    pub fn directory(&mut self, name: &str) {
+        self.entry_directory(name, EXECUTABLE);
+    }
+
+    /// A directory with these permissions.
+    pub fn entry_directory(&mut self, name: &str, permissions: u32) {
+        let entry = newc::Builder::new(name).mode(permissions).nlink(2);
         self.put(entry.set_mode_file_type(ModeFileType::Directory), &[]);
     }
 
-    fn console(&mut self, name: &str) {
+    /// A symbolic link.
+    pub fn link(&mut self, name: &str, target: &[u8]) {
+        let entry = newc::Builder::new(name).mode(0o777);
+        self.put(entry.set_mode_file_type(ModeFileType::Symlink), target);
+    }
+
+    /// A program at this absolute path, and the directories above it.
+    pub fn program(&mut self, path: &str, data: &[u8]) {
+        let name = self.with_parents(path);
+        self.file(name, EXECUTABLE, data);
+    }
+
+    /// A file at this absolute path, and the directories above it.
+    pub fn plain_file(&mut self, path: &str, data: &[u8]) {
+        let name = self.with_parents(path);
+        self.file(name, READABLE, data);
+    }
+
+    fn with_parents<'a>(&mut self, path: &'a str) -> &'a str {
+        let name = path.trim_start_matches('/');
+        for (at, _) in name.match_indices('/') {
+            self.directory(&name[..at]);
+        }
+        name
+    }
+
+    pub fn console(&mut self, name: &str) {
         let (major, minor) = CONSOLE;
         let entry = newc::Builder::new(name)
             .mode(0o600)
@@ -68,7 +105,7 @@ impl Archive {
         self.put(entry.set_mode_file_type(ModeFileType::Char), &[]);
     }
 
-    fn file(&mut self, name: &str, permissions: u32, data: &[u8]) {
+    pub fn file(&mut self, name: &str, permissions: u32, data: &[u8]) {
         let entry = newc::Builder::new(name).mode(permissions);
         self.put(entry.set_mode_file_type(ModeFileType::Regular), data);
     }
@@ -82,14 +119,34 @@ impl Archive {
         writer.finish().expect("a Vec takes every write");
     }
 
-    fn finish(self) -> Vec<u8> {
+    pub fn finish(self) -> Vec<u8> {
         newc::trailer(self.bytes).expect("a Vec takes every write")
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Name, mode and contents of each entry of an archive.
+    pub fn entries(mut rest: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
+        let mut found = Vec::new();
+        loop {
+            let mut reader = newc::Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                return found;
+            }
+            let mut data = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut data).unwrap();
+            let entry = reader.entry();
+            assert_eq!(
+                (entry.mtime(), entry.uid(), entry.ino() as usize),
+                (0, 0, found.len() + 1)
+            );
+            found.push((entry.name().to_owned(), entry.mode(), data));
+            rest = reader.finish().unwrap();
+        }
+    }
 
     #[test]
     fn equal_contents_give_equal_archives() {
@@ -123,23 +180,7 @@ mod tests {
     #[test]
     fn a_reader_finds_every_entry() {
         let archive = build(b"agent", Some(b"kernel"));
-        let mut rest: &[u8] = &archive;
-        let mut found = Vec::new();
-        loop {
-            let mut reader = newc::Reader::new(rest).unwrap();
-            if reader.entry().is_trailer() {
-                break;
-            }
-            let mut data = Vec::new();
-            std::io::Read::read_to_end(&mut reader, &mut data).unwrap();
-            let entry = reader.entry();
-            assert_eq!(
-                (entry.mtime(), entry.uid(), entry.ino() as usize),
-                (0, 0, found.len() + 1)
-            );
-            found.push((entry.name().to_owned(), entry.mode(), data));
-            rest = reader.finish().unwrap();
-        }
+        let found = entries(&archive);
         let names: Vec<_> = found.iter().map(|(name, ..)| name.as_str()).collect();
         assert_eq!(
             names,

@@ -93,6 +93,7 @@ pub fn machine(backend: &dyn Backend, kernel: &[u8]) -> Result<Machine, String> 
         ledger_entries: 1,
         injections: Vec::new(),
         handover: None,
+        device_memory: None,
     };
     Machine::new(&config, backend).map_err(|error| error.to_string())
 }

@@ -6,6 +6,8 @@ use thiserror::Error;
 pub use softcpu::registers::{CS, Segment, TableRegister};
 pub use softcpu::{Bus, CodeChange, CpuState, CpuWrite, Exit, LentCode, Shutdown, Translation, WarmCode};
 
+/// Index of RDI in [`Registers::gpr`].
+pub const RDI: usize = softcpu::registers::RDI as usize;
 /// Index of RSI in [`Registers::gpr`].
 pub const RSI: usize = softcpu::registers::RSI as usize;
 

@@ -59,7 +59,8 @@ impl End {
             | Event::Jump { .. }
             | Event::KernelEntry { .. }
             | Event::InjectionAsks { .. }
-            | Event::AwaitedAddress { .. } => return None,
+            | Event::AwaitedAddress { .. }
+            | Event::Reached { .. } => return None,
         };
         let told = matches!(end, Self::UnknownInstruction | Self::MachineFailed);
         Some(if panicked && !told { Self::Panic } else { end })

@@ -42,6 +42,7 @@ fn all(first: &Evidence, second: &Evidence) -> Vec<Option<RecordDifference>> {
         kexecs: _,
         handover: _,
         test_kho: _,
+        payload: _,
         authors: _,
         device_lateness_ns: _,
         slowdown: _,

@@ -2,7 +2,7 @@
 
 use super::asks::{is_last_portion, pages_of};
 use super::cursor::{Awaiting, Cursor, Ending, Point};
-use super::{given, memory_answers as memory};
+use super::{given, memory_answers as memory, payload};
 use crate::evidence::{
     AgentFailure, ArmedRecord, DigestRecord, DisarmedRecord, Evidence, Hello, Laid, MemfdEnd, Moment,
     ObjectEvidence, ObjectKind, OutcomeKind, Retrieval, Reused,
@@ -39,6 +39,16 @@ pub(super) fn message(
             (cursor.step, cursor.part) = (0, 0);
             Ok(())
         }
+        (Awaiting::Payload, Ok(reply @ Reply::Hello { .. })) => {
+            greeting(plan, cursor, evidence, reply)?;
+            (cursor.step, cursor.part) = (0, 0);
+            Ok(())
+        }
+        (Awaiting::Payload, Ok(Reply::Failed { call, errno, detail })) => {
+            let text = format!("{call} failed: errno {errno} {detail}");
+            Err(Ending::new(unable(cursor.generation), text))
+        }
+        (Awaiting::Payload, message) => Err(went_on(message)),
         (Awaiting::Answer { request, asked }, Ok(reply)) => {
             let began_anew = asked.moment.generation != cursor.generation;
             if began_anew || matches!(reply, Reply::Hello { .. }) {
@@ -212,6 +222,9 @@ fn answer(
             return Err(Ending::new(unable(generation), text));
         }
         (Request::ConsumeDma, Reply::Dma { .. }) => {}
+        (Request::RunProgram(_), Reply::Ended(end)) => {
+            return payload::ended(plan, cursor, evidence, end, at);
+        }
         (Request::DisarmInterrupts, Reply::Interrupts { count }) => {
             if let Some(record) = evidence.interrupts.last_mut() {
                 record.disarmed = Some(DisarmedRecord {
@@ -255,6 +268,7 @@ fn expected(request: &Request) -> &'static str {
         Request::TakeMemory { .. } => "memory taken",
         Request::DisarmInterrupts => "a number of interrupts",
         Request::KernelLog => "the kernel's log",
+        Request::RunProgram(_) => "the end of a program",
         _ => "done",
     }
 }
@@ -479,6 +493,8 @@ fn words(request: &Request) -> String {
         Request::LoadKexec { .. } => "load the next kernel".into(),
         Request::StageKernel { offset, .. } => format!("put the next kernel into place from byte {offset}"),
         Request::PageFlags { .. } => "flags of page frames".into(),
+        Request::RunProgram(program) => format!("run {}", program.words.join(" ")),
+        Request::Become(program) => format!("become {}", program.words.join(" ")),
         Request::ArmInterrupts => "receive the DMA engine's interrupts".into(),
         other => format!("{other:?}"),
     }

@@ -1,7 +1,7 @@
 //! The moves and requests of each step of a plan, part by part.
 
 use super::cursor::{Awaiting, Cursor, Ending, Move, Point};
-use super::given;
+use super::{given, payload};
 use crate::evidence::{Evidence, MemfdEnd, MemoryPoint, OutcomeKind, PAGE, Phase};
 use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT};
 use guest_agent::pagemap::push_frame;
@@ -30,8 +30,13 @@ pub(super) fn part(
         Step::Phase(phase) => return Ok((part == 0).then_some(Move::Enter(*phase))),
         Step::Capture(kind) => return Ok((part == 0).then_some(Move::Capture(*kind))),
         Step::FindRegions => return Ok((part == 0).then_some(Move::FindRegions)),
+        Step::StartDevice => return Ok((part == 0).then_some(Move::StartDevice)),
+        Step::StopDevice => return Ok((part == 0).then_some(Move::StopDevice)),
+        Step::Payload => return Ok(payload::part(plan, cursor, at)),
         Step::FillRegion(object) => return Ok((part == 0).then_some(Move::Fill(*object))),
         Step::StageKernel => stage(plan, cursor.generation.saturating_add(1), part),
+        // Beside a payload no driver consumes.
+        Step::Pass(ns) if plan.payload.is_some() => return Ok((part == 0).then_some(Move::Pass(*ns))),
         Step::Pass(ns) | Step::AwaitInterrupts(ns) => match pass(evidence, *ns, part) {
             Some(Turn::Pass(ns)) if matches!(step, Step::Pass(_)) => return Ok(Some(Move::Pass(ns))),
             Some(Turn::Pass(ns)) => Some(Request::AwaitInterrupts { ns }),

@@ -9,7 +9,8 @@ use super::page_writes::{MAX_CPU_WRITES, keep};
 use super::{Observer, Run, chain};
 use crate::evidence::{
     Author, BlobEvidence, Checkpoint, CheckpointKind, CpuWrite, EventCause, Evidence, NOT_ENDED,
-    ObjectCapture, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, Staged, frames_of,
+    ObjectCapture, ObjectEvidence, Outcome, OutcomeKind, PAGE, PageContent, PhaseRecord, PoolFull, Staged,
+    frames_of,
 };
 use crate::kernel::{Fit, RunningKernel};
 use crate::oracle::Question;
@@ -47,7 +48,9 @@ impl Run {
             captures,
             ..
         } = &mut self.evidence;
-        for object in all.iter().filter(|object| object.closed.is_none()) {
+        // What a payload has preserved has no pattern to compare it with.
+        let compared = |object: &&ObjectEvidence| object.closed.is_none() && !object.is_found();
+        for object in all.iter().filter(compared) {
             let (pattern, frames) = (Pattern::new(object.pattern_seed), object.frames(at.generation));
             let mut pages = Vec::with_capacity(frames.len());
             for (index, frame) in (0..).zip(&frames) {
@@ -142,7 +145,7 @@ impl Run {
         }
     }
 
-    fn fit_of_running(&self, generation: u32, build_id: &str) -> Fit {
+    pub(super) fn fit_of_running(&self, generation: u32, build_id: &str) -> Fit {
         let spaces = AddressSpace::all_of(&self.machine.registers());
         let ram = self.machine.ram();
         let kernel = RunningKernel {
@@ -192,7 +195,7 @@ impl Run {
             .collect();
         // The machine's generation is already the new kernel's.
         let generation = self.moment().generation.saturating_sub(1);
-        self.evidence.blobs.push(BlobEvidence {
+        let blob = BlobEvidence {
             generation,
             time_ns,
             boot_params,
@@ -202,7 +205,11 @@ impl Run {
             staged,
             complete,
             pages,
-        });
+        };
+        if self.plan.payload.is_some() {
+            self.find_objects(&blob);
+        }
+        self.evidence.blobs.push(blob);
     }
 
     /// Phases so far. The last one has not ended.

@@ -70,6 +70,8 @@ pub enum Awaiting {
         /// When it was made.
         asked: Point,
     },
+    /// The payload is PID 1. The agent of a further kernel may greet, or the payload ends the machine.
+    Payload,
     /// No message is allowed: the guest has been asked to end.
     End,
 }
@@ -93,6 +95,10 @@ pub enum Move {
     FindRegions,
     /// Fill an object with its pattern, from outside.
     Fill(u32),
+    /// Fill the engine's own memory, put the ring there, and start the engine, from outside.
+    StartDevice,
+    /// Stop the engine from outside.
+    StopDevice,
     /// Tell the machine that the agent will execute the kexec when it is released.
     ExpectKexec,
     /// Keep page writes until now apart from later ones.
@@ -242,6 +248,21 @@ fn after(
         (Move::Pass(_), What::Event { event, panic }) => return Err(events::ended_by(&event, panic, at)),
         (Move::FindRegions, What::Regions(found)) => {
             regions::found(plan, cursor, evidence, found, at)?;
+            cursor.part += 1;
+        }
+        (due @ (Move::StartDevice | Move::StopDevice), What::Done) => {
+            if let Some(dma) = &mut evidence.dma {
+                let moment = Some(at.moment);
+                match due {
+                    Move::StartDevice => {
+                        dma.started = moment.map(|moment| Moment {
+                            ledger_length: 0,
+                            ..moment
+                        })
+                    }
+                    _ => dma.stopped = moment,
+                }
+            }
             cursor.part += 1;
         }
         (

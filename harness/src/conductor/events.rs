@@ -1,6 +1,7 @@
 //! Handles events of the machine other than messages.
 
 use super::cursor::{Awaiting, Cursor, Ending, Point};
+use super::payload;
 use crate::evidence::OutcomeKind;
 use crate::oracle::millis;
 use crate::plan::{Plan, Step};
@@ -21,6 +22,17 @@ pub(super) fn event(
     panic: Option<String>,
     at: Point,
 ) -> Result<bool, Ending> {
+    match &panic {
+        None => {
+            if let Some(result) = payload::event(plan, cursor, event) {
+                return result;
+            }
+        }
+        Some(line) if cursor.awaiting == Awaiting::Payload && line.contains(INIT_DIED) => {
+            return Err(Ending::new(OutcomeKind::PayloadFailed, line.clone()));
+        }
+        Some(_) => {}
+    }
     match (&cursor.awaiting, event) {
         (Awaiting::End, Event::PowerOff { .. }) if cursor.step_of(plan) == Some(Step::PowerOff) => {
             cursor.awaiting = Awaiting::Nothing;
@@ -62,7 +74,8 @@ pub(super) fn ended_by(event: &Event, panic: Option<String>, at: Point) -> Endin
         | Event::Jump { .. }
         | Event::KernelEntry { .. }
         | Event::InjectionAsks { .. }
-        | Event::AwaitedAddress { .. } => OutcomeKind::MachineFailed,
+        | Event::AwaitedAddress { .. }
+        | Event::Reached { .. } => OutcomeKind::MachineFailed,
     };
     let text = match event {
         Event::NoProgress { at, since, limit } => format!(

@@ -17,22 +17,37 @@ impl Run {
             return Ok(());
         };
         self.write_handover(handover)?;
-        if let Some(dma) = &plan.dma {
-            let ring = &dma.ring;
-            // What is handed over has the buffers beside the ring.
-            let frames = self.frames_of(ring.list.object);
-            for placed in dma.placed(&frames, &frames) {
-                self.write_object(&frames, placed.offset, &placed.bytes)?;
-            }
-            self.machine.start_dma(&Programmed {
-                ring_pages: address_of(&frames, ring.list.offset),
-                ring_entries: ring.entries,
-                completion_address: address_of(&frames, ring.completion.offset),
-                free_run: ring.free_run,
-            });
-        }
+        self.start_dma()?;
         let event = self.machine.enter()?;
         self.entered(&event);
+        Ok(())
+    }
+
+    /// Fills the DMA engine's own memory with its pattern, and starts the engine there as a driver would have.
+    pub(super) fn start_device(&mut self) -> Result<(), MachineError> {
+        let device = self.plan.dma.as_ref().map(|dma| dma.ring.list.object);
+        device.map_or(Ok(()), |object| self.fill(object))?;
+        self.start_dma()
+    }
+
+    /// Puts the ring into memory and starts the engine, if there is one.
+    fn start_dma(&mut self) -> Result<(), MachineError> {
+        let plan = self.plan.clone();
+        let Some(dma) = &plan.dma else {
+            return Ok(());
+        };
+        let ring = &dma.ring;
+        // The buffers are beside the ring.
+        let frames = self.frames_of(ring.list.object);
+        for placed in dma.placed(&frames, &frames) {
+            self.write_object(&frames, placed.offset, &placed.bytes)?;
+        }
+        self.machine.start_dma(&Programmed {
+            ring_pages: address_of(&frames, ring.list.offset),
+            ring_entries: ring.entries,
+            completion_address: address_of(&frames, ring.completion.offset),
+            free_run: ring.free_run,
+        });
         Ok(())
     }
 

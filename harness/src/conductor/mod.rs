@@ -12,8 +12,10 @@
 //! | `answers.rs` | handling of answers |
 //! | `memory_answers.rs` | handling of answers about the kernel's memory |
 //! | `events.rs` | handling of events |
+//! | `found.rs` | the objects of a payload, and their retrieval |
 //! | `handed.rs` | the handover of a run that begins with the second kernel |
 //! | `inject.rs` | answers to injections, and what became of each |
+//! | `payload.rs` | programs of the user's own |
 //! | `patience.rs` | how long the guest may be silent |
 //! | `regions.rs` | memory that the kernel reserves by name: where it is, its pattern, its retrieval |
 //! | `run.rs` | the driver |
@@ -28,6 +30,7 @@ mod asks;
 mod collect;
 mod cursor;
 mod events;
+mod found;
 mod given;
 mod handed;
 mod inject;
@@ -36,6 +39,7 @@ mod memory;
 mod memory_answers;
 mod page_writes;
 mod patience;
+mod payload;
 mod regions;
 mod run;
 mod setup;

@@ -21,6 +21,9 @@ pub(super) fn patience(plan: &Plan, cursor: &Cursor) -> u64 {
     let (usual, bytes) = match &cursor.awaiting {
         Awaiting::Greeting { .. } => (plan.boot_progress_ns, all()),
         Awaiting::Answer { request, .. } => {
+            if matches!(request, Request::RunProgram(_)) {
+                return plan.boot_progress_ns;
+            }
             let bytes = match request {
                 Request::CreateBuffer { object, .. }
                 | Request::Preserve { object, .. }
@@ -31,6 +34,8 @@ pub(super) fn patience(plan: &Plan, cursor: &Cursor) -> u64 {
             };
             (plan.progress_ns, bytes)
         }
+        // Nobody asks a program of the user's own to say anything.
+        Awaiting::Payload => (plan.boot_progress_ns, all()),
         Awaiting::Nothing | Awaiting::End => (plan.progress_ns, 0),
     };
     usual.saturating_add((bytes / PAGE).saturating_mul(PER_PAGE_NS))

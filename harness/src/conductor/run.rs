@@ -24,6 +24,9 @@ use vmm::vcpu::{Look, Registers};
 /// Guest time after which a running guest is looked at, in nanoseconds: at each multiple of it.
 const TURN_NS: u64 = 50_000_000;
 
+/// The same while a payload may come to run of which no agent tells: what it takes to load a kernel is much longer.
+const UNWATCHED_TURN_NS: u64 = 1_000_000;
+
 /// A run: machine, position and evidence. All but the machine is plain data.
 pub struct Run {
     pub(super) plan: Arc<Plan>,
@@ -304,13 +307,23 @@ impl Run {
         machine.allow_no_progress_for(allowed);
         match &self.cursor.due {
             Move::Run => {
-                let turn = (machine.moment().time / TURN_NS + 1).saturating_mul(TURN_NS);
+                let now = machine.moment().time;
+                let unwatched = self.plan.payload.is_some() && !machine.watches_for_kexec();
+                let turn_ns = if unwatched { UNWATCHED_TURN_NS } else { TURN_NS };
+                let turn = (now / turn_ns + 1).saturating_mul(turn_ns);
                 let mut event = machine.run_until(limit.min(turn))?;
                 if event.is_none() && machine.moment().time >= turn {
+                    if unwatched && machine.user_code_ran() {
+                        machine.watch_for_kexec();
+                    }
                     event = self.dead_of_panic();
                 }
                 if let Some(Event::AwaitedAddress { .. }) = event {
                     self.tell_where_the_kernel_lies();
+                    return Ok(None);
+                }
+                if let Some(Event::Reached { .. }) = event {
+                    self.asked_for();
                     return Ok(None);
                 }
                 if let Some(Event::InjectionAsks { .. }) = event {
@@ -344,6 +357,8 @@ impl Run {
             Move::Capture(kind) => self.capture(*kind)?,
             Move::FindRegions => return Ok(Some(What::Regions(self.regions()))),
             Move::Fill(object) => self.fill(*object)?,
+            Move::StartDevice => self.start_device()?,
+            Move::StopDevice => self.machine.stop_dma(),
             Move::End(_) => {}
         }
         Ok(Some(What::Done))
@@ -377,6 +392,7 @@ impl Run {
             // The new kernel reads what injections have made of it.
             self.answer_injections();
             self.take_blob(*time, *boot_params);
+            self.watch_retrievals();
         }
     }
 

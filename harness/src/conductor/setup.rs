@@ -2,11 +2,12 @@
 
 use crate::evidence::{
     Captures, DmaEvidence, Evidence, HandoverEvidence, KernelEvidence, Moment, NOT_ENDED, ObjectEvidence,
-    Outcome, OutcomeKind, Phase, VERSION, empty_ledger,
+    Outcome, OutcomeKind, PAGE, Phase, VERSION, empty_ledger,
 };
 use crate::initramfs;
 use crate::kernel::Fit;
 use crate::plan::Plan;
+use guest_agent::protocol::PageRun;
 use vmm::boot::HandedOver;
 use vmm::machine::MachineConfig;
 
@@ -16,11 +17,15 @@ pub(super) fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
     MachineConfig {
         ram_bytes: plan.ram_bytes,
         kernel: plan.kernel(first).image.as_ref().clone(),
-        initramfs: initramfs::build(
-            agent,
-            next.filter(|_| !plan.is_survey())
-                .map(|next| next.image.as_slice()),
-        ),
+        initramfs: {
+            let next = next
+                .filter(|_| !plan.is_survey())
+                .map(|next| next.image.as_slice());
+            match &plan.payload {
+                Some(payload) => payload.overlaid(agent, next),
+                None => initramfs::build(agent, next),
+            }
+        },
         command_line: plan.command_line(first).to_owned(),
         seed: crate::seed::seed_for(plan.seed, "machine"),
         dma: plan.dma.as_ref().map(|dma| dma.engine).unwrap_or_default(),
@@ -40,6 +45,7 @@ pub(super) fn machine_config(plan: &Plan, agent: &[u8]) -> MachineConfig {
                 .map(|area| area.start..area.end())
                 .collect(),
         }),
+        device_memory: plan.device_memory(),
     }
 }
 
@@ -60,6 +66,13 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         }
     };
     let handed = |id: u32| plan.handover.as_ref()?.objects.get(&id);
+    let device = |object: &crate::plan::ObjectPlan| {
+        let memory = plan.device_memory().filter(|_| object.is_device())?;
+        Some(vec![PageRun {
+            first: memory.start / PAGE,
+            count: object.bytes / PAGE,
+        }])
+    };
     let object = |object: &crate::plan::ObjectPlan| ObjectEvidence {
         id: object.id,
         name: object.name.clone(),
@@ -69,10 +82,16 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         pattern_seed: object.seed,
         laid: object.blank.then(Vec::new),
         pages: handed(object.id)
-            .map(|runs| (0, runs.clone()))
+            .cloned()
+            .or_else(|| device(object))
+            .map(|runs| (0, runs))
             .into_iter()
             .collect(),
-        preserved_by: handed(object.id).map(|_| 0).into_iter().collect(),
+        preserved_by: if object.is_device() {
+            (0..plan.kexecs).collect()
+        } else {
+            handed(object.id).map(|_| 0).into_iter().collect()
+        },
         closed: None,
     };
     let dma = plan.dma.as_ref().map(|dma| DmaEvidence {
@@ -105,6 +124,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         phases: Vec::new(),
         objects: plan.objects.iter().map(object).collect(),
         test_kho: plan.test_kho,
+        payload: plan.payload.as_ref().map(Into::into),
         dma,
         injections: Vec::new(),
         event_causes: Vec::new(),

@@ -10,6 +10,7 @@ mod interrupts;
 mod log;
 mod memory;
 mod outcome;
+mod payload;
 mod pool;
 mod so_far;
 mod steps;
@@ -26,6 +27,7 @@ pub use interrupts::{ArmedRecord, DisarmedRecord};
 pub use log::{ConsolePart, KernelLog, LogSymbol};
 pub use memory::{MemoryPoint, MemoryRecord, PageFlagsRecord, PressureRecord, Reused};
 pub use outcome::{Outcome, OutcomeKind};
+pub use payload::{PayloadEnd, PayloadEvidence};
 pub use pool::PoolFull;
 pub use so_far::Keeper;
 pub(crate) use so_far::NOT_ENDED;
@@ -84,6 +86,9 @@ pub struct Evidence {
     /// Whether the scenario wants the kernel's own test of Kexec HandOver.
     #[serde(default)]
     pub test_kho: bool,
+    /// The user's own programs, if the run was one of them.
+    #[serde(default)]
+    pub payload: Option<PayloadEvidence>,
     /// The DMA engine as it was set up.
     pub dma: Option<DmaEvidence>,
     /// The injections, and what has become of each.
@@ -289,6 +294,15 @@ pub enum ObjectKind {
     ReserveMem,
     /// Anonymous memory, which is not preserved.
     Anonymous,
+    /// The DMA engine's own memory, which no kernel may use. It needs nobody to preserve it.
+    Device,
+    /// A file that a program of the user's own has preserved, as the handover's records say.
+    Found {
+        /// LUO session.
+        session: String,
+        /// LUO token.
+        token: u64,
+    },
 }
 
 /// What the new kernel's agent does about a memfd that was preserved.
@@ -332,6 +346,11 @@ pub struct ObjectEvidence {
 }
 
 impl ObjectEvidence {
+    /// Whether a program of the user's own preserved it. The harness does not know what it holds.
+    pub fn is_found(&self) -> bool {
+        matches!(self.kind, ObjectKind::Found { .. })
+    }
+
     /// Page frames in file order: as `generation` resolved them, or else the latest generation before it that did.
     pub fn frames(&self, generation: u32) -> Vec<u64> {
         let runs = self
@@ -354,6 +373,10 @@ impl ObjectEvidence {
             }
             ObjectKind::ReserveMem => format!("reserve_mem \"{}\"", self.name),
             ObjectKind::Anonymous => format!("unpreserved buffer \"{}\"", self.name),
+            ObjectKind::Device => "the device's own memory".into(),
+            ObjectKind::Found { session, token } => {
+                format!("file of session \"{session}\", token {token:#x}")
+            }
         }
     }
 }
@@ -526,10 +549,23 @@ impl Evidence {
             .map(|blob| blob.time_ns)
     }
 
+    /// Guest time of the first user instruction after the jump at guest time `jump`; `None` if there was none.
+    pub fn user_entered(&self, jump: u64) -> Option<u64> {
+        let ends = self.blackout_begins_ns.iter().zip(&self.blackouts_ns);
+        ends.map(|(begin, length)| begin.saturating_add(*length))
+            .find(|end| *end >= jump)
+    }
+
     /// Guest time when generation `left` jumped.
     pub fn jump_time(&self, left: u32) -> Option<u64> {
         let jump = |record: &&PhaseRecord| record.generation == left && record.phase == Phase::Jump;
         self.phases.iter().find(jump).map(|record| record.begin_ns)
+    }
+
+    /// Whether an object was ever retrieved, or asked for.
+    pub fn is_retrieved(&self, object: u32) -> bool {
+        let of = |retrieval: &Retrieval| retrieval.object == Some(object) && retrieval.failure.is_none();
+        self.retrievals.iter().any(of)
     }
 
     /// Hash of everything that the ledger ever held, in hexadecimal.
@@ -539,7 +575,8 @@ impl Evidence {
 
     /// Pages of all objects that were preserved at least once.
     pub fn preserved_pages(&self) -> u64 {
-        let preserved = |object: &&ObjectEvidence| !object.preserved_by.is_empty();
+        let preserved =
+            |object: &&ObjectEvidence| !object.preserved_by.is_empty() && object.kind != ObjectKind::Device;
         self.objects
             .iter()
             .filter(preserved)

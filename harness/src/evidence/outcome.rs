@@ -26,6 +26,8 @@ pub enum OutcomeKind {
     SessionLost,
     /// The first kernel could not do what the scenario asks for, so that nothing was tested.
     SetupFailed,
+    /// A program of the user's own failed or ended before the kexec that was to come of it.
+    PayloadFailed,
     /// The agent reported a failure that the run could not go on from.
     AgentFailed,
     /// The agent died or spoke nonsense.
@@ -50,10 +52,11 @@ pub enum OutcomeKind {
 
 impl OutcomeKind {
     /// All that a run can end in.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Completed,
         Self::SessionLost,
         Self::SetupFailed,
+        Self::PayloadFailed,
         Self::AgentFailed,
         Self::AgentDied,
         Self::GuestPanic,
@@ -71,6 +74,7 @@ impl OutcomeKind {
             Self::Completed => "completed",
             Self::SessionLost => "session-lost",
             Self::SetupFailed => "setup-failed",
+            Self::PayloadFailed => "payload-failed",
             Self::AgentFailed => "agent-failed",
             Self::AgentDied => "agent-died",
             Self::GuestPanic => "guest-panic",

@@ -52,11 +52,13 @@ pub enum RuleName {
     KernelQuiet,
     /// See [`rules::steps_answered`].
     StepsAnswered,
+    /// See [`rules::payload_passed`].
+    PayloadPassed,
 }
 
 impl RuleName {
     /// All rules, in the order of reports.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::PreservedContent,
         Self::DeviceWritesLanded,
         Self::NoCpuWriteBeforeRetrieval,
@@ -70,6 +72,7 @@ impl RuleName {
         Self::InterruptsNeitherLostNorInvented,
         Self::KernelQuiet,
         Self::StepsAnswered,
+        Self::PayloadPassed,
     ];
 
     /// The name in scenario files and reports.
@@ -88,6 +91,7 @@ impl RuleName {
             Self::InterruptsNeitherLostNorInvented => "interrupts-neither-lost-nor-invented",
             Self::KernelQuiet => "kernel-quiet",
             Self::StepsAnswered => "steps-answered",
+            Self::PayloadPassed => "payload-passed",
         }
     }
 
@@ -117,6 +121,7 @@ impl RuleName {
             Self::StepsAnswered => {
                 "each step that the scenario gives succeeds, or fails with the error that it says"
             }
+            Self::PayloadPassed => "the user's own programs say that they passed",
         }
     }
 
@@ -137,6 +142,7 @@ impl RuleName {
             }
             Self::KernelQuiet => rules::kernel_quiet::check(context),
             Self::StepsAnswered => rules::steps_answered::check(context),
+            Self::PayloadPassed => rules::payload_passed::check(context),
         }
     }
 }

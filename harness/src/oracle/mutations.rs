@@ -7,7 +7,7 @@ use crate::scenario::Errno;
 use crate::testing::{JUMP, MEMFD, OWN, PAGES, RAM, blob, change_page, cpu_write, device_write, good};
 use guest_agent::kpageflags::BUDDY;
 use guest_agent::pattern::PAGE_BYTES;
-use guest_agent::protocol::FlagRun;
+use guest_agent::protocol::{FlagRun, ProgramEnd};
 use kho_core::Region;
 use vmm::ledger::Kind;
 
@@ -93,6 +93,11 @@ fn damaged(rule: RuleName) -> Evidence {
                 errno: Some(Errno::of(16)),
                 detail: String::new(),
             });
+        }
+        // The program of the new kernel says that it failed.
+        RuleName::PayloadPassed => {
+            let ends = evidence.payload.iter_mut().flat_map(|payload| &mut payload.ends);
+            ends.for_each(|end| end.end = ProgramEnd::Exit(i32::from(end.generation > 0)));
         }
     }
     evidence

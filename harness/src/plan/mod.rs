@@ -2,6 +2,7 @@
 
 mod given;
 mod inject;
+mod payload_steps;
 mod steps;
 mod words;
 
@@ -11,7 +12,8 @@ pub use steps::Step;
 use crate::evidence::{CheckpointKind, DmaSetup, MemfdEnd, ObjectKind, PAGE, Phase};
 use crate::handover::{HandoverError, HandoverPlan};
 use crate::kernel::{KernelError, KernelImage};
-use crate::scenario::{Buffers, Bytes, Scenario, Span, WhenFull};
+use crate::payload::{PackError, PayloadPlan, device_memory};
+use crate::scenario::{Buffers, Bytes, Dma, KexecBy, Scenario, Span, WhenFull};
 use crate::seed::seed_for;
 use guest_agent::device::dma::DESCRIPTOR_BYTES;
 use guest_agent::protocol::{DmaRing, Place};
@@ -37,6 +39,10 @@ const ANONYMOUS_OBJECT: u32 = 1000;
 const FIRST_REGION: u32 = 3000;
 /// The kernel's table of regions (mm/memblock.c). A kernel without it knows no `reserve_mem=`.
 pub const REGION_TABLE: &str = "reserved_mem_table";
+/// Identity of the DMA engine's own memory.
+const DEVICE_OBJECT: u32 = 4000;
+/// Identity of the first object that is found in a handover.
+pub const FIRST_FOUND: u32 = 5000;
 /// Identity of the file that [`Step::UseMemory`] fills; no evidence is kept of it.
 pub const WORKLOAD_OBJECT: u32 = 2000;
 
@@ -116,6 +122,8 @@ pub struct Plan {
     pub test_kho: bool,
     /// What generation 1 is handed over, if it is booted first. Generation 0 does not run then.
     pub handover: Option<HandoverPlan>,
+    /// Programs of the user's own, instead of objects of the agent's.
+    pub payload: Option<PayloadPlan>,
     /// The DMA engine.
     pub dma: Option<DmaSetup>,
     /// Faults on purpose.
@@ -133,6 +141,15 @@ pub struct Plan {
 impl Plan {
     /// Why only the `soft` backend can run it, in one sentence; `None` if `kvm` can, too.
     pub fn needs_soft(&self) -> Option<String> {
+        if self
+            .payload
+            .as_ref()
+            .is_some_and(|payload| payload.kexec == KexecBy::Payload)
+        {
+            return Some(
+                "a kexec of the payload's own, which the kvm backend does not see; use --backend soft".into(),
+            );
+        }
         let all = self.injections.iter().enumerate();
         let mut reasons = all.filter_map(|(number, planned)| {
             let what = planned.injection.needs_soft()?;
@@ -170,16 +187,24 @@ impl ObjectPlan {
     pub fn preserve(&self) -> Option<(&String, u64)> {
         match &self.kind {
             ObjectKind::Memfd { session, token } => Some((session, *token)),
-            ObjectKind::ReserveMem | ObjectKind::Anonymous => None,
+            ObjectKind::ReserveMem
+            | ObjectKind::Anonymous
+            | ObjectKind::Device
+            | ObjectKind::Found { .. } => None,
         }
+    }
+
+    /// Whether it is the DMA engine's own memory.
+    pub fn is_device(&self) -> bool {
+        self.kind == ObjectKind::Device
     }
 
     /// What and which it is, for people.
     pub fn words(&self) -> String {
         let kind = match self.kind {
-            ObjectKind::Memfd { .. } => "memfd",
+            ObjectKind::Memfd { .. } | ObjectKind::Found { .. } => "memfd",
             ObjectKind::ReserveMem => "reserve_mem",
-            ObjectKind::Anonymous => "memory",
+            ObjectKind::Anonymous | ObjectKind::Device => "memory",
         };
         format!("{kind} \"{}\"", self.name)
     }
@@ -211,6 +236,9 @@ pub enum Unplanned {
     /// The handover cannot be made.
     #[error(transparent)]
     Handover(#[from] HandoverError),
+    /// The payload cannot be had.
+    #[error(transparent)]
+    Payload(#[from] PackError),
     /// The scenario allows no such machine.
     #[error("with {options}: {reason}")]
     Overridden {
@@ -268,7 +296,14 @@ pub fn plan_with(
             })?;
         }
     }
-    let plan = with_kernels(scenario, file, text, overrides, old_kernel, new_kernel);
+    let mut plan = with_kernels(scenario, file, text, overrides, old_kernel, new_kernel);
+    if let Some(payload) = &scenario.payload {
+        let made = PayloadPlan::new(payload.get_ref(), Path::new(file));
+        plan.payload = Some(made.map_err(|source| PlanError {
+            span: Some(payload.get_ref().initramfs.span()),
+            source: source.into(),
+        })?);
+    }
     let Some(wanted) = &scenario.handover else {
         return Ok(plan);
     };
@@ -415,6 +450,7 @@ pub(crate) fn with_kernels(
         objects,
         test_kho: scenario.test_kho.is_some(),
         handover: None,
+        payload: None,
         dma,
         injections,
         steps: Vec::new(),
@@ -451,12 +487,25 @@ fn patience(scenario: &Scenario, overrides: &Overrides) -> (u64, u64) {
 
 fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Option<DmaSetup> {
     let dma = scenario.dma.as_ref()?.get_ref();
+    if scenario.payload.is_some() {
+        let buffers = u64::from(*dma.ring.get_ref()) * dma.buffer.get_ref().0;
+        objects.push(ObjectPlan {
+            id: DEVICE_OBJECT,
+            name: "device".into(),
+            kind: ObjectKind::Device,
+            end: MemfdEnd::Left,
+            bytes: (bytes_before_buffers(*dma.ring.get_ref()) + buffers).next_multiple_of(PAGE),
+            seed: seed_for(seed, "device"),
+            blank: false,
+            hops: *scenario.kexecs.get_ref(),
+        });
+        return dma_setup(dma, seed, DEVICE_OBJECT, DEVICE_OBJECT);
+    }
     let memfd = crate::scenario::dma_memfd(scenario, dma)?;
     let ring_object = objects
         .iter()
         .find(|object| object.name == *memfd.name.get_ref())?
         .id;
-    let (entries, buffer) = (*dma.ring.get_ref(), dma.buffer.get_ref().0);
     let buffer_object = match dma.buffers {
         Buffers::Memfd => ring_object,
         Buffers::Unpreserved => {
@@ -465,7 +514,7 @@ fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Op
                 name: "buffers".into(),
                 kind: ObjectKind::Anonymous,
                 end: MemfdEnd::Retrieved,
-                bytes: (u64::from(entries) * buffer).next_multiple_of(PAGE),
+                bytes: (u64::from(*dma.ring.get_ref()) * dma.buffer.get_ref().0).next_multiple_of(PAGE),
                 seed: seed_for(seed, "buffers"),
                 hops: 0,
                 blank: false,
@@ -473,6 +522,12 @@ fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Op
             ANONYMOUS_OBJECT
         }
     };
+    dma_setup(dma, seed, ring_object, buffer_object)
+}
+
+/// The engine with its ring and its buffers in these objects.
+fn dma_setup(dma: &Dma, seed: u64, ring_object: u32, buffer_object: u32) -> Option<DmaSetup> {
+    let (entries, buffer) = (*dma.ring.get_ref(), dma.buffer.get_ref().0);
     let before_buffers = bytes_before_buffers(entries);
     let in_ring_object = |offset| Place {
         object: ring_object,
@@ -583,6 +638,7 @@ impl Plan {
             objects,
             test_kho,
             handover,
+            payload,
             dma,
             injections: _,
             steps,
@@ -605,6 +661,7 @@ impl Plan {
             && *objects == other.objects
             && *test_kho == other.test_kho
             && *handover == other.handover
+            && *payload == other.payload
             && *dma == other.dma
             && *steps == other.steps
             && *progress_ns == other.progress_ns
@@ -652,6 +709,11 @@ impl Plan {
                 Step::PowerOff,
             ])
             .collect()
+    }
+
+    /// RAM that belongs to the DMA engine and not to the kernels, if there is any.
+    pub fn device_memory(&self) -> Option<std::ops::Range<u64>> {
+        device_memory(self.ram_bytes, &self.objects)
     }
 
     /// The object of identity `id`.

@@ -1,6 +1,6 @@
 //! The steps of one kernel generation.
 
-use super::{Plan, WORKLOAD_OBJECT};
+use super::{Plan, WORKLOAD_OBJECT, payload_steps};
 use crate::evidence::{CheckpointKind, MemfdEnd, MemoryPoint, ObjectKind, Phase};
 use crate::scenario::{Given, Scenario, Start, Workload};
 use guest_agent::protocol::{Misbehaviour, Provocation};
@@ -22,6 +22,12 @@ pub enum Step {
     ResolvePages(u32),
     /// Put the ring into memory and start the DMA engine.
     StartDma,
+    /// Put the ring into the engine's own memory and start it, from outside.
+    StartDevice,
+    /// Stop it from outside.
+    StopDevice,
+    /// Run the payload's program of this generation, or let it be PID 1.
+    Payload,
     /// Find the memory that the running kernel has reserved by name. In a new kernel that is its retrieval.
     FindRegions,
     /// Fill such memory with its pattern, from outside.
@@ -83,6 +89,9 @@ pub enum Step {
 pub(super) fn of(plan: &Plan, scenario: &Scenario, generation: u32) -> Vec<Step> {
     if generation == 0 && scenario.handover.is_some() {
         return Vec::new();
+    }
+    if let Some(payload) = &scenario.payload {
+        return payload_steps::of(plan, scenario, payload.get_ref(), generation);
     }
     let last = generation == plan.kexecs;
     let interrupts = scenario.has_interrupts();

@@ -19,6 +19,12 @@ impl Plan {
             Step::Preserve(object) => format!("preserve {}", name(object)),
             Step::ResolvePages(object) => format!("find the pages of {}", name(object)),
             Step::StartDma => "start the DMA engine".into(),
+            Step::StartDevice => "start the DMA engine in memory of its own, from outside".into(),
+            Step::StopDevice => "stop the DMA engine, from outside".into(),
+            Step::Payload => match &self.payload {
+                Some(payload) if payload.is_init => "let the payload be PID 1".into(),
+                _ => "run the payload's program".into(),
+            },
             Step::FindRegions => "find the memory that the kernel has reserved by name".into(),
             Step::FillRegion(object) => format!("fill {} with its pattern, from outside", name(object)),
             Step::StageKernel => "give the agent the next kernel".into(),

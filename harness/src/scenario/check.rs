@@ -1,6 +1,6 @@
 //! Checks of relations between keys, and of ranges.
 
-use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario, handover, inject, own, steps};
+use super::{Buffers, Bytes, Dma, Fault, Memfd, Scenario, handover, inject, own, payload, steps};
 use crate::evidence::MemfdEnd;
 use guest_agent::device::dma::MAX_RING_ENTRIES;
 use guest_agent::pattern::PAGE_BYTES;
@@ -94,6 +94,10 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
         .handover
         .as_ref()
         .map_or(Ok(()), |handover| handover::check(scenario, handover))?;
+    scenario
+        .payload
+        .as_ref()
+        .map_or(Ok(()), |payload| payload::check(scenario, payload))?;
     inject::check(scenario)?;
     scenario
         .fault
@@ -257,6 +261,9 @@ fn check_dma(scenario: &Scenario, spanned: &Spanned<Dma>) -> Result<(), Problem>
             )
         },
     )?;
+    if scenario.payload.is_some() {
+        return Ok(());
+    }
     let memfd = dma_memfd(scenario, dma).ok_or_else(|| match &dma.memfd {
         Some(name) => Problem {
             span: name.span(),

@@ -59,17 +59,40 @@ pub fn parse(file: &str, text: &str) -> Result<Scenario, ScenarioError> {
     let mut scenario: Scenario = toml::from_str(text)
         .map_err(|error| wrong(error.span().unwrap_or(0..0), one_line(error.message())))?;
     check::check(&scenario).map_err(|problem| wrong(problem.span, problem.message))?;
-    // Few scenarios have interrupts, or steps. The others need not say that they have none.
-    let (interrupts, steps) = (scenario.has_interrupts(), scenario.gives_steps());
-    for (rule, looks) in [
-        (RuleName::InterruptsNeitherLostNorInvented, interrupts),
-        (RuleName::StepsAnswered, steps),
-    ] {
-        if !looks {
-            scenario.expect.rules.entry(rule).or_insert(Expected::Any);
-        }
+    // Few scenarios have interrupts, steps or a payload. The others need not say that they have none.
+    let mut absent = Vec::new();
+    if !scenario.has_interrupts() {
+        absent.push(RuleName::InterruptsNeitherLostNorInvented);
+    }
+    if !scenario.gives_steps() {
+        absent.push(RuleName::StepsAnswered);
+    }
+    match &scenario.payload {
+        None => absent.push(RuleName::PayloadPassed),
+        Some(_) => absent.extend(beside_a_payload(scenario.dma.is_some())),
+    }
+    for rule in absent {
+        scenario.expect.rules.entry(rule).or_insert(Expected::Any);
     }
     Ok(scenario)
+}
+
+/// The rules that have nothing to look at beside a payload, because only an agent that makes the objects could tell them.
+fn beside_a_payload(dma: bool) -> Vec<RuleName> {
+    let mut rules = vec![
+        RuleName::SessionRetrieved,
+        RuleName::NothingLeaked,
+        RuleName::KeptFromAllocator,
+    ];
+    if !dma {
+        rules.extend([
+            RuleName::PreservedContent,
+            RuleName::DeviceWritesLanded,
+            RuleName::DmaOnlyToPreserved,
+            RuleName::DeviceNeverSilent,
+        ]);
+    }
+    rules
 }
 
 /// An error at `span` of a scenario's text.

@@ -10,6 +10,7 @@ mod handover;
 pub mod inject;
 mod load;
 mod own;
+mod payload;
 mod steps;
 mod units;
 
@@ -20,6 +21,7 @@ pub use inject::Inject;
 pub use load::{ScenarioError, load, parse, wrong_at};
 pub(crate) use own::{MAX_REGIONS, REGION_NAME_BYTES};
 pub use own::{ReserveMem, TestKho};
+pub use payload::{Command, KexecBy, Payload};
 pub use steps::{Deed, Errno, Given, Step};
 pub use units::{Bytes, Rate, Span, Workload};
 
@@ -56,6 +58,8 @@ pub struct Scenario {
     pub kernel: Kernels,
     /// What the first kernel that runs is handed over, as if it were the second.
     pub handover: Option<Spanned<Handover>>,
+    /// Programs of the user's own, instead of objects of the agent's.
+    pub payload: Option<Spanned<Payload>>,
     /// Memory that the agent preserves.
     #[serde(default)]
     pub memfd: Vec<Memfd>,

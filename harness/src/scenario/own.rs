@@ -3,6 +3,7 @@
 
 use super::check::{Problem, require, require_pages, require_room};
 use super::{Bytes, Scenario};
+use crate::payload::PayloadPlan;
 use guest_agent::pattern::PAGE_BYTES;
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -56,7 +57,14 @@ impl Scenario {
         };
         let test = self.test_kho.as_ref();
         let test = test.map(|test| format!("test_kho.max_mem={}", test.get_ref().max_mem.get_ref().0));
-        let all: Vec<String> = self.reserve_mem.iter().map(region).chain(test).collect();
+        let agent = self.payload.as_ref().map(|_| PayloadPlan::parameters());
+        let all: Vec<String> = self
+            .reserve_mem
+            .iter()
+            .map(region)
+            .chain(test)
+            .chain(agent)
+            .collect();
         all.join(" ")
     }
 }

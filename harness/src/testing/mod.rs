@@ -11,9 +11,10 @@ pub use bzimage::bzimage;
 use crate::evidence::*;
 use crate::kernel::{Fit, KernelImage, Symbols};
 use crate::plan::{Overrides, Plan, with_kernels};
+use crate::scenario::KexecBy;
 use guest_agent::kpageflags::{BUDDY, LRU};
 use guest_agent::pattern::{PAGE_BYTES, PAGE_WORDS, Pattern, page_digest};
-use guest_agent::protocol::{DmaRing, FlagRun, LogRecord, PageRun, Place};
+use guest_agent::protocol::{DmaRing, FlagRun, LogRecord, PageRun, Place, ProgramEnd};
 use vmm::devices::dma::{BusMaster, DmaConfig};
 use vmm::ledger::{Entry, Kind, LedgerRecord};
 use vmm::phase::Stamp;
@@ -386,6 +387,23 @@ pub fn good() -> Evidence {
         ram_bytes: RAM,
         kexecs: 1,
         handover: None,
+        payload: Some(PayloadEvidence {
+            hash: "00".into(),
+            commands: vec!["/test 1".into(), "/test 2".into()],
+            is_init: false,
+            kexec: KexecBy::Baton,
+            passed: Vec::new(),
+            failed: Vec::new(),
+            ktap: false,
+            retrievals_seen: false,
+            ends: [(0, 490_000), (1, 1_900_000)]
+                .map(|(generation, time_ns)| PayloadEnd {
+                    generation,
+                    time_ns,
+                    end: ProgramEnd::Exit(0),
+                })
+                .into(),
+        }),
         kernels: vec![kernel.clone(), kernel],
         phases: vec![
             record(0, Phase::BootOld, 0, 400_000),

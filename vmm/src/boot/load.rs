@@ -37,6 +37,16 @@ pub struct BootRequest<'a> {
     pub wakeup: bool,
     /// What another kernel is said to have handed over; `None` for a kernel that is the first.
     pub handover: Option<&'a HandedOver>,
+    /// RAM at the end of its region below 4 GiB that belongs to a device. The memory map reserves it, so that no kernel
+    /// uses it, and a kexec tells the next kernel the same.
+    pub device_memory: Option<&'a Range<u64>>,
+}
+
+impl BootRequest<'_> {
+    /// End of the RAM below 4 GiB that kernels may use.
+    fn low_end(&self, ram: &GuestRam) -> u64 {
+        self.device_memory.map_or(ram.low_end(), |device| device.start)
+    }
 }
 
 /// A handover that is in memory when the machine is switched on, as if another kernel had left it there.
@@ -121,7 +131,7 @@ pub fn load(ram: &GuestRam, request: &BootRequest<'_>) -> Result<Registers, Boot
     let image = BzImage::parse(request.kernel)?;
     let address = match request.handover {
         Some(handover) => scratch_for_kernel(ram, &image, &handover.scratch)?,
-        None => kernel_address(ram, &image)?,
+        None => kernel_address(request.low_end(ram), &image)?,
     };
     let kernel_end = address + image.init_size;
     let loaded = Loader::load(
@@ -140,7 +150,7 @@ pub fn load(ram: &GuestRam, request: &BootRequest<'_>) -> Result<Registers, Boot
             ram.write(at, request.initramfs)?;
             at
         }
-        None => place_initramfs(ram, &image, kernel_end, request.initramfs)?,
+        None => place_initramfs(ram, &image, kernel_end, request)?,
     };
     write_command_line(ram, &image, request.command_line)?;
     write_rng_seed(ram, &request.rng_seed)?;
@@ -154,11 +164,11 @@ pub fn load(ram: &GuestRam, request: &BootRequest<'_>) -> Result<Registers, Boot
     Ok(registers)
 }
 
-fn kernel_address(ram: &GuestRam, image: &BzImage<'_>) -> Result<u64, BootError> {
+fn kernel_address(ram_end: u64, image: &BzImage<'_>) -> Result<u64, BootError> {
     let too_large = |address| BootError::KernelTooLarge {
         address,
         init_size: image.init_size,
-        ram_end: ram.low_end(),
+        ram_end,
     };
     let address = if image.relocatable {
         KERNEL_MIN.next_multiple_of(image.alignment)
@@ -168,7 +178,7 @@ fn kernel_address(ram: &GuestRam, image: &BzImage<'_>) -> Result<u64, BootError>
     let end = address
         .checked_add(image.init_size)
         .ok_or_else(|| too_large(address))?;
-    if address < EXTENDED_START || end > ram.low_end() {
+    if address < EXTENDED_START || end > ram_end {
         return Err(too_large(address));
     }
     Ok(address)
@@ -229,17 +239,17 @@ fn place_initramfs(
     ram: &GuestRam,
     image: &BzImage<'_>,
     kernel_end: u64,
-    initramfs: &[u8],
+    request: &BootRequest<'_>,
 ) -> Result<u64, BootError> {
-    let bytes = initramfs.len() as u64;
+    let bytes = request.initramfs.len() as u64;
     if bytes == 0 {
         return Ok(0);
     }
-    let to = ram.low_end().min(image.initrd_addr_max.saturating_add(1));
+    let to = request.low_end(ram).min(image.initrd_addr_max.saturating_add(1));
     let address = to.checked_sub(bytes).map(|start| start / PAGE_SIZE * PAGE_SIZE);
     match address {
         Some(address) if address >= kernel_end && u32::try_from(bytes).is_ok() => {
-            ram.write(address, initramfs)?;
+            ram.write(address, request.initramfs)?;
             Ok(address)
         }
         _ => Err(BootError::InitramfsTooLarge {
@@ -290,7 +300,7 @@ fn write_boot_params(
     put(offset::CMD_LINE_PTR, &low_half(COMMAND_LINE));
     let first_node = request.handover.map_or(RNG_SEED, |_| KHO_NODE);
     put(offset::SETUP_DATA, &first_node.to_le_bytes());
-    let map = e820(ram, request.wakeup);
+    let map = e820(ram, request.wakeup, request.device_memory);
     put(
         offset::E820_ENTRIES,
         &[u8::try_from(map.len()).unwrap_or(u8::MAX)],
@@ -311,7 +321,7 @@ fn low_half(value: u64) -> [u8; 4] {
 }
 
 /// The memory map: (start, end, type).
-fn e820(ram: &GuestRam, wakeup: bool) -> Vec<(u64, u64, u32)> {
+fn e820(ram: &GuestRam, wakeup: bool, device_memory: Option<&Range<u64>>) -> Vec<(u64, u64, u32)> {
     let mut map = vec![
         (0, CONVENTIONAL_END, E820_RAM),
         (CONVENTIONAL_END, 0xa_0000, E820_RESERVED),
@@ -323,7 +333,10 @@ fn e820(ram: &GuestRam, wakeup: bool) -> Vec<(u64, u64, u32)> {
         map.push((ACPI_TABLES, EXTENDED_START, E820_ACPI));
     }
     for region in ram.regions() {
-        map.push((region.start.max(EXTENDED_START), region.end, E820_RAM));
+        let device = device_memory.filter(|device| device.end == region.end);
+        let end = device.map_or(region.end, |device| device.start);
+        map.push((region.start.max(EXTENDED_START), end, E820_RAM));
+        map.extend(device.map(|device| (device.start, device.end, E820_RESERVED)));
     }
     map
 }
@@ -412,7 +425,30 @@ mod tests {
             gigabyte_pages: true,
             wakeup: false,
             handover: None,
+            device_memory: None,
         }
+    }
+
+    #[test]
+    fn memory_of_a_device_is_reserved_and_nothing_is_placed_in_it() {
+        let ram = GuestRam::new(64 << 20).unwrap();
+        let (kernel, initramfs, device) = (image(4096), vec![7; 1 << 20], 60 << 20..64 << 20);
+        let request = BootRequest {
+            device_memory: Some(&device),
+            ..request(&kernel, &initramfs, "")
+        };
+        let registers = load(&ram, &request).unwrap();
+        let params = BootParams::read(&ram, registers.gpr[RSI]).unwrap();
+        assert_eq!(params.initrd_address, 59 << 20);
+        let last: Vec<_> = params.e820.iter().rev().take(2).collect();
+        assert_eq!(
+            (last[0].address, last[0].length, last[0].kind),
+            (60 << 20, 4 << 20, E820_RESERVED)
+        );
+        assert_eq!(
+            (last[1].address + last[1].length, last[1].kind),
+            (60 << 20, E820_RAM)
+        );
     }
 
     /// A handover with these scratch areas, in MiB.

@@ -21,7 +21,7 @@ pub struct Injections {
 
 /// Bits of a kernel's virtual address that are the same wherever the kernel lies: it moves by multiples of 2 MiB
 /// (`CONFIG_PHYSICAL_ALIGN` at the least).
-const SAME_BITS: u64 = (2 << 20) - 1;
+pub const SAME_BITS: u64 = (2 << 20) - 1;
 
 /// An injection in a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

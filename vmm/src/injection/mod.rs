@@ -16,6 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use act::Act;
+pub(crate) use list::SAME_BITS;
 pub use list::{Injections, MAX_KEPT, Running};
 
 use crate::ledger::Kind;

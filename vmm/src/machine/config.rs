@@ -1,12 +1,14 @@
 //! Configuration of a machine, and errors.
 
+use std::ops::Range;
+
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::boot::{BootError, HandedOver};
 use crate::devices::dma::{DmaConfig, MIN_ADDRESS_BITS};
 use crate::injection::{Act, Deed, Injection, MAX_INJECTIONS};
-use crate::memory::MemoryError;
+use crate::memory::{LOW_RAM_END, MemoryError, PAGE_SIZE};
 use crate::processors::Backend;
 use crate::vcpu::BackendError;
 
@@ -43,6 +45,9 @@ pub struct MachineConfig {
     pub injections: Vec<Injection>,
     /// What the kernel is handed over, if it is to boot as another kernel's successor; see [`super::Machine::enter`].
     pub handover: Option<HandedOver>,
+    /// RAM at the end of its region below 4 GiB that is a device's own: the memory map reserves it, so that no kernel uses
+    /// it. Both ends are multiples of 4096.
+    pub device_memory: Option<Range<u64>>,
 }
 
 impl MachineConfig {
@@ -71,6 +76,14 @@ impl MachineConfig {
         }
         if self.progress_limit_ns == 0 {
             return Err(MachineError::ProgressLimit);
+        }
+        if let Some(found) = &self.device_memory {
+            let end = self.ram_bytes.min(LOW_RAM_END);
+            let whole = found.start.is_multiple_of(PAGE_SIZE) && found.start < found.end;
+            if !whole || found.end != end {
+                let found = found.clone();
+                return Err(MachineError::DeviceMemory { found, end });
+            }
         }
         let mut injections = self.injections.iter().enumerate();
         injections.try_for_each(|(number, injection)| {
@@ -135,6 +148,14 @@ pub enum MachineError {
     /// The progress limit is 0.
     #[error("progress limit of 0 ns: expected more")]
     ProgressLimit,
+    /// The device's memory is not at the end of RAM below 4 GiB.
+    #[error("device memory from {:#x} to {:#x}: expected whole pages that end at {end:#x}", found.start, found.end)]
+    DeviceMemory {
+        /// What was asked for.
+        found: Range<u64>,
+        /// Where it has to end.
+        end: u64,
+    },
     /// An injection cannot be made.
     #[error("injection {number}: {reason}")]
     Injection {
@@ -212,6 +233,7 @@ pub(crate) mod tests {
             ledger_entries: crate::ledger::DEFAULT_CAPACITY,
             injections: Vec::new(),
             handover: None,
+            device_memory: None,
         }
     }
 

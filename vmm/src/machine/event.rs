@@ -111,6 +111,11 @@ pub enum Event {
         /// When.
         at: Moment,
     },
+    /// A kernel is about to execute an instruction of [`super::Machine::stop_before`], if the kernel lies there.
+    Reached {
+        /// When.
+        at: Moment,
+    },
     /// The backend cannot execute an instruction.
     UnknownInstruction {
         /// When.
@@ -133,6 +138,7 @@ impl Event {
                 | Self::KernelEntry { .. }
                 | Self::InjectionAsks { .. }
                 | Self::AwaitedAddress { .. }
+                | Self::Reached { .. }
         )
     }
 }
@@ -159,6 +165,7 @@ impl fmt::Display for Event {
                 )
             }
             Self::AwaitedAddress { at } => write!(f, "an instruction that an injection may wait for ({at})"),
+            Self::Reached { at } => write!(f, "an instruction to stop at ({at})"),
             Self::PowerOff { at, by: None } => write!(f, "power off ({at})"),
             Self::PowerOff { at, by: Some(by) } => {
                 write!(f, "injection {by} switched the machine off ({at})")

@@ -28,7 +28,7 @@ use crate::console::Console;
 use crate::devices::SystemBus;
 use crate::devices::dma::Programmed;
 use crate::dma_view::DmaView;
-use crate::injection::{Deed, Injection, Injections, Running};
+use crate::injection::{Deed, Injection, Injections, Running, SAME_BITS};
 use crate::ledger::Ledger;
 use crate::memory::GuestRam;
 use crate::phase::{Phase, Stamp};
@@ -94,6 +94,7 @@ impl Machine {
             gigabyte_pages: backend.gigabyte_pages(),
             wakeup: mailbox,
             handover: config.handover.as_ref(),
+            device_memory: config.device_memory.as_ref(),
         };
         let registers = load(&ram, &request)?;
         let mut view = DmaView::new(Arc::clone(&ram), Ledger::new(config.ledger_entries));
@@ -150,6 +151,13 @@ impl Machine {
         bus.dma.start(now, &mut bus.view, programmed);
     }
 
+    /// Disables the DMA engine as a driver would.
+    pub fn stop_dma(&mut self) {
+        let now = self.processors.now();
+        let bus = &mut self.platform.bus;
+        bus.dma.stop(now, &mut bus.view);
+    }
+
     /// Begins the boot of a kernel that is handed something over, once all of that is in memory. To be called before
     /// the machine runs, if [`MachineConfig::handover`] is given. It is as if another kernel had jumped just now.
     pub fn enter(&mut self) -> Result<Event, MachineError> {
@@ -182,6 +190,12 @@ impl Machine {
             self.records.kexec = Kexec::Watching;
             self.processors.watch_for_kexec(true);
         }
+    }
+
+    /// Whether a kexec of the running kernel would be seen.
+    #[must_use]
+    pub fn watches_for_kexec(&self) -> bool {
+        self.records.kexec != Kexec::BeforeGreeting
     }
 
     /// Whether the running kernel has executed user code.
@@ -316,10 +330,22 @@ impl Machine {
         Ok(())
     }
 
+    /// Has the machine stop with [`Event::Reached`] before the running kernel executes one of these instructions, wherever
+    /// it lies. They are named by the addresses that the kernel was linked for. Takes the place of those named before.
+    /// Only `soft` can.
+    pub fn stop_before(&mut self, linked: &[u64]) {
+        self.records.stops = linked.to_vec();
+        self.await_addresses();
+    }
+
     /// Tells the processors which instructions injections wait for.
     pub(super) fn await_addresses(&mut self) {
         let injections = &self.platform.bus.view.injections;
-        let (addresses, mask) = injections.awaited_addresses(self.records.stamp.generation);
+        let (mut addresses, mut mask) = injections.awaited_addresses(self.records.stamp.generation);
+        if !self.records.stops.is_empty() {
+            addresses.extend(&self.records.stops);
+            mask &= SAME_BITS;
+        }
         self.processors.await_addresses(&addresses, mask);
     }
 

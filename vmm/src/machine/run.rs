@@ -6,6 +6,7 @@ use super::{Blackout, Event, Machine, MachineError};
 use crate::boot::BootParams;
 use crate::boot::layout::ENTRY_64;
 use crate::devices::power::PowerRequest;
+use crate::injection::SAME_BITS;
 use crate::phase::{Phase, Stamp};
 use crate::processors::{DeviceEvent, StopReason};
 use crate::trace;
@@ -143,10 +144,17 @@ impl Machine {
             .kernel_offset_of(generation)
             .is_none()
         {
-            return Some(Event::AwaitedAddress { at: self.moment() });
+            let injections = &self.platform.bus.view.injections;
+            let (awaited, mask) = injections.awaited_addresses(generation);
+            if awaited.iter().any(|address| (address ^ rip) & mask == 0) {
+                return Some(Event::AwaitedAddress { at: self.moment() });
+            }
+        } else {
+            self.executes(now, rip);
         }
-        self.executes(now, rip);
-        None
+        let mut stops = self.records.stops.iter();
+        let reached = stops.any(|stop| (stop ^ rip) & SAME_BITS == 0);
+        reached.then(|| Event::Reached { at: self.moment() })
     }
 
     /// Puts a message between agent and host into the trace.

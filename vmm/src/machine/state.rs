@@ -25,6 +25,8 @@ pub(super) struct Records {
     pub blackouts: Vec<Blackout>,
     pub kexec: Kexec,
     pub reply_owed: bool,
+    /// Linked addresses of kernel instructions at which to stop, see [`Machine::stop_before`].
+    pub stops: Vec<u64>,
     pub ended: Option<Event>,
 }
 
@@ -40,6 +42,7 @@ impl Records {
             blackouts: Vec::new(),
             kexec: Kexec::BeforeGreeting,
             reply_owed: false,
+            stops: Vec::new(),
             ended: None,
         }
     }
@@ -120,6 +123,7 @@ mod parts {
         blackouts,
         kexec,
         reply_owed,
+        stops,
         ended,
     });
     super::super::parts_of!(SteppedState {

@@ -62,5 +62,6 @@ pub fn machine_config(kernel: Vec<u8>) -> MachineConfig {
         ledger_entries: DEFAULT_CAPACITY,
         injections: Vec::new(),
         handover: None,
+        device_memory: None,
     }
 }

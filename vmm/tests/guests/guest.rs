@@ -260,6 +260,7 @@ fn name(event: &Event) -> String {
         Event::NoProgress { .. } => "no progress".into(),
         Event::LedgerFull { .. } => "ledger full".into(),
         Event::AwaitedAddress { at } => format!("awaited instruction at {:#x}", at.rip.unwrap_or(0)),
+        Event::Reached { at } => format!("reached {:#x}", at.rip.unwrap_or(0)),
         Event::InjectionAsks { number, .. } => format!("injection {number} asks"),
         Event::UnknownInstruction { bytes, .. } => format!("unknown instruction {bytes:02x?}"),
     }

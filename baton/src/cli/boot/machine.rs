@@ -89,6 +89,7 @@ impl Booted {
             ledger_entries: vmm::ledger::DEFAULT_CAPACITY,
             injections: Vec::new(),
             handover: None,
+            device_memory: None,
         };
         Ok(Self {
             kernel,

@@ -71,7 +71,13 @@ impl<'a> Guest<'a> {
                     bytes: 0x2000,
                 }]));
             }
-            Move::Fill(_) | Move::Capture(_) | Move::ExpectKexec | Move::SplitPageWrites | Move::End(_) => {}
+            Move::Fill(_)
+            | Move::Capture(_)
+            | Move::StartDevice
+            | Move::StopDevice
+            | Move::ExpectKexec
+            | Move::SplitPageWrites
+            | Move::End(_) => {}
         }
         What::Done
     }

@@ -2,6 +2,7 @@
 //! evidence made bytes and read again between every two inputs, which must change nothing.
 
 mod guest;
+mod payload;
 
 use super::cursor::{Cursor, Ending, Move, Point, Said, What, next};
 use super::regions::Region;

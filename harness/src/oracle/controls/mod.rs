@@ -9,6 +9,7 @@ mod handover;
 mod injected;
 mod interrupts;
 mod kernel_quiet;
+mod payload;
 mod steps;
 
 use super::*;
@@ -67,6 +68,7 @@ fn nothing_to_look_at_is_not_held() {
     evidence.retrievals.clear();
     evidence.steps.clear();
     evidence.dma = None;
+    evidence.payload = None;
     evidence.interrupts.clear();
     evidence.captures = Captures::default();
     evidence.console.clear();

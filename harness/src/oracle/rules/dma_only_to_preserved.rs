@@ -73,7 +73,8 @@ fn preserved_frames(evidence: &Evidence, left: u32) -> HashMap<u64, Option<Momen
     let preserved = evidence
         .objects
         .iter()
-        .filter(|object| object.preserved_by.contains(&left));
+        // A payload that has preserved memory has not given it to the device.
+        .filter(|object| object.preserved_by.contains(&left) && !object.is_found());
     preserved
         .flat_map(|object| {
             object
@@ -86,7 +87,15 @@ fn preserved_frames(evidence: &Evidence, left: u32) -> HashMap<u64, Option<Momen
 
 fn finding(context: &Context<'_>, frame: u64, stray: &Stray<'_>) -> Finding {
     let Stray { first, last, count } = stray;
-    let owner = owner(context, frame, u32::from(first.stamp.generation).max(1));
+    let generation = u32::from(first.stamp.generation).max(1);
+    let owner = owner(context, frame, generation);
+    let mut preserved = context.preserved_into(generation);
+    // Others are the device's.
+    let whose = if preserved.any(|object| object.is_found() && object.frames(generation).contains(&frame)) {
+        "which the payload has preserved and nobody has given to the device"
+    } else {
+        "which is not preserved"
+    };
     Finding {
         rule: RULE,
         page: Some(frame),
@@ -102,7 +111,7 @@ fn finding(context: &Context<'_>, frame: u64, stray: &Stray<'_>) -> Finding {
         },
         last_writer: Writer::of(&context.evidence.ledger, last),
         text: format!(
-            "{} after the jump, first in {}, went to page {frame:#x}, which is not preserved",
+            "{} after the jump, first in {}, went to page {frame:#x}, {whose}",
             many(*count, "device write"),
             first.stamp.phase
         ),

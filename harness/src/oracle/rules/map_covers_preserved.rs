@@ -3,7 +3,7 @@
 
 use super::blob_well_formed::cut;
 use crate::blob::BlobError;
-use crate::evidence::{BlobEvidence, ObjectEvidence, PAGE};
+use crate::evidence::{BlobEvidence, ObjectEvidence, ObjectKind, PAGE};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
@@ -65,7 +65,10 @@ fn check_map(
     findings: &mut Findings,
 ) -> (u64, u64) {
     let mut agents: HashMap<u64, (&ObjectEvidence, u64)> = HashMap::new();
-    for object in context.preserved_into(blob.generation + 1) {
+    let by_the_map = context
+        .preserved_into(blob.generation + 1)
+        .filter(|object| object.kind != ObjectKind::Device);
+    for object in by_the_map {
         agents.extend(
             (0..)
                 .zip(object.frames(blob.generation))

@@ -10,6 +10,7 @@ pub mod kernel_quiet;
 pub mod map_covers_preserved;
 pub mod no_cpu_write_before_retrieval;
 pub mod nothing_leaked;
+pub mod payload_passed;
 pub mod preserved_content;
 pub mod session_retrieved;
 pub mod steps_answered;

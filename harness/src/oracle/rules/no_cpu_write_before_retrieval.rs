@@ -1,24 +1,30 @@
 //! `no-cpu-write-before-retrieval`: from the jump until the agent retrieves an object, no CPU writes to its pages.
 
-use crate::evidence::{CpuWrite, Evidence, ObjectEvidence, PAGE};
+use crate::evidence::{CpuWrite, Evidence, ObjectEvidence, ObjectKind, PAGE};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
 
 const RULE: RuleName = RuleName::NoCpuWriteBeforeRetrieval;
 
+/// Most objects that the note names.
+const MAX_NAMED: usize = 4;
+
 /// Checks the rule.
 pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     let (evidence, mut findings, mut pages) = (context.evidence, Findings::default(), 0);
-    let (mut notes, mut blind) = (Vec::new(), Vec::new());
+    let (mut never, mut unseen, mut blind) = (Vec::new(), false, Vec::new());
     for object in &evidence.objects {
         for left in &object.preserved_by {
             let Some(jump) = evidence.jump_time(*left) else {
                 continue;
             };
-            let until = retrieved(evidence, object, left + 1);
-            if until.is_none() {
-                notes.push(format!(
+            let mut until = retrieved(evidence, object, left + 1);
+            if object.is_found() && !retrievals_seen(evidence) {
+                until = evidence.user_entered(jump);
+                unseen = true;
+            } else if until.is_none() && object.kind != ObjectKind::Device {
+                never.push(format!(
                     "\"{}\" was never retrieved in generation {}",
                     object.name,
                     left + 1
@@ -38,10 +44,21 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
             }
         }
     }
-    let note = if notes.is_empty() {
+    let more = never.len().saturating_sub(MAX_NAMED);
+    never.truncate(MAX_NAMED);
+    if more > 0 {
+        never.push(format!("and {more} more"));
+    }
+    if unseen {
+        never.push(
+            "until the new kernel's first user instruction, because it is not seen when files are retrieved"
+                .into(),
+        );
+    }
+    let note = if never.is_empty() {
         "until each was retrieved".into()
     } else {
-        notes.join("; ")
+        never.join("; ")
     };
     RuleResult {
         rule: RULE,
@@ -53,6 +70,14 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         findings,
         blind,
     }
+}
+
+/// Whether it was seen when files of a payload are retrieved.
+fn retrievals_seen(evidence: &Evidence) -> bool {
+    evidence
+        .payload
+        .as_ref()
+        .is_some_and(|payload| payload.retrievals_seen)
 }
 
 /// When `generation` had `object` back.

@@ -16,7 +16,10 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     let (mut findings, mut pages, mut digests, mut checkpoints) = (Findings::default(), 0, 0, 0);
     for (number, checkpoint) in context.checkpoints() {
         let mut looked = false;
-        for object in context.preserved_into(checkpoint.at.generation) {
+        let known = context
+            .preserved_into(checkpoint.at.generation)
+            .filter(|object| !object.is_found());
+        for object in known {
             let Some(capture) = checkpoint
                 .objects
                 .iter()

@@ -34,9 +34,13 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
         if outcome.kind == OutcomeKind::LedgerFull && outcome.generation == generation {
             continue;
         }
+        let seen = evidence
+            .payload
+            .as_ref()
+            .is_some_and(|payload| payload.retrievals_seen);
         let wanted = context
             .preserved_into(generation)
-            .filter(|object| object.end == MemfdEnd::Retrieved);
+            .filter(|object| object.end == MemfdEnd::Retrieved && (seen || !object.is_found()));
         for object in wanted {
             let done = evidence.retrievals.iter().any(|retrieval| {
                 let same = retrieval.generation == generation && retrieval.object == Some(object.id);

@@ -319,6 +319,12 @@ impl DmaEngine {
         self.write(now, view, 0, map::CONTROL, 4, enable.into());
     }
 
+    /// Does what a driver does to stop the engine.
+    pub fn stop(&mut self, now: u64, view: &mut DmaView) {
+        let control = self.registers.control & !map::CONTROL_ENABLE;
+        self.write(now, view, 0, map::CONTROL, 4, control.into());
+    }
+
     /// When [`DmaEngine::advance`] next has something to do.
     #[must_use]
     pub fn next_event(&self) -> Option<u64> {

@@ -1,7 +1,7 @@
 //! Processes that share the agent's memory and files: one that writes to a file, for a write that the kernel may not
 //! survive in the process that makes it, and those that do something for ever.
 
-use super::clone::clone;
+use super::clone::{clone, started};
 use crate::failure::Failure;
 use alloc::boxed::Box;
 use alloc::vec;
@@ -70,13 +70,8 @@ impl Child {
                 (&raw mut *job).cast(),
             )
         };
-        let pid = i32::try_from(result)
-            .ok()
-            .and_then(Pid::from_raw)
-            .filter(|_| result > 0);
-        let errno = || Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(i32::MAX));
         Ok(Self {
-            pid: pid.ok_or_else(|| Failure::of("clone", errno()))?,
+            pid: started(result)?,
             job: ManuallyDrop::new(job),
             stack: ManuallyDrop::new(stack),
             ended: None,
@@ -120,13 +115,7 @@ pub fn forever(work: impl Fn() + Send + 'static) -> Result<(), Failure> {
     let work = Box::into_raw(work);
     // SAFETY: stack and work are on the heap and are never freed, and nobody else touches them.
     let result = unsafe { clone(CLONE_FLAGS, top.cast(), word.as_ptr(), repeat, work.cast()) };
-    if result > 0 {
-        return Ok(());
-    }
-    Err(Failure::of(
-        "clone",
-        Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(i32::MAX)),
-    ))
+    started(result).map(drop)
 }
 
 /// Where a process of [`forever`] begins.

@@ -1,6 +1,9 @@
 //! clone(2) with a stack of its own, which no function in Rust can return from twice.
 
+use crate::failure::Failure;
 use core::arch::naked_asm;
+use rustix::io::Errno;
+use rustix::process::Pid;
 
 /// clone(2) of a thread or process that calls `entry` with `argument` on the stack that ends at `stack`, and exits.
 ///
@@ -32,4 +35,15 @@ pub(super) unsafe extern "C" fn clone(
         "syscall",
         "ud2"
     )
+}
+
+/// The process that a call of [`clone`] has started, by what the call returned.
+pub(super) fn started(result: isize) -> Result<Pid, Failure> {
+    match i32::try_from(result).ok().and_then(Pid::from_raw) {
+        Some(pid) if result > 0 => Ok(pid),
+        _ => {
+            let errno = i32::try_from(-result).unwrap_or(i32::MAX);
+            Err(Failure::of("clone", Errno::from_raw_os_error(errno)))
+        }
+    }
 }

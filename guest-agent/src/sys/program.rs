@@ -1,7 +1,7 @@
 //! A process that executes a program.
 
 use super::call::{Strings, execve};
-use super::clone::clone;
+use super::clone::{clone, started};
 use crate::failure::Failure;
 use alloc::vec;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -49,16 +49,7 @@ pub fn start(words: &Strings, environment: &Strings) -> Result<Pid, Failure> {
         0 => {}
         errno => return Err(failed(errno)),
     }
-    let pid = i32::try_from(result)
-        .ok()
-        .and_then(Pid::from_raw)
-        .filter(|_| result > 0);
-    pid.ok_or_else(|| {
-        Failure::of(
-            "clone",
-            Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(i32::MAX)),
-        )
-    })
+    started(result)
 }
 
 /// Where the process begins. It exits when this returns.

@@ -165,3 +165,78 @@ fn a_device_that_hits_what_a_payload_preserved_is_told() {
     assert!(hit, "{}", bad.text);
     assert!(!bad.findings("payload-passed").is_empty(), "{}", bad.text);
 }
+
+#[test]
+fn upstream_s_further_tests_pass_beside_a_device() {
+    let Some(all) = selftests("upstream's further tests") else {
+        return;
+    };
+    for (test, pages) in [
+        ("luo_multi_session", 4),
+        ("luo_stress_files", 501),
+        ("luo_stress_sessions", 1),
+    ] {
+        let init = "init = \"/init\"\nkernel_at = \"/kernel\"\ninitrd_at = \"/initrd.img\"\n";
+        let run = Upstream {
+            folder: all.join(test),
+            text: format!(
+                "{init}passed = [\"KEXEC TEST PASSED\"]\n{DMA}[expect]\nsession-retrieved = \"holds\"\n"
+            ),
+        }
+        .run(&["--vcpus", "2", "--ram", "1G"]);
+        assert_passed(&run);
+        assert_eq!(run.scenario()["preserved_pages"], pages, "{test}: {}", run.text);
+        let note = run.rule("no-cpu-write-before-retrieval")["note"]
+            .as_str()
+            .unwrap();
+        assert_eq!(note, "until each was retrieved", "{test}: {}", run.text);
+    }
+}
+
+#[test]
+fn results_in_ktap_become_test_cases() {
+    let Some(all) = selftests("results in KTAP") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let ktap = folder.path().join("report.ktap");
+    let run = Upstream {
+        folder: all.join("liveupdate"),
+        text: format!("run = [\"/liveupdate\", \"/liveupdate\"]\nktap = true\n{DMA}"),
+    }
+    .run(&["--ktap", ktap.to_str().unwrap()]);
+    let tests = run.scenario()["payload"]["tests"].as_array().unwrap();
+    assert!(tests.len() > 10, "{}", run.text);
+    assert_eq!(run.rule("payload-passed")["held"], true, "{}", run.text);
+    let report = std::fs::read_to_string(&ktap).unwrap();
+    assert!(report.contains("ok 16 payload-passed/"), "{report}");
+}
+
+#[test]
+fn upstream_s_test_of_kexec_handover_needs_no_initramfs_in_the_second_kernel() {
+    let kernel = "7.3.4+testkho";
+    let name = "upstream's test of Kexec HandOver";
+    let (Some(_), Some(all)) = (tests::variant(name, kernel), selftests(name)) else {
+        return;
+    };
+    let run = |passed: &str| {
+        let init = format!("init = \"/init\"\nkernel_at = \"/kernel\"\npassed = [\"{passed}\"]\n");
+        let kernel = format!("[kernel]\nold = \"{kernel}\"\nappend = \"loglevel=7\"\n");
+        // Without an init the second kernel panics, as in upstream's own script.
+        let rules = RULES.iter().map(|rule| format!("{rule} = \"holds\"\n"));
+        let expect = format!(
+            "[expect]\noutcome = \"guest-panic\"\n{}",
+            rules.collect::<String>()
+        );
+        Upstream {
+            folder: all.join("kho"),
+            text: format!("{init}{DMA}{kernel}{expect}"),
+        }
+        .run(&[])
+    };
+    let good = run("KHO restore succeeded");
+    assert_eq!(good.status, 0, "{}", good.text);
+    let bad = run("KHO restore went wrong");
+    assert_eq!(bad.status, 1, "{}", bad.text);
+    assert_eq!(bad.findings("payload-passed").len(), 1, "{}", bad.text);
+}

@@ -1,8 +1,10 @@
 //! The test cases of a scenario, for formats that know tests: how the run ended, then each rule.
 
 use super::json::{OutcomeReport, Rule, ScenarioReport};
+use super::printable;
 use harness::evidence::OutcomeKind;
-use harness::oracle::{Finding, Writer};
+use harness::ktap::{self, TestResult};
+use harness::oracle::{Finding, RuleName, Writer};
 use harness::verdict::Verdict;
 
 /// Name of the case that says whether the run ended as it should.
@@ -40,7 +42,36 @@ pub(super) struct Case {
 /// The cases of a scenario. All pass or are skipped exactly if its verdict is `pass`.
 pub(super) fn cases(scenario: &ScenarioReport) -> Vec<Case> {
     let rules = scenario.rules.iter().map(|rule| of_rule(rule, scenario));
-    std::iter::once(end(scenario)).chain(rules).collect()
+    let tests = scenario.payload.iter().flat_map(|payload| &payload.tests);
+    let tests = tests.map(|test| of_test(test, scenario));
+    std::iter::once(end(scenario)).chain(rules).chain(tests).collect()
+}
+
+/// A test of the payload, which the rule about the payload judges.
+fn of_test(test: &TestResult, scenario: &ScenarioReport) -> Case {
+    let rule = RuleName::PayloadPassed.name();
+    let met = scenario
+        .rules
+        .iter()
+        .any(|judged| judged.name == rule && judged.met);
+    let (status, text) = match test.status {
+        ktap::Status::Passed => (Status::Passed, "ok"),
+        ktap::Status::Skipped => (Status::Skipped, "skipped by the payload"),
+        ktap::Status::ExpectedFailure => (Status::Passed, "not ok, as the payload expects"),
+        ktap::Status::Failed if met => (Status::Passed, "not ok, as the scenario expects"),
+        ktap::Status::Failed => (Status::Failed, "not ok"),
+    };
+    let name = if test.name.is_empty() {
+        test.number.to_string()
+    } else {
+        test.name.clone()
+    };
+    Case {
+        name: format!("{rule}/{}", printable(&name).replace('#', "_")),
+        status,
+        text: text.into(),
+        details: Vec::new(),
+    }
 }
 
 fn end(scenario: &ScenarioReport) -> Case {

@@ -5,8 +5,10 @@ use super::injections::Injection;
 use super::picture::Picture;
 use super::{last_lines, phase_lines, reproduce, write_text};
 use harness::cause::{cause, kernel_lines};
-use harness::evidence::{Evidence, KernelEvidence, Outcome};
+use harness::evidence::{Evidence, KernelEvidence, Outcome, PayloadEvidence};
+use harness::ktap::{self, TestResult};
 use harness::oracle::{Finding, RuleResult};
+use harness::scenario::KexecBy;
 use harness::verdict::{Judged, Verdict};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -15,6 +17,8 @@ use std::path::Path;
 /// Version of the report's schema.
 pub const VERSION: u32 = 1;
 
+/// Most results of a payload's tests in a report.
+const MAX_TESTS: usize = 5_000;
 /// Most console lines about the handover in a report.
 const MAX_LINES: usize = 100;
 
@@ -50,6 +54,7 @@ pub struct ScenarioReport {
     /// The console's last lines, if the run ended otherwise than it should.
     pub(super) last_lines: Vec<String>,
     pub(super) handover: Option<String>,
+    pub(super) payload: Option<PayloadReport>,
     pub(super) kernels: Vec<Kernel>,
     pub(super) phases: Vec<Phase>,
     pub(super) device_writes: BTreeMap<String, u64>,
@@ -82,6 +87,53 @@ pub(super) struct OutcomeReport {
     pub(super) text: String,
     /// Whether the scenario expects that.
     pub(super) as_expected: bool,
+}
+
+/// The programs of the user's own, and what they said.
+#[derive(Debug, Serialize)]
+pub(super) struct PayloadReport {
+    pub(super) initramfs_hash: String,
+    pub(super) init: bool,
+    pub(super) kexec: KexecBy,
+    pub(super) programs: Vec<ProgramReport>,
+    pub(super) tests: Vec<TestResult>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ProgramReport {
+    /// Null for an init, which is that of all.
+    pub(super) generation: Option<u32>,
+    pub(super) command: String,
+    /// Null if the agent did not see it end.
+    pub(super) ended: Option<String>,
+}
+
+impl PayloadReport {
+    fn new(evidence: &Evidence, payload: &PayloadEvidence) -> Self {
+        let program = |(generation, command): (u32, &String)| {
+            let end = payload.ends.iter().find(|end| end.generation == generation);
+            ProgramReport {
+                generation: (!payload.is_init).then_some(generation),
+                command: command.clone(),
+                ended: end.map(|end| end.end.to_string()),
+            }
+        };
+        Self {
+            initramfs_hash: payload.hash.clone(),
+            init: payload.is_init,
+            kexec: payload.kexec,
+            programs: (0..).zip(&payload.commands).map(program).collect(),
+            tests: if payload.ktap {
+                ktap::read(&evidence.console)
+                    .tests
+                    .into_iter()
+                    .take(MAX_TESTS)
+                    .collect()
+            } else {
+                Vec::new()
+            },
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -177,6 +229,10 @@ impl ScenarioReport {
                 .collect(),
             last_lines: last_lines(judged).into_iter().map(str::to_owned).collect(),
             handover: evidence.handover.as_ref().map(ToString::to_string),
+            payload: evidence
+                .payload
+                .as_ref()
+                .map(|payload| PayloadReport::new(evidence, payload)),
             kernels: kernels(evidence),
             phases,
             device_writes,
@@ -229,6 +285,7 @@ impl ScenarioReport {
             kernel_lines: Vec::new(),
             last_lines: Vec::new(),
             handover: None,
+            payload: None,
             kernels: Vec::new(),
             phases: Vec::new(),
             device_writes: BTreeMap::new(),

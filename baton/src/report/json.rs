@@ -5,7 +5,7 @@ use super::injections::Injection;
 use super::picture::Picture;
 use super::{last_lines, phase_lines, reproduce, write_text};
 use harness::cause::{cause, kernel_lines};
-use harness::evidence::{Evidence, KernelEvidence, Outcome, PayloadEvidence};
+use harness::evidence::{Evidence, KernelEvidence, Outcome, PayloadEvidence, StepRecord};
 use harness::ktap::{self, TestResult};
 use harness::oracle::{Finding, RuleResult};
 use harness::scenario::KexecBy;
@@ -64,6 +64,8 @@ pub struct ScenarioReport {
     pub(super) rules: Vec<Rule>,
     pub(super) findings: Vec<Finding>,
     pub(super) injections: Vec<Injection>,
+    /// The steps that the scenario gives, as far as they were done.
+    pub(super) steps: Vec<StepAnswer>,
     pub(super) state_hash: String,
     pub(super) ledger_digest: String,
     pub(super) blackout_ns: Option<u64>,
@@ -176,6 +178,36 @@ pub(super) struct Rule {
     pub(super) met: bool,
 }
 
+#[derive(Debug, Serialize)]
+pub(super) struct StepAnswer {
+    /// Its place in the scenario's list; null if the list leaves it out.
+    number: Option<u32>,
+    generation: u32,
+    what: String,
+    expected: String,
+    answer: String,
+    /// The call that failed.
+    call: Option<String>,
+    /// Whether the answer is the expected one.
+    met: bool,
+    time_ns: u64,
+}
+
+impl StepAnswer {
+    fn new(step: &StepRecord) -> Self {
+        Self {
+            number: Some(step.number).filter(|number| *number > 0),
+            generation: step.at.generation,
+            what: step.what.clone(),
+            expected: step.wanted(),
+            answer: step.got(),
+            call: step.failure.as_ref().map(|failure| failure.call.clone()),
+            met: step.is_as_expected(),
+            time_ns: step.at.time_ns,
+        }
+    }
+}
+
 impl Report {
     /// Puts scenarios into a report.
     pub fn new(scenarios: Vec<ScenarioReport>) -> Self {
@@ -249,6 +281,7 @@ impl ScenarioReport {
                 .flat_map(|result| result.findings.kept.iter().cloned())
                 .collect(),
             injections: super::injections::all(evidence, results),
+            steps: evidence.steps.iter().map(StepAnswer::new).collect(),
             state_hash: evidence.state_hash.clone(),
             ledger_digest: evidence.ledger_digest(),
             blackout_ns: evidence.blackouts_ns.iter().max().copied(),
@@ -295,6 +328,7 @@ impl ScenarioReport {
             rules: Vec::new(),
             findings: Vec::new(),
             injections: Vec::new(),
+            steps: Vec::new(),
             state_hash: String::new(),
             ledger_digest: String::new(),
             blackout_ns: None,

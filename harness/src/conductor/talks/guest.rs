@@ -56,7 +56,7 @@ impl<'a> Guest<'a> {
             return what;
         }
         match due {
-            Move::Say(request) => self.asked = Some(request.clone()),
+            Move::Say(request) => (self.asked, self.released) = (Some(request.clone()), None),
             Move::Release => self.released = self.asked.take(),
             Move::Enter(phase) => self.at.phase = *phase,
             Move::Pass(ns) => {

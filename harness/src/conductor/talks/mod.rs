@@ -3,6 +3,7 @@
 
 mod guest;
 mod payload;
+mod steps;
 
 use super::cursor::{Cursor, Ending, Move, Point, Said, What, next};
 use super::regions::Region;

@@ -88,8 +88,8 @@ struct State<'a> {
     sealed: BTreeSet<u32>,
     /// Number of writes to each memfd.
     writes: BTreeMap<u32, u64>,
-    /// Memfds whose content a process goes on changing.
-    looped: BTreeSet<u32>,
+    /// Parts of memfds whose content a process goes on changing.
+    looped: Vec<(u32, Part)>,
     /// Sessions that the running agent has created, with the memfds in them.
     outgoing: BTreeMap<String, BTreeSet<u32>>,
     /// Sessions that it has retrieved.
@@ -111,7 +111,7 @@ impl<'a> State<'a> {
             held: BTreeSet::new(),
             sealed: BTreeSet::new(),
             writes: BTreeMap::new(),
-            looped: BTreeSet::new(),
+            looped: Vec::new(),
             outgoing: BTreeMap::new(),
             incoming: BTreeSet::new(),
             handed: BTreeMap::new(),
@@ -401,11 +401,7 @@ impl<'a> State<'a> {
         require(step.errno.is_none(), &step.verb, || {
             "found loop beside errno, and a loop begins with a success".into()
         })?;
-        if let Deed::Change { object, change } = &deed
-            && changes_content(change)
-        {
-            self.looped.insert(*object);
-        }
+        self.looped.extend(changed_part(&deed));
         self.given.push(Given {
             number,
             generation: self.generation,
@@ -416,14 +412,17 @@ impl<'a> State<'a> {
         Ok(())
     }
 
-    /// Refuses to change the content of a memfd while a process goes on changing it: nobody could say which comes last.
+    /// Refuses to change what a process goes on changing: nobody could say which comes last.
     fn keeps_content(&self, step: &Step, deed: &Deed) -> Result<(), Problem> {
-        let clash = match deed {
-            Deed::Change { object, change } => changes_content(change) && self.looped.contains(object),
-            _ => false,
+        let overlap = |one: &Part, other: &Part| {
+            one.offset < other.offset + other.bytes && other.offset < one.offset + one.bytes
         };
+        let clash = changed_part(deed).is_some_and(|(object, part)| {
+            let mut looped = self.looped.iter();
+            looped.any(|(of, looped)| *of == object && overlap(looped, &part))
+        });
         require(!clash, &step.verb, || {
-            "a process goes on changing this memfd in a loop, so its content would depend on chance".into()
+            "a process goes on changing this part in a loop, so its content would depend on chance".into()
         })
     }
 
@@ -472,8 +471,15 @@ fn is_looped(step: &Step) -> bool {
     step.looped.as_ref().is_some_and(|looped| *looped.get_ref())
 }
 
-fn changes_content(change: &Change) -> bool {
-    matches!(change, Change::Write { .. } | Change::PunchHole(_))
+/// The part of a memfd that a step gives other content.
+fn changed_part(deed: &Deed) -> Option<(u32, Part)> {
+    match deed {
+        Deed::Change {
+            object,
+            change: Change::Write { part, .. } | Change::PunchHole(part),
+        } => Some((*object, *part)),
+        _ => None,
+    }
 }
 
 /// Seed of the pattern of write `number`, from 1, to a memfd. The first one has the memfd's own.

@@ -217,7 +217,9 @@ fn what_belongs_to_the_life_cycle_is_refused_beside_steps() {
 
 #[test]
 fn a_loop_is_a_step_that_leaves_things_as_they_are() {
-    let looped = "do = \"write\"\nobject = \"m\"\nloop = true";
+    let looped = "do = \"write\"\nobject = \"m\"\nsize = \"8 KiB\"\nloop = true";
+    let beside = "do = \"punch-hole\"\nobject = \"m\"\nat = \"8 KiB\"";
+    given(&preserved_and(&[looped, beside]));
     let all = given(&preserved_and(&[
         looped,
         "do = \"create\"\nsession = \"other\"\nloop = true",

@@ -219,6 +219,7 @@ fn record(plan: &Plan, evidence: &mut Evidence, given: &Given, failure: Option<S
         what: plan.given_words(given),
         expected: given.errno,
         failure,
+        fills: given.fills().map(str::to_owned),
         at: at.moment,
     });
 }

@@ -16,6 +16,8 @@ pub struct StepRecord {
     pub expected: Option<Errno>,
     /// Why it failed; `None` if it succeeded.
     pub failure: Option<StepFailure>,
+    /// The session that a process of its own fills again and again from then on, if it does.
+    pub fills: Option<String>,
     /// When the agent answered, or the next kernel's agent greeted.
     pub at: Moment,
 }

@@ -469,6 +469,7 @@ pub fn good() -> Evidence {
             what: "create session \"s\"".into(),
             expected: None,
             failure: None,
+            fills: None,
             at: Moment {
                 generation: 0,
                 time_ns: 410_000,

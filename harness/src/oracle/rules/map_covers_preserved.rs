@@ -2,12 +2,12 @@
 //! pages that the handover itself consists of.
 
 use super::blob_well_formed::cut;
-use crate::blob::BlobError;
+use crate::blob::{BlobError, Handed};
 use crate::evidence::{BlobEvidence, ObjectEvidence, ObjectKind, PAGE};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 const RULE: RuleName = RuleName::MapCoversPreserved;
 
@@ -61,7 +61,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
 fn check_map(
     context: &Context<'_>,
     blob: &BlobEvidence,
-    handed: &crate::blob::Handed,
+    handed: &Handed,
     findings: &mut Findings,
 ) -> (u64, u64) {
     let mut agents: HashMap<u64, (&ObjectEvidence, u64)> = HashMap::new();
@@ -84,6 +84,7 @@ fn check_map(
         let text = format!("page {index} of {} is not in the handover map", object.owner());
         findings.add(|| finding(*frame, object.owner(), "in the map", "not in the map", text));
     }
+    let by_loops = preserved_by_loops(context, handed);
     let mut own = 0;
     for frame in &handed.preserved {
         if agents.contains_key(frame) {
@@ -93,11 +94,24 @@ fn check_map(
             own += 1;
             continue;
         }
+        if by_loops.contains(frame) {
+            continue;
+        }
         let text =
             format!("page {frame:#x} is in the handover map, and neither the agent's nor the handover's own");
         findings.add(|| finding(*frame, "nobody".into(), "not in the map", "in the map", text));
     }
     (handed.preserved.len() as u64, own)
+}
+
+/// Page frames of the files in sessions that a step with `loop = true` fills. Whether there is such a session at the
+/// jump is a matter of chance, but what the blob says is in it has to be in the map, and the other way round.
+fn preserved_by_loops<'a>(context: &Context<'_>, handed: &'a Handed) -> HashSet<&'a u64> {
+    let steps = context.evidence.steps.iter();
+    let sessions: HashSet<&str> = steps.filter_map(|step| step.fills.as_deref()).collect();
+    let files = handed.files.iter();
+    let theirs = files.filter(|file| sessions.contains(file.session.as_str()));
+    theirs.flat_map(|file| &file.frames).collect()
 }
 
 fn finding(frame: u64, owner: String, expected: &str, actual: &str, text: String) -> Finding {

@@ -142,6 +142,16 @@ pub struct Given {
     pub looped: bool,
 }
 
+impl Given {
+    /// The session that it fills again and again, whatever else happens, if it does.
+    pub fn fills(&self) -> Option<&str> {
+        match &self.deed {
+            Deed::Preserve { session, .. } if self.looped => Some(session),
+            _ => None,
+        }
+    }
+}
+
 /// What a given step does. Objects have the identities of the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Deed {

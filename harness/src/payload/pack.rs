@@ -1,6 +1,7 @@
 //! Reads the user's initramfs: an archive as it is, or a folder, which becomes a newc archive.
 
 use crate::initramfs::Archive;
+use flate2::read::MultiGzDecoder;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -46,19 +47,22 @@ pub enum PackError {
     },
 }
 
-/// What archives begin with (init/initramfs.c, lib/decompress.c): newc, newc with checksums, gzip (two), bzip2, LZMA, XZ,
-/// LZO, LZ4 and Zstandard.
-const MAGICS: [&[u8]; 10] = [
+/// What gzip begins with. baton unpacks it and Zstandard, because a kernel that is built to boot fast cannot.
+const GZIP: &[u8] = b"\x1f\x8b";
+/// What Zstandard begins with.
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+
+/// What archives begin with (init/initramfs.c, lib/decompress.c): newc, newc with checksums, an
+/// older gzip, bzip2, LZMA, XZ, LZO and LZ4.
+const MAGICS: [&[u8]; 8] = [
     b"070701",
     b"070702",
-    b"\x1f\x8b",
     b"\x1f\x9e",
     b"BZh",
     b"\x5d\x00\x00",
     b"\xfd7zXZ\0",
     b"\x89LZO",
     b"\x02\x21\x4c\x18",
-    b"\x28\xb5\x2f\xfd",
 ];
 
 /// Reads an archive, or packs a folder.
@@ -68,6 +72,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, PackError> {
         return pack(path);
     }
     let bytes = contents(path, MAX_BYTES)?.ok_or_else(|| PackError::TooLarge { path: path.into() })?;
+    let bytes = unpacked(path, bytes)?;
     if MAGICS.iter().any(|magic| bytes.starts_with(magic)) {
         return Ok(bytes);
     }
@@ -76,6 +81,19 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, PackError> {
         path: path.into(),
         found: if first.is_empty() { "nothing".into() } else { first },
     })
+}
+
+/// The same without the compression that it is wholly packed with, if baton knows that.
+fn unpacked(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>, PackError> {
+    let unpacked = if bytes.starts_with(GZIP) {
+        at_most(MultiGzDecoder::new(&bytes[..]), MAX_BYTES)
+    } else if bytes.starts_with(ZSTD) {
+        zstd::Decoder::with_buffer(&bytes[..]).and_then(|decoder| at_most(decoder, MAX_BYTES))
+    } else {
+        return Ok(bytes);
+    };
+    let unpacked = unpacked.map_err(|error| unreadable(path, &error))?;
+    unpacked.ok_or_else(|| PackError::TooLarge { path: path.into() })
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> PackError {
@@ -87,10 +105,15 @@ fn unreadable(path: &Path, error: &std::io::Error) -> PackError {
 
 /// The contents of a file; `None` if they are more than `most` bytes.
 fn contents(path: &Path, most: u64) -> Result<Option<Vec<u8>>, PackError> {
+    let file = std::fs::File::open(path);
+    let read = file.and_then(|file| at_most(file, most));
+    read.map_err(|error| unreadable(path, &error))
+}
+
+/// All bytes of a reader; `None` if they are more than `most`.
+fn at_most(reader: impl Read, most: u64) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| unreadable(path, &error))?;
-    let read = file.take(most.saturating_add(1)).read_to_end(&mut bytes);
-    read.map_err(|error| unreadable(path, &error))?;
+    reader.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= most).then_some(bytes))
 }
 
@@ -169,6 +192,27 @@ mod tests {
     }
 
     #[test]
+    fn gzip_and_zstandard_are_unpacked_and_hold_an_archive() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("i");
+        let gzip = |bytes: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut encoder, bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+        for pack in [&gzip as &dyn Fn(&[u8]) -> Vec<u8>, &zstd] {
+            std::fs::write(&path, pack(b"070701 and more")).unwrap();
+            assert_eq!(read(&path).unwrap(), b"070701 and more");
+            std::fs::write(&path, pack(b"text")).unwrap();
+            assert!(matches!(read(&path), Err(PackError::NoArchive { .. })));
+            let all = pack(&[b'0'; 4096]);
+            std::fs::write(&path, &all[..all.len() - 6]).unwrap();
+            assert!(matches!(read(&path), Err(PackError::Unreadable { .. })));
+        }
+    }
+
+    #[test]
     fn what_is_no_archive_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("i");
@@ -179,7 +223,9 @@ mod tests {
             "{error}"
         );
         std::fs::write(&path, b"\x1f\x8b packed").unwrap();
-        assert_eq!(read(&path).unwrap(), b"\x1f\x8b packed");
+        assert!(read(&path).unwrap_err().to_string().contains("cannot be read"));
+        std::fs::write(&path, b"\xfd7zXZ\0 packed").unwrap();
+        assert_eq!(read(&path).unwrap(), b"\xfd7zXZ\0 packed");
         assert!(
             read(&folder.path().join("none"))
                 .unwrap_err()

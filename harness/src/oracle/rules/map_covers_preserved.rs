@@ -7,7 +7,7 @@ use crate::evidence::{BlobEvidence, ObjectEvidence, ObjectKind, PAGE};
 use crate::oracle::content::Context;
 use crate::oracle::finding::{Finding, Findings, Writer};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 const RULE: RuleName = RuleName::MapCoversPreserved;
 
@@ -85,6 +85,13 @@ fn check_map(
         findings.add(|| finding(*frame, object.owner(), "in the map", "not in the map", text));
     }
     let by_loops = preserved_by_loops(context, handed);
+    for frame in by_loops
+        .iter()
+        .filter(|frame| !handed.preserved.contains(**frame))
+    {
+        let text = format!("page {frame:#x} of a file that a loop has preserved is not in the handover map");
+        findings.add(|| finding(**frame, "a file".into(), "in the map", "not in the map", text));
+    }
     let mut own = 0;
     for frame in &handed.preserved {
         if agents.contains_key(frame) {
@@ -106,7 +113,7 @@ fn check_map(
 
 /// Page frames of the files in sessions that a step with `loop = true` fills. Whether there is such a session at the
 /// jump is a matter of chance, but what the blob says is in it has to be in the map, and the other way round.
-fn preserved_by_loops<'a>(context: &Context<'_>, handed: &'a Handed) -> HashSet<&'a u64> {
+fn preserved_by_loops<'a>(context: &Context<'_>, handed: &'a Handed) -> BTreeSet<&'a u64> {
     let steps = context.evidence.steps.iter();
     let sessions: HashSet<&str> = steps.filter_map(|step| step.fills.as_deref()).collect();
     let files = handed.files.iter();

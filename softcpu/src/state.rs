@@ -2,9 +2,9 @@
 //!
 //! Left out is what follows from the rest or is made again on demand: decoded code, and whatever lives only while an
 //! instruction is executed. Restoring drops these, and the guest cannot tell: a run that was saved and restored
-//! anywhere goes on as if it had not been. Guards (see [`Cpu::guard`]) protect decoded code of other processors,
-//! which none has after a restore, so they are left out too: restore all processors of a machine at once. That the
-//! processor is halted is known to who got [`crate::Exit::Halted`].
+//! anywhere goes on as if it had not been. Where other processors have decoded code is left out too, and none has
+//! any after a restore: restore all processors of a machine at once. That the processor is halted is known to who got
+//! [`crate::Exit::Halted`].
 
 mod translations;
 

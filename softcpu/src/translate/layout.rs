@@ -44,7 +44,7 @@ pub(super) const fn in_core(register: u8) -> Mem {
     field(offset_of!(Core, regs) + 8 * register as usize)
 }
 
-/// A field of the entry that [`Writer::find_entry`] has found; `offset` is that of the field of the first entry.
+/// A field of the entry that `Writer::find_entry` has found; `offset` is that of the field of the first entry.
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a Core is smaller than 2 GiB
 pub(super) const fn found(offset: usize) -> Mem {
     Mem::indexed(CORE, FREE, 0, offset as i32)

@@ -1,8 +1,8 @@
 //! What processors do differently where the manuals leave it open.
 //!
-//! softcpu does one of the two things on every host: the one that AMD processors do. Each entry of [`CHOICES`]
-//! recognises the other one, which Intel processors do, and only that: any third outcome is still a difference, and so
-//! is the same outcome in any other case.
+//! softcpu does one of the two things on every host: the one that AMD processors do, but for a bit that only they have.
+//! Each entry of [`CHOICES`] recognises the other one, and only that: any third outcome is still a difference, and so is
+//! the same outcome in any other case.
 
 use iced_x86::{Code, Mnemonic, OpKind};
 use softcpu::flags::{AF, CF, OF, PF, SF, ZF};
@@ -23,7 +23,7 @@ pub struct Choice {
 }
 
 /// All of them.
-pub const CHOICES: [Choice; 8] = [
+pub const CHOICES: [Choice; 9] = [
     Choice {
         what: "upper halves of RCX (MOVS: and RSI, RDI; STOS: and RDI) after a repeated string instruction with \
                32-bit addresses that completes no iteration, because ECX is 0 or the first one faults: kept or cleared",
@@ -75,6 +75,11 @@ pub const CHOICES: [Choice; 8] = [
         source: "SDM volume 1, 8.3.10: an error below one unit in the last place is promised, and nothing of what is \
                  exact",
         settle: flags_of_a_function,
+    },
+    Choice {
+        what: "LDMXCSR of a value with bit 17: #GP, or AMD's misaligned exception mask",
+        source: "APM volume 1, 4.2.2: MM, if CPUID offers it; SDM volume 1, 10.2.3: reserved",
+        settle: misaligned_mask,
     },
 ];
 
@@ -271,6 +276,20 @@ fn flags_of_a_function(case: &Case, native: &mut Outcome, soft: &Outcome) {
     if status(&soft.state) & x87::PRECISION == 0 {
         let open = x87::PRECISION | x87::UNDERFLOW | x87::SUMMARY | x87::BUSY;
         set_status(native, status(&native.state) & !open | status(&soft.state) & open);
+    }
+}
+
+fn misaligned_mask(case: &Case, native: &mut Outcome, soft: &Outcome) {
+    const MM: u32 = 1 << 17;
+    const KNOWN: u32 = 0xffff | MM;
+    let loaded = native.state.mxcsr();
+    let refused = soft.fault.is_some_and(|fault| fault.vector == 13) && native.fault.is_none();
+    let went_on = native.state.rip == case.insn.next_ip() && soft.state.rip == case.state.rip;
+    let loads = matches!(case.insn.code(), Code::Ldmxcsr_m32 | Code::VEX_Vldmxcsr_m32);
+    if loads && refused && went_on && loaded & MM != 0 && loaded & !KNOWN == 0 {
+        native.fault = soft.fault;
+        native.state.rip = soft.state.rip;
+        native.state.set_mxcsr(soft.state.mxcsr());
     }
 }
 

@@ -127,7 +127,7 @@ fn softcpu_computes_what_the_host_does() {
     if only.is_none() {
         report_coverage(&codes, &runs);
     }
-    if cases >= 1_000_000 && codes.len() > 500 {
+    if only.is_none() && cases >= 1_000_000 && codes.len() > 500 {
         assert!(in_translation.len() >= TRANSLATED_FORMS, "{in_translation:?}");
     }
     let total: u64 = different.values().sum();

@@ -413,3 +413,30 @@ fn a_function_may_call_an_exact_result_inexact() {
     let (root, outcome) = x87_registers(&[0xd9, 0xfa], 0, 0);
     assert!(told(&root, &outcome, status(0x20)));
 }
+
+#[test]
+fn only_amds_own_bit_of_mxcsr_may_be_loaded_or_refused() {
+    // LDMXCSR [RAX], and FLD of the same.
+    let refused = |bytes| {
+        let (case, mut outcome) = case(bytes, 0);
+        outcome.fault = Some(Fault {
+            vector: 13,
+            error: 0,
+            address: 0,
+        });
+        (case, outcome)
+    };
+    let loads = |value| {
+        move |native: &mut Outcome| {
+            native.fault = None;
+            native.state.rip += 3;
+            native.state.set_mxcsr(value);
+        }
+    };
+    let (ldmxcsr, outcome) = refused(&[0x0f, 0xae, 0x10]);
+    assert!(!told(&ldmxcsr, &outcome, loads(0x2_3cb2)));
+    assert!(told(&ldmxcsr, &outcome, loads(0x3cb2)), "nothing to refuse");
+    assert!(told(&ldmxcsr, &outcome, loads(0x3_3cb2)), "another bit");
+    let (other, outcome) = refused(&[0x48, 0x8b, 0x00]);
+    assert!(told(&other, &outcome, loads(0x2_3cb2)));
+}

@@ -230,6 +230,7 @@ fn held() -> Snapshot {
     assert!(matches!(machine.run().unwrap(), Event::Jump { .. }));
     machine.type_in(b"typed");
     assert!(matches!(machine.run().unwrap(), Event::Message(_)));
+    machine.stop_before(&[HANDLER]);
     let held = machine.snapshot().unwrap();
     let state = format!("{:?}", held.state);
     assert!(
@@ -244,7 +245,9 @@ fn fate(snapshot: &Snapshot, answer: &[u8]) -> Result<String, MachineError> {
     let mut machine = Machine::from_snapshot(snapshot)?;
     machine.reply(answer)?;
     let mut event = machine.run()?;
-    if let Event::KernelEntry { .. } = event {
+    let mut reached = 0;
+    while matches!(event, Event::KernelEntry { .. } | Event::Reached { .. }) {
+        reached += u32::from(matches!(event, Event::Reached { .. }));
         event = machine.run()?;
     }
     machine.finish()?;
@@ -256,7 +259,7 @@ fn fate(snapshot: &Snapshot, answer: &[u8]) -> Result<String, MachineError> {
         content.update(&page);
     }
     Ok(format!(
-        "{event:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:x}",
+        "{event:?} {reached} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:x}",
         machine.phases(),
         machine.blackouts(),
         machine.provenance(),

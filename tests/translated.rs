@@ -149,6 +149,40 @@ fn linked_blocks_lead_through_the_same_states() {
     }
 }
 
+/// Runs the scenarios in these folders both ways, and compares all that is told of them.
+fn all_run_the_same(folders: &[&str]) {
+    if !ready("all scenarios translated and interpreted") {
+        return;
+    }
+    let mut files: Vec<_> = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(scenarios().join(folder)).expect("the folder is there"))
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty());
+    for file in files {
+        let file = file.to_str().expect("a path of text");
+        let [ours, theirs] = ["on", "off"].map(|translate| {
+            let finished = baton(["run", file, "--translate", translate]);
+            (finished.status, without_host_time(&finished.report))
+        });
+        assert_eq!(ours, theirs, "{file}");
+    }
+}
+
+#[test]
+fn sound_scenarios_run_the_same_translated() {
+    let folders = ["", "dma", "handover", "more", "own", "sessions", "steps"];
+    all_run_the_same(&folders);
+}
+
+#[test]
+fn scenarios_with_faults_run_the_same_translated() {
+    all_run_the_same(&["bugs", "faults", "inject"]);
+}
+
 #[test]
 fn faults_and_chains_run_the_same_translated() {
     if !ready("scenarios translated and interpreted") {

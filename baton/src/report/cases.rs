@@ -4,7 +4,7 @@ use super::json::{OutcomeReport, Rule, ScenarioReport};
 use super::printable;
 use harness::evidence::OutcomeKind;
 use harness::ktap::{self, TestResult};
-use harness::oracle::{Finding, RuleName, Writer};
+use harness::oracle::{Finding, RuleName, Writer, unit_of};
 use harness::verdict::Verdict;
 
 /// Name of the case that says whether the run ended as it should.
@@ -109,7 +109,11 @@ fn of_rule(rule: &Rule, scenario: &ScenarioReport) -> Case {
     let outcome = scenario.outcome.as_ref();
     let unfinished = outcome.is_some_and(|outcome| outcome.kind == OutcomeKind::Unfinished.name());
     let ended_early = outcome.filter(|outcome| !outcome.as_expected);
-    let looked = format!("looked at {} {}", rule.looked_at, rule.unit);
+    let looked = format!(
+        "looked at {} {}",
+        rule.looked_at,
+        unit_of(rule.looked_at, rule.unit)
+    );
     let found = findings(rule.findings);
     let (status, text) = match (rule.met, rule.unjudged()) {
         (false, _) if unfinished => (Status::Skipped, "the run has not ended".into()),

@@ -3,7 +3,7 @@
 use super::{grouped, last_lines, phase_lines, printable, reproduce};
 use harness::cause::{cause, kernel_lines};
 use harness::evidence::{Evidence, OutcomeKind, PAGE};
-use harness::oracle::{Finding, RuleName, RuleResult};
+use harness::oracle::{Finding, RuleName, RuleResult, unit_of};
 use harness::scenario::{Bytes, Expected};
 use harness::verdict::{Judged, ended_before};
 use std::fmt::Write;
@@ -251,7 +251,7 @@ fn rule(result: &RuleResult, expected: Expected, met: bool, out: &mut String) ->
         "    {mark} {:<36} {said}{expected}; looked at {} {}",
         result.rule.name(),
         looked.count,
-        looked.unit
+        unit_of(looked.count, looked.unit)
     )?;
     if looked.note.is_empty() {
         writeln!(out)
@@ -323,6 +323,7 @@ mod tests {
         for part in [
             "small: PASS\n",
             "held; looked at 36 pages",
+            "held; looked at 1 handover blob (",
             "blackout 0.900 ms",
             "reproduce: baton run small.toml --seed 1 --backend soft\n",
             "Linux 7.3.4 -> 7.3.4",

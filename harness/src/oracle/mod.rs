@@ -158,10 +158,18 @@ impl std::fmt::Display for RuleName {
 pub struct LookedAt {
     /// How many.
     pub count: u64,
-    /// Unit of `looked_at`, in the plural: `pages`, `device writes`.
+    /// Their unit, in the plural, which ends in an s: `pages`, `device writes`.
     pub unit: &'static str,
     /// Details, such as which checkpoints or how many bytes.
     pub note: String,
+}
+
+/// The unit of so many, given in the plural as in [`LookedAt`]: `page` of 1, `pages` of 2.
+pub fn unit_of(count: u64, plural: &str) -> &str {
+    match count {
+        1 => plural.strip_suffix('s').unwrap_or(plural),
+        _ => plural,
+    }
 }
 
 /// What a rule says about a run.

@@ -8,6 +8,7 @@ use crate::report::cases::findings as found;
 use crate::report::injections::Injection;
 use crate::report::json::{Rule, ScenarioReport};
 use crate::report::picture::Excerpt;
+use harness::oracle::unit_of;
 use maud::{Markup, html};
 
 /// Most firings of an injection, and most reasons why one could not fire, that are shown.
@@ -140,7 +141,7 @@ fn one_rule(rule: &Rule, id: &str) -> Markup {
                 @if let Some(story) = story(&rule.name) { br; span.note { (story) } }
             }
             td {
-                (count(rule.looked_at)) "\u{a0}" (rule.unit)
+                (count(rule.looked_at)) "\u{a0}" (unit_of(rule.looked_at, rule.unit))
                 @if !rule.note.is_empty() { br; span.note { (rule.note) } }
                 @for blind in &rule.blind { br; span.note { "Not seen: " (blind) } }
             }

@@ -85,10 +85,10 @@ impl Cpu {
         if !code::agree(granules, &old, &new) {
             return;
         }
-        self.detach_code(number);
-        self.clear_code(before);
+        self.change_code(CodeChange::Detached { number });
+        self.change_code(CodeChange::Cleared { page: before });
         self.cache.relocate(before, page);
-        self.mark_code(page, granules);
+        self.change_code(CodeChange::Marked { page, granules });
     }
 
     /// Drops code that another processor has decoded, if this one's RAM does not hold the same.
@@ -100,7 +100,10 @@ impl Cpu {
         let mut bytes = [0; PAGE_BYTES];
         ram.load_bytes(page, &mut bytes);
         if proof.holds(&bytes) {
-            self.mark_code(page, proof.granules);
+            self.change_code(CodeChange::Marked {
+                page,
+                granules: proof.granules,
+            });
         } else {
             self.forget(page);
         }
@@ -229,7 +232,10 @@ impl Cpu {
             .scratch
             .last()
             .map_or(1, |op| u64::from(op.off) + u64::from(op.len));
-        self.mark_code(page, granules(rip % PAGE_SIZE, (end - rip % PAGE_SIZE).max(1)));
+        self.change_code(CodeChange::Marked {
+            page,
+            granules: granules(rip % PAGE_SIZE, (end - rip % PAGE_SIZE).max(1)),
+        });
         if self.cache.grow(self.scratch.len()) {
             self.forget_everything();
         }
@@ -253,34 +259,21 @@ impl Cpu {
         cx.ram.load_bytes(next_page, &mut bytes[first..first + 15]);
         self.scratch.clear();
         decode::crossing(&bytes[..first + 15], rip % PAGE_SIZE, &mut self.scratch);
-        self.mark_code(page, granules(rip % PAGE_SIZE, first as u64));
+        self.change_code(CodeChange::Marked {
+            page,
+            granules: granules(rip % PAGE_SIZE, first as u64),
+        });
         let start = u16::try_from(rip % PAGE_SIZE).unwrap_or(0);
-        self.mark_code(next_page, granules(0, 15));
+        self.change_code(CodeChange::Marked {
+            page: next_page,
+            granules: granules(0, 15),
+        });
         self.cache.pages[here as usize].crossing = Some(CrossingCode {
             start,
             next,
             ops: self.scratch.clone(),
         });
         Ok(())
-    }
-
-    /// Notes which parts of the page hold decoded instructions.
-    fn mark_code(&mut self, page: u64, granules: u64) {
-        note(&mut self.changes, CodeChange::Marked { page, granules });
-        if self.core.hooks.mark_granules(page, granules) {
-            self.core.revoke_writes(page);
-        }
-    }
-
-    /// Notes that no part of the page does.
-    fn clear_code(&mut self, page: u64) {
-        note(&mut self.changes, CodeChange::Cleared { page });
-        self.core.hooks.clear_code(page);
-    }
-
-    fn detach_code(&mut self, number: u32) {
-        note(&mut self.changes, CodeChange::Detached { number });
-        self.core.detach_code(number);
     }
 
     /// Drops decoded code that has been written to since the last time.
@@ -291,17 +284,15 @@ impl Cpu {
     }
 
     pub(crate) fn forget(&mut self, page: u64) {
-        self.clear_code(page);
+        self.change_code(CodeChange::Cleared { page });
         if let Some(number) = self.cache.forget(page) {
-            self.detach_code(number);
+            self.change_code(CodeChange::Detached { number });
         }
     }
 
     pub(crate) fn forget_everything(&mut self) {
-        note(&mut self.changes, CodeChange::AllCleared);
         self.cache.clear();
-        self.core.hooks.clear_all_code();
-        self.core.detach_all_code();
+        self.change_code(CodeChange::AllCleared);
         // Pages are numbered anew from here.
         if let Some(translator) = &mut self.translator {
             translator.clear();

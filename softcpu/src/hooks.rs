@@ -43,6 +43,8 @@ pub(crate) struct Hooks {
     pages: Vec<u8>,
     /// Per page, which 64-byte granules hold decoded instructions.
     code: Vec<u64>,
+    /// Whether any page may: a new processor need not clear what it has not.
+    any_code: bool,
     /// First write to each page since the epoch began, in order.
     epoch: Vec<CpuWrite>,
     /// Last writer of each unit of the watched pages, by page number in RAM.
@@ -122,6 +124,7 @@ impl Hooks {
     /// Notes that these granules hold decoded instructions; true if the page had none.
     pub fn mark_granules(&mut self, page: u64, granules: u64) -> bool {
         let fresh = self.flags(page) & CODE == 0;
+        self.any_code = true;
         self.set(page, CODE, true);
         if let Some(map) = self.code.get_mut(number(page)) {
             *map |= granules;
@@ -137,6 +140,9 @@ impl Hooks {
     }
 
     pub fn clear_all_code(&mut self) {
+        if !std::mem::take(&mut self.any_code) {
+            return;
+        }
         self.pages.iter_mut().for_each(|flags| *flags &= !CODE);
         self.code.fill(0);
     }

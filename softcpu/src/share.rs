@@ -8,6 +8,7 @@
 use std::fmt;
 
 use crate::code::CodeCache;
+use crate::core::Core;
 use crate::cpu::Cpu;
 use crate::memory::{PAGE_SIZE, Ram};
 use crate::translate::Translator;
@@ -60,6 +61,26 @@ pub(crate) fn note(changes: &mut Option<Vec<CodeChange>>, change: CodeChange) {
     }
 }
 
+impl Core {
+    /// Does what a change of the code, whoever made it, means for a processor.
+    fn follow(&mut self, change: CodeChange) {
+        match change {
+            CodeChange::Marked { page, granules } => {
+                if self.hooks.mark_granules(page, granules) {
+                    self.revoke_writes(page);
+                }
+            }
+            CodeChange::Cleared { page } => self.hooks.clear_code(page),
+            CodeChange::Detached { number } => self.detach_code(number),
+            CodeChange::AllDetached => self.detach_all_code(),
+            CodeChange::AllCleared => {
+                self.hooks.clear_all_code();
+                self.detach_all_code();
+            }
+        }
+    }
+}
+
 impl Cpu {
     /// Remembers from now on what happens to the code, for [`Cpu::take_code_changes`].
     pub fn share_code(&mut self) {
@@ -99,21 +120,14 @@ impl Cpu {
     pub fn follow(&mut self, ram: &Ram, changes: &[CodeChange]) {
         self.core.hooks.cover(ram);
         for change in changes {
-            match *change {
-                CodeChange::Marked { page, granules } => {
-                    if self.core.hooks.mark_granules(page, granules) {
-                        self.core.revoke_writes(page);
-                    }
-                }
-                CodeChange::Cleared { page } => self.core.hooks.clear_code(page),
-                CodeChange::Detached { number } => self.core.detach_code(number),
-                CodeChange::AllDetached => self.core.detach_all_code(),
-                CodeChange::AllCleared => {
-                    self.core.hooks.clear_all_code();
-                    self.core.detach_all_code();
-                }
-            }
+            self.core.follow(*change);
         }
+    }
+
+    /// Makes a change of the code, which the others are told.
+    pub(crate) fn change_code(&mut self, change: CodeChange) {
+        note(&mut self.changes, change);
+        self.core.follow(change);
     }
 
     /// Whether decoded instructions lie in the page of `gpa`.

@@ -40,6 +40,7 @@ impl Hooks {
             // Flags and code maps follow from the lists below and from decoded code, which is a cache.
             pages: _,
             code: _,
+            any_code: _,
             epoch,
             watched,
             executed,

@@ -13,6 +13,7 @@ use super::guest::{Guest, Run, to_the_end};
 use super::idioms::{self, STATUS};
 use super::sequence::{REACH, REGISTERS, Rng, VECTORS, integer_forms, vector_forms};
 use super::{hosts, sequence};
+use vmm::processors::Backend;
 use vmm::soft::Soft;
 
 const SEED: u64 = 0xba70_2026;
@@ -140,6 +141,35 @@ fn listing(run: &Run, index: u64) -> String {
         .collect()
 }
 
+/// The memory that sequences work on.
+fn window(run: &Run) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(2 * REACH).unwrap()];
+    run.machine.ram().read(WINDOW - REACH, &mut bytes).unwrap();
+    bytes
+}
+
+/// Describes the first of `count` sequences after which the window differs between softcpu and `backend`.
+fn first_difference_in_window(count: u64, guest: &dyn Fn(u64) -> Guest, backend: &dyn Backend) -> String {
+    let differing = |count: u64| {
+        let soft = guest(count).run_on(&Soft::default(), &to_the_end);
+        let other = guest(count).run_on(backend, &to_the_end);
+        let (one, two) = (window(&soft), window(&other));
+        let at = (0..one.len()).find(|at| one[*at] != two[*at])?;
+        Some(format!(
+            "sequence {}: {:#x} has {:#x} on {}, {:#x} on {}\n{}",
+            count - 1,
+            WINDOW - REACH + at as u64,
+            one[at],
+            soft.backend,
+            two[at],
+            other.backend,
+            listing(&soft, count - 1)
+        ))
+    };
+    let first = (1..=count).find_map(differing);
+    first.unwrap_or_else(|| "another run has no difference in the window".into())
+}
+
 /// Runs the guest on every backend and compares the blocks, then everything else.
 fn compare(seed: u64, count: u64, forms: &[Form], vectors: bool) {
     let guest = guest(seed, count, forms, vectors);
@@ -162,10 +192,16 @@ fn compare(seed: u64, count: u64, forms: &[Form], vectors: bool) {
             panic!("seed {seed:#x}, {difference}");
         }
     }
-    let why = "one byte differs, by an instruction that is not known yet";
-    if vectors || !hosts::left_out_on_tcg("memory behind integer sequences", why) {
-        guest.check(runs);
+    for (other, backend) in runs.iter().zip(hosts::backends()).skip(1) {
+        if window(other) != window(&runs[0]) {
+            let guest = |count| self::guest(seed, count, forms, vectors);
+            panic!(
+                "seed {seed:#x}, {}",
+                first_difference_in_window(count, &guest, backend)
+            );
+        }
     }
+    guest.check(runs);
 }
 
 #[test]
@@ -183,6 +219,18 @@ fn integer_sequences_do_the_same() {
             Form::Test_rm64_imm32_F7r1,
         ];
         forms.retain(|form| !aliases.contains(form));
+    }
+    if hosts::left_out_on_tcg(
+        "RCL and RCR of 8 and 16 bits by a constant",
+        "rotated by 9 or 17 bits, or a multiple, the operand becomes 0 instead of staying as it is",
+    ) {
+        let through_carry = [
+            Form::Rcl_rm8_imm8,
+            Form::Rcl_rm16_imm8,
+            Form::Rcr_rm8_imm8,
+            Form::Rcr_rm16_imm8,
+        ];
+        forms.retain(|form| !through_carry.contains(form));
     }
     for round in 0..8 {
         compare(SEED + round, 60, &forms, false);

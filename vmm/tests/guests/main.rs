@@ -5,6 +5,7 @@
 //!  code     an assembler with what all guests need           config: the machine and the kernel image
 //!  guest    a guest, its runs, and their comparison          hosts: the backends of this host
 //!   |- exits, deaths     ports, device memory, power, and the ways that a guest ends
+//!   |- garbage           random values in every register of every device
 //!   |- interrupts        local APIC, I/O APIC, MSI-X, task priority
 //!   |- dirty, dma        which pages processors and devices wrote, by phase
 //!   |- emulated          instructions that softcpu executes in KVM's place
@@ -27,6 +28,7 @@ mod dirty;
 mod dma;
 mod emulated;
 mod exits;
+mod garbage;
 mod guest;
 mod host;
 mod hosts;

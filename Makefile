@@ -54,7 +54,7 @@ test: build images ## set up, then run every test
 test-kvm: build images ## run the scenarios on this host's KVM (make test runs two of them there)
 	$(BATON) run --backend kvm tests/scenarios/*.toml
 
-test-kvm-svm: build images ## compare KVM on a host with emulated SVM with softcpu (KVM=here: on this host's own KVM)
+test-kvm-svm: build selftests ## compare KVM on a host with emulated SVM with softcpu (KVM=here: on this host's own KVM)
 	@host=(--here); \
 	if [ "$(KVM)" != here ]; then folder=$$(images/svm-host); host=(--host "$$folder"); fi; \
 	program() { \

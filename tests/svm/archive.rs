@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -70,9 +71,16 @@ struct Archive {
 }
 
 impl Archive {
-    /// The item with its program where the archive has it.
+    /// The item with its program where the archive has it. Its payload is where it is on this machine.
     fn item(&mut self, item: &Item) -> Result<Item, String> {
         let mut item = item.clone();
+        if let What::Scenario {
+            payload: Some(folder),
+            ..
+        } = &item.what
+        {
+            self.tree(folder)?;
+        }
         if let What::Tests { program, .. } = &mut item.what {
             let at = Path::new("bin").join(&item.name);
             self.program(program, &at)?;
@@ -99,6 +107,23 @@ impl Archive {
             .map(Path::new)
         {
             self.copy(library, library.strip_prefix("/").unwrap_or(library), 0o755)?;
+        }
+        Ok(())
+    }
+
+    /// A folder of folders and regular files.
+    fn tree(&mut self, folder: &Path) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+        self.folders(folder.strip_prefix("/").unwrap_or(folder))?;
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let path = entry.path();
+            if entry.file_type().map_err(failed)?.is_dir() {
+                self.tree(&path)?;
+            } else {
+                let permissions = entry.metadata().map_err(failed)?.permissions().mode() & 0o777;
+                self.copy(&path, path.strip_prefix("/").unwrap_or(&path), permissions)?;
+            }
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ impl Judge {
         let (items, baton) = (job.items.clone(), PathBuf::from(baton));
         std::thread::spawn(move || {
             for item in items {
-                let What::Scenario { text } = &item.what else {
+                let What::Scenario { text, .. } = &item.what else {
                     continue;
                 };
                 if reports.send((item.name, on_soft(&baton, text))).is_err() {
@@ -122,7 +122,7 @@ impl Round<'_> {
     fn verdict_on(&mut self, item: &Item, answer: &Answer) -> Result<String, String> {
         match &item.what {
             What::Doctor => doctor(answer),
-            What::Scenario { text } => {
+            What::Scenario { text, .. } => {
                 let soft = self.judge.soft(&item.name)?;
                 alike(&answer.report, &soft, any_outcome(text), answer.status)
             }

@@ -35,6 +35,8 @@ pub enum What {
     Scenario {
         /// The scenario's text.
         text: String,
+        /// Folder of the program that it runs in its guests, the same on every host.
+        payload: Option<PathBuf>,
     },
     /// A program made by `cargo test`.
     Tests {
@@ -47,6 +49,8 @@ pub enum What {
 
 /// A folder of scenarios below tests/scenarios.
 const FOLDERS: [&str; 3] = ["", "faults", "more"];
+/// Scenarios of other folders.
+const FURTHER: [&str; 2] = ["steps/life.toml", "payload/luo-kexec-simple.toml"];
 /// The scenario of `more` that is run with another number of vCPUs, too.
 const SEVERAL: &str = "smp-memfd-under-dma";
 /// The only test of its program that needs KVM.
@@ -72,25 +76,26 @@ impl Job {
             what,
         };
         let mut items = vec![item("doctor", What::Doctor)];
+        let mut files = Vec::new();
         for folder in FOLDERS {
-            for file in scenario_files(&tests::scenarios().join(folder))? {
-                let text =
-                    std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-                let name = file
-                    .file_stem()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned();
-                if name == SEVERAL {
-                    items.push(item(
-                        &format!("{name}-4-vcpus"),
-                        What::Scenario {
-                            text: with_vcpus(&text, 4)?,
-                        },
-                    ));
-                }
-                items.push(item(&name, What::Scenario { text }));
+            files.extend(scenario_files(&tests::scenarios().join(folder))?);
+        }
+        files.extend(FURTHER.map(|file| tests::scenarios().join(file)));
+        for file in files {
+            let text =
+                std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let name = file
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let (text, payload) = with_payload(text, &file)?;
+            if name == SEVERAL {
+                let text = with_vcpus(&text, 4)?;
+                let payload = payload.clone();
+                items.push(item(&format!("{name}-4-vcpus"), What::Scenario { text, payload }));
             }
+            items.push(item(&name, What::Scenario { text, payload }));
         }
         items.push(item(
             "tiny-guests",
@@ -126,6 +131,23 @@ fn scenario_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
+/// The scenario of this file with the folder of its payload by its absolute path, and that folder, if it has one.
+fn with_payload(text: String, file: &Path) -> Result<(String, Option<PathBuf>), String> {
+    let named = text.lines().find_map(|line| {
+        let value = line.strip_prefix("initramfs = \"")?;
+        value.strip_suffix('"').map(str::to_owned)
+    });
+    let Some(named) = named else {
+        return Ok((text, None));
+    };
+    let folder = file.parent().unwrap_or(file).join(&named);
+    let folder = std::fs::canonicalize(&folder)
+        .map_err(|error| format!("{}: {error}; run `make selftests`", folder.display()))?;
+    let line = |path: &dyn std::fmt::Display| format!("initramfs = \"{path}\"");
+    let text = text.replace(&line(&named), &line(&folder.display()));
+    Ok((text, Some(folder)))
+}
+
 /// The scenario with this number of vCPUs instead of two.
 fn with_vcpus(text: &str, count: u32) -> Result<String, String> {
     let changed = text.replace("\nvcpus = 2\n", &format!("\nvcpus = {count}\n"));
@@ -146,10 +168,31 @@ mod checks {
     }
 
     #[test]
+    fn a_payload_is_named_by_its_absolute_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("s.toml");
+        let plain = "[payload]\nrun = [\"/init\"]\n".to_owned();
+        assert_eq!(with_payload(plain.clone(), &file).unwrap(), (plain, None));
+        let text = "[payload]\ninitramfs = \"./p\"\nrun = [\"./p\"]\n";
+        let missing = with_payload(text.into(), &file).unwrap_err();
+        assert!(missing.contains("make selftests"), "{missing}");
+        let payload = std::fs::canonicalize(folder.path()).unwrap().join("p");
+        std::fs::create_dir(&payload).unwrap();
+        let (text, found) = with_payload(text.into(), &file).unwrap();
+        assert_eq!(found.as_deref(), Some(payload.as_path()));
+        let expected = format!(
+            "[payload]\ninitramfs = \"{}\"\nrun = [\"./p\"]\n",
+            payload.display()
+        );
+        assert_eq!(text, expected);
+    }
+
+    #[test]
     fn every_folder_has_scenarios() {
         for folder in FOLDERS {
             let files = scenario_files(&tests::scenarios().join(folder)).unwrap();
             assert!(!files.is_empty(), "{folder}");
         }
+        assert!(FURTHER.iter().all(|file| tests::scenarios().join(file).is_file()));
     }
 }

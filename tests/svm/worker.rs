@@ -58,7 +58,7 @@ fn answer(baton: &Path, item: &Item) -> Answer {
     let mut answer = Answer::new(&item.name);
     let result = match &item.what {
         What::Doctor => finish(Command::new(baton).arg("doctor"), &mut answer),
-        What::Scenario { text } => scenario(baton, text, &["--backend", "kvm"], &mut answer),
+        What::Scenario { text, .. } => scenario(baton, text, &["--backend", "kvm"], &mut answer),
         What::Tests { program, only } => tests(baton, program, only.as_deref(), &mut answer),
     };
     if let Err(error) = result {

@@ -308,7 +308,7 @@ impl Run {
         match &self.cursor.due {
             Move::Run => {
                 let now = machine.moment().time;
-                let unwatched = self.plan.payload.is_some() && !machine.watches_for_kexec();
+                let unwatched = self.plan.payload.is_some() && machine.may_watch_for_kexec();
                 let turn_ns = if unwatched { UNWATCHED_TURN_NS } else { TURN_NS };
                 let turn = (now / turn_ns + 1).saturating_mul(turn_ns);
                 let mut event = machine.run_until(limit.min(turn))?;

@@ -205,6 +205,10 @@ impl Processors for KvmProcessors {
         }
     }
 
+    fn sees_unannounced_kexec(&self) -> bool {
+        false
+    }
+
     fn expect_kexec(&mut self, ram: &GuestRam, machine_kexec: &dyn Fn() -> Option<u64>) {
         let expected = ExpectedKexec {
             machine_kexec: machine_kexec(),

@@ -192,10 +192,11 @@ impl Machine {
         }
     }
 
-    /// Whether a kexec of the running kernel would be seen.
+    /// Whether a kexec of the running kernel would be seen if [`Machine::watch_for_kexec`] were called, and is not seen yet.
+    /// Never on KVM.
     #[must_use]
-    pub fn watches_for_kexec(&self) -> bool {
-        self.records.kexec != Kexec::BeforeGreeting
+    pub fn may_watch_for_kexec(&self) -> bool {
+        self.records.kexec == Kexec::BeforeGreeting && self.processors.sees_unannounced_kexec()
     }
 
     /// Whether the running kernel has executed user code.

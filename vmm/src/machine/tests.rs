@@ -321,7 +321,9 @@ fn a_kexec_is_seen_without_a_greeting_once_it_is_watched_for() {
     };
     let mut watched = machine(jumps());
     assert!(!watched.user_code_ran());
+    assert!(watched.may_watch_for_kexec());
     watched.watch_for_kexec();
+    assert!(!watched.may_watch_for_kexec());
     assert_eq!(watched.run_until(1000).unwrap(), Some(Event::Jump { time: 100 }));
     let entry = watched.run_until(1000).unwrap();
     assert!(

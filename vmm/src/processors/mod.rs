@@ -78,6 +78,10 @@ pub trait Processors {
     /// Whether [`Processors::run`] returns [`StopReason::LowSupervisorFetch`]. Off until the agent has greeted, because
     /// a booting kernel executes in the lower half, too.
     fn watch_for_kexec(&mut self, wanted: bool);
+    /// Whether that shows a kexec which [`Processors::expect_kexec`] has not announced.
+    fn sees_unannounced_kexec(&self) -> bool {
+        true
+    }
     /// Whether [`Processors::run`] returns [`StopReason::AwaitedAddress`], and where: before instructions in kernel
     /// mode whose virtual address is one of these in the bits of `mask`. Not part of the state. Only `soft` can.
     fn await_addresses(&mut self, _addresses: &[u64], _mask: u64) {}

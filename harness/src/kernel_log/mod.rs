@@ -35,6 +35,8 @@ pub struct Complaint {
     pub begin_us: Option<u64>,
     /// Its headline: the line by which it was recognised.
     pub headline: String,
+    /// Time of that line, likewise. Every reading of a log has the same.
+    pub headline_us: Option<u64>,
     /// Its first lines in order, at most [`MAX_LINES`]; the headline is among them.
     pub lines: Vec<String>,
     /// The code that it names, if it does.
@@ -136,21 +138,24 @@ impl Complaints {
     }
 }
 
-/// Most microseconds between the beginnings of two readings of one report: the line that begins it may be missing in
-/// one.
+/// Most microseconds between the beginnings of two readings of one report of which one has lost its headline.
 const SAME_BEGIN_US: u64 = 1000;
 
 impl Complaint {
     /// Whether this and `other` are the same report, read in two ways.
     fn is_same(&self, other: &Self) -> bool {
-        match (self.begin_us, other.begin_us) {
-            (Some(one), Some(another)) => {
-                let near = one.abs_diff(another) <= SAME_BEGIN_US;
-                // A reading without a headline is only what is left of a report.
-                near && (self.headline == other.headline || self.is_headless() || other.is_headless())
-            }
-            _ => self.headline == other.headline,
+        // A reading without a headline is only what is left of a report.
+        if (self.is_headless() || other.is_headless())
+            && let (Some(one), Some(another)) = (self.begin_us, other.begin_us)
+        {
+            return one.abs_diff(another) <= SAME_BEGIN_US;
         }
+        // Lines before the headline may be missing in one reading, so the beginnings are as far apart as the kernel is slow.
+        let simultaneous = match (self.headline_us, other.headline_us) {
+            (Some(one), Some(another)) => one == another,
+            _ => true,
+        };
+        simultaneous && self.headline == other.headline
     }
 
     /// Takes from `other`, another reading of this report, what that has more of.

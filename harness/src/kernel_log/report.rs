@@ -87,6 +87,7 @@ impl Reader {
         {
             if !open.headed {
                 open.report.headline = cut(line.text.trim_start());
+                open.report.headline_us = line.time_us;
             }
             (open.headed, open.report.kind) = (true, kind);
             open.report.code = open.report.code.take().or(code);
@@ -127,6 +128,7 @@ impl Open {
                 begin_us: line.time_us,
                 lines: if headed { vec![text.clone()] } else { Vec::new() },
                 headline: text,
+                headline_us: line.time_us,
                 code: None,
             },
             headed,

@@ -15,9 +15,14 @@ fn one(text: &str) -> Complaint {
 
 /// Lines as a console prints them, in steps of 10 us from `second` on.
 fn printed(second: u64, lines: &[&str]) -> String {
+    printed_every(10, second, lines)
+}
+
+/// What a kernel prints that takes so many microseconds for each line.
+fn printed_every(us: u64, second: u64, lines: &[&str]) -> String {
     let lines = (0u64..).zip(lines);
     lines
-        .map(|(at, line)| format!("[{second:5}.{:06}] {line}\r\n", at * 10))
+        .map(|(at, line)| format!("[{second:5}.{:06}] {line}\r\n", at * us))
         .collect()
 }
 
@@ -404,6 +409,30 @@ fn a_complaint_on_console_and_in_the_log_is_told_once() {
     assert_eq!(merged("", &log), (2, 0));
     assert_eq!(merged(&printed(2, &WARN_7_3), &log), (2, 1));
     assert_eq!(merged(&text, &log[..WARN_7_3.len()]), (2, 2));
+}
+
+#[test]
+fn a_slow_kernel_complains_once_too() {
+    let mut lines = WARN_7_3.to_vec();
+    lines.insert(1, "a message");
+    for us in [10, 999, 1001, 8_600, 70_000] {
+        let text = printed_every(us, 1, &lines) + &printed_every(us, 3, &lines);
+        let log = records(&text);
+        for missing in [&["cut here"][..], &["a message"], &["cut here", "a message"]] {
+            let shown = text.split_inclusive('\n');
+            let shown: String = shown
+                .filter(|line| !missing.iter().any(|missing| line.contains(missing)))
+                .collect();
+            assert_eq!(
+                merged(&shown, &log),
+                (2, 2),
+                "{us} us for a line, without {missing:?}"
+            );
+        }
+    }
+    // The same headline at another time is another report.
+    let (one, two) = (printed(1, &WARN_7_3), printed(2, &WARN_7_3));
+    assert_eq!(merged(&one, &records(&two)), (2, 1));
 }
 
 #[test]

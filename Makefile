@@ -56,14 +56,14 @@ test-kvm: build images ## run the scenarios on this host's KVM (make test runs t
 
 test-kvm-svm: build selftests ## compare KVM on a host with emulated SVM with softcpu (KVM=here: on this host's own KVM)
 	@host=(--here); \
-	if [ "$(KVM)" != here ]; then folder=$$(images/svm-host); host=(--host "$$folder"); fi; \
+	if [ "$(KVM)" != here ]; then folder=$$(images/kvm-host svm); host=(--host "$$folder"); fi; \
 	program() { \
 	    cargo test "$$@" --no-run --message-format json $(CARGO_FLAGS) | \
 	        sed -n '/"kind":\["test"\]/s/^.*"executable":"\([^"]*\)".*$$/\1/p'; \
 	}; \
 	guests=$$(program -p vmm --test guests); \
 	killed=$$(program -p tests --test killed); \
-	cargo run --release -p tests --bin svm $(CARGO_FLAGS) -- "$${host[@]}" --baton $(BATON) \
+	cargo run --release -p tests --bin nested $(CARGO_FLAGS) -- "$${host[@]}" --baton $(BATON) \
 	    --guests "$$guests" --killed "$$killed" $(SVM_FLAGS)
 
 nightly: build images ## run what takes hours: kernels that check themselves, KASLR, other versions, 200 random sound scenarios
@@ -82,7 +82,7 @@ bench: build images ## compare a live update with QEMU's TCG; where time goes, a
 	images/build 6.19.11 >/dev/null
 	@# A busy host misses goals of the first, which must not keep the second from being run.
 	qemus=(--qemu qemu-system-x86_64); missed=0; \
-	if folder=$$(images/svm-host); then qemus+=(--qemu "$$folder/qemu"); fi; \
+	if folder=$$(images/kvm-host svm); then qemus+=(--qemu "$$folder/qemu"); fi; \
 	cargo run --release -p tests --bin bench $(CARGO_FLAGS) -- --baton $(BATON) --kvm-cycle "$${qemus[@]}" \
 	    $(BENCH_FLAGS) || missed=$$?; \
 	cargo bench -p kho-core --bench schemes $(CARGO_FLAGS); \

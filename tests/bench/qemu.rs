@@ -110,7 +110,7 @@ fn version(program: &Path) -> Result<String, String> {
     let output = Command::new(program).arg("--version").output();
     let output = output.map_err(|error| {
         format!(
-            "{name}: {error} (`images/setup bench` installs Debian's, `images/svm-host` fetches a newer one)"
+            "{name}: {error} (`images/setup bench` installs Debian's, `images/kvm-host svm` fetches a newer one)"
         )
     })?;
     let text = String::from_utf8_lossy(&output.stdout);

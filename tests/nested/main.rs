@@ -1,11 +1,11 @@
-//! The KVM backend on a KVM that behaves like hardware: `make test-kvm-svm`.
+//! The KVM backend on a KVM that behaves like hardware: `make test-kvm-svm`, `make test-kvm-vmx`.
 //!
 //! ```text
 //!  job       what is run: doctor, scenarios, test programs
 //!  worker    runs it, item by item, and answers each with a line of JSON
 //!  compare   judges the answers: against softcpu's reports, and with the number of tests that must have run
-//!  ------ a host with emulated SVM
-//!  emulator  QEMU's TCG, which has SVM with nested paging, with a Debian kernel in it
+//!  ------ a host with emulated SVM or VMX
+//!  host      an emulator with a Debian kernel in it   qemu: SVM with nested paging   bochs: VMX with EPT
 //!  archive   the initramfs of that kernel: this program, baton, guest kernels, scenarios, test programs
 //!  init      this program as process 1 in there: mounts, modules, and then the worker
 //! ```
@@ -13,10 +13,12 @@
 //! With `--here` the worker runs on this machine's own KVM instead.
 
 mod archive;
+mod bochs;
 mod compare;
-mod emulator;
+mod host;
 mod init;
 mod job;
+mod qemu;
 mod worker;
 
 use std::path::PathBuf;
@@ -26,12 +28,13 @@ use std::time::Instant;
 use clap::Parser;
 
 use compare::Judge;
+use host::Host;
 use job::Job;
 
-/// Runs the KVM backend on emulated SVM and compares it with softcpu.
+/// Runs the KVM backend on emulated virtualisation hardware and compares it with softcpu.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What images/svm-host fetched; without it, --here.
+    /// What images/kvm-host fetched; without it, --here.
     #[arg(long, value_name = "DIR", required_unless_present = "here")]
     host: Option<PathBuf>,
     /// Use this machine's own KVM.
@@ -62,7 +65,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("svm: error: {error}");
+            eprintln!("nested: error: {error}");
             ExitCode::from(3)
         }
     }
@@ -70,7 +73,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<bool, String> {
     let begin = Instant::now();
+    let host = arguments.host.as_deref().map(Host::at).transpose()?;
     let mut job = Job::new(arguments)?;
+    if let Some(host) = &host {
+        job.items.retain(|item| host.runs(&item.name));
+    }
     job.items.retain(|item| item.name.contains(&arguments.only));
     if job.items.is_empty() {
         return Err(format!("no item's name contains \"{}\"", arguments.only));
@@ -78,13 +85,13 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     let judge = Judge::start(&job, &arguments.baton);
     let mut good = true;
     for _ in 0..arguments.rounds {
-        let mut round = judge.round(arguments.here);
-        match &arguments.host {
+        let mut round = judge.round(host.as_ref().map_or("here", Host::place));
+        match &host {
             Some(host) => {
                 for processors in [1, 2] {
                     let part = job.on(processors);
                     if !part.items.is_empty() {
-                        emulator::run(host, processors, &part, &mut |line| round.line(line))?;
+                        host.run(processors, &part, &mut |line| round.line(line))?;
                     }
                 }
             }

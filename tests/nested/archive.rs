@@ -41,6 +41,9 @@ pub fn build(modules: &Path, job: &Job) -> Result<Vec<u8>, String> {
     }
     for (module, _) in MODULES {
         let name = format!("{module}.ko");
+        if !modules.join(&name).exists() {
+            continue;
+        }
         archive.copy(
             &modules.join(&name),
             &Path::new(MODULES_FOLDER).join(&name),

@@ -12,8 +12,13 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use crate::job::Job;
 use crate::worker;
 
-/// Kernel modules, in the order in which they are loaded, with their parameters.
-pub const MODULES: [(&str, &CStr); 3] = [("irqbypass", c""), ("kvm", c""), ("kvm-amd", c"npt=1 nested=0")];
+/// Kernel modules, in the order in which they are loaded, with their parameters. A host has one of the last two.
+pub const MODULES: [(&str, &CStr); 4] = [
+    ("irqbypass", c""),
+    ("kvm", c""),
+    ("kvm-amd", c"npt=1 nested=0"),
+    ("kvm-intel", c"ept=1 nested=0"),
+];
 /// Folder of the modules.
 pub const MODULES_FOLDER: &str = "mod";
 /// The job, as JSON.
@@ -59,6 +64,9 @@ fn run() -> Result<(), String> {
     }
     for (name, parameters) in MODULES {
         let path = Path::new("/").join(MODULES_FOLDER).join(format!("{name}.ko"));
+        if !path.exists() {
+            continue;
+        }
         let file = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         finit_module(&file, parameters, 0).map_err(|error| format!("module {name}: {error}"))?;
     }

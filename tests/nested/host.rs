@@ -1,0 +1,179 @@
+//! A host with emulated virtualisation hardware: an emulator, a Debian kernel in it, and the job in its initramfs.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use crate::job::Job;
+use crate::{archive, bochs, qemu};
+
+/// All items take a few minutes on a quiet machine, and several times that on a busy one.
+const PATIENCE: Duration = Duration::from_secs(1800);
+/// What is run on emulated VMX, which is many times slower than emulated SVM.
+const ON_VMX: [&str; 4] = ["doctor", "memfd-under-dma", "receiver-kho-off", "tiny-guests"];
+
+/// What images/kvm-host fetched.
+pub struct Host {
+    folder: PathBuf,
+    hardware: Hardware,
+}
+
+/// What is emulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hardware {
+    /// AMD's, by QEMU's TCG.
+    Svm,
+    /// Intel's, by Bochs.
+    Vmx,
+}
+
+/// An emulator that has been started.
+pub struct Emulator {
+    process: Child,
+    /// The kernel's console.
+    console: PathBuf,
+    /// The worker's answers, in lines.
+    answers: Box<dyn BufRead + Send>,
+    /// Whether its exit status tells of a success.
+    has_status: bool,
+}
+
+impl Emulator {
+    /// One whose answers come from `answers`.
+    pub fn new(process: Child, console: PathBuf, answers: File, has_status: bool) -> Self {
+        Self {
+            process,
+            console,
+            answers: Box::new(BufReader::new(answers)),
+            has_status,
+        }
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Host {
+    /// The host in this folder.
+    pub fn at(folder: &Path) -> Result<Self, String> {
+        let hardware = if folder.join("qemu").is_file() {
+            Hardware::Svm
+        } else if folder.join("bochs").is_file() {
+            Hardware::Vmx
+        } else {
+            return Err(format!(
+                "{}: neither qemu nor bochs is there; `images/kvm-host` fetches them",
+                folder.display()
+            ));
+        };
+        Ok(Self {
+            folder: folder.to_owned(),
+            hardware,
+        })
+    }
+
+    /// Where the job runs, in words.
+    pub fn place(&self) -> &'static str {
+        match self.hardware {
+            Hardware::Svm => "on emulated SVM",
+            Hardware::Vmx => "on emulated VMX",
+        }
+    }
+
+    /// Whether the item of this name is for it.
+    pub fn runs(&self, item: &str) -> bool {
+        match self.hardware {
+            Hardware::Svm => true,
+            Hardware::Vmx => ON_VMX.contains(&item),
+        }
+    }
+
+    /// Boots the host and passes each line of the job's answers on, until it switches itself off. A host with one
+    /// processor runs guests with one vCPU faster, because an emulator's threads have to wait for each other.
+    pub fn run(&self, processors: u32, job: &Job, each: &mut dyn FnMut(&str)) -> Result<(), String> {
+        let begin = Instant::now();
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let initramfs = archive::build(&self.folder.join("modules"), job)?;
+        println!(
+            "a host {} boots, with {processors} processors and {} MiB of initramfs",
+            self.place().trim_start_matches("on "),
+            initramfs.len() >> 20
+        );
+        let start = match self.hardware {
+            Hardware::Svm => qemu::start,
+            Hardware::Vmx => bochs::start,
+        };
+        let mut emulator = start(&self.folder, folder.path(), processors, &initramfs)?;
+        let answers = std::mem::replace(&mut emulator.answers, Box::new(std::io::empty()));
+        let (lines, received) = channel();
+        std::thread::spawn(move || {
+            for line in answers.lines().map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        loop {
+            match received.recv_timeout(PATIENCE.saturating_sub(begin.elapsed())) {
+                Ok(line) => each(&line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(format!(
+                        "the host is not done after {} s\n{}",
+                        PATIENCE.as_secs(),
+                        tail(&emulator.console)
+                    ));
+                }
+            }
+        }
+        let text = tail(&emulator.console);
+        if emulator.has_status {
+            let status = emulator
+                .process
+                .wait()
+                .map_err(|error| format!("emulator: {error}"))?;
+            if !status.success() {
+                return Err(format!("emulator: {status}\n{text}"));
+            }
+        }
+        if !text.trim().is_empty() {
+            println!("the host's console ends with\n{text}");
+        }
+        Ok(())
+    }
+}
+
+/// The last lines of the console.
+fn tail(console: &Path) -> String {
+    let bytes = std::fs::read(console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..]
+        .iter()
+        .map(|line| format!("    | {line}\n"))
+        .collect()
+}
+
+#[cfg(test)]
+mod checks {
+    use super::*;
+
+    #[test]
+    fn a_host_is_known_by_its_emulator() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = Host::at(folder.path()).map(|_| ()).unwrap_err();
+        assert!(refused.contains("neither qemu nor bochs"), "{refused}");
+        std::fs::write(folder.path().join("bochs"), "").unwrap();
+        let host = Host::at(folder.path()).unwrap();
+        assert_eq!(host.place(), "on emulated VMX");
+        assert!(host.runs("tiny-guests") && !host.runs("all-memory"));
+    }
+}

@@ -354,7 +354,7 @@ impl Processors for Stepped {
     }
 
     fn instructions_at(&self, time: u64) -> Option<u64> {
-        time.checked_sub(self.idle.before(time))
+        time.checked_sub(self.idle.before(time)?)
     }
 
     fn registers(&self) -> Registers {

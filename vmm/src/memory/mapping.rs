@@ -28,10 +28,12 @@ impl Mapping {
     pub fn zeroed(length: usize) -> Result<Self, Errno> {
         // SAFETY: without a fixed address the kernel chooses one where nothing is mapped.
         let start = unsafe { mmap_anonymous(std::ptr::null_mut(), length, PROTECTION, FLAGS)? };
-        Ok(Self {
+        let mapping = Self {
             start: start.cast(),
             length,
-        })
+        };
+        mapping.keep_out_of_cores(0, length)?;
+        Ok(mapping)
     }
 
     /// Replaces `length` bytes from `offset` on by a private mapping of `file` from `file_offset` on: reads see the
@@ -52,23 +54,32 @@ impl Mapping {
         // memory from anybody. The caller's files are sealed against writing and shrinking: no access to the mapping
         // can fault.
         unsafe { mmap(at, length, PROTECTION, FLAGS | MapFlags::FIXED, file, file_offset)? };
-        Ok(())
+        self.keep_out_of_cores(offset, length)
+    }
+
+    /// Keeps `length` bytes from `offset` on out of core files. A limit on their size would not: the host's kernel
+    /// ignores it if it pipes them to a program, and it takes from developers what core files are for.
+    fn keep_out_of_cores(&self, offset: usize, length: usize) -> Result<(), Errno> {
+        self.advise(offset, length, Advice::LinuxDontDump)
     }
 
     /// Has the host provide every page by itself and never as part of a huge one, now and later. Only pages that have
     /// not been touched are sure to be so. A host without huge pages has nothing to do.
     pub fn forbid_huge_pages(&self) -> Result<(), Errno> {
-        self.advise(Advice::LinuxNoHugepage)
+        self.advise(0, self.length, Advice::LinuxNoHugepage)
     }
 
     /// Has the host provide 2 MiB at once where it can: a fault for each page takes longer than to clear that much.
     pub fn want_huge_pages(&self) -> Result<(), Errno> {
-        self.advise(Advice::LinuxHugepage)
+        self.advise(0, self.length, Advice::LinuxHugepage)
     }
 
-    fn advise(&self, advice: Advice) -> Result<(), Errno> {
-        // SAFETY: the range is this mapping, and advice on huge pages changes neither its content nor its protection.
-        match unsafe { madvise(self.start.cast(), self.length, advice) } {
+    /// Advises on `length` bytes from `offset` on, which lie in the mapping.
+    fn advise(&self, offset: usize, length: usize, advice: Advice) -> Result<(), Errno> {
+        let at = self.start.wrapping_add(offset);
+        // SAFETY: the range is in this mapping, and advice on huge pages and core files changes neither its content nor
+        // its protection.
+        match unsafe { madvise(at.cast(), length, advice) } {
             Err(Errno::INVAL) | Ok(()) => Ok(()),
             Err(error) => Err(error),
         }
@@ -91,15 +102,20 @@ impl Drop for Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     /// VmFlags of the mapping at this address, from /proc/self/smaps.
     fn flags(start: *mut u8) -> String {
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let from = smaps
-            .lines()
-            .skip_while(|line| !line.starts_with(&format!("{:x}-", start as usize)));
+        // Mappings next to each other are one here if they are alike.
+        let has = |line: &str| {
+            let range = line.split_once(' ')?.0.split_once('-')?;
+            let [first, end] = [range.0, range.1].map(|hex| usize::from_str_radix(hex, 16).ok());
+            Some((first?..end?).contains(&(start as usize)))
+        };
+        let from = smaps.lines().skip_while(|line| has(line) != Some(true));
         let flags = from.skip(1).find(|line| line.starts_with("VmFlags:"));
-        flags.expect("a mapping that begins there").to_owned()
+        flags.expect("a mapping at that address").to_owned()
     }
 
     /// A new mapping's flags after the advice; `None` where the host has no huge pages.
@@ -107,10 +123,23 @@ mod tests {
         if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
             return None;
         }
-        // Mappings next to each other become one in smaps if they are alike; these two are not.
         let mapping = Mapping::zeroed(4 << 20).unwrap();
         advise(&mapping).unwrap();
         Some(flags(mapping.start()))
+    }
+
+    #[test]
+    fn guest_ram_is_in_no_core_file() {
+        let is_kept_out = |at: *mut u8| flags(at).split(' ').any(|flag| flag == "dd");
+        let mut mapping = Mapping::zeroed(4 << 20).unwrap();
+        let file = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 1 << 20).unwrap();
+        mapping.overlay(1 << 20, 1 << 20, file.as_fd(), 0).unwrap();
+        for at in [0, 1 << 20, 3 << 20] {
+            assert!(is_kept_out(mapping.start().wrapping_add(at)), "{at:#x}");
+        }
+        let other = vec![1; 4 << 20];
+        assert!(!is_kept_out(other.as_ptr().cast_mut()), "all else is in it");
     }
 
     #[test]

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const ESCAPE: u8 = 1;
 /// Host time between two looks at the keyboard while the guest sleeps: as much as a turn takes in guest time.
 const NAP: Duration = Duration::from_millis(5);
+/// Most bytes of the console that go to a file: a guest may print for ever.
+const MAX_FILE: u64 = 1 << 30;
 /// Bytes that are read from a file at a time.
 const BLOCK: usize = 4096;
 
@@ -78,6 +80,8 @@ impl Keys {
 pub(in crate::cli) struct Terminal {
     screen: Screen,
     file: Option<(String, File)>,
+    /// Bytes that the file may still take.
+    room: u64,
     failed: Option<String>,
     keys: Keys,
     /// Typed, and not yet taken by the guest.
@@ -98,6 +102,7 @@ impl Terminal {
         Ok(Self {
             screen,
             file: file.map(create).transpose()?,
+            room: MAX_FILE,
             failed: None,
             keys,
             pending: VecDeque::new(),
@@ -176,12 +181,20 @@ impl Console for Terminal {
             Screen::Error => show_on(&mut std::io::stderr(), output),
             Screen::Nowhere => Ok(()),
         };
-        if let Some((name, file)) = &mut self.file
-            && let Err(error) = file.write_all(output)
-            && self.failed.is_none()
-        {
-            self.failed = Some(format!("{name}: cannot be written: {error}"));
-        }
+        let Some((name, file)) = &mut self.file else {
+            return;
+        };
+        let fits = usize::try_from(self.room).map_or(output.len(), |room| room.min(output.len()));
+        self.room -= fits as u64;
+        let written = file.write_all(&output[..fits]);
+        let failure = match written {
+            Err(error) => format!("{name}: cannot be written: {error}"),
+            Ok(()) if fits < output.len() => {
+                format!("{name}: it holds the first {MAX_FILE} bytes of the console, and the rest is lost")
+            }
+            Ok(()) => return,
+        };
+        self.failed.get_or_insert(failure);
     }
 
     fn typed(&mut self, most: usize) -> Input {
@@ -291,6 +304,25 @@ mod tests {
         assert_eq!(typed, b"a\x01b", "the second Ctrl-A is typed");
         let mut stopped = self::terminal(Keys::live(Cursor::new(b"a\x01x".to_vec()), true));
         while !next(&mut stopped, 9).stop {}
+    }
+
+    #[test]
+    fn a_guest_that_prints_for_ever_fills_no_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("console");
+        let mut terminal = Terminal::new(Screen::Nowhere, Some(&file), Keys::None).unwrap();
+        terminal.room = 8;
+        terminal.show(b"12345678");
+        assert_eq!(terminal.failed, None);
+        for _ in 0..3 {
+            terminal.show(b"9");
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"12345678");
+        let lost = terminal.finish().unwrap_err();
+        assert!(lost.contains("the rest is lost"), "{lost}");
+        let mut whole = Terminal::new(Screen::Nowhere, Some(&file), Keys::None).unwrap();
+        whole.show(b"x");
+        assert_eq!(whole.finish(), Ok(()));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use crate::job::{Base, Job, JobCell, Resolver};
 use crate::plan::{CampaignPlan, Cell, CellId};
 use crate::result::{CellResult, Status};
+use harness::conductor::chain;
 use harness::plan::Plan;
 use harness::run::SILENT;
 use harness::trunk::Trunk;
@@ -12,6 +13,7 @@ use harness::verdict::Judged;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
 use std::time::Instant;
+use vmm::confine::in_confined_thread;
 use vmm::soft::Soft;
 
 /// What a worker says.
@@ -92,12 +94,20 @@ pub(crate) fn branch<'a>(
         *trunk = None;
     }
     let trunk = trunk.get_or_insert_with(|| Trunk::new(plan, agent, soft));
-    let judged = trunk.run(plan, &SILENT).map_err(|error| error.to_string())?;
-    if plan.injections.is_empty() {
-        return Ok((judged, None));
-    }
-    let plain = trunk.plain().map_err(|error| error.to_string())?;
-    Ok((judged, Some(plain)))
+    confined(plan, || {
+        let judged = trunk.run(plan, &SILENT).map_err(|error| error.to_string())?;
+        if plan.injections.is_empty() {
+            return Ok((judged, None));
+        }
+        let plain = trunk.plain().map_err(|error| error.to_string())?;
+        Ok((judged, Some(plain)))
+    })
+}
+
+/// Runs a guest of `plan` on a thread that can open nothing. This process reads the files of the next cell later.
+fn confined<T: Send>(plan: &Plan, work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+    plan.read_files();
+    in_confined_thread(work).map_err(|error| chain(&error))?
 }
 
 /// Runs a cell of a plan in this process from power-on, and returns it with its result.
@@ -111,8 +121,10 @@ pub fn run_again(plan: &CampaignPlan, cell: &Cell, soft: Soft) -> Result<(Judged
     };
     let plan = resolved(&mut resolver, base, &cell)?;
     let run = |plan: &Plan| {
-        let judged = harness::run::run(plan, resolver.agent(), &soft, &[], &SILENT);
-        judged.map_err(|error| error.to_string())
+        confined(plan, || {
+            let judged = harness::run::run(plan, resolver.agent(), &soft, &[], &SILENT);
+            judged.map_err(|error| error.to_string())
+        })
     };
     let judged = run(&plan)?;
     let plain = if plan.injections.is_empty() {
@@ -136,5 +148,23 @@ fn resolved(resolver: &mut Resolver, base: &Base, cell: &JobCell) -> Result<Plan
         Err(format!(
             "a kernel or baton has changed since the plan was made: the cell is {found} now"
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use harness::testing;
+    use vmm::confine::{Confinement, offered};
+
+    #[test]
+    fn a_cell_runs_where_nothing_can_be_opened() {
+        let open = || std::fs::File::open("/proc/self/status").map(drop);
+        let plan = testing::plan(testing::SCENARIO);
+        let denied = confined(&plan, || Ok(open().is_err())).unwrap();
+        let confines = matches!(offered().unwrap(), Confinement::Confines { .. });
+        assert_eq!(denied, confines);
+        open().unwrap();
+        assert_eq!(confined::<()>(&plan, || Err("why".into())), Err("why".into()));
     }
 }

@@ -12,6 +12,7 @@
 //!           |- dma     the stream engine -> dma_view -> ledger
 //!           `- injector  deeds of injections at their moments
 //!  memory       guest RAM; knows the pages that anybody wrote
+//!  confine      what this process may open while a guest runs
 //!  translate    guest memory by virtual addresses
 //!  trace        what passed between the processors and everything else, for comparing runs
 //!  provenance   first write of the processor to each page in each phase
@@ -25,6 +26,7 @@
 
 pub mod acpi;
 pub mod boot;
+pub mod confine;
 pub mod console;
 pub mod content;
 pub mod devices;

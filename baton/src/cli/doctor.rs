@@ -2,7 +2,9 @@
 
 use super::Exit;
 use harness::backend::Found;
+use harness::conductor::chain;
 use harness::scenario::Bytes;
+use vmm::confine::{ConfineError, Confinement, TCP_SINCE, offered};
 
 /// Available memory below which a run of the default size may fail, in bytes.
 const WANTED_MEMORY: u64 = 768 << 20;
@@ -20,6 +22,7 @@ pub(super) fn doctor() -> Exit {
         crate::report::kvm(&found),
         found.best_name()
     );
+    println!("{}", confinement(offered()));
     let built: Vec<_> = harness::kernel::cached();
     let default = harness::kernel::DEFAULT_VERSION;
     for (version, directory) in &built {
@@ -58,10 +61,56 @@ pub(super) fn doctor() -> Exit {
     if usable { Exit::Met } else { Exit::Failed }
 }
 
+/// One line on what keeps a guest that breaks out of baton from this host's files.
+fn confinement(found: Result<Confinement, ConfineError>) -> String {
+    let lacking = "a guest that breaks out of baton reaches whatever baton's user may reach";
+    match found {
+        Ok(Confinement::Confines { abi }) => {
+            let tcp = if abi >= TCP_SINCE {
+                ""
+            } else {
+                " (TCP not: that takes Linux 6.7)"
+            };
+            format!("landlock: ABI {abi}, confines baton to its outputs while guests run{tcp}")
+        }
+        Ok(Confinement::SwitchedOff) => {
+            format!("landlock: in this kernel, and switched off (boot it with lsm=landlock,...): {lacking}")
+        }
+        Ok(Confinement::Missing) => format!("landlock: not in this kernel (Linux 5.13 has it): {lacking}"),
+        Err(error) => format!("landlock: {}: no guest can be run", chain(&error)),
+    }
+}
+
 /// MemAvailable of /proc/meminfo, in bytes.
 fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_state_of_landlock_is_told_with_what_it_means() {
+        let old = confinement(Ok(Confinement::Confines { abi: TCP_SINCE - 1 }));
+        let new = confinement(Ok(Confinement::Confines { abi: TCP_SINCE }));
+        assert!(
+            old.contains("ABI 3, confines") && old.contains("TCP not"),
+            "{old}"
+        );
+        assert!(new.contains("ABI 4, confines") && !new.contains("TCP"), "{new}");
+        let off = confinement(Ok(Confinement::SwitchedOff));
+        let missing = confinement(Ok(Confinement::Missing));
+        assert!(off.contains("lsm=landlock"), "{off}");
+        assert!(missing.contains("not in this kernel"), "{missing}");
+        for without in [off, missing] {
+            assert!(
+                !without.contains("confines") && without.contains("may reach"),
+                "{without}"
+            );
+        }
+    }
 }

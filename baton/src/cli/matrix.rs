@@ -84,7 +84,15 @@ fn run_matrix(args: &MatrixArgs) -> Result<Exit, Exit> {
         Exit::Failed
     })?;
     let jobs = args.jobs.map_or_else(super::processors, usize::from);
-    let lines = run(&rows, &agent, args.soft.backend(), jobs, &tell);
+    let soft = args.soft.backend();
+    rows.iter()
+        .flat_map(|row| &row.pairs)
+        .for_each(|(_, plan)| plan.read_files());
+    outputs.confine().map_err(|error| {
+        complain(error);
+        Exit::Failed
+    })?;
+    let lines = run(&rows, &agent, soft, jobs, &tell);
     let report = MatrixReport::new(scenario.name.get_ref(), &file, &args.kernels, lines);
     said(&report, outputs.said());
     write_all(&[

@@ -5,9 +5,11 @@ use super::place::SnapshotArg;
 use super::{Exit, complain};
 use crate::report::{Report, ScenarioReport, html, junit, ktap, write_json, write_text};
 use clap::Args;
+use harness::conductor::chain;
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
+use vmm::confine::{Places, confine};
 
 /// The files that reports for programs and other tools are written to.
 #[derive(Debug, Clone, Default, Args)]
@@ -104,6 +106,36 @@ impl<'a> Outputs<'a> {
             out: out.map(PathBuf::as_path),
             snapshots: snapshots.iter().map(SnapshotArg::file).collect(),
         }
+    }
+
+    /// Confines this process from now on: it can open nothing but these outputs. A report's file is made, empty, if there
+    /// is none; a snapshot's folder is left writable, because a snapshot is written beside its file and then renamed. To
+    /// be called while there is one thread, after all that a guest needs has been read.
+    pub fn confine(&self) -> Result<(), String> {
+        let mut places = Places {
+            folders: self.out.iter().map(|out| out.to_path_buf()).collect(),
+            files: Vec::new(),
+            // Its own program, in which a backtrace finds names.
+            readable: std::env::current_exe()
+                .into_iter()
+                .filter(|path| path.exists())
+                .collect(),
+        };
+        for file in self.reports.iter().copied().filter(|path| !is_stdout(path)) {
+            let made = OpenOptions::new().append(true).create(true).open(file);
+            made.map_err(|error| unwritable(file, &error))?;
+            // A pipe such as /dev/stdout is in no folder: it needs no right, and there can be none for it.
+            if file.canonicalize().is_ok() {
+                places.files.push(file.to_path_buf());
+            }
+        }
+        for file in &self.snapshots {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            places
+                .folders
+                .push(folder.unwrap_or(Path::new(".")).to_path_buf());
+        }
+        confine(&places).map(drop).map_err(|error| chain(&error))
     }
 
     /// Where reports as text go.

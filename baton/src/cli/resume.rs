@@ -27,6 +27,11 @@ pub(super) fn resume(args: &ResumeArgs) -> Exit {
         complain(error);
         return Exit::Usage;
     }
+    snapshot.plan.read_files();
+    if let Err(error) = outputs.confine() {
+        complain(error);
+        return Exit::Failed;
+    }
     let task = Task {
         said: outputs.said(),
         console: false,

@@ -87,6 +87,11 @@ pub(super) fn run(args: &RunArgs) -> Exit {
             return Exit::Failed;
         }
     };
+    plans.iter().for_each(Plan::read_files);
+    if let Err(error) = outputs.confine() {
+        complain(error);
+        return Exit::Failed;
+    }
     let (mut exit, mut reports) = (Exit::Met, Vec::new());
     for plan in &plans {
         let out = args.out.as_ref().map(|out| {

@@ -226,6 +226,11 @@ impl KernelImage {
         self.linked_address(name).ok_or_else(missing)
     }
 
+    /// Reads the symbol file now. Otherwise it is read when a symbol is wanted, which a confined process cannot do.
+    pub fn read_symbols(&self) {
+        self.symbols();
+    }
+
     fn symbols(&self) -> Option<&Symbols> {
         let load = || Symbols::load(self.map_path.as_deref()?, MAX_MAP_BYTES);
         self.symbols.get_or_init(load).as_ref()
@@ -277,5 +282,19 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(message.contains("give arch/x86/boot/bzImage"), "{message}");
+    }
+
+    #[test]
+    fn symbols_that_were_read_need_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, map) = (folder.path().join("bzImage"), folder.path().join("System.map"));
+        std::fs::write(&image, crate::testing::bzimage(&[0xeb, 0xfe])).unwrap();
+        std::fs::write(&map, "ffffffff81000000 T _text\n").unwrap();
+        let kernel = || KernelImage::resolve(&image.display().to_string()).unwrap();
+        let (read, unread) = (kernel(), kernel());
+        read.read_symbols();
+        std::fs::remove_file(&map).unwrap();
+        assert_eq!(read.linked_address("_text"), Some(0xffff_ffff_8100_0000));
+        assert_eq!(unread.linked_address("_text"), None);
     }
 }

@@ -688,6 +688,13 @@ impl Plan {
         kernel_of(generation, &self.old_kernel, self.new_kernel.as_ref())
     }
 
+    /// Reads the files that a run would read when it wants them, so that it wants none.
+    pub fn read_files(&self) {
+        for generation in self.first_generation()..=self.kexecs {
+            self.kernel(generation).read_symbols();
+        }
+    }
+
     /// The command line of a generation.
     pub fn command_line(&self, generation: u32) -> &str {
         if generation == 0 {

@@ -13,7 +13,7 @@
 //!   |- kexec             the jump and the entry
 //!   |- several           more than one vCPU on KVM
 //!   |- host              the workarounds for hosts that emulate guest kernels
-//!   |- sandbox           the seccomp filters
+//!   |- sandbox, confined the seccomp filters, and Landlock
 //!   `- differential      random instructions; sequence and idioms make them
 //! ```
 //!
@@ -22,6 +22,7 @@
 
 mod code;
 mod config;
+mod confined;
 mod deaths;
 mod differential;
 mod dirty;

@@ -106,6 +106,17 @@ fn try_boot(args: &BootArgs) -> Result<u8, Exit> {
     outputs.check().map_err(usage)?;
     let booted = Booted::read(&guest).map_err(usage)?;
     let backend = backend_of(args.execution.backend, &args.execution)?;
+    confine(&Outputs {
+        // A file of the console is written as it comes, like a report.
+        reports: outputs
+            .reports
+            .iter()
+            .chain(&outputs.snapshots)
+            .copied()
+            .collect(),
+        out: outputs.out,
+        snapshots: Vec::new(),
+    })?;
     let mut machine = booted.power_on(backend.as_ref()).map_err(|error| {
         complain(error);
         Exit::Failed
@@ -149,6 +160,14 @@ fn try_boot(args: &BootArgs) -> Result<u8, Exit> {
         Exit::Failed
     })?;
     Ok(status)
+}
+
+/// Confines this process to these outputs.
+pub(super) fn confine(outputs: &Outputs<'_>) -> Result<(), Exit> {
+    outputs.confine().map_err(|error| {
+        complain(error);
+        Exit::Failed
+    })
 }
 
 fn report(

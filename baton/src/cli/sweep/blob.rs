@@ -38,6 +38,8 @@ pub(super) fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
     )
     .map_err(|error| failed(&error))?;
     let soft = args.common.soft.backend();
+    let jobs = args.common.jobs();
+    args.common.confine(&plans)?;
     for (kernel, plan) in &plans {
         let command = args.common.command("blob", *kernel, plan.seed);
         let mut sweep = Sweep::new(plan, &agent, &command, soft).map_err(|error| failed(&error))?;
@@ -56,7 +58,6 @@ pub(super) fn blob(args: &BlobArgs) -> Result<Exit, Exit> {
         }
         let cases = left(cases, sweep.kernel(), &lines);
         sink.begin(sweep.kernel(), cases.len());
-        let jobs = args.common.jobs();
         sweep.run_all(&cases, jobs, args.common.out.as_deref(), &|result| {
             sink.take(result)
         });

@@ -36,6 +36,8 @@ pub(super) fn dma(args: &DmaArgs) -> Result<Exit, Exit> {
     let sink = Sink::open(args.common.json, results.as_deref(), "not noticed", is_gap)
         .map_err(|error| failed(&error))?;
     let soft = args.common.soft.backend();
+    let jobs = args.common.jobs();
+    args.common.confine(&plans)?;
     for (kernel, plan) in &plans {
         let command = args.common.command("dma", *kernel, plan.seed);
         let sweep = DmaSweep::new(plan, &agent, &command, soft).map_err(|error| failed(&error))?;
@@ -47,7 +49,7 @@ pub(super) fn dma(args: &DmaArgs) -> Result<Exit, Exit> {
         cases.retain(|case| !done.contains(&(sweep.kernel().to_owned(), *case)));
         sink.begin(sweep.kernel(), cases.len());
         let keep = args.common.out.as_deref();
-        each_of(&cases, args.common.jobs(), |case| {
+        each_of(&cases, jobs, |case| {
             let line = sweep.run(*case, keep.is_some()).and_then(|(line, judged)| {
                 if let Some(folder) = keep.filter(|_| is_gap(&line)) {
                     keep_evidence(&line, &judged, folder)?;

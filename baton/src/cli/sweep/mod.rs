@@ -87,11 +87,7 @@ impl Common {
 
     /// Whether the reports' places can be written, and who else has standard output.
     fn check(&self) -> Result<Said, Exit> {
-        let outputs = Outputs {
-            reports: self.html.iter().map(PathBuf::as_path).collect(),
-            out: self.out.as_deref(),
-            snapshots: Vec::new(),
-        };
+        let outputs = self.outputs();
         let usage = |error: &dyn std::fmt::Display| {
             complain(error);
             Exit::Usage
@@ -101,6 +97,23 @@ impl Common {
             return Err(usage(&"--json and --html - are both standard output"));
         }
         Ok(outputs.said())
+    }
+
+    /// Confines this process, once all has been read that the plans' guests need.
+    fn confine(&self, plans: &[(Option<&String>, Plan)]) -> Result<(), Exit> {
+        plans.iter().for_each(|(_, plan)| plan.read_files());
+        self.outputs().confine().map_err(|error| {
+            complain(error);
+            Exit::Failed
+        })
+    }
+
+    fn outputs(&self) -> Outputs<'_> {
+        Outputs {
+            reports: self.html.iter().map(PathBuf::as_path).collect(),
+            out: self.out.as_deref(),
+            snapshots: Vec::new(),
+        }
     }
 
     /// Prints the table, and writes the page.

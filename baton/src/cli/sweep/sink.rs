@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where results go: to the file, to standard output, and into the counts.
 pub(super) struct Sink<L> {
@@ -140,12 +140,8 @@ impl<L: Serialize + Clone> State<L> {
     }
 }
 
-/// Processor time that this process has used, in seconds; 0 if the host does not tell.
+/// Processor time that this process has used, in seconds.
 fn cpu_seconds() -> f64 {
-    // User and system time are the 14th and 15th field, in hundredths of a second (man 5 proc_pid_stat). The second
-    // field is a name in parentheses, which may contain spaces.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks = rest.split_whitespace().skip(11).take(2);
-    ticks.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(used).map_or(0.0, |used| used.as_secs_f64())
 }

@@ -17,8 +17,8 @@ use vmm::processors::Backend;
 /// Accesses of a guest that nothing ends before.
 const ACCESSES: u32 = 3000;
 /// Guests on softcpu, and on KVM, where each access is an exit.
-const SEEDS: u64 = 48;
-const SEEDS_ON_KVM: u64 = 6;
+const SEEDS: u64 = 8;
+const SEEDS_ON_KVM: u64 = 2;
 /// Where a guest has the places that it accesses: 32 ports, and addresses in the upper half.
 const PLACES: u64 = DATA + 0x8000;
 const PORT_END: i32 = 0x1_0000;

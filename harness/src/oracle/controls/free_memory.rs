@@ -156,3 +156,39 @@ fn closed_memory_in_a_later_map_is_found() {
     let findings = result(&evidence, RuleName::NothingLeaked).findings;
     assert_eq!((findings.total, findings.kept[0].page), (2, Some(MEMFD + 3)));
 }
+
+#[test]
+fn before_the_retrieval_the_pages_are_those_that_were_handed_over() {
+    let written = |frame: u64| {
+        let mut evidence = good();
+        // Later a step of the new kernel's agent gives page 12 another frame, as a hole that is filled.
+        let run = |first, count| guest_agent::protocol::PageRun { first, count };
+        let elsewhere = MEMFD + PAGES + 100;
+        let pages = vec![run(MEMFD, 12), run(elsewhere, 1), run(MEMFD + 13, PAGES - 13)];
+        evidence.objects[0].pages.insert(1, pages);
+        let time = evidence.pressure[0].begin_ns + 5;
+        evidence.cpu_writes.push(cpu_write(frame * PAGE, time));
+        result(&evidence, RuleName::KeptFromAllocator)
+    };
+    assert!(written(MEMFD + PAGES + 100).held());
+    let findings = written(MEMFD + 12).findings;
+    assert_eq!((findings.total, findings.kept[0].page), (1, Some(MEMFD + 12)));
+}
+
+#[test]
+fn what_nobody_asks_for_is_kept_until_the_next_jump() {
+    let written = |after_jump: bool| {
+        let mut evidence = good();
+        evidence.kexecs = 2;
+        evidence.retrievals.retain(|retrieval| retrieval.object.is_none());
+        let mut jump = evidence.phases[0].clone();
+        (jump.generation, jump.phase, jump.begin_ns) = (1, Phase::Jump, 2_450_000);
+        evidence.phases.push(jump);
+        let time = if after_jump { 2_450_001 } else { 2_449_999 };
+        evidence.cpu_writes = vec![cpu_write((MEMFD + 12) * PAGE, time)];
+        result(&evidence, RuleName::NoCpuWriteBeforeRetrieval)
+            .findings
+            .total
+    };
+    assert_eq!((written(false), written(true)), (1, 0));
+}

@@ -30,14 +30,20 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     for generation in 1..=evidence.kexecs {
         for object in context.preserved_into(generation) {
             let mut found = BTreeSet::new();
-            let frames = object.frames(generation);
+            // Steps may give it other pages later. Until then it has those that it was handed over with.
+            let (handed, held) = (object.frames(generation - 1), object.frames(generation));
+            let frames_at = |at: MemoryPoint| match at {
+                MemoryPoint::BeforeRetrieval => &handed,
+                MemoryPoint::Retrieved | MemoryPoint::Held | MemoryPoint::AfterClose => &held,
+            };
             let flags = evidence.page_flags.iter().filter(|record| {
                 (record.generation, record.object) == (generation, object.id)
                     && record.at != MemoryPoint::AfterClose
             });
             let mut looked = false;
             for record in flags {
-                looked |= free_by_word(object, &frames, record, (&mut findings, &mut found, &mut looks));
+                let frames = frames_at(record.at);
+                looked |= free_by_word(object, frames, record, (&mut findings, &mut found, &mut looks));
             }
             let pressure = evidence
                 .pressure
@@ -47,12 +53,12 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                 looked |= handed_out(
                     context,
                     object,
-                    &frames,
+                    frames_at(record.at),
                     record,
                     (&mut findings, &mut found, &mut looks),
                 );
             }
-            looks.pages += if looked { frames.len() as u64 } else { 0 };
+            looks.pages += if looked { held.len() as u64 } else { 0 };
         }
     }
     let note = format!(

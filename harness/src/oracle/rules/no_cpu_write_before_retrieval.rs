@@ -29,6 +29,8 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                     object.name,
                     left + 1
                 ));
+                // The kernel keeps what nobody asks for, and hands it over no further.
+                until = evidence.jump_time(left + 1);
             }
             if let Some(missing) = context.cpu_writes_missing_before(until) {
                 blind.push(format!("{missing}, before \"{}\" was retrieved", object.name));

@@ -7,8 +7,11 @@ use crate::cause;
 use crate::evidence::{Evidence, MemfdEnd, ObjectEvidence, ObjectKind, OutcomeKind};
 use crate::oracle::RuleName;
 use crate::oracle::rules::session_retrieved::test_restored;
+use crate::plan::preserves;
+use crate::scenario;
 use crate::verdict::Judged;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Level of a warning in the kernel's log.
 const WARNING: u8 = 4;
@@ -103,14 +106,15 @@ pub fn fates(judged: &Judged) -> Result<Vec<KindFate>, String> {
             outcome.text
         ));
     }
+    let offered = offered(evidence)?;
     let has = |kind: Kind| match kind {
         Kind::TestKho => evidence.test_kho,
-        kind => of_kind(evidence, kind).next().is_some(),
+        kind => of_kind(evidence, kind, &offered).next().is_some(),
     };
     let all = Kind::ALL.into_iter().filter(|kind| has(*kind));
     let fate = |kind| {
         let (fate, why) = if begun {
-            after_the_jump(judged, kind)
+            after_the_jump(judged, kind, &offered)
         } else if outcome.kind == OutcomeKind::SetupFailed {
             (Fate::Refused, format!("by the first kernel: {}", outcome.text))
         } else {
@@ -121,19 +125,35 @@ pub fn fates(judged: &Judged) -> Result<Vec<KindFate>, String> {
     Ok(all.map(fate).collect())
 }
 
-/// The objects of a kind that the agent or the host looks after.
-fn of_kind(evidence: &Evidence, kind: Kind) -> impl Iterator<Item = &ObjectEvidence> {
+/// The memfds that are to be preserved over the first kexec. Steps of the scenario's own may leave others out.
+fn offered(evidence: &Evidence) -> Result<BTreeSet<u32>, String> {
+    let scenario = scenario::parse(&evidence.scenario_file, &evidence.scenario_text);
+    let scenario = scenario.map_err(|error| error.to_string())?;
+    let given = scenario.given(evidence.seed);
+    let first: Vec<_> = given.iter().filter(|given| given.generation == 0).collect();
+    let objects = evidence.objects.iter().map(|object| object.id);
+    let offers =
+        |object: &u32| !scenario.gives_steps() || first.iter().any(|given| preserves(given, *object));
+    Ok(objects.filter(offers).collect())
+}
+
+/// The objects of a kind that the agent or the host looks after, of memfds those in `offered`.
+fn of_kind<'a>(
+    evidence: &'a Evidence,
+    kind: Kind,
+    offered: &'a BTreeSet<u32>,
+) -> impl Iterator<Item = &'a ObjectEvidence> {
     evidence.objects.iter().filter(move |object| match object.kind {
-        ObjectKind::Memfd { .. } => kind == Kind::Memfd,
+        ObjectKind::Memfd { .. } => kind == Kind::Memfd && offered.contains(&object.id),
         ObjectKind::ReserveMem => kind == Kind::ReserveMem,
         ObjectKind::Anonymous | ObjectKind::Device | ObjectKind::Found { .. } => false,
     })
 }
 
 /// The fate of a kind in a run that came to the new kernel.
-fn after_the_jump(judged: &Judged, kind: Kind) -> (Fate, String) {
+fn after_the_jump(judged: &Judged, kind: Kind, offered: &BTreeSet<u32>) -> (Fate, String) {
     let evidence = &judged.evidence;
-    if let Some(why) = not_handed_over(evidence, kind) {
+    if let Some(why) = not_handed_over(evidence, kind, offered) {
         return (Fate::Refused, format!("by the first kernel: {why}"));
     }
     let outcome = &evidence.outcome;
@@ -147,7 +167,7 @@ fn after_the_jump(judged: &Judged, kind: Kind) -> (Fate, String) {
     if died.contains(&outcome.kind) {
         return (Fate::Panic, format!("{}: {}", outcome.kind.name(), outcome.text));
     }
-    let Some(why) = not_kept(judged, kind) else {
+    let Some(why) = not_kept(judged, kind, offered) else {
         return (Fate::Kept, String::new());
     };
     if let Some(line) = refusal(evidence) {
@@ -170,7 +190,7 @@ fn after_the_jump(judged: &Judged, kind: Kind) -> (Fate, String) {
 }
 
 /// Why objects of this kind are not in what the first kernel handed over; `None` if all are.
-fn not_handed_over(evidence: &Evidence, kind: Kind) -> Option<String> {
+fn not_handed_over(evidence: &Evidence, kind: Kind, offered: &BTreeSet<u32>) -> Option<String> {
     let blob = evidence.blobs.first().filter(|blob| blob.kho.is_some());
     let Some(blob) = blob else {
         return Some("it handed nothing over".into());
@@ -185,7 +205,7 @@ fn not_handed_over(evidence: &Evidence, kind: Kind) -> Option<String> {
         };
     }
     let first = evidence.first_generation().saturating_sub(1);
-    let mut missing = of_kind(evidence, kind).filter(|object| !object.preserved_by.contains(&first));
+    let mut missing = of_kind(evidence, kind, offered).filter(|object| !object.preserved_by.contains(&first));
     if let Some(object) = missing.next() {
         let mut failures = evidence.failures.iter().filter(|failure| failure.generation == 0);
         let why = failures.next().map(ToString::to_string);
@@ -194,13 +214,13 @@ fn not_handed_over(evidence: &Evidence, kind: Kind) -> Option<String> {
     // If its record cannot be read, the new kernel is the one to say so.
     let named = handed.ok()?.reserve_mem?;
     let unnamed = |object: &&ObjectEvidence| kind == Kind::ReserveMem && !named.contains(&object.name);
-    let mut unnamed = of_kind(evidence, kind).filter(unnamed);
+    let mut unnamed = of_kind(evidence, kind, offered).filter(unnamed);
     let object = unnamed.next()?;
     Some(format!("{} is not in the handover", object.owner()))
 }
 
 /// What shows that objects of this kind are not in the new kernel as they were; `None` if all are.
-fn not_kept(judged: &Judged, kind: Kind) -> Option<String> {
+fn not_kept(judged: &Judged, kind: Kind, offered: &BTreeSet<u32>) -> Option<String> {
     let evidence = &judged.evidence;
     if kind == Kind::TestKho {
         return match test_restored(evidence, 1) {
@@ -209,7 +229,7 @@ fn not_kept(judged: &Judged, kind: Kind) -> Option<String> {
             None => Some("the new kernel's log was not read".into()),
         };
     }
-    let wanted = of_kind(evidence, kind).filter(|object| object.end == MemfdEnd::Retrieved);
+    let wanted = of_kind(evidence, kind, offered).filter(|object| object.end == MemfdEnd::Retrieved);
     for object in wanted {
         let mut tried = evidence
             .retrievals

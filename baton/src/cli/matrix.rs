@@ -68,11 +68,6 @@ fn run_matrix(args: &MatrixArgs) -> Result<Exit, Exit> {
             "{file}: [handover] has no first kernel, so there are no pairs"
         )));
     }
-    if scenario.gives_steps() {
-        return Err(usage(&format!(
-            "{file}: [[step]] says what is done, and a matrix looks at the usual life cycle"
-        )));
-    }
     if scenario.memfd.is_empty() && scenario.reserve_mem.is_empty() && scenario.test_kho.is_none() {
         return Err(usage(&format!(
             "{file}: no object: expected [[memfd]], [[reserve_mem]] or [test_kho]"

@@ -44,14 +44,14 @@ struct StepPlan {
 impl PlanReport {
     /// Of a plan.
     pub fn new(plan: &Plan, scenario: &Scenario) -> Self {
-        let step = |step: &Step| {
+        let step = |generation: u32, step: &Step| {
             let given = match step {
                 Step::Given(given) => Some(given),
                 _ => None,
             };
             StepPlan {
                 given: given.map(|given| given.number).filter(|number| *number > 0),
-                what: plan.step_words(step),
+                what: plan.step_words(generation, step),
                 errno: given.and_then(|given| given.errno).map(|errno| errno.to_string()),
             }
         };
@@ -61,7 +61,7 @@ impl PlanReport {
             .map(|(generation, steps)| GenerationPlan {
                 generation,
                 kernel: plan.kernel(generation).name.clone(),
-                steps: steps.iter().map(step).collect(),
+                steps: steps.iter().map(|one| step(generation, one)).collect(),
             });
         Self {
             schema: "baton-plan",
@@ -158,5 +158,40 @@ mod tests {
         assert!(text.starts_with("s: the usual life cycle, seed 1"), "{text}");
         assert!(text.contains("preserve memfd \"m\"\n"), "{text}");
         assert_eq!(json["generations"].as_array().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn a_payload_is_shown_with_its_commands() {
+        let head = "name = \"s\"\n[payload]\ninitramfs = \"i\"\n";
+        let (text, _) = shown(&format!("{head}run = [\"/t -s 1\", [\"/t\", \"a b\"]]\n"));
+        assert!(text.contains("  run the payload's program: /t -s 1\n"), "{text}");
+        assert!(
+            text.contains("  run the payload's program: /t \"a b\"\n"),
+            "{text}"
+        );
+        let (text, _) = shown(&format!("{head}init = \"/i -x\"\npassed = [\"PASSED\"]\n"));
+        let lines = text.matches("  let the payload be PID 1: /i -x\n").count();
+        assert_eq!(lines, 2, "{text}");
+    }
+
+    #[test]
+    fn a_device_beside_steps_is_in_the_list() {
+        let text = format!(
+            "{}[dma]\nrate = \"1 MB/s\"\nring = 1\n[[step]]\ndo = \"create\"\nobject = \"m\"\n[[step]]\ndo = \"create\"\nsession = \"baton\"\n\
+             [[step]]\ndo = \"preserve\"\nobject = \"m\"\n[[step]]\ndo = \"retrieve\"\nsession = \"baton\"\ngeneration = 1\n\
+             [[step]]\ndo = \"retrieve\"\nobject = \"m\"\n",
+            MEMFD
+        );
+        let (text, _) = shown(&text);
+        let at = |line: &str| text.find(line).unwrap_or_else(|| panic!("{line}: {text}"));
+        let order = [
+            "     3  preserve memfd \"m\"",
+            "        start the DMA engine\n",
+            "        kexec\n",
+            "     5  retrieve memfd \"m\"",
+            "        stop the DMA engine\n",
+            "        capture all pages, at the end\n",
+        ];
+        assert!(order.map(at).is_sorted(), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use super::cursor::{Awaiting, Cursor, Ending, Move, Point};
 use super::{given, payload};
 use crate::evidence::{Evidence, MemfdEnd, MemoryPoint, OutcomeKind, PAGE, Phase};
-use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT};
+use crate::plan::{ObjectPlan, Plan, Step, WORKLOAD_OBJECT, preserves};
 use guest_agent::pagemap::push_frame;
 use guest_agent::protocol::{Request, Side};
 
@@ -26,7 +26,7 @@ pub(super) fn part(
 ) -> Result<Option<Move>, Ending> {
     let part = cursor.part;
     let request = match step {
-        Step::Given(given) => return Ok(given::part(plan, cursor, given, at)),
+        Step::Given(given) => return Ok(given::part(plan, cursor, evidence, given, at)),
         Step::Phase(phase) => return Ok((part == 0).then_some(Move::Enter(*phase))),
         Step::Capture(kind) => return Ok((part == 0).then_some(Move::Capture(*kind))),
         Step::FindRegions => return Ok((part == 0).then_some(Move::FindRegions)),
@@ -37,12 +37,8 @@ pub(super) fn part(
         Step::StageKernel => stage(plan, cursor.generation.saturating_add(1), part),
         // Beside a payload no driver consumes.
         Step::Pass(ns) if plan.payload.is_some() => return Ok((part == 0).then_some(Move::Pass(*ns))),
-        Step::Pass(ns) | Step::AwaitInterrupts(ns) => match pass(evidence, *ns, part) {
-            Some(Turn::Pass(ns)) if matches!(step, Step::Pass(_)) => return Ok(Some(Move::Pass(ns))),
-            Some(Turn::Pass(ns)) => Some(Request::AwaitInterrupts { ns }),
-            Some(Turn::Consume) => Some(Request::ConsumeDma),
-            None => None,
-        },
+        Step::Pass(ns) => return Ok(wait(cursor, evidence, *ns, false, at)),
+        Step::AwaitInterrupts(ns) => return Ok(wait(cursor, evidence, *ns, true, at)),
         Step::RetrieveSession(_) | Step::Retrieve(_) if part == 1 => {
             // The agent answers for what is written from now on.
             return Ok(Some(Move::SplitPageWrites));
@@ -74,13 +70,9 @@ pub(super) fn part(
             .dma
             .as_ref()
             // An engine whose memory was refused would write to what the next kernel uses.
-            .filter(|dma| !plan.is_survey() || is_preserved(evidence, dma.setup.ring.list.object))
+            .filter(|dma| !was_refused(plan, cursor, evidence, dma.setup.ring.list.object))
             .map(|dma| Request::StartDma(dma.setup.ring.clone())),
-        Step::StopDma
-            if plan.is_survey() && evidence.dma.as_ref().is_none_or(|dma| dma.started.is_none()) =>
-        {
-            None
-        }
+        Step::StopDma if evidence.dma.as_ref().is_none_or(|dma| dma.started.is_none()) => None,
         Step::RetrieveSession(name) if plan.is_survey() && !was_preserved(plan, evidence, name) => None,
         _ if part == 0 => whole(plan, cursor, step)?,
         _ => None,
@@ -166,6 +158,18 @@ fn gives_back(plan: &Plan, session: &String) -> bool {
         .iter()
         .filter(|object| object.end == MemfdEnd::Finished);
     of.any(|object| object.preserve().is_some_and(|(of, _)| of == session))
+}
+
+/// Whether the kernel was asked to preserve this object in an earlier step of this generation, and has not.
+fn was_refused(plan: &Plan, cursor: &Cursor, evidence: &Evidence, object: u32) -> bool {
+    let offers = |step: &Step| match step {
+        Step::Preserve(of) => *of == object,
+        Step::Given(given) => preserves(given, object),
+        _ => false,
+    };
+    let steps = plan.steps.get(cursor.generation as usize);
+    let mut earlier = steps.into_iter().flatten().take(cursor.step);
+    earlier.any(offers) && !is_preserved(evidence, object)
 }
 
 /// Whether the running kernel has accepted this object.
@@ -316,6 +320,22 @@ pub(super) fn pages_of(plan: &Plan, object: u32) -> u64 {
 enum Turn {
     Pass(u64),
     Consume,
+}
+
+/// The part of a wait at which the cursor is; `None` if it is over. `asleep` is whether the agent sleeps meanwhile, so
+/// that interrupts can come.
+pub(super) fn wait(
+    cursor: &mut Cursor,
+    evidence: &Evidence,
+    ns: u64,
+    asleep: bool,
+    at: Point,
+) -> Option<Move> {
+    Some(match pass(evidence, ns, cursor.part)? {
+        Turn::Pass(ns) if !asleep => Move::Pass(ns),
+        Turn::Pass(ns) => cursor.ask(Request::AwaitInterrupts { ns }, at),
+        Turn::Consume => cursor.ask(Request::ConsumeDma, at),
+    })
 }
 
 /// If there is an engine, a wait passes in turns, and after each turn the consumer releases blocks. Otherwise an engine

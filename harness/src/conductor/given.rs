@@ -1,7 +1,7 @@
 //! Steps that the scenario gives: their requests, and what the answers mean.
 
 use super::answers::unable;
-use super::asks::{PAGES_AT_ONCE, announced};
+use super::asks::{self, PAGES_AT_ONCE, announced};
 use super::cursor::{Cursor, Ending, Move, Point};
 use crate::evidence::{AgentFailure, Evidence, PAGE, StepFailure, StepRecord};
 use crate::plan::{Plan, Step};
@@ -12,14 +12,25 @@ use guest_agent::protocol::{Change, Chore, Part, Request};
 const BYTES_AT_ONCE: u64 = PAGES_AT_ONCE * PAGE;
 
 /// The move for the part of a given step at which the cursor is; `None` if the step is done.
-pub(super) fn part(plan: &Plan, cursor: &mut Cursor, given: &Given, at: Point) -> Option<Move> {
+pub(super) fn part(
+    plan: &Plan,
+    cursor: &mut Cursor,
+    evidence: &Evidence,
+    given: &Given,
+    at: Point,
+) -> Option<Move> {
     if cursor.failed {
         return None;
     }
     let part = cursor.part;
     match (&given.deed, part) {
-        (Deed::Wait(ns), 0) => return Some(Move::Pass(*ns)),
-        (Deed::Wait(_), _) => return None,
+        (Deed::Wait(ns), _) => {
+            let armed = evidence.interrupts.last();
+            let armed = armed.is_some_and(|record| {
+                record.armed.generation == cursor.generation && record.disarmed.is_none()
+            });
+            return asks::wait(cursor, evidence, *ns, armed, at);
+        }
         (Deed::Kexec, 1..) => return announced(cursor, &Step::Kexec, part),
         // The agent answers for what is written from now on.
         (Deed::RetrieveSession { .. } | Deed::Retrieve { .. }, 1) => return Some(Move::SplitPageWrites),
@@ -168,6 +179,10 @@ fn portion(change: Change, number: u64) -> Option<Change> {
 /// Records that the agent has fulfilled a request of a given step. The step is done with its last request; a kexec is
 /// done when the next kernel's agent greets.
 pub(super) fn succeeded(plan: &Plan, cursor: &Cursor, evidence: &mut Evidence, given: &Given, at: Point) {
+    // A wait is no answer of the kernel's.
+    if matches!(given.deed, Deed::Wait(_)) {
+        return;
+    }
     let more = request(plan, cursor.generation, given, cursor.part.saturating_add(1)).is_some();
     if !more && given.deed != Deed::Kexec {
         record(plan, evidence, given, None, at);
@@ -204,6 +219,12 @@ pub(super) fn failed(
         return Ok(());
     }
     let text = failure.to_string();
+    let offers = matches!(given.deed, Deed::CreateSession { .. } | Deed::Preserve { .. });
+    if plan.is_survey() && cursor.generation == 0 && offers {
+        // What comes of the other objects is still to be seen.
+        evidence.failures.push(failure);
+        return Ok(());
+    }
     match &given.deed {
         Deed::CreateMemfd { .. } | Deed::CreateSession { .. } | Deed::Load | Deed::Kexec => {
             evidence.failures.push(failure);

@@ -1,13 +1,13 @@
 //! The machine's configuration for a plan, and the evidence of a run that has not begun.
 
 use crate::evidence::{
-    Captures, DmaEvidence, Evidence, HandoverEvidence, KernelEvidence, Moment, NOT_ENDED, ObjectEvidence,
-    Outcome, OutcomeKind, PAGE, Phase, VERSION, empty_ledger,
+    Captures, DmaEvidence, Evidence, HandoverEvidence, KernelEvidence, Laid, Moment, NOT_ENDED,
+    ObjectEvidence, Outcome, OutcomeKind, PAGE, Phase, VERSION, empty_ledger,
 };
 use crate::initramfs;
 use crate::kernel::Fit;
-use crate::plan::Plan;
-use guest_agent::protocol::PageRun;
+use crate::plan::{ObjectPlan, Plan};
+use guest_agent::protocol::{PageRun, Part};
 use vmm::boot::HandedOver;
 use vmm::machine::MachineConfig;
 
@@ -66,21 +66,21 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         }
     };
     let handed = |id: u32| plan.handover.as_ref()?.objects.get(&id);
-    let device = |object: &crate::plan::ObjectPlan| {
+    let device = |object: &ObjectPlan| {
         let memory = plan.device_memory().filter(|_| object.is_device())?;
         Some(vec![PageRun {
             first: memory.start / PAGE,
             count: object.bytes / PAGE,
         }])
     };
-    let object = |object: &crate::plan::ObjectPlan| ObjectEvidence {
+    let object = |object: &ObjectPlan| ObjectEvidence {
         id: object.id,
         name: object.name.clone(),
         kind: object.kind.clone(),
         end: object.end,
         bytes: object.bytes,
         pattern_seed: object.seed,
-        laid: object.blank.then(Vec::new),
+        laid: laid(plan, object),
         pages: handed(object.id)
             .cloned()
             .or_else(|| device(object))
@@ -160,5 +160,25 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         trace: Default::default(),
         captures: Captures::default(),
         console: String::new(),
+    }
+}
+/// What an object holds at first, if steps change it: nothing, or the pattern that it was handed over with.
+fn laid(plan: &Plan, object: &ObjectPlan) -> Option<Vec<Laid>> {
+    let of_steps = plan.gives_steps() && object.preserve().is_some();
+    let whole = Laid {
+        at: Moment {
+            generation: 0,
+            time_ns: 0,
+            ledger_length: 0,
+        },
+        part: Part {
+            offset: 0,
+            bytes: object.bytes,
+        },
+        seed: Some(object.seed),
+    };
+    match object.blank {
+        true => Some(Vec::new()),
+        false => of_steps.then(|| vec![whole]),
     }
 }

@@ -46,12 +46,18 @@ impl PayloadPlan {
     /// Resolves the payload of the scenario `file`.
     pub fn new(payload: &Payload, file: &Path) -> Result<Self, PackError> {
         let folder = file.parent().unwrap_or(Path::new(""));
+        let initramfs = pack::read(&folder.join(payload.initramfs.get_ref()))?;
+        Ok(Self::with(payload, initramfs))
+    }
+
+    /// The same with this initramfs.
+    pub(crate) fn with(payload: &Payload, initramfs: Vec<u8>) -> Self {
         let initrd_at = payload.initrd_at.as_ref().map(|place| place.get_ref().clone());
         let commands = payload.run.iter().chain(&payload.init);
         let texts =
             |texts: &[toml::Spanned<String>]| texts.iter().map(|text| text.get_ref().clone()).collect();
-        Ok(Self {
-            initramfs: pack::read(&folder.join(payload.initramfs.get_ref()))?,
+        Self {
+            initramfs,
             programs: commands
                 .map(|command| Program {
                     words: command.get_ref().words(),
@@ -64,7 +70,7 @@ impl PayloadPlan {
             passed: texts(&payload.passed),
             failed: texts(&payload.failed),
             ktap: payload.ktap,
-        })
+        }
     }
 
     /// XXH3 (64 bits) of the initramfs.

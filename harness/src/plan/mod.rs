@@ -1,11 +1,13 @@
 //! A plan: a scenario with kernels, seeds and objects resolved, and the steps of each kernel generation.
 
 mod given;
+mod given_dma;
 mod inject;
 mod payload_steps;
 mod steps;
 mod words;
 
+pub(crate) use given_dma::{first_preserved, preserves};
 pub use inject::{Ask, BlobAsk, FieldChange, InjectionPlan, Thing, Where};
 pub use steps::Step;
 
@@ -319,7 +321,7 @@ pub fn plan_with(
 }
 
 /// What would be done, without looking for any kernel: a plan to read, and not to run. What needs a kernel is left out:
-/// addresses of symbols, and a handover that is built.
+/// addresses of symbols, and a handover that is built; and so is the initramfs of a payload.
 pub fn outline(
     scenario: &Scenario,
     file: &str,
@@ -331,9 +333,12 @@ pub fn outline(
     let [(old, _), (new, _)] = kernels(scenario, file, overrides);
     let new_kernel = (new != old).then(|| KernelImage::named(&new));
     let old_kernel = KernelImage::named(&old);
-    Ok(with_kernels(
-        scenario, file, text, overrides, old_kernel, new_kernel,
-    ))
+    let plan = with_kernels(scenario, file, text, overrides, old_kernel, new_kernel);
+    let payload = scenario.payload.as_ref();
+    Ok(Plan {
+        payload: payload.map(|payload| PayloadPlan::with(payload.get_ref(), Vec::new())),
+        ..plan
+    })
 }
 
 /// The name of a kernel, with its place in the scenario's text if that names it.
@@ -412,7 +417,7 @@ pub(crate) fn with_kernels(
         .collect();
     let given = scenario.given(seed);
     if scenario.gives_steps() {
-        given::settle(&mut objects, &given);
+        given::settle(&mut objects, &given, scenario.handover.is_some());
     }
     let dma = dma_plan(scenario, seed, &mut objects);
     objects.extend(
@@ -610,6 +615,12 @@ impl Plan {
             new_command_line: command_line(&[&self.new_command_line, text]),
             ..self.clone()
         }
+    }
+
+    /// Whether the scenario gives its own steps.
+    pub fn gives_steps(&self) -> bool {
+        let mut steps = self.steps.iter().flatten();
+        steps.any(|step| matches!(step, Step::Given(_)))
     }
 
     /// Whether the next kernel comes through the mailbox, and what the first one refuses is left out; see

@@ -9,8 +9,8 @@ use guest_agent::protocol::{By, Change, Part, Side};
 const SEALS: [&str; 6] = ["seal", "shrink", "grow", "write", "future-write", "exec"];
 
 impl Plan {
-    /// A step in words.
-    pub fn step_words(&self, step: &Step) -> String {
+    /// A step of a generation in words.
+    pub fn step_words(&self, generation: u32, step: &Step) -> String {
         let name = |object: &u32| self.object_words(*object);
         match step {
             Step::Phase(phase) => format!("phase {}", phase.name()),
@@ -21,10 +21,7 @@ impl Plan {
             Step::StartDma => "start the DMA engine".into(),
             Step::StartDevice => "start the DMA engine in memory of its own, from outside".into(),
             Step::StopDevice => "stop the DMA engine, from outside".into(),
-            Step::Payload => match &self.payload {
-                Some(payload) if payload.is_init => "let the payload be PID 1".into(),
-                _ => "run the payload's program".into(),
-            },
+            Step::Payload => self.payload_words(generation),
             Step::FindRegions => "find the memory that the kernel has reserved by name".into(),
             Step::FillRegion(object) => format!("fill {} with its pattern, from outside", name(object)),
             Step::StageKernel => "give the agent the next kernel".into(),
@@ -55,6 +52,18 @@ impl Plan {
             Step::KernelLog => "read the kernel's log".into(),
             Step::PowerOff => "power off".into(),
             Step::Given(given) => self.given_words(given),
+        }
+    }
+
+    fn payload_words(&self, generation: u32) -> String {
+        let payload = self.payload.as_ref();
+        let program = payload.and_then(|payload| payload.program(generation));
+        let words = program.iter().flat_map(|program| &program.words);
+        let command: Vec<String> = words.map(|word| quoted(word)).collect();
+        let command = command.join(" ");
+        match payload {
+            Some(payload) if payload.is_init => format!("let the payload be PID 1: {command}"),
+            _ => format!("run the payload's program: {command}"),
         }
     }
 
@@ -156,6 +165,16 @@ fn session_words(session: &str, side: Side, usual: Side) -> String {
         side if side == usual => format!("session \"{session}\""),
         Side::Outgoing => format!("the created session \"{session}\""),
         Side::Incoming => format!("the retrieved session \"{session}\""),
+    }
+}
+
+/// A word of a command, in quotes if one could not tell otherwise where it ends.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_graphic() && !"\"'\\".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("{word:?}")
     }
 }
 

@@ -106,7 +106,8 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Problem> {
     scenario
         .dma
         .as_ref()
-        .map_or(Ok(()), |dma| check_dma(scenario, dma))
+        .map_or(Ok(()), |dma| check_dma(scenario, dma))?;
+    steps::check_beside(scenario)
 }
 
 /// An object must be made of whole pages.
@@ -286,12 +287,7 @@ fn check_dma(scenario: &Scenario, spanned: &Spanned<Dma>) -> Result<(), Problem>
             memfd.name.get_ref()
         )
     })?;
-    let buffers = if dma.buffers == Buffers::Memfd {
-        u64::from(ring) * buffer
-    } else {
-        0
-    };
-    let need = crate::plan::bytes_before_buffers(ring) + buffers;
+    let need = dma_room(dma);
     let Bytes(size) = *memfd.size.get_ref();
     require(need <= size, &memfd.size, || {
         format!(
@@ -299,6 +295,16 @@ fn check_dma(scenario: &Scenario, spanned: &Spanned<Dma>) -> Result<(), Problem>
             Bytes(size)
         )
     })
+}
+
+/// Bytes at the start of the ring's memfd that are the engine's. Ring and buffer have passed their checks.
+pub(super) fn dma_room(dma: &Dma) -> u64 {
+    let entries = *dma.ring.get_ref();
+    let buffers = match dma.buffers {
+        Buffers::Memfd => u64::from(entries) * dma.buffer.get_ref().0,
+        Buffers::Unpreserved => 0,
+    };
+    crate::plan::bytes_before_buffers(entries) + buffers
 }
 
 /// The memfd that holds the ring.

@@ -91,9 +91,13 @@ pub(super) fn check(scenario: &Scenario, spanned: &Spanned<Payload>) -> Result<(
         ("[[reserve_mem]]", !scenario.reserve_mem.is_empty()),
         ("[test_kho]", scenario.test_kho.is_some()),
         ("[fault]", scenario.fault.is_some()),
-        ("steps", scenario.gives_steps()),
         ("workload", scenario.run.workload.is_some()),
     ];
+    require(!scenario.gives_steps(), spanned, || {
+        "found steps beside it: with [payload] the programs do all that is done in the guest, and the agent has no \
+         objects of its own for a step to act on"
+            .into()
+    })?;
     for (what, found) in beside {
         require(!found, spanned, || {
             format!("found {what} beside it, and with [payload] the agent makes nothing of its own")
@@ -242,6 +246,10 @@ mod tests {
             ),
             (format!("{run}failed = [\"ok\"]\n"), "3 characters"),
             (format!("{run}[test_kho]\n"), "makes nothing of its own"),
+            (
+                format!("{run}[[step]]\ndo = \"drop-caches\"\n"),
+                "no objects of its own for a step to act on",
+            ),
             (
                 format!("{run}[dma]\nrate = \"1 MB/s\"\nwhen_full = \"wait\"\n"),
                 "memory of its own",

@@ -175,3 +175,49 @@ fn a_session_that_is_closed_preserves_nothing_unless_another_does() {
     };
     assert_eq!(told.requests().filter(|one| closes(one)).count(), 1);
 }
+
+/// A ring of four small buffers at the beginning of the memfd, which has all its life behind them.
+const DMA: &str = "[dma]\nrate = \"1 MB/s\"\nring = 4\nbuffer = \"64 B\"\nwhen_full = \"wait\"\n";
+
+fn plan_with(steps: &[&str], more: &str) -> Plan {
+    let text = plan(steps).scenario_text;
+    testing::plan(&format!("{text}{more}"))
+}
+
+#[test]
+fn the_engine_runs_from_the_preservation_to_the_last_close_and_is_consumed_meanwhile() {
+    let mut steps = LIFE.to_vec();
+    steps.insert(4, "do = \"wait\"\ntime = \"8 ms\"");
+    let told = talk(&plan_with(&steps, DMA), &twist(|_| false, What::Done));
+    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
+    assert!(unexpected(&told.evidence).is_empty(), "{:?}", told.evidence.steps);
+    let asked: Vec<&Request> = told.requests().collect();
+    let at = |of: &dyn Fn(&Request) -> bool| asked.iter().position(|one| of(one)).unwrap();
+    let preserved = at(&|one| matches!(one, Request::Preserve { .. }));
+    let started = at(&|one| matches!(one, Request::StartDma(_)));
+    let consumed = at(&|one| *one == Request::ConsumeDma);
+    let refused = at(&is_punch);
+    let stopped = at(&|one| *one == Request::StopDma);
+    let closed = at(&|one| matches!(one, Request::Close { .. }));
+    assert!(
+        preserved < started
+            && started < consumed
+            && consumed < refused
+            && refused < stopped
+            && stopped < closed
+    );
+    let dma = told.evidence.dma.as_ref().unwrap();
+    let generations = [dma.started, dma.stopped].map(|at| at.map(|at| at.generation));
+    assert_eq!(generations, [Some(0), Some(1)]);
+}
+
+#[test]
+fn an_engine_whose_memory_was_refused_is_left_alone() {
+    let preserve = |request: &Request| matches!(request, Request::Preserve { .. });
+    let told = talk(&plan_with(&LIFE, DMA), &twist(preserve, failed(28)));
+    let touches =
+        |one: &Request| matches!(one, Request::StartDma(_) | Request::StopDma | Request::ConsumeDma);
+    assert_eq!(told.requests().filter(|one| touches(one)).count(), 0);
+    assert!(told.evidence.dma.as_ref().unwrap().started.is_none());
+    assert!(unexpected(&told.evidence).iter().any(|step| step.number == 4));
+}

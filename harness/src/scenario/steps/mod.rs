@@ -3,12 +3,14 @@
 //! [`Step`] mirrors the file. The module `resolve` checks the list as a whole, by doing each step in mind, and makes
 //! [`Given`] steps of it, which have everything that a run needs.
 
+mod beside;
 mod errno;
 mod resolve;
 mod shape;
 #[cfg(test)]
 mod tests;
 
+pub(super) use beside::check as check_beside;
 pub use errno::Errno;
 pub(super) use resolve::check;
 
@@ -245,6 +247,11 @@ impl Scenario {
     /// Whether the scenario gives its own steps.
     pub fn gives_steps(&self) -> bool {
         !self.step.is_empty()
+    }
+
+    /// The generation that is booted: with a handover that baton makes there is no first kernel.
+    pub(crate) fn first_generation(&self) -> u32 {
+        self.handover.is_some().into()
     }
 
     /// The steps that it gives, with patterns from `seed`. Every generation but the last one ends with a kexec, which is

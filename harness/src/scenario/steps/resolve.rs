@@ -25,16 +25,10 @@ pub(in crate::scenario) fn check(scenario: &Scenario) -> Result<(), Problem> {
     let Some(first) = scenario.step.first() else {
         return Ok(());
     };
-    let refuse = |found: bool, what: &str| {
-        require(!found, &first.verb, || {
-            format!("found steps beside {what}, which belongs to the usual life cycle")
-        })
-    };
-    refuse(scenario.dma.is_some(), "[dma]")?;
-    refuse(scenario.handover.is_some(), "[handover]")?;
-    refuse(scenario.fault.is_some(), "[fault]")?;
     let sized = matches!(scenario.run.workload, Some(super::super::Workload::Size(_)));
-    refuse(sized, "a workload with a size")?;
+    require(!sized, &first.verb, || {
+        "found steps beside a workload with a size, which belongs to the usual life cycle".into()
+    })?;
     for memfd in &scenario.memfd {
         let key = memfd.end.as_ref().map(Spanned::span);
         if let Some(span) = key.or_else(|| memfd.hops.as_ref().map(Spanned::span)) {
@@ -101,20 +95,27 @@ struct State<'a> {
 
 impl<'a> State<'a> {
     fn new(scenario: &'a Scenario, seed: u64) -> Self {
+        let generation = scenario.first_generation();
+        let mut handed: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+        // Without a first kernel, all memfds come from before, filled with their patterns.
+        for (id, memfd) in (1..).zip(&scenario.memfd).filter(|_| generation > 0) {
+            handed.entry(memfd.session.clone()).or_default().insert(id);
+        }
+        let made: BTreeSet<u32> = handed.values().flatten().copied().collect();
         Self {
             scenario,
             seed,
             kexecs: *scenario.kexecs.get_ref(),
             given: Vec::new(),
-            generation: 0,
-            made: BTreeSet::new(),
+            generation,
             held: BTreeSet::new(),
             sealed: BTreeSet::new(),
-            writes: BTreeMap::new(),
+            writes: made.iter().map(|object| (*object, 1)).collect(),
+            made,
             looped: Vec::new(),
             outgoing: BTreeMap::new(),
             incoming: BTreeSet::new(),
-            handed: BTreeMap::new(),
+            handed,
             loaded: false,
         }
     }

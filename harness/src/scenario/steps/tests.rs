@@ -195,19 +195,9 @@ fn what_has_to_fail_may_be_what_cannot_succeed() {
 
 #[test]
 fn what_belongs_to_the_life_cycle_is_refused_beside_steps() {
-    for (more, said) in [
-        ("[dma]\nrate = \"1 MB/s\"\n", "[dma]"),
-        ("[handover]\nabi = \"kho-v4\"\n", "[handover]"),
-        ("[fault]\nmisbehave = \"exit\"\n", "[fault]"),
-        ("[run]\nworkload = \"1 MiB\"\n", "a workload with a size"),
-    ] {
-        let text = format!("{}{more}", text(PRESERVED));
-        let message = parse("s.toml", &text).unwrap_err().to_string();
-        assert!(
-            message.contains(&format!("found steps beside {said}")),
-            "{message}"
-        );
-    }
+    let sized = format!("{}[run]\nworkload = \"1 MiB\"\n", text(PRESERVED));
+    let message = parse("s.toml", &sized).unwrap_err().to_string();
+    assert!(message.contains("a workload with a size"), "{message}");
     for key in ["end = \"left\"", "hops = 1"] {
         let text = text(PRESERVED).replace("token = 1\n", &format!("token = 1\n{key}\n"));
         let message = parse("s.toml", &text).unwrap_err().to_string();
@@ -265,4 +255,107 @@ fn hugetlb_needs_steps_and_whole_huge_pages() {
         let message = of(size, steps).unwrap_err().to_string();
         assert!(message.contains(said), "{message}");
     }
+}
+
+/// The engine takes 16 KiB of the memfd: list, descriptors, count, and four small buffers.
+const DMA: &str = "[dma]\nrate = \"1 MB/s\"\nring = 4\nbuffer = \"64 B\"\n";
+
+#[test]
+fn the_ring_s_memfd_goes_over_every_kexec_and_is_the_engine_s_alone() {
+    let retrieved: &[&str] = &[
+        "do = \"retrieve\"\nsession = \"vm\"\ngeneration = 1",
+        "do = \"retrieve\"\nobject = \"m\"",
+    ];
+    let with = |steps: &[&str], dma: &str| parse("s.toml", &format!("{}{dma}", text(steps)));
+    let refused = |steps: &[&str], dma: &str, said: &str| {
+        let message = with(steps, dma).expect_err("must be refused").to_string();
+        assert!(message.contains(said), "{said}: {message}");
+    };
+    let good = [PRESERVED, retrieved].concat();
+    with(&good, DMA).unwrap();
+    refused(PRESERVED, DMA, "such a step in generation 1");
+    refused(&PRESERVED[..2], DMA, "no step preserves it");
+    let late = ["do = \"create\"\nsession = \"vm\"\ngeneration = 1"];
+    refused(
+        &[&PRESERVED[..1], &late[..]].concat(),
+        DMA,
+        "no step preserves it",
+    );
+    let between = |step: &'static str| [PRESERVED, &[step], retrieved].concat();
+    for (step, said) in [
+        ("do = \"close\"\nobject = \"m\"", "as long as the engine runs"),
+        (
+            "do = \"write\"\nobject = \"m\"\nat = \"12 KiB\"\nsize = \"8 KiB\"",
+            "depend on chance",
+        ),
+        ("do = \"punch-hole\"\nobject = \"m\"", "depend on chance"),
+        ("do = \"collapse\"\nobject = \"m\"", "depend on chance"),
+    ] {
+        refused(&between(step), DMA, said);
+    }
+    // What must fail changes nothing, what is behind the buffers is nobody else's, and before the start all is allowed.
+    for step in [
+        "do = \"punch-hole\"\nobject = \"m\"\nerrno = \"EPERM\"",
+        "do = \"write\"\nobject = \"m\"\nat = \"16 KiB\"",
+        "do = \"read\"\nobject = \"m\"",
+    ] {
+        with(&between(step), DMA).unwrap();
+    }
+    let early = |step: &'static str| [&PRESERVED[..2], &[step], &PRESERVED[2..], retrieved].concat();
+    with(&early("do = \"write\"\nobject = \"m\""), DMA).unwrap();
+    let seal = "do = \"seal\"\nobject = \"m\"\nseals = [\"write\"]";
+    refused(&early(seal), DMA, "writable mapping");
+    let looped = "do = \"write\"\nobject = \"m\"\nloop = true";
+    refused(&early(looped), DMA, "depend on chance");
+    // Two kexecs need two preservations.
+    let twice = text(&good).replacen("[[memfd]]", "kexecs = 2\n[[memfd]]", 1);
+    let message = parse("s.toml", &format!("{twice}{DMA}")).unwrap_err().to_string();
+    assert!(message.contains("preserves it in generation 1"), "{message}");
+    let closed = [&good[..], &["do = \"close\"\nobject = \"m\""]].concat();
+    with(&closed, DMA).unwrap();
+}
+
+#[test]
+fn after_a_handover_the_steps_begin_in_generation_1_with_all_memfds() {
+    const HANDOVER: &str = "[handover]\nabi = \"kho-v4\"\n";
+    let with = |steps: &[&str], more: &str| parse("s.toml", &format!("{}{HANDOVER}{more}", text(steps)));
+    let steps = [
+        "do = \"retrieve\"\nsession = \"vm\"",
+        "do = \"retrieve\"\nobject = \"m\"",
+        "do = \"write\"\nobject = \"m\"",
+    ];
+    with(&steps[..2], DMA).unwrap();
+    let scenario = with(&steps, "").unwrap();
+    let all = scenario.given(1);
+    assert!(all.iter().all(|given| given.generation == 1), "{all:?}");
+    // The memfd has the first pattern already.
+    let Deed::Change {
+        change: Change::Write { seed, .. },
+        ..
+    } = all[2].deed
+    else {
+        panic!("{:?}", all[2]);
+    };
+    assert_ne!(seed, crate::seed::seed_for(1, "memfd/m"));
+    // The engine runs from the beginning.
+    let message = with(&steps, DMA).unwrap_err().to_string();
+    assert!(message.contains("depend on chance"), "{message}");
+    for (steps, said) in [
+        (vec!["do = \"create\"\nobject = \"m\""], "made already"),
+        (
+            vec!["do = \"retrieve\"\nsession = \"vm\"\ngeneration = 0"],
+            "expected 1 to 1",
+        ),
+    ] {
+        let message = with(&steps, "").unwrap_err().to_string();
+        assert!(message.contains(said), "{said}: {message}");
+    }
+}
+
+#[test]
+fn what_is_to_be_kept_open_has_to_be_closed_by_a_step() {
+    let with = |steps: &[&str]| parse("s.toml", &format!("{}[fault]\nkeep = \"m\"\n", text(steps)));
+    with(&preserved_and(&["do = \"close\"\nobject = \"m\""])).unwrap();
+    let message = with(PRESERVED).unwrap_err().to_string();
+    assert!(message.contains("no step closes memfd \"m\""), "{message}");
 }

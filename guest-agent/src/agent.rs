@@ -142,6 +142,7 @@ impl Agent {
             Request::FinishSession { name, side } => self.luo.finish_session(&name, side)?,
             Request::CloseSession { name, side } => self.luo.close_session(&name, side)?,
             Request::DropCaches => self.objects.unmapped(drop_caches)?,
+            Request::JumpBack => kexec::jump_back()?,
             Request::Loop(chore) => self.chore(chore)?,
             Request::Change { object, change } => self.objects.change(object, change)?,
             Request::Close { object } => {

@@ -20,6 +20,13 @@ const INITRD: &str = "/sys/firmware/initrd";
 /// that. A kernel with LUO does it on its own at reboot.
 const FINALIZE: &str = "/sys/kernel/debug/kho/out/finalize";
 
+/// Where the image of [`jump_back`] is put, and begins: in the first MiB, which x86 kernels leave to firmware and keep from
+/// their allocators (`reserve_real_mode`, arch/x86/realmode/init.c). What is there is back after the jump.
+const IMAGE_AT: usize = 0x8000;
+/// The image. It is entered in 64-bit mode by a call, with its own start above the return address, where it has to leave
+/// the place at which it is entered the next time (tools/testing/selftests/kexec/test_kexec_jump.c, from 6.15): the same.
+const RETURNS_AT_ONCE: [u8; 1] = [0xc3]; // ret
+
 /// Loads [`KERNEL`] with this kernel's own initramfs.
 pub fn load(command_line: &str) -> Result<(), Failure> {
     let arguments = CString::new(command_line)
@@ -77,6 +84,24 @@ pub fn jump() -> Failure {
         Ok(()) => Failure::refused("reboot(LINUX_REBOOT_CMD_KEXEC)", "returned without an error"),
         Err(errno) => Failure::of("reboot(LINUX_REBOOT_CMD_KEXEC)", errno),
     }
+}
+
+/// Jumps into an image that returns at once, and comes back.
+pub fn jump_back() -> Result<(), Failure> {
+    sys::kexec_load(&RETURNS_AT_ONCE, IMAGE_AT).map_err(|errno| {
+        let call = match errno {
+            Errno::NOSYS | Errno::INVAL => {
+                "kexec_load(KEXEC_PRESERVE_CONTEXT), which needs CONFIG_KEXEC_JUMP"
+            }
+            _ => "kexec_load(KEXEC_PRESERVE_CONTEXT)",
+        };
+        Failure::of(call, errno)
+    })?;
+    let jumped = rustix::system::reboot(RebootCommand::Kexec);
+    // Nobody is to jump there once more in the belief that it is the next kernel.
+    let unloaded = sys::kexec_unload();
+    jumped.named(|| "reboot(LINUX_REBOOT_CMD_KEXEC)")?;
+    unloaded.named(|| "kexec_load(no segment)")
 }
 
 /// Finalizes KHO on kernels that expect it of user space. Checks first, because finalizing twice is an error.

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. [`Reply::Hello`] carries it, and the host refuses any other.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// What the agent prints on the console, before the reason, if it cannot reach the host.
 pub const NO_MAILBOX: &str = "baton agent: no mailbox: ";
@@ -350,6 +350,9 @@ pub enum Request {
     /// Let the kernel drop its caches (vm.drop_caches), and clean pages of files with them. The agent unmaps its memfds
     /// meanwhile, because pages that are mapped stay.
     DropCaches,
+    /// Load an image that returns at once, with KEXEC_PRESERVE_CONTEXT (include/uapi/linux/kexec.h), and jump into it:
+    /// the same kernel goes on (CONFIG_KEXEC_JUMP). No next kernel is loaded afterwards.
+    JumpBack,
     /// Report what the kernel has logged since the last such request, or since its start, as much as fits.
     KernelLog,
     /// Provoke a complaint of the kernel, for the tests of the harness itself. A process that shares the agent's memory

@@ -16,5 +16,5 @@ mod symbols;
 pub mod team;
 pub mod vfio;
 
-pub use call::{Strings, collapse, execve, exit, kexec_file_load, ticks};
+pub use call::{Strings, collapse, execve, exit, kexec_file_load, kexec_load, kexec_unload, ticks};
 pub use mapping::{Mapping, bytes_of};

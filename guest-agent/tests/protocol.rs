@@ -140,6 +140,7 @@ fn request() -> impl Strategy<Value = Request> {
         (any::<u32>(), change()).prop_map(|(object, change)| Request::Change { object, change }),
         chore().prop_map(Request::Loop),
         Just(Request::DropCaches),
+        Just(Request::JumpBack),
         any::<(u32, u64, u64)>().prop_map(|(object, first_page, pages)| Request::Digest {
             object,
             first_page,

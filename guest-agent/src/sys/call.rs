@@ -10,6 +10,10 @@ use rustix::io::Errno;
 
 /// Number of kexec_file_load(2) on x86-64.
 const KEXEC_FILE_LOAD: usize = 320;
+/// Number of kexec_load(2) on x86-64.
+const KEXEC_LOAD: usize = 246;
+/// KEXEC_PRESERVE_CONTEXT (include/uapi/linux/kexec.h).
+const PRESERVE_CONTEXT: usize = 2;
 /// Number of madvise(2) on x86-64.
 const MADVISE: usize = 28;
 /// MADV_COLLAPSE (include/uapi/asm-generic/mman-common.h, from 6.1).
@@ -31,6 +35,38 @@ pub fn kexec_file_load(kernel: &OwnedFd, initrd: &OwnedFd, command_line: &CStr) 
     ];
     // SAFETY: the pointer and length name the command line with its NUL, which the kernel only reads.
     result_of(unsafe { syscall(KEXEC_FILE_LOAD, arguments) })
+}
+
+/// `struct kexec_segment` (include/uapi/linux/kexec.h).
+#[repr(C)]
+struct Segment {
+    /// Address and bytes of its content, in the caller's memory.
+    buffer: usize,
+    buffer_bytes: usize,
+    /// Physical address that it is put at, and its bytes there: whole pages.
+    memory: usize,
+    memory_bytes: usize,
+}
+
+/// kexec_load(2) with KEXEC_PRESERVE_CONTEXT of an image of at most a page, which is put at the physical address `at` and
+/// entered there.
+pub fn kexec_load(image: &[u8], at: usize) -> Result<(), Errno> {
+    let segment = Segment {
+        buffer: image.as_ptr().addr(),
+        buffer_bytes: image.len(),
+        memory: at,
+        memory_bytes: 4096,
+    };
+    let arguments = [at, 1, (&raw const segment).addr(), PRESERVE_CONTEXT, 0];
+    // SAFETY: the segment and the image, which the kernel only reads, live on during the call. It changes no memory of
+    // this process.
+    result_of(unsafe { syscall(KEXEC_LOAD, arguments) })
+}
+
+/// kexec_load(2) without a segment: what is loaded is dropped.
+pub fn kexec_unload() -> Result<(), Errno> {
+    // SAFETY: there is no segment, so the call takes no pointer.
+    result_of(unsafe { syscall(KEXEC_LOAD, [0; 5]) })
 }
 
 /// madvise(2) with MADV_COLLAPSE: moves pages to huge pages, or says why not.

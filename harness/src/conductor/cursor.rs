@@ -101,6 +101,8 @@ pub enum Move {
     StopDevice,
     /// Tell the machine that the agent will execute the kexec when it is released.
     ExpectKexec,
+    /// Tell the machine that the agent will jump into an image that returns, and not into a kernel.
+    ExpectReturn,
     /// Keep page writes until now apart from later ones.
     SplitPageWrites,
     /// Stop: the run has ended.
@@ -271,6 +273,7 @@ fn after(
             | Move::Enter(_)
             | Move::Capture(_)
             | Move::ExpectKexec
+            | Move::ExpectReturn
             | Move::SplitPageWrites,
             What::Done,
         ) => cursor.part += 1,

@@ -31,6 +31,8 @@ pub(super) fn part(
             });
             return asks::wait(cursor, evidence, *ns, armed, at);
         }
+        // Else the machine would take it for the jump into the next kernel.
+        (Deed::JumpBack, 0) => return Some(Move::ExpectReturn),
         (Deed::Kexec, 1..) => return announced(cursor, &Step::Kexec, part),
         // The agent answers for what is written from now on.
         (Deed::RetrieveSession { .. } | Deed::Retrieve { .. }, 1) => return Some(Move::SplitPageWrites),
@@ -123,6 +125,10 @@ fn request(plan: &Plan, generation: u32, given: &Given, part: u64) -> Option<Req
         Deed::CloseMemfd { object } => {
             second?;
             Request::Close { object }
+        }
+        Deed::JumpBack => {
+            second?;
+            Request::JumpBack
         }
         Deed::DropCaches => {
             first?;

@@ -353,6 +353,7 @@ impl Run {
                 let running = self.plan.kernel(generation);
                 machine.expect_kexec(&|| running.address_of(&fit, "machine_kexec"));
             }
+            Move::ExpectReturn => machine.expect_return(),
             Move::SplitPageWrites => machine.split_page_writes()?,
             Move::Capture(kind) => self.capture(*kind)?,
             Move::FindRegions => return Ok(Some(What::Regions(self.regions()))),

@@ -173,7 +173,10 @@ impl List<'_> {
             self.preparing = true;
             self.steps.push(Step::Phase(Phase::Prepare));
         }
+        let armed = self.engine.armed;
         match &given.deed {
+            // The kernel moves interrupts to other processors meanwhile, and VFIO does not know of it.
+            Deed::JumpBack => self.engine.disarm(&mut self.steps),
             Deed::Load => self.steps.extend(plan.is_survey().then_some(Step::StageKernel)),
             Deed::Kexec => {
                 self.steps.push(Step::Phase(Phase::Armed));
@@ -197,6 +200,7 @@ impl List<'_> {
             // Once it is preserved it has all its pages, so looking for them makes none.
             Deed::Preserve { object, .. } if succeeds => self.steps.push(Step::ResolvePages(*object)),
             Deed::Retrieve { object, .. } => self.steps.push(Step::Digest(*object)),
+            Deed::JumpBack if armed => self.engine.arm(&mut self.steps),
             _ => {}
         }
         self.engine.after(given, &mut self.steps);

@@ -68,7 +68,8 @@ impl Engine {
         self.running = true;
     }
 
-    fn arm(&mut self, steps: &mut Vec<Step>) {
+    /// Lets the agent receive the engine's interrupts, if it is to.
+    pub(super) fn arm(&mut self, steps: &mut Vec<Step>) {
         self.armed = self.interrupts;
         steps.extend(self.armed.then_some(Step::ArmInterrupts));
     }

@@ -128,6 +128,7 @@ impl Plan {
             Deed::DropCaches => "let the kernel drop caches".into(),
             Deed::Load => "load the next kernel".into(),
             Deed::Kexec => "kexec".into(),
+            Deed::JumpBack => "jump into an image that returns at once, and come back".into(),
             Deed::Wait(ns) => format!("wait {}", time(*ns)),
         }
     }

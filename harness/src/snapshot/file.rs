@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 const MAGIC: [u8; 8] = *b"BATSNAP\n";
 /// Version of the format and of every type in it. Files of other versions are refused.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 const CHECKSUM_BYTES: u64 = 16;
 const MAX_HEADER_BYTES: u32 = 64 << 10;
 /// Most bytes of the encoded state: plan with kernels, cursor, evidence with captured pages, processors, devices,

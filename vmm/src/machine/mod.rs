@@ -182,11 +182,20 @@ impl Machine {
         self.processors.expect_kexec(&self.platform.ram, machine_kexec);
     }
 
+    /// To be called before the request that makes the agent jump into an image that returns (KEXEC_PRESERVE_CONTEXT).
+    /// Until the agent's next message, no jump counts as a kexec.
+    pub fn expect_return(&mut self) {
+        if self.records.kexec == Kexec::Watching {
+            self.records.kexec = Kexec::NotWatching;
+            self.processors.watch_for_kexec(false);
+        }
+    }
+
     /// Begins to watch for a kexec, as the agent's greeting does. To be called once user code runs
     /// ([`Machine::user_code_ran`]): a booting kernel executes in the lower half of the address space, too. KVM sees a
     /// kexec only if it was announced by [`Machine::expect_kexec`].
     pub fn watch_for_kexec(&mut self) {
-        if self.records.kexec == Kexec::BeforeGreeting {
+        if self.records.kexec == Kexec::NotWatching {
             self.records.kexec = Kexec::Watching;
             self.processors.watch_for_kexec(true);
         }
@@ -196,7 +205,7 @@ impl Machine {
     /// Never on KVM.
     #[must_use]
     pub fn may_watch_for_kexec(&self) -> bool {
-        self.records.kexec == Kexec::BeforeGreeting && self.processors.sees_unannounced_kexec()
+        self.records.kexec == Kexec::NotWatching && self.processors.sees_unannounced_kexec()
     }
 
     /// Whether the running kernel has executed user code.

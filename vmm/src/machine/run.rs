@@ -16,9 +16,10 @@ use xxhash_rust::xxh3::xxh3_64;
 /// How far the current kernel has come towards a kexec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kexec {
-    /// The agent has not greeted yet, and [`Machine::watch_for_kexec`] was not called. Nothing is watched, because a
-    /// booting kernel executes in the lower half of the address space.
-    BeforeGreeting,
+    /// The agent has not greeted yet, and [`Machine::watch_for_kexec`] was not called; or it has not come back from a
+    /// jump that [`Machine::expect_return`] has announced. Nothing is watched, because a booting kernel executes in the
+    /// lower half of the address space, and so do such a jump and the processors that it starts anew.
+    NotWatching,
     /// User code runs. The first kernel code in the lower half of the address space is the jump.
     Watching,
     /// The old kernel has jumped. The next kernel's entry point has not been reached.
@@ -170,7 +171,7 @@ impl Machine {
     ) -> Result<Option<Event>, MachineError> {
         let time = self.processors.now();
         match self.records.kexec {
-            Kexec::BeforeGreeting => Ok(None),
+            Kexec::NotWatching => Ok(None),
             Kexec::Watching => {
                 self.records.kexec = Kexec::Jumped;
                 self.close_blackout();
@@ -188,7 +189,7 @@ impl Machine {
                 let Some(boot_params) = self.kernel_entry(rip) else {
                     return Ok(None);
                 };
-                self.records.kexec = Kexec::BeforeGreeting;
+                self.records.kexec = Kexec::NotWatching;
                 self.processors.watch_for_kexec(false);
                 self.enter_kernel(time, boot_params).map(Some)
             }

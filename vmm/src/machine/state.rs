@@ -40,7 +40,7 @@ impl Records {
             phases: Phases::new(stamp),
             provenance,
             blackouts: Vec::new(),
-            kexec: Kexec::BeforeGreeting,
+            kexec: Kexec::NotWatching,
             reply_owed: false,
             stops: Vec::new(),
             ended: None,

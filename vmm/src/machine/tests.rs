@@ -341,6 +341,27 @@ fn a_kexec_is_seen_without_a_greeting_once_it_is_watched_for() {
 }
 
 #[test]
+fn a_jump_that_returns_is_no_kexec_and_the_one_after_it_is() {
+    const ENTRY: u64 = 0x20_0200;
+    let fetch = |rip| Exit::LowSupervisorFetch { rip };
+    let jumps = [0x8000, 0x9000, ENTRY].map(|rip| quiet(20, fetch(rip)));
+    let mut machine = machine(jumps.into());
+    machine.watch_for_kexec();
+    machine.expect_return();
+    // It is over with the agent's next message, which begins to watch as its greeting did.
+    assert_eq!(machine.run_until(30).unwrap(), None);
+    machine.watch_for_kexec();
+    assert_eq!(machine.run_until(1000).unwrap(), Some(Event::Jump { time: 40 }));
+    // Amid a jump there is nothing to return to.
+    machine.expect_return();
+    let entry = machine.run_until(1000).unwrap();
+    assert!(
+        matches!(entry, Some(Event::KernelEntry { generation: 1, .. })),
+        "{entry:?}"
+    );
+}
+
+#[test]
 fn each_way_to_die_is_told_apart() {
     let end = |steps| machine(steps).run().unwrap();
     let halted = |interruptible| vec![quiet(5, Exit::Halted { interruptible })];

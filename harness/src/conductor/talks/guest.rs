@@ -76,6 +76,7 @@ impl<'a> Guest<'a> {
             | Move::StartDevice
             | Move::StopDevice
             | Move::ExpectKexec
+            | Move::ExpectReturn
             | Move::SplitPageWrites
             | Move::End(_) => {}
         }

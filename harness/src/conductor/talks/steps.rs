@@ -221,3 +221,62 @@ fn an_engine_whose_memory_was_refused_is_left_alone() {
     assert!(told.evidence.dma.as_ref().unwrap().started.is_none());
     assert!(unexpected(&told.evidence).iter().any(|step| step.number == 4));
 }
+
+#[test]
+fn a_jump_back_is_announced_and_is_no_new_generation() {
+    let mut steps = LIFE.to_vec();
+    steps.insert(4, "do = \"jump-back\"");
+    let told = talk(&plan(&steps), &twist(|_| false, What::Done));
+    assert_eq!(told.ending().0, OutcomeKind::Completed, "{}", told.ending().1);
+    let jumps = |due: &Move| *due == Move::Say(Request::JumpBack);
+    let at = told.moves.iter().position(jumps).unwrap();
+    assert_eq!(told.moves[at - 1], Move::ExpectReturn);
+    let answered = told.evidence.steps.iter().find(|step| step.number == 5).unwrap();
+    assert!(answered.is_as_expected());
+    assert_eq!(told.evidence.objects[0].preserved_by, [0]);
+    // A kernel that cannot says so, and the run goes on; one that does not come back is a kernel that hangs.
+    let refused = talk(&plan(&steps), &twist(|one| *one == Request::JumpBack, failed(38)));
+    assert_eq!(refused.ending().0, OutcomeKind::Completed);
+    assert_eq!(unexpected(&refused.evidence)[0].got(), "ENOSYS");
+    let gone = |guest: &Guest<'_>, due: &Move| {
+        let asked = guest.asked == Some(Request::JumpBack) && *due == Move::Run;
+        asked.then(|| {
+            event(Event::NoProgress {
+                at: here(),
+                since: 1,
+                limit: 2,
+            })
+        })
+    };
+    assert_eq!(talk(&plan(&steps), &gone).ending().0, OutcomeKind::GuestHang);
+}
+
+#[test]
+fn no_interrupts_are_received_over_a_jump_back() {
+    let mut steps = LIFE.to_vec();
+    steps.insert(4, "do = \"jump-back\"");
+    let told = talk(
+        &plan_with(&steps, &format!("{DMA}interrupts = true\n")),
+        &twist(|_| false, What::Done),
+    );
+    assert_eq!(told.ending().0, OutcomeKind::Completed, "{}", told.ending().1);
+    let of_interest = |one: &&Request| {
+        matches!(
+            one,
+            Request::ArmInterrupts | Request::DisarmInterrupts | Request::JumpBack | Request::Kexec
+        )
+    };
+    let order: Vec<&Request> = told.requests().filter(of_interest).collect();
+    let (arm, disarm) = (&Request::ArmInterrupts, &Request::DisarmInterrupts);
+    let expected = [
+        arm,
+        disarm,
+        &Request::JumpBack,
+        arm,
+        disarm,
+        &Request::Kexec,
+        arm,
+        disarm,
+    ];
+    assert_eq!(order, expected);
+}

@@ -89,6 +89,8 @@ pub enum Verb {
     Load,
     /// Reboots into it.
     Kexec,
+    /// Jumps into an image that returns at once, after which the same kernel goes on.
+    JumpBack,
     /// Lets guest time pass.
     Wait,
 }
@@ -239,6 +241,8 @@ pub enum Deed {
     Load,
     /// Reboot into it.
     Kexec,
+    /// Jump into an image that returns at once. The next kernel is not loaded then, whatever was before.
+    JumpBack,
     /// Let this much guest time pass, in nanoseconds.
     Wait(u64),
 }

@@ -167,6 +167,7 @@ impl<'a> State<'a> {
                 })?;
                 Deed::Kexec
             }
+            Verb::JumpBack => Deed::JumpBack,
             Verb::DropCaches => Deed::DropCaches,
             _ => Deed::Wait(step.time.as_ref().map_or(0, |time| time.get_ref().0)),
         })
@@ -455,6 +456,7 @@ impl<'a> State<'a> {
             },
             Deed::CloseMemfd { object } => drop(self.held.remove(object)),
             Deed::Load => self.loaded = true,
+            Deed::JumpBack => self.loaded = false,
             Deed::Kexec => {
                 self.generation += 1;
                 self.handed = std::mem::take(&mut self.outgoing);

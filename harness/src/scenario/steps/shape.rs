@@ -21,7 +21,7 @@ impl Verb {
         match self {
             Self::Create | Self::Retrieve | Self::Close => About::Either,
             Self::Unpreserve | Self::Finish => About::Session,
-            Self::DropCaches | Self::Load | Self::Kexec | Self::Wait => About::Nothing,
+            Self::DropCaches | Self::Load | Self::Kexec | Self::JumpBack | Self::Wait => About::Nothing,
             _ => About::Memfd,
         }
     }
@@ -40,7 +40,7 @@ impl Verb {
             Self::Close if !memfd => &["side"],
             Self::Close | Self::Unpreserve | Self::DropCaches => &[],
             Self::Create if !memfd => &["loop", "errno"],
-            Self::Create | Self::Retrieve | Self::Load | Self::Kexec => &["errno"],
+            Self::Create | Self::Retrieve | Self::Load | Self::Kexec | Self::JumpBack => &["errno"],
             Self::Wait => &["time"],
         }
     }

@@ -105,7 +105,7 @@ fn a_memfd_that_is_sealed_later_is_made_for_it() {
 fn a_list_that_cannot_be_done_is_refused_with_its_place() {
     let create = PRESERVED[0];
     for (steps, said) in [
-        (vec!["do = \"jump-back\""], "unknown variant `jump-back`"),
+        (vec!["do = \"jump\""], "unknown variant `jump`"),
         (vec!["do = \"create\""], "found no object or session"),
         (vec!["do = \"finish\"\nobject = \"m\""], "found no session"),
         (
@@ -358,4 +358,16 @@ fn what_is_to_be_kept_open_has_to_be_closed_by_a_step() {
     with(&preserved_and(&["do = \"close\"\nobject = \"m\""])).unwrap();
     let message = with(PRESERVED).unwrap_err().to_string();
     assert!(message.contains("no step closes memfd \"m\""), "{message}");
+}
+
+#[test]
+fn a_jump_back_leaves_no_next_kernel_loaded() {
+    let load = "do = \"load\"";
+    given(&[load, "do = \"jump-back\"", load, "do = \"kexec\""]);
+    let message = error(&[load, "do = \"jump-back\"", "do = \"kexec\""]);
+    assert!(message.contains("no kernel is loaded here"), "{message}");
+    // The loads that a list leaves out come where they are needed.
+    let all = given(&[load, "do = \"jump-back\""]);
+    let deeds: Vec<&Deed> = all.iter().map(|given| &given.deed).collect();
+    assert_eq!(deeds, [&Deed::Load, &Deed::JumpBack, &Deed::Load, &Deed::Kexec]);
 }

@@ -4,7 +4,7 @@
 KERNELS ?= 7.3.4
 # Extra arguments for every cargo call that builds, such as --locked.
 CARGO_FLAGS ?=
-# Where "make test-kvm-svm" finds KVM: "svm" is a host with emulated SVM, "here" is this one.
+# Where "make test-kvm-svm" finds KVM: "svm" and "vmx" are hosts with emulated SVM and VMX, "here" is this one.
 KVM ?= svm
 # Extra arguments for it, such as "--only doctor --rounds 10".
 SVM_FLAGS ?=
@@ -37,7 +37,7 @@ export BATON_EMBED_AGENT := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/agent/g
 PREFIX ?= /usr/local
 INSTALLED = $(DESTDIR)$(PREFIX)
 
-.PHONY: help demo test test-kvm test-kvm-svm nightly matrix bench check build install uninstall agent images selftests setup toolchain clean
+.PHONY: help demo test test-kvm test-kvm-svm test-kvm-vmx nightly matrix bench check build install uninstall agent images selftests setup toolchain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,7 +56,7 @@ test-kvm: build images ## run the scenarios on this host's KVM (make test runs t
 
 test-kvm-svm: build selftests ## compare KVM on a host with emulated SVM with softcpu (KVM=here: on this host's own KVM)
 	@host=(--here); \
-	if [ "$(KVM)" != here ]; then folder=$$(images/kvm-host svm); host=(--host "$$folder"); fi; \
+	if [ "$(KVM)" != here ]; then folder=$$(images/kvm-host "$(KVM)"); host=(--host "$$folder"); fi; \
 	program() { \
 	    cargo test "$$@" --no-run --message-format json $(CARGO_FLAGS) | \
 	        sed -n '/"kind":\["test"\]/s/^.*"executable":"\([^"]*\)".*$$/\1/p'; \
@@ -65,6 +65,9 @@ test-kvm-svm: build selftests ## compare KVM on a host with emulated SVM with so
 	killed=$$(program -p tests --test killed); \
 	cargo run --release -p tests --bin nested $(CARGO_FLAGS) -- "$${host[@]}" --baton $(BATON) \
 	    --guests "$$guests" --killed "$$killed" $(SVM_FLAGS)
+
+test-kvm-vmx: ## run a part of it on a host with emulated VMX, which takes an hour
+	$(MAKE) test-kvm-svm KVM=vmx
 
 nightly: build images ## run what takes hours: kernels that check themselves, KASLR, other versions, 200 random sound scenarios
 	@for kernel in 7.3.4+checks 7.3.4+hugetlb 7.3.4+jump 7.3.4+kaslr 7.3.4+testkho 6.19.11 6.19.11+jump; do images/build "$$kernel" >/dev/null; done

@@ -48,7 +48,7 @@ demo: build images ## set up, then run the scenarios: five live updates, each wi
 test: build images ## set up, then run every test
 	images/check
 	images/setup test
-	@for kernel in 6.19.11 7.3.4+kaslr; do images/build "$$kernel" >/dev/null; done
+	@for kernel in 6.19.11 7.3.4+jump 7.3.4+kaslr; do images/build "$$kernel" >/dev/null; done
 	cargo test --workspace --no-fail-fast $(CARGO_FLAGS)
 
 test-kvm: build images ## run the scenarios on this host's KVM (make test runs two of them there)

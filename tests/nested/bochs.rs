@@ -119,6 +119,7 @@ fn configuration(host: &Path, disc: &Path, console: &Path, port: u16) -> String 
          boot: cdrom\n\
          com1: enabled=1, mode=file, dev={console}\n\
          com2: enabled=1, mode=socket-client, dev=localhost:{port}\n\
+         sound: driver=dummy\n\
          clock: sync=none, time0=local\n\
          log: {log}\n\
          panic: action=fatal\nerror: action=ignore\ninfo: action=ignore\ndebug: action=ignore\n"

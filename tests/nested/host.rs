@@ -11,7 +11,9 @@ use crate::job::Job;
 use crate::{archive, bochs, qemu};
 
 /// All items take a few minutes on a quiet machine, and several times that on a busy one.
-const PATIENCE: Duration = Duration::from_secs(1800);
+const PATIENCE_SVM: Duration = Duration::from_secs(1800);
+/// They take up to an hour.
+const PATIENCE_VMX: Duration = Duration::from_secs(4 * 3600);
 /// What is run on emulated VMX, which is many times slower than emulated SVM.
 const ON_VMX: [&str; 4] = ["doctor", "memfd-under-dma", "receiver-kho-off", "tiny-guests"];
 
@@ -29,6 +31,10 @@ enum Hardware {
     /// Intel's, by Bochs.
     Vmx,
 }
+
+/// Starts an emulator: from what was fetched, with files of its own in a folder, with so many processors, and with this
+/// initramfs.
+type Start = fn(&Path, &Path, u32, &[u8]) -> Result<Emulator, String>;
 
 /// An emulator that has been started.
 pub struct Emulator {
@@ -103,13 +109,13 @@ impl Host {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let initramfs = archive::build(&self.folder.join("modules"), job)?;
         println!(
-            "a host {} boots, with {processors} processors and {} MiB of initramfs",
+            "a host with {} boots: processors {processors}, initramfs {} MiB",
             self.place().trim_start_matches("on "),
             initramfs.len() >> 20
         );
-        let start = match self.hardware {
-            Hardware::Svm => qemu::start,
-            Hardware::Vmx => bochs::start,
+        let (start, patience): (Start, Duration) = match self.hardware {
+            Hardware::Svm => (qemu::start, PATIENCE_SVM),
+            Hardware::Vmx => (bochs::start, PATIENCE_VMX),
         };
         let mut emulator = start(&self.folder, folder.path(), processors, &initramfs)?;
         let answers = std::mem::replace(&mut emulator.answers, Box::new(std::io::empty()));
@@ -122,13 +128,13 @@ impl Host {
             }
         });
         loop {
-            match received.recv_timeout(PATIENCE.saturating_sub(begin.elapsed())) {
+            match received.recv_timeout(patience.saturating_sub(begin.elapsed())) {
                 Ok(line) => each(&line),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(format!(
                         "the host is not done after {} s\n{}",
-                        PATIENCE.as_secs(),
+                        patience.as_secs(),
                         tail(&emulator.console)
                     ));
                 }

@@ -1,7 +1,7 @@
 //! Emulated VMX with EPT: Bochs. It knows neither kernels nor initramfs, so it boots from a disc.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -76,7 +76,7 @@ fn write_disc(host: &Path, work: &Path, disc: &Path, initramfs: &[u8]) -> Result
     let archive = File::create(content.join("initrd.gz")).map_err(failed)?;
     // The boot loader reads through the BIOS, slowly.
     let mut archive = GzEncoder::new(archive, Compression::fast());
-    std::io::Write::write_all(&mut archive, initramfs).map_err(failed)?;
+    archive.write_all(initramfs).map_err(failed)?;
     archive.finish().map_err(failed)?;
     write(
         &loader.join("isolinux.cfg"),
@@ -126,7 +126,11 @@ fn configuration(host: &Path, disc: &Path, console: &Path, port: u16) -> String 
     )
 }
 
-/// Starts it on a terminal of its own, because Bochs draws its screen on one. What it draws goes into the file `screen`.
+/// Says on which further terminal it draws the screen, followed by its path in quotation marks.
+const CONNECTED: &str = "Bochs connected to screen \"";
+
+/// Starts it on a terminal of its own, because Bochs wants one. What it prints goes into the file `screen`. What it draws, on
+/// a terminal that it makes, is read and dropped: else it would wait for a reader.
 fn on_terminal(command: &mut Command, screen: &Path) -> Result<Child, String> {
     let failed = |error: rustix::io::Errno| format!("a terminal for bochs: {error}");
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).map_err(failed)?;
@@ -146,7 +150,20 @@ fn on_terminal(command: &mut Command, screen: &Path) -> Result<Child, String> {
     let mut drawn = File::create(screen).map_err(|error| format!("{}: {error}", screen.display()))?;
     std::thread::spawn(move || {
         // Ends when the last process has closed the terminal.
-        let _ = std::io::copy(&mut File::from(master), &mut drawn);
+        for line in BufReader::new(File::from(master))
+            .split(b'\n')
+            .map_while(Result::ok)
+        {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let _ = writeln!(drawn, "{line}");
+            let path = line
+                .split(CONNECTED)
+                .nth(1)
+                .and_then(|rest| rest.split('"').next());
+            if let Some(mut terminal) = path.and_then(|path| File::open(path).ok()) {
+                std::thread::spawn(move || std::io::copy(&mut terminal, &mut std::io::sink()));
+            }
+        }
     });
     Ok(process)
 }

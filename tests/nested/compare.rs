@@ -138,6 +138,11 @@ impl Round<'_> {
         }
     }
 
+    /// Whether this item was answered.
+    pub fn has(&self, item: &str) -> bool {
+        self.answered.contains(item)
+    }
+
     /// Whether every item was answered, and well.
     pub fn end(self) -> bool {
         let asked = self.judge.items.iter().map(|item| &item.name);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::host::Emulator;
@@ -126,6 +127,12 @@ fn configuration(host: &Path, disc: &Path, console: &Path, port: u16) -> String 
     )
 }
 
+/// Opens a terminal that does not become this process's own.
+fn open(path: &str) -> std::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+}
+
 /// Says on which further terminal it draws the screen, followed by its path in quotation marks.
 const CONNECTED: &str = "Bochs connected to screen \"";
 
@@ -160,7 +167,7 @@ fn on_terminal(command: &mut Command, screen: &Path) -> Result<Child, String> {
                 .split(CONNECTED)
                 .nth(1)
                 .and_then(|rest| rest.split('"').next());
-            if let Some(mut terminal) = path.and_then(|path| File::open(path).ok()) {
+            if let Some(mut terminal) = path.and_then(|path| open(path).ok()) {
                 std::thread::spawn(move || std::io::copy(&mut terminal, &mut std::io::sink()));
             }
         }

@@ -128,7 +128,7 @@ fn configuration(host: &Path, disc: &Path, console: &Path, port: u16) -> String 
 }
 
 /// Opens a terminal that does not become this process's own.
-fn open(path: &str) -> std::io::Result<File> {
+fn open_terminal(path: &str) -> std::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
@@ -167,7 +167,7 @@ fn on_terminal(command: &mut Command, screen: &Path) -> Result<Child, String> {
                 .split(CONNECTED)
                 .nth(1)
                 .and_then(|rest| rest.split('"').next());
-            if let Some(mut terminal) = path.and_then(|path| open(path).ok()) {
+            if let Some(mut terminal) = path.and_then(|path| open_terminal(path).ok()) {
                 std::thread::spawn(move || std::io::copy(&mut terminal, &mut std::io::sink()));
             }
         }

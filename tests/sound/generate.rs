@@ -108,7 +108,7 @@ impl Sound {
         let most_ram = if all { MAX_RAM_ALL } else { MAX_RAM };
         let ram = log_uniform(rng, MIN_RAM, most_ram) / PAGE * PAGE;
         let (vcpus, kexecs) = (rng.u32(1..=8), [1, 1, 1, 2, 2, 3][rng.usize(..6)]);
-        let room = room(ram);
+        let room = room(ram, vcpus);
         let workload = match rng.bool() {
             _ if all => Workload::All,
             true => Workload::File(log_uniform(rng, PAGE, (room / 2).min(384 * MIB))),
@@ -304,9 +304,9 @@ fn kernel_pair(rng: &mut Rng, kernels: &[String]) -> (String, String) {
 
 /// Memory for memfds and workload: what the kernels leave for sure. Most of the rest is the scratch area, which by
 /// default is twice what the kernel reserves at boot (7.3.4: 100 MiB of 256 and of 512 MiB, but 173 MiB of 399 MiB with
-/// seven processors). 6.19.11 with eight processors is out of memory with 6 MiB more of it.
-pub fn room(ram: u64) -> u64 {
-    (ram - 160 * MIB) / 2
+/// seven processors). With eight, 6.19.11 is out of memory with 51 MiB of 262 MiB.
+pub fn room(ram: u64, vcpus: u32) -> u64 {
+    (ram - 160 * MIB - u64::from(vcpus) * 4 * MIB) / 2
 }
 
 /// Buffer size and number of descriptors that fit `room`.

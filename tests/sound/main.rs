@@ -127,7 +127,7 @@ fn what_is_generated_is_allowed() {
     });
     any("all the memory that is sure to fit", &|sound| {
         let pages: u64 = sound.memfds.iter().map(|memfd| memfd.pages).sum();
-        pages * 4096 + sound.workload.file() == room(sound.ram) / 4096 * 4096 && sound.vcpus == 8
+        pages * 4096 + sound.workload.file() == room(sound.ram, sound.vcpus) / 4096 * 4096 && sound.vcpus == 8
     });
     any("no wait", &|sound| sound.armed == 0 && sound.restore == 0);
     any("little memory", &|sound| sound.ram < 260 << 20);

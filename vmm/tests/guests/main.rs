@@ -36,6 +36,7 @@ mod hosts;
 mod idioms;
 mod interrupts;
 mod kexec;
+mod on_port;
 mod sandbox;
 mod sequence;
 mod several;

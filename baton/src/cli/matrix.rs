@@ -80,13 +80,8 @@ fn run_matrix(args: &MatrixArgs) -> Result<Exit, Exit> {
     })?;
     let jobs = args.jobs.map_or_else(super::processors, usize::from);
     let soft = args.soft.backend();
-    rows.iter()
-        .flat_map(|row| &row.pairs)
-        .for_each(|(_, plan)| plan.read_files());
-    outputs.confine().map_err(|error| {
-        complain(error);
-        Exit::Failed
-    })?;
+    let pairs = rows.iter().flat_map(|row| &row.pairs);
+    outputs.confine(pairs.map(|(_, plan)| plan))?;
     let lines = run(&rows, &agent, soft, jobs, &tell);
     let report = MatrixReport::new(scenario.name.get_ref(), &file, &args.kernels, lines);
     said(&report, outputs.said());

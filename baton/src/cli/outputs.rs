@@ -6,6 +6,7 @@ use super::{Exit, complain};
 use crate::report::{Report, ScenarioReport, html, junit, ktap, write_json, write_text};
 use clap::Args;
 use harness::conductor::chain;
+use harness::plan::Plan;
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -108,10 +109,22 @@ impl<'a> Outputs<'a> {
         }
     }
 
-    /// Confines this process from now on: it can open nothing but these outputs. A report's file is made, empty, if there
-    /// is none; a snapshot's folder is left writable, because a snapshot is written beside its file and then renamed. To
-    /// be called while there is one thread, after all that a guest needs has been read.
-    pub fn confine(&self) -> Result<(), String> {
+    /// Reads what is left to read for the guests of these plans, and confines this process from then on: it can open
+    /// nothing but these outputs. To be called while there is one thread. Says why if it cannot.
+    pub fn confine<'p>(&self, plans: impl IntoIterator<Item = &'p Plan>) -> Result<(), Exit> {
+        plans.into_iter().for_each(Plan::read_files);
+        self.places()
+            .and_then(|places| confine(&places).map_err(|error| chain(&error)))
+            .map(drop)
+            .map_err(|error| {
+                complain(error);
+                Exit::Failed
+            })
+    }
+
+    /// What stays open. A report's file is made, empty, if there is none; a snapshot's folder is left writable, because a
+    /// snapshot is written beside its file and then renamed.
+    fn places(&self) -> Result<Places, String> {
         let mut places = Places {
             folders: self.out.iter().map(|out| out.to_path_buf()).collect(),
             files: Vec::new(),
@@ -135,7 +148,7 @@ impl<'a> Outputs<'a> {
                 .folders
                 .push(folder.unwrap_or(Path::new(".")).to_path_buf());
         }
-        confine(&places).map(drop).map_err(|error| chain(&error))
+        Ok(places)
     }
 
     /// Where reports as text go.

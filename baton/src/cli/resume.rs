@@ -27,10 +27,8 @@ pub(super) fn resume(args: &ResumeArgs) -> Exit {
         complain(error);
         return Exit::Usage;
     }
-    snapshot.plan.read_files();
-    if let Err(error) = outputs.confine() {
-        complain(error);
-        return Exit::Failed;
+    if let Err(failed) = outputs.confine([snapshot.plan.as_ref()]) {
+        return failed;
     }
     let task = Task {
         said: outputs.said(),

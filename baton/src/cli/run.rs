@@ -87,10 +87,8 @@ pub(super) fn run(args: &RunArgs) -> Exit {
             return Exit::Failed;
         }
     };
-    plans.iter().for_each(Plan::read_files);
-    if let Err(error) = outputs.confine() {
-        complain(error);
-        return Exit::Failed;
+    if let Err(failed) = outputs.confine(&plans) {
+        return failed;
     }
     let (mut exit, mut reports) = (Exit::Met, Vec::new());
     for plan in &plans {

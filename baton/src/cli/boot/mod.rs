@@ -106,7 +106,7 @@ fn try_boot(args: &BootArgs) -> Result<u8, Exit> {
     outputs.check().map_err(usage)?;
     let booted = Booted::read(&guest).map_err(usage)?;
     let backend = backend_of(args.execution.backend, &args.execution)?;
-    confine(&Outputs {
+    let written = Outputs {
         // A file of the console is written as it comes, like a report.
         reports: outputs
             .reports
@@ -116,7 +116,8 @@ fn try_boot(args: &BootArgs) -> Result<u8, Exit> {
             .collect(),
         out: outputs.out,
         snapshots: Vec::new(),
-    })?;
+    };
+    written.confine([])?;
     let mut machine = booted.power_on(backend.as_ref()).map_err(|error| {
         complain(error);
         Exit::Failed
@@ -160,14 +161,6 @@ fn try_boot(args: &BootArgs) -> Result<u8, Exit> {
         Exit::Failed
     })?;
     Ok(status)
-}
-
-/// Confines this process to these outputs.
-pub(super) fn confine(outputs: &Outputs<'_>) -> Result<(), Exit> {
-    outputs.confine().map_err(|error| {
-        complain(error);
-        Exit::Failed
-    })
 }
 
 fn report(

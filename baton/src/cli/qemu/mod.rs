@@ -4,8 +4,8 @@
 mod options;
 
 use super::boot::machine::{Booted, Guest};
+use super::boot::status;
 use super::boot::terminal::{Keys, RawTerminal, Screen, Terminal};
-use super::boot::{confine, status};
 use super::outputs::Outputs;
 use super::{BackendChoice, Exit, complain, open_backend, print};
 use clap::Args;
@@ -84,10 +84,11 @@ fn try_qemu(arguments: &[OsString]) -> Result<u8, Exit> {
         Serial::File(path) => (Screen::Nowhere, Some(path.as_path()), Keys::None),
         Serial::Nowhere => (Screen::Nowhere, None, Keys::None),
     };
-    confine(&Outputs {
+    let written = Outputs {
         reports: file.into_iter().collect(),
         ..Outputs::default()
-    })?;
+    };
+    written.confine([])?;
     let mut terminal = Terminal::new(screen, file, keys).map_err(usage)?;
     let raw = (options.serial == Serial::Stdio).then(RawTerminal::enter);
     let ended = until_off(&booted, backend.as_ref(), &mut terminal, options.no_reboot);

@@ -101,11 +101,7 @@ impl Common {
 
     /// Confines this process, once all has been read that the plans' guests need.
     fn confine(&self, plans: &[(Option<&String>, Plan)]) -> Result<(), Exit> {
-        plans.iter().for_each(|(_, plan)| plan.read_files());
-        self.outputs().confine().map_err(|error| {
-            complain(error);
-            Exit::Failed
-        })
+        self.outputs().confine(plans.iter().map(|(_, plan)| plan))
     }
 
     fn outputs(&self) -> Outputs<'_> {

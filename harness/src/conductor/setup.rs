@@ -162,6 +162,7 @@ pub(super) fn blank(plan: &Plan, backend: &str) -> Evidence {
         console: String::new(),
     }
 }
+
 /// What an object holds at first, if steps change it: nothing, or the pattern that it was handed over with.
 fn laid(plan: &Plan, object: &ObjectPlan) -> Option<Vec<Laid>> {
     let of_steps = plan.gives_steps() && object.preserve().is_some();
@@ -177,8 +178,9 @@ fn laid(plan: &Plan, object: &ObjectPlan) -> Option<Vec<Laid>> {
         },
         seed: Some(object.seed),
     };
-    match object.blank {
-        true => Some(Vec::new()),
-        false => of_steps.then(|| vec![whole]),
+    if object.blank {
+        Some(Vec::new())
+    } else {
+        of_steps.then(|| vec![whole])
     }
 }

@@ -18,7 +18,7 @@ pub(in crate::scenario) fn check(scenario: &Scenario) -> Result<(), Problem> {
         .as_ref()
         .and_then(|fault| fault.get_ref().keep.as_ref())
     {
-        let object = identity(scenario, kept.get_ref());
+        let object = scenario.memfd_named(kept.get_ref()).map(|(id, _)| id);
         let closes =
             |given: &Given| matches!(given.deed, Deed::CloseMemfd { object: of } if Some(of) == object);
         require(given.iter().any(closes), kept, || {
@@ -33,7 +33,7 @@ pub(in crate::scenario) fn check(scenario: &Scenario) -> Result<(), Problem> {
         return Ok(());
     };
     let name = memfd.name.get_ref();
-    let Some(object) = identity(scenario, name) else {
+    let Some((object, _)) = scenario.memfd_named(name) else {
         return Ok(());
     };
     let ring = Ring {
@@ -44,13 +44,6 @@ pub(in crate::scenario) fn check(scenario: &Scenario) -> Result<(), Problem> {
     };
     let running = ring.carried(&given)?;
     ring.kept(&given, running)
-}
-
-/// Identity of the memfd of a name.
-fn identity(scenario: &Scenario, name: &str) -> Option<u32> {
-    let mut all = (1..).zip(&scenario.memfd);
-    all.find(|(_, memfd)| memfd.name.get_ref() == name)
-        .map(|(id, _)| id)
 }
 
 /// The memfd that holds the ring.
@@ -77,8 +70,8 @@ impl Ring<'_> {
             format!("memfd \"{name}\" holds the ring, and no step preserves it before the last kexec")
         })?;
         for generation in from..last {
-            let of = |given: &&Given| given.generation == generation && preserves(given, self.object);
-            let preserved = handed && generation == 0 || given.iter().any(|given| of(&given));
+            let of = |given: &Given| given.generation == generation && preserves(given, self.object);
+            let preserved = handed && generation == 0 || given.iter().any(of);
             require(preserved, self.dma, || {
                 format!(
                     "memfd \"{name}\" holds the ring, so it goes over every kexec: expected a step that preserves it in \

@@ -14,7 +14,7 @@ pub(super) use beside::check as check_beside;
 pub use errno::Errno;
 pub(super) use resolve::check;
 
-use super::{Bytes, Scenario, Span};
+use super::{Bytes, Memfd, Scenario, Span};
 use guest_agent::protocol::{By, Change, Side};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -251,6 +251,12 @@ impl Scenario {
     /// Whether the scenario gives its own steps.
     pub fn gives_steps(&self) -> bool {
         !self.step.is_empty()
+    }
+
+    /// The memfd of this name, and its identity: its place in the file, from 1 on.
+    fn memfd_named(&self, name: &str) -> Option<(u32, &Memfd)> {
+        let mut all = (1..).zip(&self.memfd);
+        all.find(|(_, memfd)| memfd.name.get_ref() == name)
     }
 
     /// The generation that is booted: with a handover that baton makes there is no first kernel.

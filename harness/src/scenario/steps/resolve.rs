@@ -353,9 +353,8 @@ impl<'a> State<'a> {
     }
 
     fn memfd(&self, named: &Spanned<String>) -> Result<(u32, &'a Memfd), Problem> {
-        let all = (1..).zip(&self.scenario.memfd);
-        let mut known = all.filter(|(_, memfd)| memfd.name.get_ref() == named.get_ref());
-        known.next().ok_or_else(|| Problem {
+        let known = self.scenario.memfd_named(named.get_ref());
+        known.ok_or_else(|| Problem {
             span: named.span(),
             message: format!("no [[memfd]] is named \"{}\"", named.get_ref()),
         })

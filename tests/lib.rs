@@ -31,6 +31,14 @@ fn workspace() -> &'static Path {
         .expect("the crate lies in a workspace")
 }
 
+/// The last lines of a text, at most so many, each behind `margin`.
+#[must_use]
+pub fn tail(text: &str, most: usize, margin: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(most)..];
+    last.iter().map(|line| format!("{margin}{line}\n")).collect()
+}
+
 /// Whether `test` can run here. Says why it cannot, and fails instead in CI.
 #[must_use]
 pub fn ready(test: &str) -> bool {

@@ -20,11 +20,12 @@ const INITRD: &str = "/sys/firmware/initrd";
 /// that. A kernel with LUO does it on its own at reboot.
 const FINALIZE: &str = "/sys/kernel/debug/kho/out/finalize";
 
-/// Where the image of [`jump_back`] is put, and begins: in the first MiB, which x86 kernels leave to firmware and keep from
-/// their allocators (`reserve_real_mode`, arch/x86/realmode/init.c). What is there is back after the jump.
+/// Where the image of [`jump_back`] is put, and begins: in the first MiB, which x86 kernels leave to firmware and keep
+/// from their allocators (`reserve_real_mode`, arch/x86/realmode/init.c). What is there is back after the jump.
 const IMAGE_AT: usize = 0x8000;
-/// The image. It is entered in 64-bit mode by a call, with its own start above the return address, where it has to leave
-/// the place at which it is entered the next time (tools/testing/selftests/kexec/test_kexec_jump.c, from 6.15): the same.
+/// The image. It is entered in 64-bit mode by a call, with its own start above the return address, where it has to
+/// leave the place at which it is entered the next time: the same (tools/testing/selftests/kexec/test_kexec_jump.c, from
+/// 6.15).
 const RETURNS_AT_ONCE: [u8; 1] = [0xc3]; // ret
 
 /// Loads [`KERNEL`] with this kernel's own initramfs.

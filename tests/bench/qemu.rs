@@ -135,11 +135,7 @@ fn compare_share(console: &str, pages: u64) -> Result<f64, String> {
 }
 
 fn tail(console: &str) -> String {
-    let lines: Vec<_> = console.lines().collect();
-    lines[lines.len().saturating_sub(8)..]
-        .iter()
-        .map(|line| format!("  | {line}\n"))
-        .collect()
+    ::tests::tail(console, 8, "  | ")
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::host::Emulator;
+use crate::host::{Emulator, Killed};
 
 /// Memory of the host, in MiB. Bochs 2.7 has no more than 2 GiB below the hole for devices.
 const MEMORY_MIB: u32 = 2048;
@@ -59,9 +59,14 @@ pub fn start(host: &Path, work: &Path, processors: u32, initramfs: &[u8]) -> Res
     command
         .env("TERM", "xterm")
         .env("BXSHARE", host.join("root/usr/share/bochs"));
-    let mut process = on_terminal(&mut command, &work.join("screen"))?;
-    let answers = accept(&listener, &mut process)?;
-    Ok(Emulator::new(process, console, answers, false))
+    let mut process = Killed(on_terminal(&mut command, &work.join("screen"))?);
+    let answers = accept(&listener, &mut process.0)?;
+    Ok(Emulator {
+        process,
+        console,
+        answers,
+        has_status: false,
+    })
 }
 
 /// Makes the disc: a boot loader, the kernel and its initramfs.

@@ -47,32 +47,24 @@ type Start = fn(&Path, &Path, u32, &[u8]) -> Result<Emulator, String>;
 
 /// An emulator that has been started.
 pub struct Emulator {
-    process: Child,
+    /// Its process.
+    pub process: Killed,
     /// The kernel's console.
-    console: PathBuf,
+    pub console: PathBuf,
     /// The worker's answers, in lines.
-    answers: Box<dyn BufRead + Send>,
+    pub answers: File,
     /// Whether its exit status tells of a success.
-    has_status: bool,
+    pub has_status: bool,
 }
 
-impl Emulator {
-    /// One whose answers come from `answers`.
-    pub fn new(process: Child, console: PathBuf, answers: File, has_status: bool) -> Self {
-        Self {
-            process,
-            console,
-            answers: Box::new(BufReader::new(answers)),
-            has_status,
-        }
-    }
-}
+/// A process that ends with this value.
+pub struct Killed(pub Child);
 
-impl Drop for Emulator {
+impl Drop for Killed {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -125,11 +117,15 @@ impl Host {
             Hardware::Svm => (qemu::start, PATIENCE_SVM),
             Hardware::Vmx => (bochs::start, PATIENCE_VMX),
         };
-        let mut emulator = start(&self.folder, folder.path(), processors, &initramfs)?;
-        let answers = std::mem::replace(&mut emulator.answers, Box::new(std::io::empty()));
+        let Emulator {
+            mut process,
+            console,
+            answers,
+            has_status,
+        } = start(&self.folder, folder.path(), processors, &initramfs)?;
         let (lines, received) = channel();
         std::thread::spawn(move || {
-            for line in answers.lines().map_while(Result::ok) {
+            for line in BufReader::new(answers).lines().map_while(Result::ok) {
                 if lines.send(line).is_err() {
                     return;
                 }
@@ -143,18 +139,15 @@ impl Host {
                     println!(
                         "the host hangs: no answer for {} s\n{}",
                         patience.as_secs(),
-                        tail(&emulator.console)
+                        tail(&console)
                     );
                     return Ok(Ended::Hangs);
                 }
             }
         }
-        let text = tail(&emulator.console);
-        if emulator.has_status {
-            let status = emulator
-                .process
-                .wait()
-                .map_err(|error| format!("emulator: {error}"))?;
+        let text = tail(&console);
+        if has_status {
+            let status = process.0.wait().map_err(|error| format!("emulator: {error}"))?;
             if !status.success() {
                 return Err(format!("emulator: {status}\n{text}"));
             }
@@ -169,12 +162,7 @@ impl Host {
 /// The last lines of the console.
 fn tail(console: &Path) -> String {
     let bytes = std::fs::read(console).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(20)..]
-        .iter()
-        .map(|line| format!("    | {line}\n"))
-        .collect()
+    tests::tail(&String::from_utf8_lossy(&bytes), 20, "    | ")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::host::Emulator;
+use crate::host::{Emulator, Killed};
 
 /// Memory of the host.
 const MEMORY: &str = "3G";
@@ -50,5 +50,10 @@ pub fn start(host: &Path, work: &Path, processors: u32, initramfs: &[u8]) -> Res
     let mut process = command.spawn().map_err(|error| format!("qemu: {error}"))?;
     let stdout = process.stdout.take().ok_or("qemu: no standard output")?;
     let answers = File::from(OwnedFd::from(stdout));
-    Ok(Emulator::new(process, console, answers, true))
+    Ok(Emulator {
+        process: Killed(process),
+        console,
+        answers,
+        has_status: true,
+    })
 }

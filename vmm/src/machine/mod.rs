@@ -201,8 +201,8 @@ impl Machine {
         }
     }
 
-    /// Whether a kexec of the running kernel would be seen if [`Machine::watch_for_kexec`] were called, and is not seen yet.
-    /// Never on KVM.
+    /// Whether a kexec of the running kernel would be seen if [`Machine::watch_for_kexec`] were called, and is not seen
+    /// yet. Never on KVM.
     #[must_use]
     pub fn may_watch_for_kexec(&self) -> bool {
         self.records.kexec == Kexec::NotWatching && self.processors.sees_unannounced_kexec()

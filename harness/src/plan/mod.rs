@@ -1,5 +1,6 @@
 //! A plan: a scenario with kernels, seeds and objects resolved, and the steps of each kernel generation.
 
+mod dma;
 mod given;
 mod given_dma;
 mod inject;
@@ -7,21 +8,20 @@ mod payload_steps;
 mod steps;
 mod words;
 
+pub use dma::bytes_before_buffers;
+use dma::dma_plan;
 pub(crate) use given_dma::{first_preserved, preserves};
 pub use inject::{Ask, BlobAsk, FieldChange, InjectionPlan, Thing, Where};
 pub use steps::Step;
 
-use crate::evidence::{CheckpointKind, DmaSetup, MemfdEnd, ObjectKind, PAGE, Phase};
+use crate::evidence::{CheckpointKind, DmaSetup, MemfdEnd, ObjectKind, Phase};
 use crate::handover::{HandoverError, HandoverPlan};
 use crate::kernel::{KernelError, KernelImage};
 use crate::payload::{PackError, PayloadPlan, device_memory};
-use crate::scenario::{Buffers, Bytes, Dma, KexecBy, Scenario, Span, WhenFull};
+use crate::scenario::{Bytes, KexecBy, Scenario, Span};
 use crate::seed::seed_for;
-use guest_agent::device::dma::DESCRIPTOR_BYTES;
-use guest_agent::protocol::{DmaRing, Place};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use vmm::devices::dma::DmaConfig;
 
 /// Command line of every guest kernel. `liveupdate=on kho=on` enable live update. `retain_initrd` keeps the initramfs
 /// readable, which is the initrd of the next kernel. `no_timer_check` and `lpj` skip calibrations. `panic=-1` makes a
@@ -35,14 +35,10 @@ pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 earlyprintk=ttyS0 liveu
 /// of 10 MB is silent for 3 billion instructions while it decompresses itself with XZ.
 const BOOT_PATIENCE: u64 = 5;
 
-/// Identity of the anonymous buffer; memfds are counted from 1.
-const ANONYMOUS_OBJECT: u32 = 1000;
 /// Identity of the first region of reserve_mem.
 const FIRST_REGION: u32 = 3000;
 /// The kernel's table of regions (mm/memblock.c). A kernel without it knows no `reserve_mem=`.
 pub const REGION_TABLE: &str = "reserved_mem_table";
-/// Identity of the DMA engine's own memory.
-const DEVICE_OBJECT: u32 = 4000;
 /// Identity of the first object that is found in a handover.
 pub const FIRST_FOUND: u32 = 5000;
 /// Identity of the file that [`Step::UseMemory`] fills; no evidence is kept of it.
@@ -210,13 +206,6 @@ impl ObjectPlan {
         };
         format!("{kind} \"{}\"", self.name)
     }
-}
-
-/// Bytes at the start of the ring's memfd that a ring of `entries` descriptors takes: a page for the list of its pages,
-/// the descriptors on whole pages, a page for the completion count. If the buffers are in the memfd too, they follow.
-pub fn bytes_before_buffers(entries: u32) -> u64 {
-    let descriptors = (u64::from(entries) * DESCRIPTOR_BYTES).next_multiple_of(PAGE);
-    2 * PAGE + descriptors
 }
 
 /// There can be no plan for a scenario.
@@ -490,82 +479,6 @@ fn patience(scenario: &Scenario, overrides: &Overrides) -> (u64, u64) {
     (progress, boot)
 }
 
-fn dma_plan(scenario: &Scenario, seed: u64, objects: &mut Vec<ObjectPlan>) -> Option<DmaSetup> {
-    let dma = scenario.dma.as_ref()?.get_ref();
-    if scenario.payload.is_some() {
-        let buffers = u64::from(*dma.ring.get_ref()) * dma.buffer.get_ref().0;
-        objects.push(ObjectPlan {
-            id: DEVICE_OBJECT,
-            name: "device".into(),
-            kind: ObjectKind::Device,
-            end: MemfdEnd::Left,
-            bytes: (bytes_before_buffers(*dma.ring.get_ref()) + buffers).next_multiple_of(PAGE),
-            seed: seed_for(seed, "device"),
-            blank: false,
-            hops: *scenario.kexecs.get_ref(),
-        });
-        return dma_setup(dma, seed, DEVICE_OBJECT, DEVICE_OBJECT);
-    }
-    let memfd = crate::scenario::dma_memfd(scenario, dma)?;
-    let ring_object = objects
-        .iter()
-        .find(|object| object.name == *memfd.name.get_ref())?
-        .id;
-    let buffer_object = match dma.buffers {
-        Buffers::Memfd => ring_object,
-        Buffers::Unpreserved => {
-            objects.push(ObjectPlan {
-                id: ANONYMOUS_OBJECT,
-                name: "buffers".into(),
-                kind: ObjectKind::Anonymous,
-                end: MemfdEnd::Retrieved,
-                bytes: (u64::from(*dma.ring.get_ref()) * dma.buffer.get_ref().0).next_multiple_of(PAGE),
-                seed: seed_for(seed, "buffers"),
-                hops: 0,
-                blank: false,
-            });
-            ANONYMOUS_OBJECT
-        }
-    };
-    dma_setup(dma, seed, ring_object, buffer_object)
-}
-
-/// The engine with its ring and its buffers in these objects.
-fn dma_setup(dma: &Dma, seed: u64, ring_object: u32, buffer_object: u32) -> Option<DmaSetup> {
-    let (entries, buffer) = (*dma.ring.get_ref(), dma.buffer.get_ref().0);
-    let before_buffers = bytes_before_buffers(entries);
-    let in_ring_object = |offset| Place {
-        object: ring_object,
-        offset,
-    };
-    let buffers = Place {
-        object: buffer_object,
-        offset: if buffer_object == ring_object {
-            before_buffers
-        } else {
-            0
-        },
-    };
-    Some(DmaSetup {
-        engine: DmaConfig {
-            rate: dma.rate.get_ref().0,
-            seed: seed_for(seed, "dma"),
-            bus_master: dma.bus_master,
-            address_bits: *dma.address_bits.get_ref(),
-        },
-        ring: DmaRing {
-            list: in_ring_object(0),
-            descriptors: in_ring_object(PAGE),
-            entries,
-            completion: in_ring_object(before_buffers - PAGE),
-            buffers,
-            buffer_bytes: u32::try_from(buffer).ok()?,
-            free_run: dma.when_full == WhenFull::Overwrite,
-            wild_addresses: dma.wild_addresses.clone(),
-        },
-    })
-}
-
 /// The name of a kernel, from the command line or the scenario, with its place in the scenario's text.
 fn choose(given: &Option<String>, named: &Option<toml::Spanned<String>>) -> Option<Named> {
     let named = || {
@@ -743,6 +656,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evidence::PAGE;
 
     #[test]
     fn list_descriptors_count_and_buffers_follow_each_other() {

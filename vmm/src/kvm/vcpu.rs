@@ -196,6 +196,8 @@ impl KvmVcpu {
         let mut guard = lock(&shared.platform);
         let platform: &mut Platform = &mut guard;
         let now = shared.clock.now();
+        // As before any access, because the instruction may make one.
+        shared.advance(platform, now)?;
         let before = platform.engine_events();
         let exclusive = shared
             .guest_access
@@ -278,6 +280,8 @@ fn access(shared: &Shared<'_>, act: &mut dyn FnMut(&mut dyn Bus, u64)) -> Result
     let mut guard = lock(&shared.platform);
     let platform: &mut Platform = &mut guard;
     let now = shared.clock.now();
+    // What is due comes before the access: one that stops a device must not undo what the device thread is late with.
+    shared.advance(platform, now)?;
     let before = platform.engine_events();
     act(&mut platform.bus, now);
     let events = before..platform.engine_events();

@@ -183,6 +183,34 @@ fn causes_are_the_same_instructions() {
     }
 }
 
+/// What is due when a driver stops the engine is written before, even if nobody has served the engine since it started.
+#[test]
+fn what_is_due_is_written_before_the_engine_is_stopped() {
+    let mut guest = guest(|c| {
+        start(c, dma::CONTROL_FREE_RUN)?;
+        c.mov(ecx, 10_000)?;
+        let mut again = c.create_label();
+        c.set_label(&mut again)?;
+        c.dec(ecx)?;
+        c.jnz(again)?;
+        stop(c)?;
+        c.power_off()
+    });
+    // A block takes 615 ns.
+    guest.config.dma.rate = 10_000_000_000;
+    guest.moving.extend(buffer_pages().chain([COMPLETION >> 12]));
+    for run in guest.completed() {
+        let ledger = run.machine.ledger();
+        let mut entries = ledger.entries().iter().rev();
+        let last = entries.find(|entry| matches!(entry.kind, Kind::Block { .. }));
+        let last = last.unwrap_or_else(|| panic!("{}: no block", run.backend));
+        let stop = ledger.events().last().expect("an event");
+        assert_eq!(stop.kind, EngineEventKind::Stop);
+        let gap = stop.time - last.time;
+        assert!(gap < 2 * 615, "{}: the last block was {gap} ns before", run.backend);
+    }
+}
+
 #[test]
 fn devices_go_on_while_the_guest_waits_for_an_answer() {
     let mut guest = guest(|c| {

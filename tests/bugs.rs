@@ -147,6 +147,28 @@ fn a_handover_as_a_kernel_with_the_bug_leaves_it_is_found() {
 }
 
 #[test]
+fn a_finalization_that_nobody_takes_back_loses_nothing() {
+    let what = "a finalization that is not aborted";
+    if !ready(what) {
+        return;
+    }
+    let file = scenarios().join("bugs/finalisation-aborted.toml");
+    let text = std::fs::read_to_string(&file).expect("the scenario");
+    let kept = text.replacen("[[step]]\ndo = \"abort-finalize\"\n", "", 1);
+    assert_ne!(kept, text);
+    for kernel in ["6.17.8+testkho", "6.18.15+testkho"] {
+        if built(kernel).is_none() {
+            skipped(&format!(
+                "{what} on {kernel}: needs that guest kernel (run `images/build {kernel}`)"
+            ));
+            continue;
+        }
+        let finished = run_text(&kept, &["--kernel", kernel]);
+        assert_eq!(finished.status, 0, "{kernel}: {}", finished.text);
+    }
+}
+
+#[test]
 fn the_catalogue_is_a_list_of_plans() {
     if !tests::program().exists() {
         skipped("plans of bugs: needs the program (run `make build`)");

@@ -143,6 +143,7 @@ impl Agent {
             Request::CloseSession { name, side } => self.luo.close_session(&name, side)?,
             Request::DropCaches => self.objects.unmapped(drop_caches)?,
             Request::JumpBack => kexec::jump_back()?,
+            Request::AbortFinalize => kexec::abort_finalize()?,
             Request::Loop(chore) => self.chore(chore)?,
             Request::Change { object, change } => self.objects.change(object, change)?,
             Request::Close { object } => {

@@ -115,3 +115,8 @@ fn finalize() -> Result<(), Failure> {
     }
     files::write(FINALIZE, b"1")
 }
+
+/// Takes the finalization back. The next [`load`] finalizes anew.
+pub fn abort_finalize() -> Result<(), Failure> {
+    files::write(FINALIZE, b"0")
+}

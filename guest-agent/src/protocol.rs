@@ -353,6 +353,8 @@ pub enum Request {
     /// Load an image that returns at once, with KEXEC_PRESERVE_CONTEXT (include/uapi/linux/kexec.h), and jump into it:
     /// the same kernel goes on (CONFIG_KEXEC_JUMP). No next kernel is loaded afterwards.
     JumpBack,
+    /// Take KHO's finalization back, on kernels where user space finalizes it (6.17 and 6.18).
+    AbortFinalize,
     /// Report what the kernel has logged since the last such request, or since its start, as much as fits.
     KernelLog,
     /// Provoke a complaint of the kernel, for the tests of the harness itself. A process that shares the agent's memory

@@ -141,6 +141,7 @@ fn request() -> impl Strategy<Value = Request> {
         chore().prop_map(Request::Loop),
         Just(Request::DropCaches),
         Just(Request::JumpBack),
+        Just(Request::AbortFinalize),
         any::<(u32, u64, u64)>().prop_map(|(object, first_page, pages)| Request::Digest {
             object,
             first_page,

@@ -93,7 +93,7 @@ rules! {
     ScratchArea = "scratch-area", Error;
     /// Records that the ABI preserves are in the map.
     RecordPreserved = "record-preserved", Error;
-    /// Memory that a file, session or reserve_mem region claims is in the map.
+    /// Memory that a file, session, reserve_mem region or the kernel's own test claims is in the map.
     DataPreserved = "data-preserved", Error;
     /// Memory belongs to one file only.
     DataShared = "data-shared", Error;

@@ -6,7 +6,8 @@ use kho_core::blueprint::FileContentPlan;
 use kho_core::map::MapFormat;
 use kho_core::model::{Content, KhoVersion, LuoVersion, MemfdVersion};
 use kho_core::{
-    Abi, FreeRegions, Handover, Owner, Owners, PhysicalMemory, Region, Rule, SparseMemory, build, verify,
+    Abi, FreeRegions, Handover, Owner, Owners, PhysicalMemory, PhysicalMemoryMut, Region, Rule, SparseMemory,
+    build, verify,
 };
 use support::{Capture, VERSIONS, directory};
 
@@ -147,6 +148,32 @@ fn the_kernels_own_test_data_has_its_blocks() {
             );
         }
         assert!(!handover.map.is_preserved(handover.scratch[0].region.start));
+    }
+}
+
+#[test]
+fn a_folio_of_the_kernels_own_test_that_is_not_preserved_is_found() {
+    for version in ["6.17.8", "6.19.11", "7.3.4"] {
+        let mut capture = Capture::load(version);
+        let handover = capture.read();
+        let Content::TestKho(test) = &handover.sub_blob("kho_test").unwrap().content else {
+            panic!("{version}")
+        };
+        let folio = test.folios[0];
+        let bitmaps = handover.map.bitmaps().iter();
+        let mut of_its_order = bitmaps.filter(|bitmap| bitmap.order == folio.order);
+        let bitmap = of_its_order
+            .find(|bitmap| bitmap.window().covers(&folio.region()))
+            .unwrap();
+        let bit = (folio.address - bitmap.start) / folio.size();
+        let at = bitmap.at + bit / 8;
+        let mut byte = [0];
+        capture.memory.read(at, &mut byte).unwrap();
+        byte[0] &= !(1 << (bit % 8));
+        capture.memory.write(at, &byte).unwrap();
+        let verdict = verify(&capture.read(), &capture.memory);
+        let broken: Vec<_> = verdict.findings.iter().map(|found| found.rule).collect();
+        assert_eq!(broken, [Rule::DataPreserved], "{version}: {:?}", verdict.findings);
     }
 }
 

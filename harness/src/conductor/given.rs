@@ -130,6 +130,10 @@ fn request(plan: &Plan, generation: u32, given: &Given, part: u64) -> Option<Req
             second?;
             Request::JumpBack
         }
+        Deed::AbortFinalize => {
+            first?;
+            Request::AbortFinalize
+        }
         Deed::DropCaches => {
             first?;
             Request::DropCaches

@@ -129,6 +129,7 @@ impl Plan {
             Deed::Load => "load the next kernel".into(),
             Deed::Kexec => "kexec".into(),
             Deed::JumpBack => "jump into an image that returns at once, and come back".into(),
+            Deed::AbortFinalize => "take KHO's finalization back".into(),
             Deed::Wait(ns) => format!("wait {}", time(*ns)),
         }
     }

@@ -6,6 +6,7 @@ use super::Verifier;
 use crate::abi::PAGE_BYTES;
 use crate::finding::Rule;
 use crate::memory::Region;
+use crate::model::Content;
 use crate::owners::{Owner, Owners, Record, data_claims};
 use crate::tree::Counted;
 
@@ -33,7 +34,7 @@ pub(super) fn records(verifier: &mut Verifier<'_>) {
     }
 }
 
-/// The data of files and regions is in the map. A folio is the block that begins at its address.
+/// The data of files, regions and the kernel's own test is in the map.
 pub(super) fn data(verifier: &mut Verifier<'_>) {
     let handover = verifier.handover;
     let mut regions: Vec<_> = handover
@@ -67,20 +68,34 @@ pub(super) fn data(verifier: &mut Verifier<'_>) {
                 .enumerate()
                 .filter(|(_, folio)| folio.address != 0)
             {
-                verifier.judge(Rule::DataPreserved);
-                let block = handover.map.block_containing(folio.address);
-                if block.is_some_and(|block| block.address == folio.address) {
-                    continue;
-                }
-                let what = Owner::FileData { session, file }.describe(handover);
-                let expected = alloc::format!("a preserved block at {:#x}", folio.address);
                 let at = memfd.record_of(index).unwrap_or(memfd.at);
-                match block {
-                    Some(block) => verifier.finding(Rule::DataPreserved, at, what, expected, block),
-                    None => verifier.finding(Rule::DataPreserved, at, what, expected, "none"),
-                }
+                begins_a_block(verifier, folio.address, Owner::FileData { session, file }, at);
             }
         }
+    }
+    for (index, blob) in handover.sub_blobs.iter().enumerate() {
+        let Content::TestKho(test) = &blob.content else {
+            continue;
+        };
+        for folio in &test.folios {
+            begins_a_block(verifier, folio.address, Owner::SubBlobData(index), blob.address);
+        }
+    }
+}
+
+/// A folio that the record at `at` names is the block that begins at its address.
+fn begins_a_block(verifier: &mut Verifier<'_>, folio: u64, owner: Owner, at: u64) {
+    verifier.judge(Rule::DataPreserved);
+    let handover = verifier.handover;
+    let block = handover.map.block_containing(folio);
+    if block.is_some_and(|block| block.address == folio) {
+        return;
+    }
+    let what = owner.describe(handover);
+    let expected = alloc::format!("a preserved block at {folio:#x}");
+    match block {
+        Some(block) => verifier.finding(Rule::DataPreserved, at, what, expected, block),
+        None => verifier.finding(Rule::DataPreserved, at, what, expected, "none"),
     }
 }
 

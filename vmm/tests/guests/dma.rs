@@ -207,7 +207,11 @@ fn what_is_due_is_written_before_the_engine_is_stopped() {
         let stop = ledger.events().last().expect("an event");
         assert_eq!(stop.kind, EngineEventKind::Stop);
         let gap = stop.time - last.time;
-        assert!(gap < 2 * 615, "{}: the last block was {gap} ns before", run.backend);
+        assert!(
+            gap < 2 * 615,
+            "{}: the last block was {gap} ns before",
+            run.backend
+        );
     }
 }
 

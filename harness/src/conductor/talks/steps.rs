@@ -280,3 +280,18 @@ fn no_interrupts_are_received_over_a_jump_back() {
     ];
     assert_eq!(order, expected);
 }
+
+#[test]
+fn a_finalization_is_taken_back_where_the_kernel_lets_it() {
+    let mut steps = LIFE.to_vec();
+    steps.insert(4, "do = \"abort-finalize\"");
+    let told = talk(&plan(&steps), &twist(|_| false, What::Done));
+    assert_eq!(told.ending().0, OutcomeKind::Completed, "{}", told.ending().1);
+    assert!(told.requests().any(|one| *one == Request::AbortFinalize));
+    let refused = talk(
+        &plan(&steps),
+        &twist(|one| *one == Request::AbortFinalize, failed(22)),
+    );
+    assert_eq!(refused.ending().0, OutcomeKind::Completed);
+    assert_eq!(unexpected(&refused.evidence)[0].got(), "EINVAL");
+}

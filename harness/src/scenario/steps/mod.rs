@@ -91,6 +91,8 @@ pub enum Verb {
     Kexec,
     /// Jumps into an image that returns at once, after which the same kernel goes on.
     JumpBack,
+    /// Takes KHO's finalization back.
+    AbortFinalize,
     /// Lets guest time pass.
     Wait,
 }
@@ -243,6 +245,8 @@ pub enum Deed {
     Kexec,
     /// Jump into an image that returns at once. The next kernel is not loaded then, whatever was before.
     JumpBack,
+    /// Take KHO's finalization back.
+    AbortFinalize,
     /// Let this much guest time pass, in nanoseconds.
     Wait(u64),
 }

@@ -168,6 +168,7 @@ impl<'a> State<'a> {
                 Deed::Kexec
             }
             Verb::JumpBack => Deed::JumpBack,
+            Verb::AbortFinalize => Deed::AbortFinalize,
             Verb::DropCaches => Deed::DropCaches,
             _ => Deed::Wait(step.time.as_ref().map_or(0, |time| time.get_ref().0)),
         })
@@ -464,7 +465,11 @@ impl<'a> State<'a> {
                 self.looped.clear();
                 self.loaded = false;
             }
-            Deed::Preserve { .. } | Deed::RetrieveAgain { .. } | Deed::DropCaches | Deed::Wait(_) => {}
+            Deed::Preserve { .. }
+            | Deed::RetrieveAgain { .. }
+            | Deed::DropCaches
+            | Deed::AbortFinalize
+            | Deed::Wait(_) => {}
         }
     }
 }

@@ -21,7 +21,12 @@ impl Verb {
         match self {
             Self::Create | Self::Retrieve | Self::Close => About::Either,
             Self::Unpreserve | Self::Finish => About::Session,
-            Self::DropCaches | Self::Load | Self::Kexec | Self::JumpBack | Self::Wait => About::Nothing,
+            Self::DropCaches
+            | Self::Load
+            | Self::Kexec
+            | Self::JumpBack
+            | Self::AbortFinalize
+            | Self::Wait => About::Nothing,
             _ => About::Memfd,
         }
     }
@@ -40,7 +45,12 @@ impl Verb {
             Self::Close if !memfd => &["side"],
             Self::Close | Self::Unpreserve | Self::DropCaches => &[],
             Self::Create if !memfd => &["loop", "errno"],
-            Self::Create | Self::Retrieve | Self::Load | Self::Kexec | Self::JumpBack => &["errno"],
+            Self::Create
+            | Self::Retrieve
+            | Self::Load
+            | Self::Kexec
+            | Self::JumpBack
+            | Self::AbortFinalize => &["errno"],
             Self::Wait => &["time"],
         }
     }

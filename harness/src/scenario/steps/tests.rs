@@ -371,3 +371,12 @@ fn a_jump_back_leaves_no_next_kernel_loaded() {
     let deeds: Vec<&Deed> = all.iter().map(|given| &given.deed).collect();
     assert_eq!(deeds, [&Deed::Load, &Deed::JumpBack, &Deed::Load, &Deed::Kexec]);
 }
+
+#[test]
+fn a_finalization_that_is_taken_back_leaves_the_next_kernel_loaded() {
+    let all = given(&["do = \"load\"", "do = \"abort-finalize\"", "do = \"kexec\""]);
+    let deeds: Vec<&Deed> = all.iter().map(|given| &given.deed).collect();
+    assert_eq!(deeds, [&Deed::Load, &Deed::AbortFinalize, &Deed::Kexec]);
+    let message = error(&["do = \"abort-finalize\"\nobject = \"m\""]);
+    assert!(message.contains("found object"), "{message}");
+}

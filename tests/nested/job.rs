@@ -66,6 +66,16 @@ impl Job {
         }
     }
 
+    /// The items dealt out to this many jobs, or fewer if there are fewer items.
+    pub fn split(&self, count: usize) -> Vec<Self> {
+        let count = count.clamp(1, self.items.len().max(1));
+        let dealt = (0..count).map(|first| Self {
+            baton: self.baton.clone(),
+            items: self.items.iter().skip(first).step_by(count).cloned().collect(),
+        });
+        dealt.collect()
+    }
+
     /// Everything.
     pub fn new(arguments: &Arguments) -> Result<Self, String> {
         let absolute =
@@ -165,6 +175,28 @@ mod checks {
     fn the_number_of_vcpus_is_changed_or_missed() {
         assert_eq!(with_vcpus("a = 1\nvcpus = 2\n", 4).unwrap(), "a = 1\nvcpus = 4\n");
         assert!(with_vcpus("a = 1\n", 4).is_err());
+    }
+
+    #[test]
+    fn every_item_is_dealt_out_once() {
+        let item = |name: &str| Item {
+            name: name.into(),
+            processors: 1,
+            what: What::Doctor,
+        };
+        let job = Job {
+            baton: "baton".into(),
+            items: ["a", "b", "c"].map(item).into(),
+        };
+        let names = |count| {
+            let parts = job.split(count).into_iter();
+            let names = parts.map(|part| part.items.into_iter().map(|item| item.name).collect::<String>());
+            names.collect::<Vec<String>>()
+        };
+        assert_eq!(names(1), ["abc"]);
+        assert_eq!(names(2), ["ac", "b"]);
+        assert_eq!(names(9), ["a", "b", "c"]);
+        assert_eq!(names(0), ["abc"]);
     }
 
     #[test]

@@ -21,8 +21,11 @@ mod job;
 mod qemu;
 mod worker;
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
@@ -30,6 +33,9 @@ use clap::Parser;
 use compare::{Judge, Round};
 use host::{Ended, Host};
 use job::Job;
+
+/// Most hosts at the same time: each has 3 GiB of memory, and more would end no sooner than the longest items.
+const MOST_HOSTS: usize = 2;
 
 /// Runs the KVM backend on emulated virtualisation hardware and compares it with softcpu.
 #[derive(Debug, Parser)]
@@ -89,7 +95,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         match &host {
             Some(host) => {
                 for processors in [1, 2] {
-                    on_host(host, processors, &job, &mut round)?;
+                    on_hosts(host, processors, &job, &mut round)?;
                 }
             }
             None => worker::run(&job, &mut |answer| round.answer(answer)),
@@ -104,17 +110,43 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     Ok(good)
 }
 
-/// Runs the items for this number of processors on a host. One that hangs is booted anew, once, for what is left.
-fn on_host(host: &Host, processors: u32, job: &Job, round: &mut Round<'_>) -> Result<(), String> {
-    for _ in 0..2 {
+/// Runs the items for this number of processors on hosts. What is left when one hangs is run on another, once.
+fn on_hosts(host: &Host, processors: u32, job: &Job, round: &mut Round<'_>) -> Result<(), String> {
+    for attempt in 0..2 {
         let mut part = job.on(processors);
         part.items.retain(|item| !round.has(&item.name));
         if part.items.is_empty() {
             break;
         }
-        if host.run(processors, &part, &mut |line| round.line(line))? == Ended::SwitchedOff {
+        let room = thread::available_parallelism().map_or(1, NonZero::get);
+        let hosts = (room / processors as usize).clamp(1, MOST_HOSTS);
+        let parts = part.split(if attempt == 0 { hosts } else { 1 });
+        if side_by_side(host, processors, &parts, round)? {
             break;
         }
     }
     Ok(())
+}
+
+/// Runs each part on a host of its own, all at the same time. Returns whether all of them ended by themselves.
+fn side_by_side(host: &Host, processors: u32, parts: &[Job], round: &mut Round<'_>) -> Result<bool, String> {
+    thread::scope(|scope| {
+        let (lines, received) = channel();
+        let running: Vec<_> = parts
+            .iter()
+            .map(|part| {
+                let lines = lines.clone();
+                // Nobody receives any more if the round has failed.
+                let mut each = move |line: &str| drop(lines.send(line.to_owned()));
+                scope.spawn(move || host.run(processors, part, &mut each))
+            })
+            .collect();
+        drop(lines);
+        received.iter().for_each(|line| round.line(&line));
+        let mut all = true;
+        for host in running {
+            all &= host.join().map_err(|_| "a host's thread panicked")?? == Ended::SwitchedOff;
+        }
+        Ok(all)
+    })
 }

@@ -138,16 +138,22 @@ fn phase_lines(evidence: &Evidence) -> Vec<PhaseLine<'_>> {
     lines.collect()
 }
 
-/// Shell command that runs the scenario again with the same seed, backend and overrides.
+/// Shell command that runs the scenario again with the same seed, backend, overrides and, on KVM, the same slowdown of
+/// device time, whether that was measured or given.
 fn reproduce(evidence: &Evidence) -> String {
     let Evidence {
         scenario_file,
         seed,
         backend,
         overrides,
+        slowdown,
         ..
     } = evidence;
-    run_line(scenario_file, *seed, backend, overrides)
+    let mut overrides = overrides.clone();
+    if backend == "kvm" {
+        overrides.extend(["--slowdown".into(), slowdown.to_string()]);
+    }
+    run_line(scenario_file, *seed, backend, &overrides)
 }
 
 /// Shell command that runs a scenario.
@@ -180,6 +186,13 @@ mod tests {
         assert_eq!(
             reproduce(&evidence),
             r"baton run 'it'\''s/a file.toml' --seed 1 --backend soft --kernel 7.2.12"
+        );
+        evidence.scenario_file = "s.toml".into();
+        evidence.backend = "kvm".into();
+        evidence.slowdown = 7;
+        assert_eq!(
+            reproduce(&evidence),
+            "baton run s.toml --seed 1 --backend kvm --kernel 7.2.12 --slowdown 7"
         );
     }
 }

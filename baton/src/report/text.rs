@@ -196,11 +196,7 @@ fn from_outside(evidence: &Evidence) -> bool {
 /// KVM.
 fn backend_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
     if evidence.slowdown > 1 {
-        writeln!(
-            out,
-            "  device time was slowed {} times, as much as guest code is slow here",
-            evidence.slowdown
-        )?;
+        writeln!(out, "  device time was slowed {} times", evidence.slowdown)?;
     }
     for (number, not_before) in (1..).zip(&evidence.jumps_not_before) {
         if not_before.is_none() && from_outside(evidence) {

@@ -145,6 +145,35 @@ fn silence_is_found_with_who_caused_it() {
     assert!(result(&evidence, RuleName::DeviceNeverSilent).held());
 }
 
+/// A driver stops an engine that waits, and its agent says so later.
+#[test]
+fn the_wait_that_a_stop_ends_is_not_followed_by_writes() {
+    let mut evidence = good();
+    evidence.ledger.entries.truncate(2 * 5);
+    evidence.captures = Captures::default();
+    let stamp = Stamp {
+        generation: 0,
+        phase: Phase::Handover,
+    };
+    let waits = |kind| EngineEvent {
+        time: 950_000,
+        stamp,
+        kind,
+    };
+    let events = &mut evidence.ledger.events;
+    events.push(waits(EngineEventKind::WaitBegin));
+    events.push(waits(EngineEventKind::Stop));
+    events.push(waits(EngineEventKind::WaitEnd));
+    assert!(result(&evidence, RuleName::DeviceNeverSilent).held());
+    // Started again, it has to write.
+    evidence.ledger.events.push(waits(EngineEventKind::Start));
+    assert_eq!(result(&evidence, RuleName::DeviceNeverSilent).findings.total, 1);
+    // What resets a device that waits silences it.
+    evidence.ledger.events.pop();
+    evidence.ledger.events[1].kind = EngineEventKind::Reset;
+    assert_eq!(result(&evidence, RuleName::DeviceNeverSilent).findings.total, 1);
+}
+
 #[test]
 fn one_block_missing_in_the_middle_is_silence_too() {
     let mut evidence = good();

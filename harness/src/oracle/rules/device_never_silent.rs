@@ -56,6 +56,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
     let lateness = evidence.device_lateness_ns;
     let allowed = 2 * dma.setup.period_ns() + SLACK_NS + lateness;
     let (mut last, mut writing, mut blocks, mut longest) = (started.time_ns, true, 0u64, 0);
+    let mut stopped = false;
     let mut silencer = None;
     let dropped = dropped_events(context);
     // Beyond the last event on record nothing tells a wait from a silence.
@@ -80,8 +81,12 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                 silencer = None;
             }
             Point::Event(position, event) => match event.kind {
-                EngineEventKind::WaitBegin | EngineEventKind::Stop => writing = false,
-                EngineEventKind::WaitEnd | EngineEventKind::Start => (last, writing) = (time, true),
+                EngineEventKind::WaitBegin => writing = false,
+                EngineEventKind::Stop => (writing, stopped) = (false, true),
+                // The stop itself ended the wait.
+                EngineEventKind::WaitEnd if stopped => {}
+                EngineEventKind::WaitEnd => (last, writing) = (time, true),
+                EngineEventKind::Start => (last, writing, stopped) = (time, true, false),
                 EngineEventKind::BusMaster {
                     on: false,
                     obeyed: true,

@@ -70,7 +70,7 @@ test-kvm-vmx: ## run a part of it on a host with emulated VMX, which takes an ho
 	$(MAKE) test-kvm-svm KVM=vmx
 
 nightly: build images ## run what takes hours: kernels that check themselves, KASLR, other versions, 200 random sound scenarios
-	@for kernel in 6.17.8+testkho 6.18.15+testkho 7.1.13 7.2.12 7.3.4+checks 7.3.4+hugetlb 7.3.4+jump 7.3.4+kaslr 7.3.4+testkho 6.19.11 6.19.11+jump; do images/build "$$kernel" >/dev/null; done
+	@for kernel in 6.17.8+kfence 6.17.8+testkho 6.18.15+kfence 6.18.15+testkho 7.1.13 7.2.12 7.3.4+checks 7.3.4+hugetlb 7.3.4+jump 7.3.4+kaslr 7.3.4+testkho 6.19.11 6.19.11+jump; do images/build "$$kernel" >/dev/null; done
 	$(BATON) run tests/scenarios/nightly/*.toml
 	BATON_NIGHTLY=1 cargo test -p tests --test symbols --test steps --test jump_back --test bugs $(CARGO_FLAGS)
 	BATON_SOUND_RUNS=$(SOUND_RUNS) BATON_SOUND_SEED=$(SOUND_SEED) BATON_SOUND_GUEST_MS=60000 \

@@ -34,6 +34,11 @@ fn guest(entries: i32) -> Guest {
     });
     let jump = Code::assemble(UPPER + MACHINE_KEXEC, |c| {
         c.store32(OLD + 8, 1)?;
+        // As relocate_kernel does: clears all flags, and TF with them by which KVM steps.
+        c.mov(rsp, UPPER + OLD + 0x800)?;
+        c.push(2)?;
+        c.popfq()?;
+        c.xor(esp, esp)?;
         c.mov(rax, RELOCATE)?;
         c.jmp(rax)
     });

@@ -24,6 +24,7 @@ pub fn build(modules: &Path, job: &Job) -> Result<Vec<u8>, String> {
     archive.program(&this, Path::new("init"))?;
     let mut moved = Job {
         baton: "/bin/baton".into(),
+        slowdown: job.slowdown,
         items: Vec::new(),
     };
     archive.program(&job.baton, Path::new("bin/baton"))?;

@@ -11,6 +11,8 @@ use crate::Arguments;
 pub struct Job {
     /// `baton`, with the agent where it finds it.
     pub baton: PathBuf,
+    /// How much device time is slowed on KVM; `None` lets baton measure it.
+    pub slowdown: Option<u32>,
     /// In this order.
     pub items: Vec<Item>,
 }
@@ -60,20 +62,26 @@ impl Job {
     /// The items for a host with this number of processors.
     pub fn on(&self, processors: u32) -> Self {
         let items = self.items.iter().filter(|item| item.processors == processors);
-        Self {
-            baton: self.baton.clone(),
-            items: items.cloned().collect(),
-        }
+        self.with(items.cloned().collect())
     }
 
     /// The items dealt out to this many jobs, or fewer if there are fewer items.
     pub fn split(&self, count: usize) -> Vec<Self> {
         let count = count.clamp(1, self.items.len().max(1));
-        let dealt = (0..count).map(|first| Self {
-            baton: self.baton.clone(),
-            items: self.items.iter().skip(first).step_by(count).cloned().collect(),
+        let dealt = (0..count).map(|first| {
+            let items = self.items.iter().skip(first).step_by(count);
+            self.with(items.cloned().collect())
         });
         dealt.collect()
+    }
+
+    /// The same with these items.
+    fn with(&self, items: Vec<Item>) -> Self {
+        Self {
+            baton: self.baton.clone(),
+            slowdown: self.slowdown,
+            items,
+        }
     }
 
     /// Everything.
@@ -111,7 +119,7 @@ impl Job {
             "tiny-guests",
             What::Tests {
                 program: absolute(&arguments.guests)?,
-                only: None,
+                only: arguments.test.clone(),
             },
         ));
         items.push(item(
@@ -123,6 +131,7 @@ impl Job {
         ));
         Ok(Self {
             baton: absolute(&arguments.baton)?,
+            slowdown: None,
             items,
         })
     }
@@ -186,6 +195,7 @@ mod checks {
         };
         let job = Job {
             baton: "baton".into(),
+            slowdown: None,
             items: ["a", "b", "c"].map(item).into(),
         };
         let names = |count| {

@@ -58,6 +58,9 @@ struct Arguments {
     /// Run only items whose name contains this.
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
+    /// Of the tiny guests' tests, run the one of this name alone.
+    #[arg(long, value_name = "NAME")]
+    test: Option<String>,
     /// How often everything is run.
     #[arg(long, value_name = "TIMES", default_value_t = 1)]
     rounds: u32,
@@ -82,7 +85,8 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     let host = arguments.host.as_deref().map(Host::at).transpose()?;
     let mut job = Job::new(arguments)?;
     if let Some(host) = &host {
-        job.items.retain(|item| host.runs(&item.name));
+        job.items.retain(|item| host.runs(item));
+        job.slowdown = host.slowdown();
     }
     job.items.retain(|item| item.name.contains(&arguments.only));
     if job.items.is_empty() {

@@ -49,16 +49,21 @@ impl Answer {
 /// Runs every item and passes its answer on as soon as there is one.
 pub fn run(job: &Job, each: &mut dyn FnMut(Answer)) {
     for item in &job.items {
-        each(answer(&job.baton, item));
+        each(answer(job, item));
     }
 }
 
-fn answer(baton: &Path, item: &Item) -> Answer {
+fn answer(job: &Job, item: &Item) -> Answer {
+    let baton = &job.baton;
     let begin = Instant::now();
     let mut answer = Answer::new(&item.name);
     let result = match &item.what {
         What::Doctor => finish(Command::new(baton).arg("doctor"), &mut answer),
-        What::Scenario { text, .. } => scenario(baton, text, &["--backend", "kvm"], &mut answer),
+        What::Scenario { text, .. } => {
+            let slowdown = job.slowdown.map(|factor| format!("--slowdown={factor}"));
+            let arguments = ["--backend", "kvm"].into_iter().chain(slowdown.as_deref());
+            scenario(baton, text, &arguments.collect::<Vec<_>>(), &mut answer)
+        }
         What::Tests { program, only } => tests(baton, program, only.as_deref(), &mut answer),
     };
     if let Err(error) = result {

@@ -94,7 +94,7 @@ impl Host {
     }
 
     /// How much device time has to be slowed there; `None` if baton can measure it. Bochs takes each byte of a string
-    /// instruction for an instruction, so that a device is slow where guest code is fast.
+    /// instruction for an instruction, so that a device that copies much leaves a guest no time.
     pub fn slowdown(&self) -> Option<u32> {
         match self.hardware {
             Hardware::Svm => None,

@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::host::{Emulator, Killed};
+use crate::host::{Emulator, Killed, emulator};
 
 /// Memory of the host, in MiB. Bochs 2.7 has no more than 2 GiB below the hole for devices.
 const MEMORY_MIB: u32 = 2048;
@@ -48,8 +48,7 @@ pub fn start(host: &Path, work: &Path, processors: u32, initramfs: &[u8]) -> Res
     // Debian's Bochs has the debugger, which begins by asking what to do.
     let debugger = work.join("debugger");
     write(&debugger, "c\n")?;
-    let mut command = Command::new("nice");
-    command.arg("-n5").arg(host.join("bochs"));
+    let mut command = emulator(&host.join("bochs"));
     command
         .arg("-q")
         .arg("-f")

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -53,6 +53,14 @@ pub struct Emulator {
     pub answers: File,
     /// Whether its exit status tells of a success.
     pub has_status: bool,
+}
+
+/// The command of an emulator: it gives way to what else this machine does, and ends with the thread that starts it, as
+/// when the job is killed. Bochs takes no other signal for its end.
+pub fn emulator(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "nice", "-n5"]).arg(program);
+    command
 }
 
 /// A process that ends with this value.
@@ -173,6 +181,22 @@ fn tail(console: &Path) -> String {
 mod checks {
     use super::*;
     use crate::job::What;
+
+    #[test]
+    fn an_emulator_ends_with_the_thread_that_started_it() {
+        use std::os::unix::process::ExitStatusExt;
+        let start = || {
+            let child = emulator(Path::new("sleep")).arg("600").spawn().unwrap();
+            // Until the program runs, nobody has asked for the signal.
+            let name = format!("/proc/{}/comm", child.id());
+            while std::fs::read_to_string(&name).unwrap().trim() != "sleep" {
+                std::thread::yield_now();
+            }
+            child
+        };
+        let mut child = std::thread::spawn(start).join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
 
     #[test]
     fn a_host_is_known_by_its_emulator() {

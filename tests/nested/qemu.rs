@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use crate::host::{Emulator, Killed};
+use crate::host::{Emulator, Killed, emulator};
 
 /// Memory of the host.
 const MEMORY: &str = "3G";
@@ -19,8 +19,7 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off
 pub fn start(host: &Path, work: &Path, processors: u32, initramfs: &[u8]) -> Result<Emulator, String> {
     let [archive, console] = ["initramfs", "console"].map(|name| work.join(name));
     std::fs::write(&archive, initramfs).map_err(|error| error.to_string())?;
-    let mut command = Command::new("nice");
-    command.arg("-n5").arg(host.join("qemu"));
+    let mut command = emulator(&host.join("qemu"));
     command.args([
         "-accel",
         if processors == 1 {

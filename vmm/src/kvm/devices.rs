@@ -114,9 +114,7 @@ impl DeviceLoop<'_, '_> {
         if shared.is_over() {
             return Ok(None);
         }
-        let mut platform = lock(&shared.platform);
-        let now = shared.clock.now();
-        shared.advance(&mut platform, now)?;
+        let (mut platform, now) = shared.platform_now()?;
         if self.vcpus_run {
             if let Some(event) = platform.take_event(now) {
                 return Ok(Some(StopReason::DeviceEvent(event)));

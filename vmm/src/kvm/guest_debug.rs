@@ -49,8 +49,8 @@ pub(super) struct GuestDebug {
     /// The jump of `kexec` has been seen, or concluded from its entry.
     jumped: bool,
     step: Step,
-    /// The last arguments of KVM_SET_GUEST_DEBUG: breakpoints, and whether to single-step.
-    applied: Option<(Vec<u64>, bool)>,
+    /// The last arguments of KVM_SET_GUEST_DEBUG: breakpoints, and whether to single-step. A new vCPU has none of both.
+    applied: (Vec<u64>, bool),
 }
 
 impl GuestDebug {
@@ -60,7 +60,7 @@ impl GuestDebug {
             kexec: None,
             jumped: false,
             step: Step::No,
-            applied: None,
+            applied: (Vec::new(), false),
         }
     }
 
@@ -126,16 +126,14 @@ impl GuestDebug {
         DebugExit::Resume
     }
 
-    /// Calls KVM_SET_GUEST_DEBUG if anything has changed since the last call.
+    /// Calls KVM_SET_GUEST_DEBUG for a step, or if anything has changed since the last call.
     pub fn apply(&mut self, vcpu: &VcpuFd) -> Result<(), KvmError> {
         let stepping = self.step != Step::No;
         let addresses = if stepping { Vec::new() } else { self.addresses() };
         let wanted = (addresses, stepping);
         // KVM sets RFLAGS.TF for a step in this call alone, and an instruction may have cleared it since, as POPF in the
         // kernel's relocate_kernel does.
-        if self.applied.as_ref().filter(|_| !stepping) == Some(&wanted)
-            || (self.applied.is_none() && wanted.0.is_empty() && !stepping)
-        {
+        if !stepping && self.applied == wanted {
             return Ok(());
         }
         let mut arch = kvm_guest_debug_arch::default();
@@ -159,7 +157,7 @@ impl GuestDebug {
         };
         vcpu.set_guest_debug(&debug)
             .map_err(KvmError::ioctl("KVM_SET_GUEST_DEBUG"))?;
-        self.applied = Some(wanted);
+        self.applied = wanted;
         Ok(())
     }
 

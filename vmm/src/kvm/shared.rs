@@ -137,7 +137,7 @@ pub(super) fn first_and_rest(mut endings: Vec<Ending>) -> (Option<Ending>, Vec<E
     (Some(first), endings)
 }
 
-impl Shared<'_> {
+impl<'a> Shared<'a> {
     /// Whether the threads have to come back.
     pub fn is_over(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
@@ -172,6 +172,15 @@ impl Shared<'_> {
             self.wake_devices();
         }
         Ok(())
+    }
+
+    /// Locks the platform once every device has done what is due by now, and returns that time, too. An access that
+    /// stops a device must not undo what the device thread is late with.
+    pub fn platform_now(&self) -> Result<(MutexGuard<'_, &'a mut Platform>, u64), KvmError> {
+        let mut platform = lock(&self.platform);
+        let now = self.clock.now();
+        self.advance(&mut platform, now)?;
+        Ok((platform, now))
     }
 
     /// Serves the devices that are due by guest time `now`, and records how late that is.

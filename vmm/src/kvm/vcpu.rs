@@ -193,11 +193,9 @@ impl KvmVcpu {
 
     /// Executes one instruction on softcpu while all other vCPUs are kept out of the guest.
     fn emulate(&mut self, shared: &Shared<'_>) -> Result<Option<StopReason>, KvmError> {
-        let mut guard = lock(&shared.platform);
+        // The instruction may access a device.
+        let (mut guard, now) = shared.platform_now()?;
         let platform: &mut Platform = &mut guard;
-        let now = shared.clock.now();
-        // As before any access, because the instruction may make one.
-        shared.advance(platform, now)?;
         let before = platform.engine_events();
         let exclusive = shared
             .guest_access
@@ -277,11 +275,8 @@ impl KvmVcpu {
 
 /// Makes an access to a device, under the platform's lock.
 fn access(shared: &Shared<'_>, act: &mut dyn FnMut(&mut dyn Bus, u64)) -> Result<Access, KvmError> {
-    let mut guard = lock(&shared.platform);
+    let (mut guard, now) = shared.platform_now()?;
     let platform: &mut Platform = &mut guard;
-    let now = shared.clock.now();
-    // What is due comes before the access: one that stops a device must not undo what the device thread is late with.
-    shared.advance(platform, now)?;
     let before = platform.engine_events();
     act(&mut platform.bus, now);
     let events = before..platform.engine_events();

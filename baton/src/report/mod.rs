@@ -150,7 +150,7 @@ fn reproduce(evidence: &Evidence) -> String {
         ..
     } = evidence;
     let mut overrides = overrides.clone();
-    if backend == "kvm" {
+    if evidence.is_from_kvm() {
         overrides.extend(["--slowdown".into(), slowdown.to_string()]);
     }
     run_line(scenario_file, *seed, backend, &overrides)

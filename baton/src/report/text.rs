@@ -164,7 +164,7 @@ fn head(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
     } else {
         // On KVM user code is noticed only when it accesses a device: before the old kernel's last user instruction and
         // after the new kernel's first. The measured time is therefore an upper bound.
-        let at_most = if from_outside(evidence) { "at most " } else { "" };
+        let at_most = if evidence.is_from_kvm() { "at most " } else { "" };
         writeln!(out, "  blackout {at_most}{} of guest time", blackouts.join(", "))?;
     }
     symbol_notes(evidence, out)?;
@@ -187,11 +187,6 @@ fn symbol_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-/// Whether the backend observes the guest only through exits, and so sees no single instructions.
-fn from_outside(evidence: &Evidence) -> bool {
-    evidence.backend == "kvm"
-}
-
 /// Lines about device time, about the precision of each jump's time, and about instructions that softcpu executed for
 /// KVM.
 fn backend_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
@@ -199,7 +194,7 @@ fn backend_notes(evidence: &Evidence, out: &mut String) -> std::fmt::Result {
         writeln!(out, "  device time was slowed {} times", evidence.slowdown)?;
     }
     for (number, not_before) in (1..).zip(&evidence.jumps_not_before) {
-        if not_before.is_none() && from_outside(evidence) {
+        if not_before.is_none() && evidence.is_from_kvm() {
             writeln!(out, "  jump {number} was seen at its very instruction")?;
         }
         if let Some(not_before) = not_before {

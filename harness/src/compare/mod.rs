@@ -224,7 +224,7 @@ pub fn compare(first: &Evidence, second: &Evidence) -> Comparison {
 /// Why these two cannot be compared; `None` if they can.
 pub fn incomparable(first: &Evidence, second: &Evidence) -> Option<Incomparable> {
     let unfinished = |evidence: &Evidence| evidence.outcome.kind == OutcomeKind::Unfinished;
-    if [first, second].iter().any(|evidence| evidence.backend == "kvm") {
+    if [first, second].iter().any(|evidence| evidence.is_from_kvm()) {
         Some(Incomparable::Unrepeatable)
     } else if unfinished(first) {
         Some(Incomparable::Unfinished(Which::First))

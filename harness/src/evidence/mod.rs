@@ -510,6 +510,12 @@ pub struct Staged {
 }
 
 impl Evidence {
+    /// Whether KVM ran the guest: it observes a guest only through exits, and so sees no single instructions.
+    #[must_use]
+    pub fn is_from_kvm(&self) -> bool {
+        self.backend == "kvm"
+    }
+
     /// The object of identity `id`.
     pub fn object(&self, id: u32) -> Option<&ObjectEvidence> {
         self.objects.iter().find(|object| object.id == id)

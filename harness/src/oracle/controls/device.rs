@@ -104,24 +104,34 @@ fn a_device_write_to_closed_memory_is_found() {
     only(&evidence, &[RuleName::DmaOnlyToPreserved]);
 }
 
-#[test]
-fn silence_is_found_with_who_caused_it() {
+/// A sound run of which the ledger has the first five blocks only.
+fn after_five_blocks() -> Evidence {
     let mut evidence = good();
     evidence.ledger.entries.truncate(2 * 5);
     evidence.captures = Captures::default();
-    let stamp = Stamp {
-        generation: 0,
-        phase: Phase::Handover,
-    };
+    evidence
+}
+
+/// An event of the engine after those blocks.
+fn in_handover(kind: EngineEventKind) -> EngineEvent {
+    EngineEvent {
+        time: 950_000,
+        stamp: Stamp {
+            generation: 0,
+            phase: Phase::Handover,
+        },
+        kind,
+    }
+}
+
+#[test]
+fn silence_is_found_with_who_caused_it() {
+    let mut evidence = after_five_blocks();
     let kind = EngineEventKind::BusMaster {
         on: false,
         obeyed: true,
     };
-    evidence.ledger.events.push(EngineEvent {
-        time: 950_000,
-        stamp,
-        kind,
-    });
+    evidence.ledger.events.push(in_handover(kind));
     let symbol = Some("pci_clear_master+0x10".into());
     evidence.event_causes.push(EventCause {
         event: 0,
@@ -148,25 +158,14 @@ fn silence_is_found_with_who_caused_it() {
 /// A driver stops an engine that waits, and its agent says so later.
 #[test]
 fn the_wait_that_a_stop_ends_is_not_followed_by_writes() {
-    let mut evidence = good();
-    evidence.ledger.entries.truncate(2 * 5);
-    evidence.captures = Captures::default();
-    let stamp = Stamp {
-        generation: 0,
-        phase: Phase::Handover,
-    };
-    let waits = |kind| EngineEvent {
-        time: 950_000,
-        stamp,
-        kind,
-    };
+    let mut evidence = after_five_blocks();
     let events = &mut evidence.ledger.events;
-    events.push(waits(EngineEventKind::WaitBegin));
-    events.push(waits(EngineEventKind::Stop));
-    events.push(waits(EngineEventKind::WaitEnd));
+    events.push(in_handover(EngineEventKind::WaitBegin));
+    events.push(in_handover(EngineEventKind::Stop));
+    events.push(in_handover(EngineEventKind::WaitEnd));
     assert!(result(&evidence, RuleName::DeviceNeverSilent).held());
     // Started again, it has to write.
-    evidence.ledger.events.push(waits(EngineEventKind::Start));
+    evidence.ledger.events.push(in_handover(EngineEventKind::Start));
     assert_eq!(result(&evidence, RuleName::DeviceNeverSilent).findings.total, 1);
     // What resets a device that waits silences it.
     evidence.ledger.events.pop();
@@ -184,9 +183,7 @@ fn one_block_missing_in_the_middle_is_silence_too() {
 
 #[test]
 fn a_late_host_excuses_as_much_silence_as_it_was_late() {
-    let mut evidence = good();
-    evidence.ledger.entries.truncate(2 * 5);
-    evidence.captures = Captures::default();
+    let mut evidence = after_five_blocks();
     let silence = |evidence: &Evidence| result(evidence, RuleName::DeviceNeverSilent).findings.total;
     assert!(silence(&evidence) > 0);
     evidence.device_lateness_ns = 1000;

@@ -1,7 +1,7 @@
 //! Steps that jump into an image that returns at once (KEXEC_PRESERVE_CONTEXT): the same kernel goes on, in the same
 //! generation, and nothing is handed over by it.
 
-use tests::{Finished, NIGHTLY, built, ready, run_text, scenarios, skipped};
+use tests::{Finished, NIGHTLY, built_for, ready, run_text, scenarios};
 
 /// The kernels that can, each with the variable whose presence says that it must be there.
 const KERNELS: [(&str, &str); 2] = [("7.3.4+jump", "CI"), ("6.19.11+jump", NIGHTLY)];
@@ -16,19 +16,8 @@ fn kernels(test: &str) -> Vec<&'static str> {
     if !ready(test) {
         return Vec::new();
     }
-    let is_there = |(kernel, needed): (&'static str, &str)| {
-        if built(kernel).is_none() {
-            assert!(
-                std::env::var_os(needed).is_none(),
-                "{test} needs guest kernel {kernel}"
-            );
-            skipped(&format!(
-                "{test}: needs guest kernel {kernel} (run `images/build {kernel}`)"
-            ));
-            return None;
-        }
-        Some(kernel)
-    };
+    let is_there =
+        |(kernel, needed): (&'static str, &str)| built_for(test, kernel, &[needed]).map(|_| kernel);
     KERNELS.into_iter().filter_map(is_there).collect()
 }
 

@@ -67,27 +67,39 @@ pub fn built(kernel: &str) -> Option<PathBuf> {
     harness::kernel::kernel_directory(kernel).filter(|folder| folder.join("bzImage").is_file())
 }
 
+/// The folder of a kernel that `test` needs besides the default one. Without it says so.
+///
+/// # Panics
+/// If the kernel is missing where one of these environment variables is set.
+#[must_use]
+pub fn built_for(test: &str, kernel: &str, required_by: &[&str]) -> Option<PathBuf> {
+    let folder = built(kernel);
+    if folder.is_none() {
+        assert!(!is_set(required_by), "{test} needs guest kernel {kernel}");
+        skipped(&format!(
+            "{test}: needs guest kernel {kernel} (run `images/build {kernel}`)"
+        ));
+    }
+    folder
+}
+
 /// The folder of a variant of a kernel, such as "7.3.4+kaslr", which `test` needs. Without it says so.
 ///
 /// # Panics
 /// In CI and in `make nightly`, when the variant or anything else that `test` needs is missing.
 #[must_use]
 pub fn variant(test: &str, kernel: &str) -> Option<PathBuf> {
-    let must_run = [NIGHTLY, "CI"]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some());
+    const REQUIRED_BY: [&str; 2] = [NIGHTLY, "CI"];
     if !ready(test) {
-        assert!(!must_run, "{test} must run here");
+        assert!(!is_set(&REQUIRED_BY), "{test} must run here");
         return None;
     }
-    let folder = built(kernel);
-    if folder.is_none() {
-        assert!(!must_run, "{test} needs guest kernel {kernel}");
-        skipped(&format!(
-            "{test}: needs guest kernel {kernel} (run `images/build {kernel}`)"
-        ));
-    }
-    folder
+    built_for(test, kernel, &REQUIRED_BY)
+}
+
+/// Whether one of these environment variables is set.
+fn is_set(names: &[&str]) -> bool {
+    names.iter().any(|name| std::env::var_os(name).is_some())
 }
 
 /// Says on standard error that a test is left out. The test harness holds back what `eprintln!` prints in a test that

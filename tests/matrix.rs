@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
-use tests::{Finished, NIGHTLY, baton, built, ready, scenarios};
+use tests::{Finished, NIGHTLY, baton, built_for, ready, scenarios};
 
 /// Kernels of `all_pairs_are_as_the_records_allow`, with spaces between them, beside those that are always there.
 const KERNELS: &str = "BATON_MATRIX";
@@ -111,11 +111,7 @@ fn a_pair_is_the_same_run_whichever_pairs_are_beside_it() {
     if !ready("matrix of two kernels") {
         return;
     }
-    if built("7.3.4+kaslr").is_none() {
-        assert!(std::env::var_os("CI").is_none(), "needs guest kernel 7.3.4+kaslr");
-        tests::skipped(
-            "matrix of two kernels: needs guest kernel 7.3.4+kaslr (run `images/build 7.3.4+kaslr`)",
-        );
+    if built_for("matrix of two kernels", "7.3.4+kaslr", &["CI"]).is_none() {
         return;
     }
     let hash = |run: &Finished, new: &str| {

@@ -156,10 +156,7 @@ fn memory_reserved_by_name_is_kept_and_its_loss_is_told() {
     assert!(found.iter().any(elsewhere), "{found:?}");
     // Kernels without LUO, which write the handover when they are asked to.
     for kernel in ["6.17.8", "6.18.15"] {
-        if tests::built(kernel).is_none() {
-            tests::skipped(&format!(
-                "memory reserved by name on {kernel}: needs that guest kernel"
-            ));
+        if tests::built_for("memory reserved by name", kernel, &[]).is_none() {
             continue;
         }
         let run = shipped("own/reserved-memory", &["--kernel", kernel]);

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
-use tests::{Finished, NIGHTLY, baton, built, program, ready, run_text, scenarios, skipped};
+use tests::{Finished, NIGHTLY, baton, built_for, program, ready, run_text, scenarios, skipped};
 
 fn files() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(scenarios().join("steps")).expect("the folder is there");
@@ -65,12 +65,7 @@ fn hugetlb_is_refused_by_name() {
     if !ready("hugetlb") {
         return;
     }
-    if built("7.3.4+hugetlb").is_none() {
-        assert!(
-            std::env::var_os(NIGHTLY).is_none(),
-            "hugetlb needs guest kernel 7.3.4+hugetlb"
-        );
-        skipped("hugetlb: needs guest kernel 7.3.4+hugetlb (run `images/build 7.3.4+hugetlb`)");
+    if built_for("hugetlb", "7.3.4+hugetlb", &[NIGHTLY]).is_none() {
         return;
     }
     let file = scenarios().join("hugetlb/refused.toml");

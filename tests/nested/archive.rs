@@ -25,6 +25,7 @@ pub fn build(modules: &Path, job: &Job) -> Result<Vec<u8>, String> {
     let mut moved = Job {
         baton: "/bin/baton".into(),
         slowdown: job.slowdown,
+        patience: job.patience,
         items: Vec::new(),
     };
     archive.program(&job.baton, Path::new("bin/baton"))?;

@@ -60,10 +60,12 @@ pub fn start(host: &Path, work: &Path, processors: u32, initramfs: &[u8]) -> Res
         .env("BXSHARE", host.join("root/usr/share/bochs"));
     let mut process = Killed(on_terminal(&mut command, &work.join("screen"))?);
     let answers = accept(&listener, &mut process.0)?;
+    let orders = answers.try_clone().map_err(|error| format!("bochs: {error}"))?;
     Ok(Emulator {
         process,
         console,
         answers,
+        orders: Box::new(orders),
         has_status: false,
     })
 }

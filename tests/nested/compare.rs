@@ -1,7 +1,6 @@
 //! Judges answers: scenarios against softcpu's reports, test programs by what they count.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, PoisonError};
 
@@ -24,15 +23,15 @@ struct Soft {
 
 impl Judge {
     /// Has softcpu run the job's scenarios on a thread of its own meanwhile.
-    pub fn start(job: &Job, baton: &Path) -> Self {
+    pub fn start(job: &Job) -> Self {
         let (reports, coming) = channel();
-        let (items, baton) = (job.items.clone(), PathBuf::from(baton));
+        let asked = job.clone();
         std::thread::spawn(move || {
-            for item in items {
+            for item in &asked.items {
                 let What::Scenario { text, .. } = &item.what else {
                     continue;
                 };
-                if reports.send((item.name, on_soft(&baton, text))).is_err() {
+                if reports.send((item.name.clone(), on_soft(&asked, text))).is_err() {
                     return;
                 }
             }
@@ -69,9 +68,9 @@ impl Judge {
     }
 }
 
-fn on_soft(baton: &Path, text: &str) -> Result<Value, String> {
+fn on_soft(job: &Job, text: &str) -> Result<Value, String> {
     let mut answer = Answer::new("soft");
-    scenario(baton, text, &["--backend", "soft"], &mut answer)
+    scenario(job, text, &["--backend", "soft"], &mut answer)
         .map_err(|error| format!("{error}\n{}", answer.text))?;
     Ok(answer.report)
 }

@@ -1,7 +1,7 @@
 //! A host with emulated virtualisation hardware: an emulator, a Debian kernel in it, and the job in its initramfs.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -12,8 +12,11 @@ use crate::{archive, bochs, qemu};
 
 /// A host that gives no answer for so long hangs: the worker ends an item after five minutes of the host's time.
 const PATIENCE_SVM: Duration = Duration::from_secs(420);
-/// Bochs takes many times longer for a second of the host's time.
-const PATIENCE_VMX: Duration = Duration::from_secs(3600);
+/// Bochs takes many times longer for a second of the host's time, and for an item many times more of them.
+const PATIENCE_VMX: Duration = Duration::from_secs(4 * 3600);
+
+/// The line by which the worker asks what to run next.
+pub const NEXT: &str = "next";
 
 /// What images/kvm-host fetched.
 pub struct Host {
@@ -49,8 +52,10 @@ pub struct Emulator {
     pub process: Killed,
     /// The kernel's console.
     pub console: PathBuf,
-    /// The worker's answers, in lines.
+    /// What the worker sends, in lines: [`NEXT`] and answers.
     pub answers: File,
+    /// Where it is told what to run next: a line with the item's place in the job, or an empty one.
+    pub orders: Box<dyn Write>,
     /// Whether its exit status tells of a success.
     pub has_status: bool,
 }
@@ -110,14 +115,29 @@ impl Host {
         }
     }
 
+    /// How many times longer than on emulated SVM an item may take, by the host's clock.
+    pub fn slower(&self) -> u32 {
+        match self.hardware {
+            Hardware::Svm => 1,
+            Hardware::Vmx => 12,
+        }
+    }
+
     /// Whether the item is for it: Bochs emulates VMX with one processor.
     pub fn runs(&self, item: &Item) -> bool {
         self.hardware == Hardware::Svm || item.processors == 1
     }
 
-    /// Boots the host and passes each line of the job's answers on, until it switches itself off or hangs. A host with one
-    /// processor runs guests with one vCPU faster, because an emulator's threads have to wait for each other.
-    pub fn run(&self, processors: u32, job: &Job, each: &mut dyn FnMut(&str)) -> Result<Ended, String> {
+    /// Boots the host, has it run the items that `next` names by their places in the job, and passes each answer on, until
+    /// it switches itself off or hangs. A host with one processor runs guests with one vCPU faster, because an emulator's
+    /// threads have to wait for each other.
+    pub fn run(
+        &self,
+        processors: u32,
+        job: &Job,
+        next: &mut dyn FnMut() -> Option<usize>,
+        each: &mut dyn FnMut(&str),
+    ) -> Result<Ended, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let initramfs = archive::build(&self.folder.join("modules"), job)?;
         println!(
@@ -133,6 +153,7 @@ impl Host {
             mut process,
             console,
             answers,
+            mut orders,
             has_status,
         } = start(&self.folder, folder.path(), processors, &initramfs)?;
         let (lines, received) = channel();
@@ -145,6 +166,11 @@ impl Host {
         });
         loop {
             match received.recv_timeout(patience) {
+                Ok(line) if line == NEXT => {
+                    let place = next().map(|place| place.to_string()).unwrap_or_default();
+                    // If nobody reads it, the emulator has ended, and its answers with it.
+                    let _ = writeln!(orders, "{place}").and_then(|()| orders.flush());
+                }
                 Ok(line) => each(&line),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {

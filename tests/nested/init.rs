@@ -2,13 +2,14 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, finit_module, reboot};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
+use crate::host::NEXT;
 use crate::job::Job;
 use crate::worker;
 
@@ -25,7 +26,7 @@ pub const MODULES_FOLDER: &str = "mod";
 pub const JOB: &str = "job.json";
 /// Home of guest kernels' cache.
 pub const HOME: &str = "home";
-/// Where answers go: the second serial port. The first one is the console.
+/// Where answers go, and orders come from: the second serial port. The first one is the console.
 const ANSWERS: &str = "/dev/ttyS1";
 /// File systems: type and where.
 const MOUNTS: [(&str, &str); 4] = [
@@ -72,16 +73,23 @@ fn run() -> Result<(), String> {
     }
     let text = std::fs::read(Path::new("/").join(JOB)).map_err(|error| format!("{JOB}: {error}"))?;
     let job: Job = serde_json::from_slice(&text).map_err(|error| format!("{JOB}: {error}"))?;
+    let failed = |error: std::io::Error| format!("{ANSWERS}: {error}");
     let mut answers = raw(ANSWERS)?;
     let mut failure = None;
-    worker::run(&job, &mut |answer| {
+    let mut orders = BufReader::new(answers.try_clone().map_err(failed)?).lines();
+    let mut asking = answers.try_clone().map_err(failed)?;
+    let mut next = || {
+        writeln!(asking, "{NEXT}").ok()?;
+        orders.next()?.ok()?.parse().ok()
+    };
+    worker::run(&job, &mut next, &mut |answer| {
         let sent = serde_json::to_string(&answer)
             .map_err(std::io::Error::other)
             .and_then(|line| writeln!(answers, "{line}"));
         failure = failure.take().or(sent.err());
     });
     match failure {
-        Some(error) => Err(format!("{ANSWERS}: {error}")),
+        Some(error) => Err(failed(error)),
         None => Ok(()),
     }
 }

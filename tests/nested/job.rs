@@ -1,6 +1,7 @@
 //! What is run: a list of items, the same on emulated SVM and on a machine's own KVM.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,8 @@ pub struct Job {
     pub baton: PathBuf,
     /// How much device time is slowed on KVM; `None` lets baton measure it.
     pub slowdown: Option<u32>,
+    /// What takes longer than this hangs, by the host's clock.
+    pub patience: Duration,
     /// In this order.
     pub items: Vec<Item>,
 }
@@ -55,33 +58,21 @@ const FOLDERS: [&str; 3] = ["", "faults", "more"];
 const FURTHER: [&str; 2] = ["steps/life.toml", "payload/luo-kexec-simple.toml"];
 /// The scenario of `more` that is run with another number of vCPUs, too.
 const SEVERAL: &str = "smp-memfd-under-dma";
+/// The item of all tests with tiny guests.
+const TINY_GUESTS: &str = "tiny-guests";
+/// What takes longest is begun first, so that hosts that run items between them end at about the same time.
+const LONGEST: [&str; 3] = [TINY_GUESTS, "all-memory", "chain-of-three"];
+/// See [`Job::patience`]: the longest items take less than a minute.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// The only test of its program that needs KVM.
 const KILLED: &str = "a_run_killed_on_kvm_leaves_no_process_and_evidence_so_far";
 
 impl Job {
     /// The items for a host with this number of processors.
     pub fn on(&self, processors: u32) -> Self {
-        let items = self.items.iter().filter(|item| item.processors == processors);
-        self.with(items.cloned().collect())
-    }
-
-    /// The items dealt out to this many jobs, or fewer if there are fewer items.
-    pub fn split(&self, count: usize) -> Vec<Self> {
-        let count = count.clamp(1, self.items.len().max(1));
-        let dealt = (0..count).map(|first| {
-            let items = self.items.iter().skip(first).step_by(count);
-            self.with(items.cloned().collect())
-        });
-        dealt.collect()
-    }
-
-    /// The same with these items.
-    fn with(&self, items: Vec<Item>) -> Self {
-        Self {
-            baton: self.baton.clone(),
-            slowdown: self.slowdown,
-            items,
-        }
+        let mut job = self.clone();
+        job.items.retain(|item| item.processors == processors);
+        job
     }
 
     /// Everything.
@@ -116,7 +107,7 @@ impl Job {
             items.push(item(&name, What::Scenario { text, payload }));
         }
         items.push(item(
-            "tiny-guests",
+            TINY_GUESTS,
             What::Tests {
                 program: absolute(&arguments.guests)?,
                 only: arguments.test.clone(),
@@ -129,9 +120,16 @@ impl Job {
                 only: Some(KILLED.to_owned()),
             },
         ));
+        items.sort_by_key(|item| {
+            LONGEST
+                .iter()
+                .position(|name| *name == item.name)
+                .unwrap_or(LONGEST.len())
+        });
         Ok(Self {
             baton: absolute(&arguments.baton)?,
             slowdown: None,
+            patience: PATIENCE,
             items,
         })
     }
@@ -187,29 +185,6 @@ mod checks {
     }
 
     #[test]
-    fn every_item_is_dealt_out_once() {
-        let item = |name: &str| Item {
-            name: name.into(),
-            processors: 1,
-            what: What::Doctor,
-        };
-        let job = Job {
-            baton: "baton".into(),
-            slowdown: None,
-            items: ["a", "b", "c"].map(item).into(),
-        };
-        let names = |count| {
-            let parts = job.split(count).into_iter();
-            let names = parts.map(|part| part.items.into_iter().map(|item| item.name).collect::<String>());
-            names.collect::<Vec<String>>()
-        };
-        assert_eq!(names(1), ["abc"]);
-        assert_eq!(names(2), ["ac", "b"]);
-        assert_eq!(names(9), ["a", "b", "c"]);
-        assert_eq!(names(0), ["abc"]);
-    }
-
-    #[test]
     fn a_payload_is_named_by_its_absolute_path() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("s.toml");
@@ -230,11 +205,20 @@ mod checks {
     }
 
     #[test]
-    fn every_folder_has_scenarios() {
+    fn folders_and_items_named_here_are_there() {
         for folder in FOLDERS {
             let files = scenario_files(&tests::scenarios().join(folder)).unwrap();
             assert!(!files.is_empty(), "{folder}");
         }
+        let known = |name: &&str| {
+            FOLDERS.iter().any(|folder| {
+                tests::scenarios()
+                    .join(folder)
+                    .join(format!("{name}.toml"))
+                    .is_file()
+            })
+        };
+        assert!(LONGEST.iter().all(|name| *name == TINY_GUESTS || known(name)));
         assert!(FURTHER.iter().all(|file| tests::scenarios().join(file).is_file()));
     }
 }

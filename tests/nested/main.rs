@@ -25,6 +25,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -87,12 +88,13 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     if let Some(host) = &host {
         job.items.retain(|item| host.runs(item));
         job.slowdown = host.slowdown();
+        job.patience *= host.slower();
     }
     job.items.retain(|item| item.name.contains(&arguments.only));
     if job.items.is_empty() {
         return Err(format!("no item's name contains \"{}\"", arguments.only));
     }
-    let judge = Judge::start(&job, &arguments.baton);
+    let judge = Judge::start(&job);
     let mut good = true;
     for _ in 0..arguments.rounds {
         let mut round = judge.round(host.as_ref().map_or("here", Host::place));
@@ -102,7 +104,10 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
                     on_hosts(host, processors, &job, &mut round)?;
                 }
             }
-            None => worker::run(&job, &mut |answer| round.answer(answer)),
+            None => {
+                let mut places = 0..job.items.len();
+                worker::run(&job, &mut || places.next(), &mut |answer| round.answer(answer));
+            }
         }
         good &= round.end();
     }
@@ -123,26 +128,34 @@ fn on_hosts(host: &Host, processors: u32, job: &Job, round: &mut Round<'_>) -> R
             break;
         }
         let room = thread::available_parallelism().map_or(1, NonZero::get);
-        let hosts = (room / processors as usize).clamp(1, MOST_HOSTS);
-        let parts = part.split(if attempt == 0 { hosts } else { 1 });
-        if side_by_side(host, processors, &parts, round)? {
+        let most = if attempt == 0 { MOST_HOSTS } else { 1 };
+        let hosts = (room / processors as usize).min(part.items.len()).clamp(1, most);
+        if side_by_side(host, hosts, processors, &part, round)? {
             break;
         }
     }
     Ok(())
 }
 
-/// Runs each part on a host of its own, all at the same time. Returns whether all of them ended by themselves.
-fn side_by_side(host: &Host, processors: u32, parts: &[Job], round: &mut Round<'_>) -> Result<bool, String> {
+/// Runs the items on this number of hosts at the same time, each of which takes the next one when it is done with one.
+/// Returns whether all hosts ended by themselves.
+fn side_by_side(
+    host: &Host,
+    hosts: usize,
+    processors: u32,
+    job: &Job,
+    round: &mut Round<'_>,
+) -> Result<bool, String> {
+    let places = Mutex::new(0..job.items.len());
     thread::scope(|scope| {
         let (lines, received) = channel();
-        let running: Vec<_> = parts
-            .iter()
-            .map(|part| {
+        let running: Vec<_> = (0..hosts)
+            .map(|_| {
                 let lines = lines.clone();
                 // Nobody receives any more if the round has failed.
                 let mut each = move |line: &str| drop(lines.send(line.to_owned()));
-                scope.spawn(move || host.run(processors, part, &mut each))
+                let mut next = || places.lock().unwrap_or_else(PoisonError::into_inner).next();
+                scope.spawn(move || host.run(processors, job, &mut next, &mut each))
             })
             .collect();
         drop(lines);

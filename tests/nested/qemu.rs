@@ -45,14 +45,16 @@ pub fn start(host: &Path, work: &Path, processors: u32, initramfs: &[u8]) -> Res
     command.arg("-kernel").arg(host.join("vmlinuz"));
     command.arg("-initrd").arg(&archive);
     command.args(["-append", COMMAND_LINE]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut process = command.spawn().map_err(|error| format!("qemu: {error}"))?;
+    let orders = process.stdin.take().ok_or("qemu: no standard input")?;
     let stdout = process.stdout.take().ok_or("qemu: no standard output")?;
     let answers = File::from(OwnedFd::from(stdout));
     Ok(Emulator {
         process: Killed(process),
         console,
         answers,
+        orders: Box::new(orders),
         has_status: true,
     })
 }

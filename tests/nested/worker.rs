@@ -10,8 +10,6 @@ use serde_json::Value;
 
 use crate::job::{Item, Job, What};
 
-/// What takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
 /// How often is looked whether a program is done.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -46,25 +44,25 @@ impl Answer {
     }
 }
 
-/// Runs every item and passes its answer on as soon as there is one.
-pub fn run(job: &Job, each: &mut dyn FnMut(Answer)) {
-    for item in &job.items {
+/// Runs the items that `next` names by their places in the job, until it names none. Passes each answer on as soon as
+/// there is one.
+pub fn run(job: &Job, next: &mut dyn FnMut() -> Option<usize>, each: &mut dyn FnMut(Answer)) {
+    while let Some(item) = next().and_then(|place| job.items.get(place)) {
         each(answer(job, item));
     }
 }
 
 fn answer(job: &Job, item: &Item) -> Answer {
-    let baton = &job.baton;
     let begin = Instant::now();
     let mut answer = Answer::new(&item.name);
     let result = match &item.what {
-        What::Doctor => finish(Command::new(baton).arg("doctor"), &mut answer),
+        What::Doctor => finish(Command::new(&job.baton).arg("doctor"), job.patience, &mut answer),
         What::Scenario { text, .. } => {
             let slowdown = job.slowdown.map(|factor| format!("--slowdown={factor}"));
             let arguments = ["--backend", "kvm"].into_iter().chain(slowdown.as_deref());
-            scenario(baton, text, &arguments.collect::<Vec<_>>(), &mut answer)
+            scenario(job, text, &arguments.collect::<Vec<_>>(), &mut answer)
         }
-        What::Tests { program, only } => tests(baton, program, only.as_deref(), &mut answer),
+        What::Tests { program, only } => tests(job, program, only.as_deref(), &mut answer),
     };
     if let Err(error) = result {
         answer.text.push_str(&error);
@@ -74,30 +72,31 @@ fn answer(job: &Job, item: &Item) -> Answer {
 }
 
 /// Runs a scenario, here on KVM and elsewhere on softcpu.
-pub fn scenario(baton: &Path, text: &str, arguments: &[&str], answer: &mut Answer) -> Result<(), String> {
+pub fn scenario(job: &Job, text: &str, arguments: &[&str], answer: &mut Answer) -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let [file, json] = ["scenario.toml", "report.json"].map(|name| folder.path().join(name));
     std::fs::write(&file, text).map_err(|error| error.to_string())?;
-    let mut command = Command::new(baton);
+    let mut command = Command::new(&job.baton);
     command
         .arg("run")
         .arg(&file)
         .args(arguments)
         .arg("--json")
         .arg(&json);
-    finish(&mut command, answer)?;
+    finish(&mut command, job.patience, answer)?;
     let report = std::fs::read(&json).map_err(|error| format!("no report: {error}"))?;
     let report: Value = serde_json::from_slice(&report).map_err(|error| error.to_string())?;
     answer.report = report["scenarios"][0].clone();
     Ok(())
 }
 
-fn tests(baton: &Path, program: &Path, only: Option<&str>, answer: &mut Answer) -> Result<(), String> {
+fn tests(job: &Job, program: &Path, only: Option<&str>, answer: &mut Answer) -> Result<(), String> {
     let mut list = Answer::new(&answer.name);
     finish(
         Command::new(program)
             .args(["--list", "--format", "terse"])
             .args(only),
+        job.patience,
         &mut list,
     )?;
     answer.tests = list
@@ -109,13 +108,13 @@ fn tests(baton: &Path, program: &Path, only: Option<&str>, answer: &mut Answer) 
         .collect();
     let mut command = Command::new(program);
     // In CI a test that finds no KVM fails, and so it is here.
-    command.env("CI", "true").env("BATON_PROGRAM", baton);
+    command.env("CI", "true").env("BATON_PROGRAM", &job.baton);
     command.args(["--exact", "--test-threads", "1"]).args(only);
-    finish(&mut command, answer)
+    finish(&mut command, job.patience, answer)
 }
 
-/// Runs a program to its end, or for [`PATIENCE`].
-fn finish(command: &mut Command, answer: &mut Answer) -> Result<(), String> {
+/// Runs a program to its end, or for so long.
+fn finish(command: &mut Command, patience: Duration, answer: &mut Answer) -> Result<(), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let failed = |error: std::io::Error| format!("{name}: {error}");
     let (mut reader, writer) = std::io::pipe().map_err(failed)?;
@@ -134,7 +133,7 @@ fn finish(command: &mut Command, answer: &mut Answer) -> Result<(), String> {
         if let Some(status) = child.try_wait().map_err(failed)? {
             break status;
         }
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > patience {
             child.kill().map_err(failed)?;
             break child.wait().map_err(failed)?;
         }

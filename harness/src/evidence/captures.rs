@@ -43,6 +43,16 @@ pub struct Checkpoint {
     pub strays_left_out: u64,
 }
 
+impl Checkpoint {
+    /// When its pages were captured, in words that follow "captured".
+    pub fn when(&self) -> String {
+        match self.kind {
+            CheckpointKind::Retrieved => format!("after the retrieval in generation {}", self.at.generation),
+            CheckpointKind::End => "at the end of the run".into(),
+        }
+    }
+}
+
 /// One object's pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectCapture {

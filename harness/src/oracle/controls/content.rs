@@ -77,6 +77,24 @@ fn a_lost_device_write_is_found_with_its_author_once_known() {
 }
 
 #[test]
+fn what_differs_at_two_checkpoints_is_told_apart() {
+    let mut evidence = good();
+    for checkpoint in [0, 1] {
+        change_page(&mut evidence, checkpoint, 15, |page| page[100] ^= 0xff);
+    }
+    let findings = only(&evidence, &[RuleName::PreservedContent]);
+    let when = ["after the retrieval in generation 1", "at the end of the run"];
+    assert_eq!(findings.len(), when.len());
+    for (finding, when) in findings.iter().zip(when) {
+        assert!(
+            finding.text.contains(&format!("captured {when}")),
+            "{}",
+            finding.text
+        );
+    }
+}
+
+#[test]
 fn a_stale_block_is_no_substitute_for_the_last_one() {
     let mut evidence = good();
     let stale = written_bytes(&evidence.ledger.entries[2 * 10], testing::dma().setup.engine.seed);

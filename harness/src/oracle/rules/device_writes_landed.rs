@@ -43,10 +43,11 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                     let lost = context.write(write);
                     let owner = super::dma_only_to_preserved::owner(context, frame, checkpoint.at.generation);
                     let text = format!(
-                        "{} of the device, written in {} of generation {}, has {} changed at {address:#x}",
+                        "{} of the device, written in {} of generation {} and captured {}, has {} changed at {address:#x}",
                         describe(lost),
                         lost.stamp.phase,
                         lost.stamp.generation,
+                        checkpoint.when(),
                         many(found.bytes as u64, "byte")
                     );
                     Finding {
@@ -63,15 +64,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                     }
                 });
             }
-            let at = (frame, checkpoint.at.generation);
-            kept_back(
-                context,
-                at,
-                checkpoint.at.ledger_length,
-                &actual,
-                &mut looked,
-                &mut findings,
-            );
+            kept_back(context, checkpoint, frame, &actual, &mut looked, &mut findings);
         }
     }
     let left_out: u64 = context
@@ -111,8 +104,8 @@ fn is_due(context: &Context<'_>, position: u32) -> bool {
 /// Tells of writes to a frame that injections kept back, and that nobody has made since.
 fn kept_back(
     context: &Context<'_>,
-    (frame, generation): (u64, u32),
-    ledger_length: u64,
+    checkpoint: &Checkpoint,
+    frame: u64,
     actual: &[u8; PAGE_BYTES],
     looked: &mut BTreeSet<u32>,
     findings: &mut Findings,
@@ -121,7 +114,7 @@ fn kept_back(
         return;
     }
     let mut meant = [0; PAGE_BYTES];
-    for (range, position) in context.meant_overlay(frame, ledger_length, &mut meant) {
+    for (range, position) in context.meant_overlay(frame, checkpoint.at.ledger_length, &mut meant) {
         let write = context.write(position);
         if write.was_made() {
             continue;
@@ -134,12 +127,13 @@ fn kept_back(
             rule: RULE,
             page: Some(frame),
             address: Some(frame * PAGE + found.offset as u64),
-            owner: super::dma_only_to_preserved::owner(context, frame, generation),
+            owner: super::dma_only_to_preserved::owner(context, frame, checkpoint.at.generation),
             text: format!(
-                "{} of the device, meant in {} of generation {}, is not as it was meant in {}",
+                "{} of the device, meant in {} of generation {} and captured {}, is not as it was meant in {}",
                 describe(write),
                 write.stamp.phase,
                 write.stamp.generation,
+                checkpoint.when(),
                 many(found.bytes as u64, "byte")
             ),
             expected: found.expected,

@@ -3,7 +3,7 @@
 //! the same pages agree. What injections wrote, and what they made of the device's writes, is expected; that they did
 //! is a finding of its own, whose last writer is the injection.
 
-use crate::evidence::{DigestRecord, Moment, ObjectEvidence, PageContent, describe};
+use crate::evidence::{Checkpoint, DigestRecord, Moment, ObjectEvidence, PageContent, describe};
 use crate::oracle::content::{Context, ExpectedPage};
 use crate::oracle::finding::{Finding, Findings, Writer, difference, many};
 use crate::oracle::{LookedAt, RuleName, RuleResult};
@@ -35,7 +35,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                 if context.is_injected(*frame) {
                     check_injected(
                         context,
-                        checkpoint.at,
+                        checkpoint,
                         (object, index, *frame),
                         *content,
                         &mut findings,
@@ -46,7 +46,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
                 }
                 check_page(
                     context,
-                    number,
+                    (number, checkpoint),
                     object,
                     index,
                     *frame,
@@ -78,7 +78,7 @@ pub(in crate::oracle) fn check(context: &Context<'_>) -> RuleResult {
 #[allow(clippy::too_many_arguments)] // a page, where it is, and what is known of it
 fn check_page(
     context: &Context<'_>,
-    checkpoint: usize,
+    (number, checkpoint): (usize, &Checkpoint),
     object: &ObjectEvidence,
     index: u64,
     frame: u64,
@@ -100,8 +100,9 @@ fn check_page(
             actual: "outside guest memory".into(),
             last_writer: Writer::Nobody,
             text: format!(
-                "page {index} of {} is said to be outside guest memory",
-                object.owner()
+                "page {index} of {}, captured {}, is said to be outside guest memory",
+                object.owner(),
+                checkpoint.when()
             ),
             question: None,
             explained_by: Vec::new(),
@@ -113,15 +114,16 @@ fn check_page(
     };
     findings.add(|| {
         let address = frame * PAGE_BYTES as u64 + found.offset as u64;
-        let (last_writer, question) = context.last_cpu_writer(checkpoint, address);
+        let (last_writer, question) = context.last_cpu_writer(number, address);
         let should = match expected.author(found.offset) {
             Some(write) => format!("what the device wrote as {}", describe(context.write(write))),
             None if object.laid.is_some() => "what the scenario's steps have put there".into(),
             None => "the pattern that the agent filled in".into(),
         };
         let text = format!(
-            "page {index} of {} differs in {}, first at offset {:#x}, from {should}",
+            "page {index} of {}, captured {}, differs in {}, first at offset {:#x}, from {should}",
             object.owner(),
+            checkpoint.when(),
             many(found.bytes as u64, "byte"),
             found.offset
         );
@@ -143,11 +145,12 @@ fn check_page(
 /// Tells of a page that holds what injections made of it, and not what it would hold without them.
 fn check_injected(
     context: &Context<'_>,
-    at: Moment,
+    checkpoint: &Checkpoint,
     (object, index, frame): (&ObjectEvidence, u64, u64),
     content: PageContent,
     findings: &mut Findings,
 ) {
+    let at = checkpoint.at;
     let page = |page: Option<ExpectedPage>| {
         page.map_or_else(|| context.pattern_page(object, index), |page| page.bytes)
     };
@@ -178,8 +181,9 @@ fn check_injected(
             address: Some(address),
             owner: object.owner(),
             text: format!(
-                "page {index} of {} differs in {}, first at offset {:#x}, because of an injection",
+                "page {index} of {}, captured {}, differs in {}, first at offset {:#x}, because of an injection",
                 object.owner(),
+                checkpoint.when(),
                 many(found.bytes as u64, "byte"),
                 found.offset
             ),

@@ -9,6 +9,7 @@ mod judge;
 mod kernel;
 mod matrix;
 mod outputs;
+mod overrides;
 mod pages;
 mod place;
 mod plan;
@@ -78,7 +79,7 @@ enum Command {
     /// Boot a kernel as QEMU would, from the options of QEMU that test scripts for kernels use.
     #[command(after_help = qemu::HELP, disable_help_flag = true)]
     Qemu(qemu::QemuArgs),
-    /// Show what a scenario does, step by step, without running it.
+    /// Show what a scenario does, step by step, without running it. Its kernels need not be built.
     Plan(plan::PlanArgs),
     /// Look at the handover in an image of RAM, or build one.
     Blob(blob::BlobArgs),
@@ -195,29 +196,8 @@ struct RunArgs {
     scenarios: Vec<PathBuf>,
     #[command(flatten)]
     execution: Execution,
-    /// First kernel, and every later one unless the scenario or --next-kernel names it: a version, a series such as
-    /// 7.3, the path of a bzImage, or that of a folder that a kernel was built in.
-    #[arg(long, value_name = "VERSION|PATH")]
-    kernel: Option<String>,
-    /// Every later kernel.
-    #[arg(long, value_name = "VERSION|PATH")]
-    next_kernel: Option<String>,
-    /// Seed of every random choice.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Guest time without progress after which the guest counts as hung, such as 5s; five times as much while a kernel
-    /// boots.
-    #[arg(long, value_name = "TIME")]
-    progress: Option<harness::scenario::Span>,
-    /// Guest RAM, such as 1G.
-    #[arg(long, value_name = "SIZE")]
-    ram: Option<harness::scenario::Bytes>,
-    /// Virtual processors.
-    #[arg(long, value_name = "N")]
-    vcpus: Option<u32>,
-    /// Added to the command line of every kernel, after what the scenario adds.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    append: Option<String>,
+    #[command(flatten)]
+    overrides: overrides::OverrideArgs,
     /// Show the guest's console on standard error, as it comes.
     #[arg(long)]
     console: bool,

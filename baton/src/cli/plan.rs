@@ -1,10 +1,10 @@
 //! `baton plan`: what a scenario does, step by step, without running it.
 
 use super::outputs::write_all;
+use super::overrides::OverrideArgs;
 use super::{Exit, complain, print, scenarios};
 use crate::report::{PlanReport, plan_text, write_json};
 use clap::Args;
-use harness::plan::Overrides;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
@@ -12,15 +12,8 @@ pub(super) struct PlanArgs {
     /// Scenario file, or the name of a scenario that baton brings.
     #[arg(value_name = "SCENARIO")]
     scenario: PathBuf,
-    /// First kernel, and every later one unless the scenario or --next-kernel names it. It need not be built.
-    #[arg(long, value_name = "VERSION|PATH")]
-    kernel: Option<String>,
-    /// Every later kernel.
-    #[arg(long, value_name = "VERSION|PATH")]
-    next_kernel: Option<String>,
-    /// Seed of every random choice.
-    #[arg(long)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    overrides: OverrideArgs,
     /// Write the plan as JSON; - is standard output, and nothing else is printed there then.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -38,12 +31,7 @@ fn show(args: &PlanArgs) -> Result<Exit, Exit> {
     };
     let (scenario, text) = scenarios::read(&args.scenario).map_err(|error| usage(&error))?;
     let file = args.scenario.display().to_string();
-    let overrides = Overrides {
-        kernel: args.kernel.clone(),
-        next_kernel: args.next_kernel.clone(),
-        seed: args.seed,
-        ..Overrides::default()
-    };
+    let overrides = args.overrides.overrides();
     let plan = harness::plan::outline(&scenario, &file, &text, &overrides).map_err(|error| usage(&error))?;
     let report = PlanReport::new(&plan, &scenario);
     if args.json.as_deref() != Some(Path::new("-")) {

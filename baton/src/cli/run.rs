@@ -16,16 +16,7 @@ use vmm::machine::MachineError;
 
 /// Runs scenarios. All of them are read and resolved before the first is started.
 pub(super) fn run(args: &RunArgs) -> Exit {
-    let overrides = Overrides {
-        kernel: args.kernel.clone(),
-        next_kernel: args.next_kernel.clone(),
-        seed: args.seed,
-        progress: args.progress,
-        survey: false,
-        ram: args.ram,
-        vcpus: args.vcpus,
-        append: args.append.clone(),
-    };
+    let overrides = args.overrides.overrides();
     let scenarios = match scenarios::expand(&args.scenarios) {
         Ok(scenarios) => scenarios,
         Err(error) => {

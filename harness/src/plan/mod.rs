@@ -4,6 +4,7 @@ mod dma;
 mod given;
 mod given_dma;
 mod inject;
+mod overrides;
 mod payload_steps;
 mod steps;
 mod words;
@@ -12,13 +13,14 @@ pub use dma::bytes_before_buffers;
 use dma::dma_plan;
 pub(crate) use given_dma::{first_preserved, preserves};
 pub use inject::{Ask, BlobAsk, FieldChange, InjectionPlan, Thing, Where};
+pub use overrides::Overrides;
 pub use steps::Step;
 
 use crate::evidence::{CheckpointKind, DmaSetup, MemfdEnd, ObjectKind, Phase};
 use crate::handover::{HandoverError, HandoverPlan};
 use crate::kernel::{KernelError, KernelImage};
 use crate::payload::{PackError, PayloadPlan, device_memory};
-use crate::scenario::{Bytes, KexecBy, Scenario, Span};
+use crate::scenario::{KexecBy, Scenario};
 use crate::seed::seed_for;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -31,10 +33,6 @@ use std::path::Path;
 /// scenario may append another level.
 pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 earlyprintk=ttyS0 liveupdate=on kho=on retain_initrd no_timer_check lpj=5000000 mitigations=off panic=-1 reboot=acpi";
 
-/// How many times longer than [`Plan::progress_ns`] a booting kernel may be silent, unless the scenario says. A kernel
-/// of 10 MB is silent for 3 billion instructions while it decompresses itself with XZ.
-const BOOT_PATIENCE: u64 = 5;
-
 /// Identity of the first region of reserve_mem.
 const FIRST_REGION: u32 = 3000;
 /// The kernel's table of regions (mm/memblock.c). A kernel without it knows no `reserve_mem=`.
@@ -43,49 +41,6 @@ pub const REGION_TABLE: &str = "reserved_mem_table";
 pub const FIRST_FOUND: u32 = 5000;
 /// Identity of the file that [`Step::UseMemory`] fills; no evidence is kept of it.
 pub const WORKLOAD_OBJECT: u32 = 2000;
-
-/// What the command line may override.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Overrides {
-    /// `--kernel`.
-    pub kernel: Option<String>,
-    /// `--next-kernel`.
-    pub next_kernel: Option<String>,
-    /// `--seed`.
-    pub seed: Option<u64>,
-    /// `--progress`.
-    pub progress: Option<Span>,
-    /// The run is one of a matrix of kernels. Then the next kernel comes through the mailbox, so that runs with one
-    /// first kernel are one run until it is loaded. What the first kernel refuses to preserve is left out.
-    pub survey: bool,
-    /// `--ram`.
-    pub ram: Option<Bytes>,
-    /// `--vcpus`.
-    pub vcpus: Option<u32>,
-    /// `--append`: added to the command line of every kernel.
-    pub append: Option<String>,
-}
-
-impl Overrides {
-    /// The command-line arguments of these overrides, without the seed.
-    pub fn arguments(&self) -> Vec<String> {
-        let progress = self.progress.map(|progress| progress.to_string());
-        let ram = self.ram.map(|ram| ram.to_string());
-        let vcpus = self.vcpus.map(|vcpus| vcpus.to_string());
-        let pairs = [
-            ("--kernel", &self.kernel),
-            ("--next-kernel", &self.next_kernel),
-            ("--progress", &progress),
-            ("--ram", &ram),
-            ("--vcpus", &vcpus),
-            ("--append", &self.append),
-        ];
-        let given = pairs
-            .into_iter()
-            .filter_map(|(name, value)| Some([name.to_owned(), value.clone()?]));
-        given.flatten().collect()
-    }
-}
 
 /// A scenario with everything resolved, except its expectations: the verdict reads those from `scenario_text`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -253,9 +208,9 @@ pub fn plan_with(
     overrides: &Overrides,
     find: &mut dyn FnMut(&str) -> Result<KernelImage, KernelError>,
 ) -> Result<Plan, PlanError> {
-    let overridden = overridden(scenario, overrides)?;
+    let overridden = overrides.with_machine(scenario)?;
     let scenario = overridden.as_ref().unwrap_or(scenario);
-    let [(old, old_span), (new, new_span)] = kernels(scenario, file, overrides);
+    let [(old, old_span), (new, new_span)] = overrides.kernels(scenario, file);
     let mut resolve = |name: &str, span: &Option<std::ops::Range<usize>>| {
         find(name).map_err(|source| PlanError {
             span: span.clone(),
@@ -317,9 +272,9 @@ pub fn outline(
     text: &str,
     overrides: &Overrides,
 ) -> Result<Plan, PlanError> {
-    let overridden = overridden(scenario, overrides)?;
+    let overridden = overrides.with_machine(scenario)?;
     let scenario = overridden.as_ref().unwrap_or(scenario);
-    let [(old, _), (new, _)] = kernels(scenario, file, overrides);
+    let [(old, _), (new, _)] = overrides.kernels(scenario, file);
     let new_kernel = (new != old).then(|| KernelImage::named(&new));
     let old_kernel = KernelImage::named(&old);
     let plan = with_kernels(scenario, file, text, overrides, old_kernel, new_kernel);
@@ -328,48 +283,6 @@ pub fn outline(
         payload: payload.map(|payload| PayloadPlan::with(payload.get_ref(), Vec::new())),
         ..plan
     })
-}
-
-/// The name of a kernel, with its place in the scenario's text if that names it.
-type Named = (String, Option<std::ops::Range<usize>>);
-
-/// Names of the first kernel and of every later one.
-fn kernels(scenario: &Scenario, file: &str, overrides: &Overrides) -> [Named; 2] {
-    let kernel = &scenario.kernel;
-    let default = (crate::kernel::DEFAULT_VERSION.to_owned(), None);
-    let (old, old_span) = choose(&overrides.kernel, &kernel.old).unwrap_or(default);
-    // `--kernel` alone replaces both kernels, unless the scenario names a different new one.
-    let same = || (old.clone(), old_span.clone());
-    let (new, new_span) = choose(&overrides.next_kernel, &kernel.new).unwrap_or_else(same);
-    // A path in a scenario is relative to the scenario.
-    let placed = |(name, span): Named| match span {
-        Some(_) => (crate::kernel::beside(&name, Path::new(file)), span),
-        None => (name, None),
-    };
-    [placed((old, old_span)), placed((new, new_span))]
-}
-
-/// The scenario with the machine that the command line asks for, checked again; `None` if it asks for none.
-fn overridden(scenario: &Scenario, overrides: &Overrides) -> Result<Option<Scenario>, PlanError> {
-    let (ram, vcpus) = (overrides.ram, overrides.vcpus);
-    if ram.is_none() && vcpus.is_none() {
-        return Ok(None);
-    }
-    let options = |machine: Overrides| machine.arguments().join(" ");
-    scenario
-        .with_machine(ram, vcpus)
-        .map(Some)
-        .map_err(|reason| PlanError {
-            span: None,
-            source: Unplanned::Overridden {
-                options: options(Overrides {
-                    ram,
-                    vcpus,
-                    ..Overrides::default()
-                }),
-                reason,
-            },
-        })
 }
 
 /// The plan of a scenario with these kernels.
@@ -383,7 +296,7 @@ pub(crate) fn with_kernels(
 ) -> Plan {
     let (seed, kernel) = (overrides.seed.unwrap_or(scenario.seed), &scenario.kernel);
     let kexecs = *scenario.kexecs.get_ref();
-    let (progress_ns, boot_progress_ns) = patience(scenario, overrides);
+    let (progress_ns, boot_progress_ns) = overrides.patience(&scenario.limits);
     let added = overrides.append.as_deref().unwrap_or_default();
     let mut objects: Vec<ObjectPlan> = (1..)
         .zip(&scenario.memfd)
@@ -466,49 +379,6 @@ fn kernel_of<'a>(generation: u32, old: &'a KernelImage, new: Option<&'a KernelIm
     new.filter(|_| generation > 0).unwrap_or(old)
 }
 
-/// Guest time without progress that is allowed, and that while a kernel boots, in nanoseconds.
-fn patience(scenario: &Scenario, overrides: &Overrides) -> (u64, u64) {
-    let limits = &scenario.limits;
-    let progress = overrides.progress.unwrap_or(limits.progress).0;
-    let usual = progress.saturating_mul(BOOT_PATIENCE);
-    let boot = match (overrides.progress, limits.boot) {
-        (None, Some(boot)) => boot.0,
-        (Some(_), Some(boot)) => boot.0.max(usual),
-        (_, None) => usual,
-    };
-    (progress, boot)
-}
-
-/// The name of a kernel, from the command line or the scenario, with its place in the scenario's text.
-fn choose(given: &Option<String>, named: &Option<toml::Spanned<String>>) -> Option<Named> {
-    let named = || {
-        named
-            .as_ref()
-            .map(|named| (named.get_ref().clone(), Some(named.span())))
-    };
-    given.clone().map(|given| (given, None)).or_else(named)
-}
-
-/// Whether runs with these overrides may begin equally. Those of a matrix differ in the later kernels alone.
-fn same_beginning(one: &Overrides, other: &Overrides) -> bool {
-    let Overrides {
-        kernel,
-        next_kernel,
-        seed,
-        progress,
-        survey,
-        ram,
-        vcpus,
-        append,
-    } = one;
-    *kernel == other.kernel
-        && *seed == other.seed
-        && *progress == other.progress
-        && *survey == other.survey
-        && (ram, vcpus, append) == (&other.ram, &other.vcpus, &other.append)
-        && (*survey || *next_kernel == other.next_kernel)
-}
-
 /// A kernel's command line of these parts, of which any may be empty.
 #[must_use]
 pub fn command_line(parts: &[&str]) -> String {
@@ -573,7 +443,7 @@ impl Plan {
         let kernel = |kernel: &KernelImage| (kernel.hash, kernel.path.clone());
         *name == other.name
             && *scenario_file == other.scenario_file
-            && same_beginning(overrides, &other.overrides)
+            && overrides.begins_as(&other.overrides)
             && *seed == other.seed
             && *ram_bytes == other.ram_bytes
             && *vcpus == other.vcpus

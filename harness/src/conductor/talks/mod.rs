@@ -1,19 +1,20 @@
 //! Whole runs without a machine: scripted guests talk with [`next`]. Each talk is held twice, once with cursor and
 //! evidence made bytes and read again between every two inputs, which must change nothing.
 
+mod anything;
 mod guest;
+mod matrix;
 mod payload;
+mod reserved;
 mod steps;
 
 use super::cursor::{Cursor, Ending, Move, Point, Said, What, next};
-use super::regions::Region;
 use super::setup::blank;
-use crate::evidence::{Evidence, MemoryPoint, Moment, OutcomeKind, Phase, from_bytes, to_bytes};
-use crate::plan::{Plan, Step};
+use crate::evidence::{Evidence, MemoryPoint, OutcomeKind, Phase, from_bytes, to_bytes};
+use crate::plan::Plan;
 use crate::testing;
 use guest::{Guest, entry, event, failed, hello, here};
 use guest_agent::protocol::{FlagRun, PageRun, Reply, Request, VERSION};
-use proptest::prelude::*;
 use vmm::machine::Event;
 
 /// Two kexecs; one memfd takes two portions, another goes only over the first kexec.
@@ -37,6 +38,24 @@ const SCENARIO: &str = r#"
     when_full = "wait"
     [run]
     workload = "1 MiB"
+"#;
+
+/// An object of the agent's, and one that the kernel preserves by itself.
+const OWN: &str = r#"
+    name = "own"
+    ram = "128 MiB"
+    [[memfd]]
+    name = "m"
+    size = "72 KiB"
+    token = 1
+    session = "vm"
+    [[reserve_mem]]
+    name = "kept"
+    size = "8 KiB"
+    [dma]
+    rate = "40 MiB/s"
+    ring = 16
+    buffer = "64 B"
 "#;
 
 /// What a talk leaves.
@@ -479,229 +498,6 @@ fn an_agent_that_ought_to_end_may_not_go_on() {
         spins.then(|| event(Event::PowerOff { at: here(), by: None }))
     });
     assert_eq!(told.ending().0, OutcomeKind::UnexpectedReset);
-}
-
-/// More than all moves but [`Move::Run`] that a plan can lead to.
-fn most_moves(plan: &Plan) -> usize {
-    let steps = plan.steps.iter().flatten().chain(&[Step::PowerOff]).count();
-    (steps + plan.wind_down().len()) * 20
-}
-
-fn any_what() -> impl Strategy<Value = What> {
-    let replies = prop_oneof![
-        Just(Reply::Done),
-        (0..4u32, 0..3u32).prop_map(|(protocol, processors)| hello(protocol, processors)),
-        prop::collection::vec((any::<u64>(), any::<u64>()), 0..3).prop_map(|runs| {
-            Reply::Pages(
-                runs.into_iter()
-                    .map(|(first, count)| PageRun { first, count })
-                    .collect(),
-            )
-        }),
-        prop::collection::vec(any::<u64>(), 0..3).prop_map(Reply::Digests),
-        (any::<u64>(), any::<u64>()).prop_map(|(total_pages, free_pages)| Reply::Memory {
-            total_pages,
-            free_pages
-        }),
-    ];
-    let events = prop_oneof![
-        any::<u64>().prop_map(|time| Event::Jump { time }),
-        (any::<u64>(), any::<u16>()).prop_map(|(time, generation)| Event::KernelEntry {
-            time,
-            boot_params: time,
-            generation
-        }),
-        Just(Event::PowerOff { at: here(), by: None }),
-        Just(Event::LedgerFull { at: here() }),
-        Just(Event::Message(vec![1])),
-    ];
-    prop_oneof![
-        3 => Just(What::Done),
-        3 => replies.prop_map(|reply| What::Message(Ok(reply))),
-        1 => any::<i32>().prop_map(failed),
-        1 => Just(What::Message(Err("nonsense".into()))),
-        2 => (events, prop::option::of(".{0,20}")).prop_map(|(event, panic)| What::Event { event, panic }),
-        1 => ".{0,10}".prop_map(What::Failed),
-    ]
-}
-
-proptest! {
-    /// A good guest up to some move, then anything. Whatever is said, each call returns, and only the guest itself can
-    /// be asked to run again and again.
-    #[test]
-    fn whatever_is_said_is_taken_and_ends(
-        good in 0..260usize,
-        rest in prop::collection::vec((any_what(), any::<u64>(), any::<u32>()), 1..40),
-    ) {
-        let plan = testing::plan(SCENARIO);
-        let (mut cursor, mut evidence) = (Cursor::start(0), blank(&plan, "none"));
-        let mut guest = Guest::new(&|_, _| None);
-        let mut moves = 0;
-        for at in 0..good + rest.len() {
-            let (what, point) = match at.checked_sub(good) {
-                None => (guest.make(&cursor.due), guest.at),
-                Some(at) => {
-                    let (what, time_ns, generation) = rest[at].clone();
-                    let moment = Moment { generation, time_ns, ledger_length: time_ns };
-                    (what, Point { moment, engine_event_ns: Some(time_ns / 2), ..guest.at })
-                }
-            };
-            let ended = matches!(cursor.due, Move::End(_)).then(|| cursor.clone());
-            let due = next(&plan, &mut cursor, &mut evidence, Said { at: point, what });
-            prop_assert_eq!(&due, &cursor.due);
-            if let Some(ended) = ended {
-                prop_assert_eq!(&ended, &cursor);
-            }
-            moves += usize::from(!matches!(due, Move::Run | Move::End(_)));
-            prop_assert!(moves <= most_moves(&plan));
-        }
-        hold(&mut cursor, &mut evidence);
-    }
-}
-
-/// An object of the agent's, and one that the kernel preserves by itself.
-const OWN: &str = r#"
-    name = "own"
-    ram = "128 MiB"
-    [[memfd]]
-    name = "m"
-    size = "72 KiB"
-    token = 1
-    session = "vm"
-    [[reserve_mem]]
-    name = "kept"
-    size = "8 KiB"
-    [dma]
-    rate = "40 MiB/s"
-    ring = 16
-    buffer = "64 B"
-"#;
-
-/// A guest that has, in `generation`, these regions.
-fn regions_in(generation: u32, found: Option<Vec<Region>>) -> impl Fn(&Guest<'_>, &Move) -> Option<What> {
-    move |guest, due| {
-        let here = guest.at.moment.generation == generation && *due == Move::FindRegions;
-        here.then(|| What::Regions(found.clone()))
-    }
-}
-
-fn region(name: &str, start: u64, bytes: u64) -> Vec<Region> {
-    let name = name.into();
-    vec![Region { name, start, bytes }]
-}
-
-#[test]
-fn memory_reserved_by_name_is_found_filled_and_found_again() {
-    let plan = testing::plan(OWN);
-    let told = talk(&plan, &|_, _| None);
-    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
-    let object = told
-        .evidence
-        .objects
-        .iter()
-        .find(|object| object.name == "kept")
-        .unwrap();
-    let run = PageRun {
-        first: 0x4_0000,
-        count: 2,
-    };
-    assert_eq!(object.pages, [(0, vec![run]), (1, vec![run])].into());
-    assert_eq!((object.preserved_by.as_slice(), object.closed), (&[0][..], None));
-    assert!(told.moves.contains(&Move::Fill(object.id)));
-    let mut again = told.evidence.retrievals.iter();
-    let again = again
-        .find(|retrieval| retrieval.object == Some(object.id))
-        .unwrap();
-    assert_eq!((again.generation, again.failure), (1, None));
-}
-
-#[test]
-fn memory_that_is_not_where_it_was_is_lost_and_the_run_goes_on() {
-    let plan = testing::plan(OWN);
-    for (found, said) in [
-        (
-            region("kept", 0x5000_0000, 0x2000),
-            "has it at 0x50000000, and it was at 0x40000000",
-        ),
-        (region("kept", 0x4000_0000, 0x1000), "has it at"),
-        (region("kept", 0x4000_0001, 0x2000), "no memory of that name"),
-        (region("other", 0x4000_0000, 0x2000), "no memory of that name"),
-        (Vec::new(), "no memory of that name"),
-    ] {
-        let told = talk(&plan, &regions_in(1, Some(found)));
-        assert_eq!(told.ending().0, OutcomeKind::SessionLost);
-        assert!(told.ending().1.contains(said), "{said}: {:?}", told.ending());
-    }
-}
-
-#[test]
-fn a_first_kernel_without_the_memory_and_a_table_that_cannot_be_read_end_the_run() {
-    let plan = testing::plan(OWN);
-    let told = talk(&plan, &regions_in(0, Some(region("kept", 0x4000_0000, 0x1000))));
-    assert_eq!(told.ending().0, OutcomeKind::SetupFailed);
-    assert!(
-        told.ending().1.contains("1 pages, expected 2"),
-        "{:?}",
-        told.ending()
-    );
-    for generation in [0, 1] {
-        let told = talk(&plan, &regions_in(generation, None));
-        assert_eq!(told.ending().0, OutcomeKind::MachineFailed);
-        assert!(told.ending().1.contains("System.map"), "{:?}", told.ending());
-    }
-}
-
-/// The plan of a run of a matrix.
-fn survey(text: &str) -> Plan {
-    testing::plan_with(text, |overrides| overrides.survey = true)
-}
-
-#[test]
-fn in_a_matrix_the_next_kernel_comes_in_parts() {
-    let plan = survey(OWN);
-    let told = talk(&plan, &|_, _| None);
-    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
-    let mut image = Vec::new();
-    for request in told.requests() {
-        if let Request::StageKernel { offset, bytes } = request {
-            assert_eq!(*offset, image.len() as u64);
-            image.extend_from_slice(bytes);
-        }
-    }
-    assert_eq!(image, *plan.kernel(1).image);
-    let plain = talk(&testing::plan(OWN), &|_, _| None);
-    let staged = |told: &Told| {
-        told.requests()
-            .any(|request| matches!(request, Request::StageKernel { .. }))
-    };
-    assert!(staged(&told) && !staged(&plain));
-}
-
-#[test]
-fn in_a_matrix_what_the_first_kernel_refuses_is_left_out_and_the_rest_goes_on() {
-    let refuse = saying(
-        0,
-        |request| matches!(request, Request::CreateSession { .. }),
-        failed(2),
-    );
-    let told = talk(&survey(OWN), &refuse);
-    assert_eq!(told.ending(), (OutcomeKind::Completed, "every step was done"));
-    let asks = |what: fn(&Request) -> bool| told.requests().any(what);
-    assert!(!asks(|request| matches!(request, Request::Preserve { .. })));
-    assert!(!asks(|request| matches!(
-        request,
-        Request::RetrieveSession { .. } | Request::RetrieveMemfd { .. }
-    )));
-    // An engine without preserved memory would write to what the next kernel uses.
-    assert!(!asks(|request| matches!(
-        request,
-        Request::StartDma(_) | Request::StopDma | Request::ConsumeDma
-    )));
-    assert_eq!(told.evidence.failures.len(), 1);
-    assert_eq!(told.evidence.retrievals.len(), 1, "the region");
-    // Alone it ends the run.
-    let told = talk(&testing::plan(OWN), &refuse);
-    assert_eq!(told.ending().0, OutcomeKind::SetupFailed);
 }
 
 /// Two memfds of a session, of which one is not retrieved, and a session that nobody asks for.

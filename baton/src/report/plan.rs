@@ -27,6 +27,7 @@ pub struct PlanReport {
 struct GenerationPlan {
     generation: u32,
     kernel: String,
+    command_line: String,
     steps: Vec<StepPlan>,
 }
 
@@ -61,6 +62,7 @@ impl PlanReport {
             .map(|(generation, steps)| GenerationPlan {
                 generation,
                 kernel: plan.kernel(generation).name.clone(),
+                command_line: plan.command_line(generation).into(),
                 steps: steps.iter().map(|one| step(generation, one)).collect(),
             });
         Self {
@@ -91,12 +93,16 @@ fn write_plan(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     let (ram, seed) = (Bytes(report.ram_bytes), report.seed);
     writeln!(
         out,
-        "{}: {}, seed {seed}, {ram} of RAM",
+        "{}: {}, seed {seed}, {ram} of RAM, {}",
         report.name,
         if report.gives_steps {
             "steps of its own"
         } else {
             "the usual life cycle"
+        },
+        match report.vcpus {
+            1 => "1 vCPU".into(),
+            vcpus => format!("{vcpus} vCPUs"),
         },
     )?;
     for generation in &report.generations {
@@ -105,6 +111,7 @@ fn write_plan(report: &PlanReport, out: &mut String) -> std::fmt::Result {
             "generation {}, kernel {}",
             generation.generation, generation.kernel
         )?;
+        writeln!(out, "        boot with: {}", generation.command_line)?;
         for step in &generation.steps {
             let number = step.given.map_or(String::new(), |number| number.to_string());
             write!(out, "{number:>6}  {}", step.what)?;
@@ -123,8 +130,12 @@ mod tests {
     use harness::plan::{Overrides, outline};
 
     fn shown(text: &str) -> (String, serde_json::Value) {
+        shown_with(text, &Overrides::default())
+    }
+
+    fn shown_with(text: &str, overrides: &Overrides) -> (String, serde_json::Value) {
         let scenario = harness::scenario::parse("s.toml", text).unwrap();
-        let plan = outline(&scenario, "s.toml", text, &Overrides::default()).unwrap();
+        let plan = outline(&scenario, "s.toml", text, overrides).unwrap();
         let report = PlanReport::new(&plan, &scenario);
         (plan_text(&report), serde_json::to_value(&report).unwrap())
     }
@@ -158,6 +169,21 @@ mod tests {
         assert!(text.starts_with("s: the usual life cycle, seed 1"), "{text}");
         assert!(text.contains("preserve memfd \"m\"\n"), "{text}");
         assert_eq!(json["generations"].as_array().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn what_the_command_line_changes_is_shown() {
+        let overrides = Overrides {
+            ram: Some(Bytes(256 << 20)),
+            vcpus: Some(2),
+            append: Some("initcall_debug".into()),
+            ..Overrides::default()
+        };
+        let (text, json) = shown_with(MEMFD, &overrides);
+        assert!(text.contains(", 256 MiB of RAM, 2 vCPUs\n"), "{text}");
+        assert_eq!(text.matches(" initcall_debug\n").count(), 2, "{text}");
+        let command_line = json["generations"][1]["command_line"].as_str().unwrap();
+        assert!(command_line.ends_with(" initcall_debug"), "{command_line}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod payload;
 mod reserved;
 mod steps;
 
+use super::asks::PAGES_AT_ONCE;
 use super::cursor::{Cursor, Ending, Move, Point, Said, What, next};
 use super::setup::blank;
 use crate::evidence::{Evidence, MemoryPoint, OutcomeKind, Phase, from_bytes, to_bytes};
@@ -24,7 +25,7 @@ const SCENARIO: &str = r#"
     kexecs = 2
     [[memfd]]
     name = "big"
-    size = "40 MiB"
+    size = "5 MiB"
     token = 1
     [[memfd]]
     name = "small"
@@ -145,7 +146,7 @@ fn a_good_guest_is_taken_through_every_step() {
     assert_eq!(evidence.objects[0].preserved_by, [0, 1]);
     assert_eq!(evidence.objects[1].preserved_by, [0]);
     let resolved = evidence.objects[0].pages[&0].iter().map(|run| run.count);
-    assert_eq!(resolved.sum::<u64>(), 10_240);
+    assert_eq!(resolved.sum::<u64>(), 1_280);
     let closed = evidence.objects.iter().map(|object| object.closed);
     let closed: Vec<_> = closed.map(|at| at.map(|at| at.generation)).collect();
     assert_eq!(closed, [Some(2), Some(1)]);
@@ -177,7 +178,7 @@ fn a_good_guest_is_taken_through_every_step() {
     );
     assert_eq!(stopped.map(|at| at.generation), Some(2));
     let held: Vec<u64> = evidence.memory.iter().map(|record| record.held_pages).collect();
-    assert_eq!(held, [10_240 + 18, 10_240, 10_240, 0]);
+    assert_eq!(held, [1_280 + 18, 1_280, 1_280, 0]);
     // A consumer that the engine waits for has eight turns in each wait: armed twice, restore twice.
     let consumed = told.requests().filter(|request| **request == Request::ConsumeDma);
     assert_eq!(consumed.count(), 32);
@@ -201,7 +202,7 @@ fn all_memory_is_taken_before_the_retrieval_while_objects_are_held_and_once_they
     let points: Vec<_> = pressure.iter().map(|one| (one.generation, one.at)).collect();
     let expected = [1, 2].map(|generation| [before, held, closed].map(|at| (generation, at)));
     assert_eq!(points, expected.concat());
-    assert!(pressure.iter().all(|one| one.taken_pages == 2 * 8192));
+    assert!(pressure.iter().all(|one| one.taken_pages == 2 * PAGES_AT_ONCE));
     assert!(pressure.iter().all(|one| one.end_ns > Some(one.begin_ns)));
     // Page writes are split before memory is taken and before it is given back.
     let at = |wanted: Request| {
@@ -215,7 +216,7 @@ fn all_memory_is_taken_before_the_retrieval_while_objects_are_held_and_once_they
             .iter()
             .all(|at| told.moves[at - 1] == Move::SplitPageWrites)
     );
-    let takes: Vec<usize> = at(Request::TakeMemory { pages: 8192 }).collect();
+    let takes: Vec<usize> = at(Request::TakeMemory { pages: PAGES_AT_ONCE }).collect();
     assert_eq!(takes.len(), 3 * pressure.len());
     let firsts = takes.iter().step_by(3);
     assert!(
@@ -227,7 +228,7 @@ fn all_memory_is_taken_before_the_retrieval_while_objects_are_held_and_once_they
     let flags = &told.evidence.page_flags;
     let of = |object| flags.iter().filter(move |record| record.object == object);
     assert_eq!([of(1).count(), of(2).count()], [3 + 3 + 1, 3 + 1]);
-    assert!(of(1).all(|record| record.each().count() == 10_240));
+    assert!(of(1).all(|record| record.each().count() == 1_280));
     let closed: Vec<_> = flags.iter().filter(|record| record.at == closed).collect();
     assert_eq!(
         closed
@@ -413,9 +414,17 @@ fn nonsense_ends_the_run() {
     ends(2, memory, says(Reply::Done), AgentDied, "than memory");
     let session = |one: &Request| matches!(one, Request::CreateSession { .. });
     ends(0, session, says(Reply::Digests(vec![1])), AgentDied, "than done");
-    let second = |one: &Request| matches!(one, Request::ResolveRange { first_page: 8192, .. });
+    let second = |one: &Request| {
+        matches!(
+            one,
+            Request::ResolveRange {
+                first_page: PAGES_AT_ONCE,
+                ..
+            }
+        )
+    };
     let three = vec![PageRun { first: 1, count: 3 }];
-    ends(0, second, says(Reply::Pages(three)), AgentFailed, "8195 pages");
+    ends(0, second, says(Reply::Pages(three)), AgentFailed, "1027 pages");
 }
 
 #[test]

@@ -4,9 +4,9 @@ use super::*;
 use crate::evidence::{MemfdEnd, StepRecord};
 use guest_agent::protocol::{Change, Side};
 
-/// A scenario with these steps, in which one memfd of 40 MiB takes two portions.
+/// A scenario with these steps, in which one memfd of 5 MiB takes two portions.
 fn plan(steps: &[&str]) -> Plan {
-    let head = "name = \"talk\"\nram = \"128 MiB\"\n[[memfd]]\nname = \"m\"\nsize = \"40 MiB\"\nsession = \"vm\"\ntoken = 1\n";
+    let head = "name = \"talk\"\nram = \"128 MiB\"\n[[memfd]]\nname = \"m\"\nsize = \"5 MiB\"\nsession = \"vm\"\ntoken = 1\n";
     let steps = steps.iter().map(|step| format!("[[step]]\n{step}\n"));
     testing::plan(&format!("{head}{}", steps.collect::<String>()))
 }
@@ -71,7 +71,7 @@ fn a_good_guest_does_what_the_scenario_says_and_no_more() {
     // The write came in two portions, and the hole was refused.
     let laid = object.laid.as_ref().unwrap().iter();
     let laid: Vec<u64> = laid.map(|laid| laid.part.bytes >> 20).collect();
-    assert_eq!(laid, [32, 8]);
+    assert_eq!(laid, [4, 1]);
     assert_eq!(evidence.retrievals.len(), 2);
     assert!(!told.requests().any(|one| matches!(one, Request::Fill { .. })));
 }

@@ -40,6 +40,28 @@ fn the_shipped_scenario_passes_and_repeats() {
 }
 
 #[test]
+fn a_hang_is_told_with_what_is_not_done_and_the_place_of_every_processor() {
+    if !ready("a hang of several processors") {
+        return;
+    }
+    let file = scenarios().join("more/smp-memfd-under-dma.toml");
+    // Less than the agent needs for a portion of what it fills.
+    let short = ["--backend", "soft", "--progress", "1ms"];
+    let run = baton(["run", file.to_str().unwrap()].into_iter().chain(short));
+    assert_eq!(run.status, 1, "{}", run.text);
+    let outcome = &run.scenario()["outcome"];
+    assert_eq!(outcome["kind"], "guest-hang", "{outcome}");
+    let told = outcome["text"].as_str().unwrap();
+    for part in [
+        "; not done: create memfd \"guest-memory\"",
+        "; vCPU 0 at ",
+        ", vCPU 1 at ",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+#[test]
 fn every_generation_brings_up_all_of_four() {
     if !ready("four processors") {
         return;

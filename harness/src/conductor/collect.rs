@@ -24,7 +24,7 @@ use vmm::machine::Machine;
 use vmm::phase::{Phase, Stamp};
 use vmm::provenance::PageWrite;
 use vmm::translate::AddressSpace;
-use vmm::vcpu::CS;
+use vmm::vcpu::{CS, Registers};
 
 /// End of the lower half of the address space, with four levels of page tables.
 const LOWER_HALF: u64 = 1 << 47;
@@ -256,6 +256,9 @@ impl Run {
         if let Some(place) = rip.and_then(|rip| self.place(rip)) {
             text = format!("{text}, {place}");
         }
+        if kind == OutcomeKind::GuestHang {
+            text.push_str(&self.where_it_hangs());
+        }
         if kind == OutcomeKind::UnexpectedReset
             && let Some(reason) = no_mailbox(&self.console_of_generation())
         {
@@ -312,6 +315,30 @@ impl Run {
             text,
         };
         evidence
+    }
+
+    /// What the agent has not done, and where each processor is if there are several, in words to append.
+    fn where_it_hangs(&self) -> String {
+        let generation = self.cursor.generation;
+        let asked = matches!(self.cursor.awaiting, Awaiting::Answer { .. });
+        let step = asked.then(|| self.cursor.step_of(&self.plan)).flatten();
+        let step = step.map_or(String::new(), |step| {
+            format!("; not done: {}", self.plan.step_words(generation, &step))
+        });
+        let all = self.machine.all_registers();
+        if all.len() < 2 {
+            return step;
+        }
+        let place = |(number, registers): (usize, &Registers)| {
+            let privilege = (registers.segments[CS].selector & 3) as u8;
+            let place = registers.known_rip().map_or("an unknown place".into(), |rip| {
+                let symbol = self.symbol(generation, rip, privilege);
+                symbol.unwrap_or_else(|| format!("{rip:#x}"))
+            });
+            format!("vCPU {number} at {place}")
+        };
+        let places: Vec<String> = all.iter().enumerate().map(place).collect();
+        format!("{step}; {}", places.join(", "))
     }
 
     /// What an address in the running guest is, in words.

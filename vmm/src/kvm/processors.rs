@@ -193,6 +193,10 @@ impl Processors for KvmProcessors {
         self.vcpus[self.last].registers()
     }
 
+    fn all_registers(&self) -> Vec<Registers> {
+        self.vcpus.iter().map(|vcpu| vcpu.registers()).collect()
+    }
+
     fn syscall_entries(&self) -> Vec<u64> {
         const LSTAR: u32 = 0xc000_0082;
         let entries = self.vcpus.iter().map(|vcpu| registers::msrs(&vcpu.fd, [LSTAR]));

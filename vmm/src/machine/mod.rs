@@ -412,6 +412,12 @@ impl Machine {
         self.processors.registers()
     }
 
+    /// Registers of every processor, in the order of their numbers.
+    #[must_use]
+    pub fn all_registers(&self) -> Vec<Registers> {
+        self.processors.all_registers()
+    }
+
     /// IA32_LSTAR of each processor, where SYSCALL goes; 0 if its kernel has not set it yet.
     #[must_use]
     pub fn syscall_entries(&self) -> Vec<u64> {

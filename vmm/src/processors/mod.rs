@@ -72,6 +72,8 @@ pub trait Processors {
     fn instructions_at(&self, time: u64) -> Option<u64>;
     /// Registers of the processor that caused the last [`StopReason`].
     fn registers(&self) -> Registers;
+    /// Registers of every processor, in the order of their numbers.
+    fn all_registers(&self) -> Vec<Registers>;
     /// IA32_LSTAR of each processor, where SYSCALL goes; 0 if its kernel has not set it yet. A processor that cannot be
     /// asked is left out.
     fn syscall_entries(&self) -> Vec<u64>;

@@ -361,6 +361,10 @@ impl Processors for Stepped {
         self.current().registers()
     }
 
+    fn all_registers(&self) -> Vec<Registers> {
+        self.vcpus.iter().map(|vcpu| vcpu.registers()).collect()
+    }
+
     fn syscall_entries(&self) -> Vec<u64> {
         self.vcpus.iter().map(|vcpu| vcpu.syscall_entry()).collect()
     }

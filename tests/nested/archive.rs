@@ -87,8 +87,11 @@ impl Archive {
             self.tree(folder)?;
         }
         if let What::Tests { program, .. } = &mut item.what {
-            let at = Path::new("bin").join(&item.name);
-            self.program(program, &at)?;
+            let at = Path::new("bin").join(program.file_name().unwrap_or_default());
+            // Items may be of one program.
+            if !self.present.contains(&at) {
+                self.program(program, &at)?;
+            }
             // Tests look for scenarios where the source tree is.
             let scenarios = tests::scenarios();
             self.folders(scenarios.strip_prefix("/").unwrap_or(&scenarios))?;

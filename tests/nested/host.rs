@@ -12,8 +12,8 @@ use crate::{archive, bochs, qemu};
 
 /// A host that gives no answer for so long hangs: the worker ends an item after five minutes of the host's time.
 const PATIENCE_SVM: Duration = Duration::from_secs(420);
-/// Bochs takes many times longer for a second of the host's time, and for an item many times more of them.
-const PATIENCE_VMX: Duration = Duration::from_secs(4 * 3600);
+/// Bochs takes many times longer for a second of the host's time, and for an item more of them.
+const PATIENCE_VMX: Duration = Duration::from_secs(3 * 3600);
 
 /// The line by which the worker asks what to run next.
 pub const NEXT: &str = "next";
@@ -119,7 +119,7 @@ impl Host {
     pub fn slower(&self) -> u32 {
         match self.hardware {
             Hardware::Svm => 1,
-            Hardware::Vmx => 12,
+            Hardware::Vmx => 4,
         }
     }
 

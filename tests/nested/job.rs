@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::Arguments;
+use crate::worker::tests_of;
 
 /// Where things lie on the host that the job runs on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -73,6 +74,26 @@ impl Job {
         let mut job = self.clone();
         job.items.retain(|item| item.processors == processors);
         job
+    }
+
+    /// The same with an item for each test of a program, so that each has its own time and its own patience.
+    pub fn test_by_test(self) -> Result<Self, String> {
+        let mut items = Vec::new();
+        for item in &self.items {
+            let What::Tests { program, only: None } = &item.what else {
+                items.push(item.clone());
+                continue;
+            };
+            items.extend(tests_of(&self, program)?.into_iter().map(|test| Item {
+                name: format!("{} {test}", item.name),
+                processors: item.processors,
+                what: What::Tests {
+                    program: program.clone(),
+                    only: Some(test),
+                },
+            }));
+        }
+        Ok(Self { items, ..self })
     }
 
     /// Everything.
@@ -182,6 +203,32 @@ mod checks {
     fn the_number_of_vcpus_is_changed_or_missed() {
         assert_eq!(with_vcpus("a = 1\nvcpus = 2\n", 4).unwrap(), "a = 1\nvcpus = 4\n");
         assert!(with_vcpus("a = 1\n", 4).is_err());
+    }
+
+    #[test]
+    fn each_test_of_a_program_is_an_item_if_that_is_wanted() {
+        let item = |name: &str, what| Item {
+            name: name.into(),
+            processors: 1,
+            what,
+        };
+        let program = std::env::current_exe().unwrap();
+        let own = What::Tests { program, only: None };
+        let job = Job {
+            baton: "baton".into(),
+            slowdown: None,
+            patience: PATIENCE,
+            items: vec![item("own", own), item("doctor", What::Doctor)],
+        };
+        let job = job.test_by_test().unwrap();
+        let this = "job::checks::each_test_of_a_program_is_an_item_if_that_is_wanted";
+        let found = job.items.iter().find(|item| item.name == format!("own {this}"));
+        let only = |item: &Item| match &item.what {
+            What::Tests { only, .. } => only.clone(),
+            _ => None,
+        };
+        assert_eq!(found.and_then(only).as_deref(), Some(this));
+        assert_eq!(job.items.last().map(|item| item.name.as_str()), Some("doctor"));
     }
 
     #[test]

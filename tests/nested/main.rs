@@ -89,6 +89,9 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         job.items.retain(|item| host.runs(item));
         job.slowdown = host.slowdown();
         job.patience *= host.slower();
+        if host.slower() > 1 {
+            job = job.test_by_test()?;
+        }
     }
     job.items.retain(|item| item.name.contains(&arguments.only));
     if job.items.is_empty() {

@@ -90,22 +90,19 @@ pub fn scenario(job: &Job, text: &str, arguments: &[&str], answer: &mut Answer) 
     Ok(())
 }
 
+/// Names of the tests that a program has.
+pub fn tests_of(job: &Job, program: &Path) -> Result<Vec<String>, String> {
+    let mut list = Answer::new("list");
+    let mut command = Command::new(program);
+    command.args(["--list", "--format", "terse"]);
+    finish(&mut command, job.patience, &mut list)?;
+    let names = list.text.lines().filter_map(|line| line.strip_suffix(": test"));
+    Ok(names.map(str::to_owned).collect())
+}
+
 fn tests(job: &Job, program: &Path, only: Option<&str>, answer: &mut Answer) -> Result<(), String> {
-    let mut list = Answer::new(&answer.name);
-    finish(
-        Command::new(program)
-            .args(["--list", "--format", "terse"])
-            .args(only),
-        job.patience,
-        &mut list,
-    )?;
-    answer.tests = list
-        .text
-        .lines()
-        .filter_map(|line| line.strip_suffix(": test"))
-        .filter(|name| only.is_none_or(|only| only == *name))
-        .map(str::to_owned)
-        .collect();
+    answer.tests = tests_of(job, program)?;
+    answer.tests.retain(|name| only.is_none_or(|only| only == name));
     let mut command = Command::new(program);
     // In CI a test that finds no KVM fails, and so it is here.
     command.env("CI", "true").env("BATON_PROGRAM", &job.baton);

@@ -2,7 +2,7 @@
 
 use iced_x86::code_asm::*;
 
-use super::code::{Code, DATA, UPPER};
+use super::code::{Asm, Code, DATA, UPPER};
 use super::guest::Guest;
 use vmm::machine::Event;
 
@@ -99,14 +99,10 @@ fn dead_halts_differ_by_the_interrupt_flag() {
     );
 }
 
-#[test]
-fn a_spinning_guest_makes_no_progress() {
+/// A guest that spins ends when the limit of its progress has passed, and not before.
+fn spins(guest: impl FnOnce(&mut Code) -> Asm) {
     const LIMIT: u64 = 100_000_000;
-    let mut guest = Guest::new(|c| {
-        let mut again = c.create_label();
-        c.set_label(&mut again)?;
-        c.jmp(again)
-    });
+    let mut guest = Guest::new(guest);
     // Long enough for a busy host to start the processor at all.
     guest.patience = Some(LIMIT);
     for event in end(&guest, "no progress") {
@@ -116,6 +112,25 @@ fn a_spinning_guest_makes_no_progress() {
         assert_eq!(limit, LIMIT);
         assert!(at.time >= since + limit);
     }
+}
+
+fn jump_to_itself(c: &mut Code) -> Asm {
+    let mut again = c.create_label();
+    c.set_label(&mut again)?;
+    c.jmp(again)
+}
+
+#[test]
+fn a_spinning_guest_makes_no_progress() {
+    spins(|c| {
+        c.sti()?;
+        jump_to_itself(c)
+    });
+}
+
+#[test]
+fn a_guest_that_spins_with_interrupts_disabled_makes_no_progress() {
+    spins(jump_to_itself);
 }
 
 #[test]

@@ -61,7 +61,10 @@ fn far_deadline() -> Guest {
 fn deadlines_are_kept_from_the_local_apic() {
     // The local APIC never gets an intercepted deadline. `interrupts` tests that the interrupt comes nevertheless.
     let Some(_) = hosts::kvm() else { return };
-    for intercepted in [false, true] {
+    // The fast path of kvm_intel for WRMSR, which it has with the preemption timer, does not ask the filter (Linux 6.1).
+    let why = "KVM writes it without asking the filter";
+    let filtered = !hosts::left_out_on_vmx("a deadline that is intercepted", why);
+    for intercepted in [false].into_iter().chain(filtered.then_some(true)) {
         let workarounds = Workarounds {
             emulated_kernel: intercepted,
             ..Workarounds::default()

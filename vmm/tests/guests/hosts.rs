@@ -2,11 +2,13 @@
 
 use std::io::Write;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use iced_x86::code_asm::{al, byte_ptr, rax};
 
 use super::code::{DATA, UPPER};
 use super::guest::{Guest, to_the_end};
+use vmm::content::block_content;
 use vmm::kvm::{Kvm, Workarounds};
 use vmm::processors::Backend;
 use vmm::soft::{Soft, Translation};
@@ -39,18 +41,56 @@ pub fn kvm() -> Option<&'static Kvm> {
     None
 }
 
+/// Says on standard error that `what` is left out on a host such as this, and why.
+fn left_out(host: &str, what: &str, why: &str) {
+    // If standard error cannot be written, nobody reads it.
+    let _ = writeln!(std::io::stderr(), "LEFT OUT on {host}: {what}: {why}");
+}
+
+/// Whether this word is in the kernel's description of this host's processors.
+fn processors_are(word: &str) -> bool {
+    let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    processors.contains(word)
+}
+
 /// Whether `what` is left out because this host is itself emulated by QEMU's TCG, which gets it wrong for the reason
 /// `why` (as of QEMU 10.0). Then says so on standard error.
 pub fn left_out_on_tcg(what: &str, why: &str) -> bool {
-    static ON_TCG: OnceLock<bool> = OnceLock::new();
-    let on_tcg = *ON_TCG.get_or_init(|| {
-        let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        processors.contains("QEMU TCG CPU")
-    });
+    let on_tcg = processors_are("QEMU TCG CPU");
     if on_tcg {
-        let _ = writeln!(std::io::stderr(), "LEFT OUT on TCG: {what}: {why}");
+        left_out("TCG", what, why);
     }
     on_tcg
+}
+
+/// The same because this host's KVM uses VT-x.
+pub fn left_out_on_vmx(what: &str, why: &str) -> bool {
+    let on_vmx = processors_are(" vmx ");
+    if on_vmx {
+        left_out("VT-x", what, why);
+    }
+    on_vmx
+}
+
+/// Whether this host makes a device's blocks of so many bytes, one every `period_ns` of guest time on KVM, and has time
+/// left for the guest. If not, says on standard error that `what` is left out.
+pub fn keeps_up_with(what: &str, block: u64, period_ns: u64) -> bool {
+    const BLOCKS: u32 = 100;
+    let Ok(kvm) = opened() else { return true };
+    let mut bytes = vec![0; usize::try_from(block).unwrap()];
+    let begin = Instant::now();
+    for sequence in 0..BLOCKS.into() {
+        block_content(1, sequence, &mut bytes);
+        std::hint::black_box(&bytes);
+    }
+    let spent = begin.elapsed() / BLOCKS;
+    let period = Duration::from_nanos(period_ns) * kvm.workarounds().slowdown;
+    let keeps_up = 2 * spent < period;
+    if !keeps_up {
+        let why = format!("making a block takes {spent:?}, and there is one every {period:?}");
+        left_out("a slow host", what, &why);
+    }
+    keeps_up
 }
 
 /// Whether this host's KVM emulates guest kernels.

@@ -86,7 +86,6 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     let host = arguments.host.as_deref().map(Host::at).transpose()?;
     let mut job = Job::new(arguments)?;
     if let Some(host) = &host {
-        job.items.retain(|item| host.runs(item));
         job.slowdown = host.slowdown();
         job.patience *= host.slower();
         if host.slower() > 1 {
@@ -94,6 +93,9 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         }
     }
     job.items.retain(|item| item.name.contains(&arguments.only));
+    if let Some(host) = &host {
+        job.items.retain(|item| host.runs(item));
+    }
     if job.items.is_empty() {
         return Err(format!("no item's name contains \"{}\"", arguments.only));
     }

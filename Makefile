@@ -66,7 +66,7 @@ test-kvm-svm: build selftests ## compare KVM on a host with emulated SVM with so
 	cargo run --release -p tests --bin nested $(CARGO_FLAGS) -- "$${host[@]}" --baton $(BATON) \
 	    --guests "$$guests" --killed "$$killed" $(SVM_FLAGS)
 
-test-kvm-vmx: ## run what takes one processor on a host with emulated VMX, which takes more than an hour
+test-kvm-vmx: ## run what takes one processor on a host with emulated VMX, which takes some 20 minutes
 	$(MAKE) test-kvm-svm KVM=vmx
 
 nightly: build images ## run what takes hours: kernels that check themselves, KASLR, other versions, 200 random sound scenarios

@@ -32,7 +32,7 @@ use std::time::Instant;
 use clap::Parser;
 
 use compare::{Judge, Round};
-use host::{Ended, Host};
+use host::Host;
 use job::Job;
 
 /// Most hosts at the same time: each has 3 GiB of memory, and more would end no sooner than the longest items.
@@ -102,7 +102,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     let judge = Judge::start(&job);
     let mut good = true;
     for _ in 0..arguments.rounds {
-        let mut round = judge.round(host.as_ref().map_or("here", Host::place));
+        let mut round = judge.round(host.as_ref().map(Host::place));
         match &host {
             Some(host) => {
                 for processors in [1, 2] {
@@ -124,33 +124,30 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     Ok(good)
 }
 
-/// Runs the items for this number of processors on hosts. What is left when one hangs is run on another, once.
+/// Runs the items for this number of processors on hosts. What has no answer then, because a host hangs or the answer did
+/// not count, is run on another, once.
 fn on_hosts(host: &Host, processors: u32, job: &Job, round: &mut Round<'_>) -> Result<(), String> {
-    for attempt in 0..2 {
+    for most in [MOST_HOSTS, 1] {
         let mut part = job.on(processors);
         part.items.retain(|item| !round.has(&item.name));
         if part.items.is_empty() {
             break;
         }
         let room = thread::available_parallelism().map_or(1, NonZero::get);
-        let most = if attempt == 0 { MOST_HOSTS } else { 1 };
         let hosts = (room / processors as usize).min(part.items.len()).clamp(1, most);
-        if side_by_side(host, hosts, processors, &part, round)? {
-            break;
-        }
+        side_by_side(host, hosts, processors, &part, round)?;
     }
     Ok(())
 }
 
 /// Runs the items on this number of hosts at the same time, each of which takes the next one when it is done with one.
-/// Returns whether all hosts ended by themselves.
 fn side_by_side(
     host: &Host,
     hosts: usize,
     processors: u32,
     job: &Job,
     round: &mut Round<'_>,
-) -> Result<bool, String> {
+) -> Result<(), String> {
     let places = Mutex::new(0..job.items.len());
     thread::scope(|scope| {
         let (lines, received) = channel();
@@ -165,10 +162,9 @@ fn side_by_side(
             .collect();
         drop(lines);
         received.iter().for_each(|line| round.line(&line));
-        let mut all = true;
         for host in running {
-            all &= host.join().map_err(|_| "a host's thread panicked")?? == Ended::SwitchedOff;
+            host.join().map_err(|_| "a host's thread panicked")??;
         }
-        Ok(all)
+        Ok(())
     })
 }

@@ -2,13 +2,11 @@
 
 use std::io::Write;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use iced_x86::code_asm::{al, byte_ptr, rax};
 
 use super::code::{DATA, UPPER};
 use super::guest::{Guest, to_the_end};
-use vmm::content::block_content;
 use vmm::kvm::{Kvm, Workarounds};
 use vmm::processors::Backend;
 use vmm::soft::{Soft, Translation};
@@ -70,27 +68,6 @@ pub fn left_out_on_vmx(what: &str, why: &str) -> bool {
         left_out("VT-x", what, why);
     }
     on_vmx
-}
-
-/// Whether this host makes a device's blocks of so many bytes, one every `period_ns` of guest time on KVM, and has time
-/// left for the guest. If not, says on standard error that `what` is left out.
-pub fn keeps_up_with(what: &str, block: u64, period_ns: u64) -> bool {
-    const BLOCKS: u32 = 100;
-    let Ok(kvm) = opened() else { return true };
-    let mut bytes = vec![0; usize::try_from(block).unwrap()];
-    let begin = Instant::now();
-    for sequence in 0..BLOCKS.into() {
-        block_content(1, sequence, &mut bytes);
-        std::hint::black_box(&bytes);
-    }
-    let spent = begin.elapsed() / BLOCKS;
-    let period = Duration::from_nanos(period_ns) * kvm.workarounds().slowdown;
-    let keeps_up = 2 * spent < period;
-    if !keeps_up {
-        let why = format!("making a block takes {spent:?}, and there is one every {period:?}");
-        left_out("a slow host", what, &why);
-    }
-    keeps_up
 }
 
 /// Whether this host's KVM emulates guest kernels.

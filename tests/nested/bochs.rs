@@ -65,7 +65,7 @@ pub fn start(host: &Path, work: &Path, processors: u32, initramfs: &[u8]) -> Res
         process,
         console,
         answers,
-        orders: Box::new(orders),
+        orders,
         has_status: false,
     })
 }

@@ -179,8 +179,8 @@ impl Round<'_> {
 /// Why such an item is run again, once.
 const DIED_AT_RANDOM: &str = "ended as triple-fault, as runs with several vCPUs do there at times";
 
-/// Whether the item may have ended as it did because its host is emulated: with four vCPUs on two processors of emulated
-/// SVM, some runs end in a triple fault, in any phase and without a word of the kernel's.
+/// Whether the item may have ended as it did because its host is emulated: with four vCPUs on two processors of
+/// emulated SVM, some runs end in a triple fault, in any phase and without a word of the kernel's.
 fn died_at_random(item: &Item, answer: &Answer) -> bool {
     item.processors > 1 && answer.report["outcome"]["kind"] == "triple-fault"
 }

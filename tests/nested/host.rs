@@ -15,8 +15,8 @@ const PATIENCE_SVM: Duration = Duration::from_secs(420);
 /// Bochs takes many times longer for a second of the host's time, and for an item more of them.
 const PATIENCE_VMX: Duration = Duration::from_secs(3 * 3600);
 
-/// Tests that Bochs 2.7 gets wrong, the second one at times: a guest spins with interrupts disabled, and its host gets no
-/// interrupt meanwhile.
+/// Tests that Bochs 2.7 gets wrong, the second one at times: a guest spins with interrupts disabled, and its host gets
+/// no interrupt meanwhile.
 const LEFT_OUT_ON_BOCHS: [&str; 3] = [
     "deaths::a_guest_that_spins_with_interrupts_disabled_makes_no_progress",
     "dma::the_engine_races_the_guest",
@@ -54,7 +54,7 @@ pub struct Emulator {
     /// What the worker sends, in lines: [`NEXT`] and answers.
     pub answers: File,
     /// Where it is told what to run next: a line with the item's place in the job, or an empty one.
-    pub orders: Box<dyn Write>,
+    pub orders: File,
     /// Whether its exit status tells of a success.
     pub has_status: bool,
 }
@@ -140,18 +140,22 @@ impl Host {
         wrong.is_none() && item.processors == 1
     }
 
-    /// Boots the host, has it run the items that `next` names by their places in the job, and passes each answer on, until
-    /// it switches itself off or hangs. A host with one processor runs guests with one vCPU faster, because an emulator's
-    /// threads have to wait for each other.
+    /// What the host boots from to run items of this job.
+    pub fn initramfs(&self, job: &Job) -> Result<Vec<u8>, String> {
+        archive::build(&self.folder.join("modules"), job)
+    }
+
+    /// Boots the host, has it run the items that `next` names by their places in the job that its initramfs was made
+    /// for, and passes each answer on, until it switches itself off or hangs. A host with one processor runs guests with
+    /// one vCPU faster, because an emulator's threads have to wait for each other.
     pub fn run(
         &self,
         processors: u32,
-        job: &Job,
+        initramfs: &[u8],
         next: &mut dyn FnMut() -> Option<usize>,
         each: &mut dyn FnMut(&str),
     ) -> Result<(), String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let initramfs = archive::build(&self.folder.join("modules"), job)?;
         println!(
             "a host with {} boots: processors {processors}, initramfs {} MiB",
             self.place().trim_start_matches("on "),
@@ -167,7 +171,7 @@ impl Host {
             answers,
             mut orders,
             has_status,
-        } = start(&self.folder, folder.path(), processors, &initramfs)?;
+        } = start(&self.folder, folder.path(), processors, initramfs)?;
         let (lines, received) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(answers).lines().map_while(Result::ok) {
@@ -181,7 +185,7 @@ impl Host {
                 Ok(line) if line == NEXT => {
                     let place = next().map(|place| place.to_string()).unwrap_or_default();
                     // If nobody reads it, the emulator has ended, and its answers with it.
-                    let _ = writeln!(orders, "{place}").and_then(|()| orders.flush());
+                    let _ = writeln!(orders, "{place}");
                 }
                 Ok(line) => each(&line),
                 Err(RecvTimeoutError::Disconnected) => break,

@@ -124,8 +124,8 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     Ok(good)
 }
 
-/// Runs the items for this number of processors on hosts. What has no answer then, because a host hangs or the answer did
-/// not count, is run on another, once.
+/// Runs the items for this number of processors on hosts. What has no answer then, because a host hangs or the answer
+/// did not count, is run on another, once.
 fn on_hosts(host: &Host, processors: u32, job: &Job, round: &mut Round<'_>) -> Result<(), String> {
     for most in [MOST_HOSTS, 1] {
         let mut part = job.on(processors);
@@ -149,6 +149,8 @@ fn side_by_side(
     round: &mut Round<'_>,
 ) -> Result<(), String> {
     let places = Mutex::new(0..job.items.len());
+    let initramfs = host.initramfs(job)?;
+    let initramfs = initramfs.as_slice();
     thread::scope(|scope| {
         let (lines, received) = channel();
         let running: Vec<_> = (0..hosts)
@@ -157,7 +159,7 @@ fn side_by_side(
                 // Nobody receives any more if the round has failed.
                 let mut each = move |line: &str| drop(lines.send(line.to_owned()));
                 let mut next = || places.lock().unwrap_or_else(PoisonError::into_inner).next();
-                scope.spawn(move || host.run(processors, job, &mut next, &mut each))
+                scope.spawn(move || host.run(processors, initramfs, &mut next, &mut each))
             })
             .collect();
         drop(lines);

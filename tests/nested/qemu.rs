@@ -54,7 +54,7 @@ pub fn start(host: &Path, work: &Path, processors: u32, initramfs: &[u8]) -> Res
         process: Killed(process),
         console,
         answers,
-        orders: Box::new(orders),
+        orders: File::from(OwnedFd::from(orders)),
         has_status: true,
     })
 }

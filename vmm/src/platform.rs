@@ -9,7 +9,7 @@ use crate::devices::SystemBus;
 use crate::devices::mailbox::TooLong;
 use crate::devices::power::PowerRequest;
 use crate::memory::GuestRam;
-use crate::vcpu::{CS, Registers};
+use crate::vcpu::Registers;
 
 /// A device needs the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Platform {
             return;
         }
         let registers = registers();
-        let privilege = (registers.segments[CS].selector & 3) as u8;
+        let privilege = registers.privilege();
         let cause = |event| Cause {
             event,
             rip: registers.rip,

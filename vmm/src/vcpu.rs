@@ -80,6 +80,12 @@ impl Registers {
         self.rip == RESET_RIP && self.cr0 & CR0_PE == 0
     }
 
+    /// The privilege level: 0 kernel, 3 user.
+    #[must_use]
+    pub fn privilege(&self) -> u8 {
+        (self.segments[CS].selector & 3) as u8
+    }
+
     /// The instruction pointer; `None` if it is lost.
     #[must_use]
     pub fn known_rip(&self) -> Option<u64> {

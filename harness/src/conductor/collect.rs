@@ -24,7 +24,7 @@ use vmm::machine::Machine;
 use vmm::phase::{Phase, Stamp};
 use vmm::provenance::PageWrite;
 use vmm::translate::AddressSpace;
-use vmm::vcpu::{CS, Registers};
+use vmm::vcpu::Registers;
 
 /// End of the lower half of the address space, with four levels of page tables.
 const LOWER_HALF: u64 = 1 << 47;
@@ -330,9 +330,8 @@ impl Run {
             return step;
         }
         let place = |(number, registers): (usize, &Registers)| {
-            let privilege = (registers.segments[CS].selector & 3) as u8;
             let place = registers.known_rip().map_or("an unknown place".into(), |rip| {
-                let symbol = self.symbol(generation, rip, privilege);
+                let symbol = self.symbol(generation, rip, registers.privilege());
                 symbol.unwrap_or_else(|| format!("{rip:#x}"))
             });
             format!("vCPU {number} at {place}")
@@ -348,7 +347,7 @@ impl Run {
         }
         let booting = matches!(self.cursor.awaiting, Awaiting::Greeting { .. })
             && matches!(self.machine.moment().stamp.phase, Phase::BootOld | Phase::BootNew);
-        let privilege = self.machine.registers().segments[CS].selector & 3;
+        let privilege = self.machine.registers().privilege();
         // The decompressor runs where it is loaded. The kernel proper leaves these addresses with its first
         // instructions.
         let low = booting && privilege == 0 && rip < LOWER_HALF;

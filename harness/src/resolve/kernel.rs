@@ -5,7 +5,6 @@ use crate::evidence::PAGE;
 use crate::kernel::{Fit, RunningKernel};
 use vmm::phase::Phase;
 use vmm::translate::AddressSpace;
-use vmm::vcpu::CS;
 
 /// Where a kernel's image is mapped (`__START_KERNEL_map`, arch/x86/include/asm/page_64_types.h), up to where modules
 /// are: `KERNEL_IMAGE_SIZE` with KASLR. Without it modules begin earlier, and lie between.
@@ -71,7 +70,7 @@ impl Known<'_> {
     /// addresses, as it does at a jump and before it has tables of its own.
     pub(super) fn page_tables(&self) -> Result<Vec<u64>, String> {
         let registers = self.machine.registers();
-        let low = registers.rip < LOWER_HALF && registers.segments[CS].selector & 3 == 0;
+        let low = registers.rip < LOWER_HALF && registers.privilege() == 0;
         let space = if low {
             self.spaces().first().copied()
         } else {

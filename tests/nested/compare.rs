@@ -51,7 +51,6 @@ impl Judge {
             judge: self,
             place,
             answered: BTreeSet::new(),
-            again: BTreeSet::new(),
             bad: 0,
             tests: 0,
         }
@@ -82,8 +81,6 @@ pub struct Round<'a> {
     /// Which host is emulated, in words; `None` if none is.
     place: Option<&'static str>,
     answered: BTreeSet<String>,
-    /// Items whose first answer did not count.
-    again: BTreeSet<String>,
     bad: usize,
     /// Tests that ran in test programs.
     tests: usize,
@@ -105,17 +102,6 @@ impl Round<'_> {
     pub fn answer(&mut self, answer: Answer) {
         let item = self.judge.items.iter().find(|item| item.name == answer.name);
         let verdict = match item {
-            Some(item)
-                if self.place.is_some()
-                    && died_at_random(item, &answer)
-                    && self.again.insert(item.name.clone()) =>
-            {
-                println!(
-                    "AGAIN     {:24} {:6.1} s  {DIED_AT_RANDOM}",
-                    item.name, answer.seconds
-                );
-                return;
-            }
             Some(item) => self.verdict_on(item, &answer),
             None => Err("nobody asked for it".into()),
         };
@@ -174,15 +160,6 @@ impl Round<'_> {
         );
         self.bad == 0 && missing.is_empty()
     }
-}
-
-/// Why such an item is run again, once.
-const DIED_AT_RANDOM: &str = "ended as triple-fault, as runs with several vCPUs do there at times";
-
-/// Whether the item may have ended as it did because its host is emulated: with four vCPUs on two processors of
-/// emulated SVM, some runs end in a triple fault, in any phase and without a word of the kernel's.
-fn died_at_random(item: &Item, answer: &Answer) -> bool {
-    item.processors > 1 && answer.report["outcome"]["kind"] == "triple-fault"
 }
 
 /// KVM must be taken for what it is.
@@ -289,48 +266,6 @@ fn counted(answer: &Answer) -> Result<usize, String> {
 mod checks {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn a_triple_fault_of_several_vcpus_is_tried_again_once_where_the_host_is_emulated() {
-        let items = [("one", 1), ("several", 2)].map(|(name, processors)| Item {
-            name: name.into(),
-            processors,
-            what: What::Scenario {
-                text: String::new(),
-                payload: None,
-            },
-        });
-        let soft = report("pass", true, "completed");
-        let judge = Judge {
-            soft: Mutex::new(Soft {
-                done: items
-                    .iter()
-                    .map(|item| (item.name.clone(), Ok(soft.clone())))
-                    .collect(),
-                coming: channel().1,
-            }),
-            items: items.into(),
-        };
-        // Whether each of these answers counts, given one after the other.
-        let counts = |place, name: &str, kinds: &[&str]| -> Vec<bool> {
-            let mut round = judge.round(place);
-            let counts = kinds.iter().map(|kind| {
-                let mut answer = Answer::new(name);
-                answer.report = report("fail", true, kind);
-                round.answer(answer);
-                round.has(name)
-            });
-            counts.collect()
-        };
-        let emulated = Some("on emulated SVM");
-        assert_eq!(
-            counts(emulated, "several", &["triple-fault", "triple-fault"]),
-            [false, true]
-        );
-        assert_eq!(counts(emulated, "several", &["guest-hang"]), [true]);
-        assert_eq!(counts(emulated, "one", &["triple-fault"]), [true]);
-        assert_eq!(counts(None, "several", &["triple-fault"]), [true]);
-    }
 
     fn report(verdict: &str, held: bool, kind: &str) -> Value {
         json!({

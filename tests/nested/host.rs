@@ -157,7 +157,7 @@ impl Host {
     ) -> Result<(), String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         println!(
-            "a host with {} boots: processors {processors}, initramfs {} MiB",
+            "a host with {} boots: processors for guests {processors}, initramfs {} MiB",
             self.place().trim_start_matches("on "),
             initramfs.len() >> 20
         );

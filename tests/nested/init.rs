@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, finit_module, reboot};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 use crate::host::NEXT;
 use crate::job::Job;
@@ -71,6 +72,7 @@ fn run() -> Result<(), String> {
         let file = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         finit_module(&file, parameters, 0).map_err(|error| format!("module {name}: {error}"))?;
     }
+    spare_processor_0().map_err(|error| format!("affinity: {error}"))?;
     let text = std::fs::read(Path::new("/").join(JOB)).map_err(|error| format!("{JOB}: {error}"))?;
     let job: Job = serde_json::from_slice(&text).map_err(|error| format!("{JOB}: {error}"))?;
     let failed = |error: std::io::Error| format!("{ANSWERS}: {error}");
@@ -92,6 +94,19 @@ fn run() -> Result<(), String> {
         Some(error) => Err(failed(error)),
         None => Ok(()),
     }
+}
+
+/// Keeps this process and all that it starts off processor 0, where there are others: QEMU's XRSTOR, FXRSTOR and FLDENV
+/// write flags of processor 0 on whichever processor they run (`cpu_clear_ignne` of QEMU 10.0), and not atomically. The
+/// flag that turns nested paging on is one of them. If processor 0 changes it at that moment by VMRUN or #VMEXIT, the
+/// change is lost, and the guest ends in a triple fault.
+fn spare_processor_0() -> rustix::io::Result<()> {
+    let mut processors = sched_getaffinity(None)?;
+    if processors.count() < 2 {
+        return Ok(());
+    }
+    processors.unset(0);
+    sched_setaffinity(None, &processors)
 }
 
 /// A serial port that passes bytes as they are.

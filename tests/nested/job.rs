@@ -26,7 +26,7 @@ pub struct Job {
 pub struct Item {
     /// Unique.
     pub name: String,
-    /// Processors that an emulated host has for it.
+    /// Processors on which an emulated host runs it.
     pub processors: u32,
     /// How.
     pub what: What,

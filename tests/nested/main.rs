@@ -124,8 +124,8 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     Ok(good)
 }
 
-/// Runs the items for this number of processors on hosts. What has no answer then, because a host hangs or the answer
-/// did not count, is run on another, once.
+/// Runs the items for this number of processors on hosts. What has no answer then, because a host hangs, is run on
+/// another, once.
 fn on_hosts(host: &Host, processors: u32, job: &Job, round: &mut Round<'_>) -> Result<(), String> {
     for most in [MOST_HOSTS, 1] {
         let mut part = job.on(processors);

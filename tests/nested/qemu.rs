@@ -15,25 +15,18 @@ const PROCESSOR: &str = "max,+svm,la57=off";
 /// without machine checks they are alike. Mitigations cost time and protect nobody here.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off mce=off";
 
-/// Starts a host from what is in `host`, with files of its own in `work`.
+/// Starts a host from what is in `host`, with files of its own in `work`. One with several processors has one more, which
+/// runs no vCPU: see [`crate::init`].
 pub fn start(host: &Path, work: &Path, processors: u32, initramfs: &[u8]) -> Result<Emulator, String> {
     let [archive, console] = ["initramfs", "console"].map(|name| work.join(name));
     std::fs::write(&archive, initramfs).map_err(|error| error.to_string())?;
     let mut command = emulator(&host.join("qemu"));
-    command.args([
-        "-accel",
-        if processors == 1 {
-            "tcg,thread=single"
-        } else {
-            "tcg,thread=multi"
-        },
-        "-cpu",
-        PROCESSOR,
-        "-smp",
-        &processors.to_string(),
-        "-m",
-        MEMORY,
-    ]);
+    let (threads, all) = match processors {
+        1 => ("tcg,thread=single", 1),
+        several => ("tcg,thread=multi", several + 1),
+    };
+    command.args(["-accel", threads, "-cpu", PROCESSOR]);
+    command.args(["-smp", &all.to_string(), "-m", MEMORY]);
     command.args(["-nodefaults", "-display", "none", "-no-reboot", "-serial"]);
     command.arg(format!("file:{}", console.display()));
     command.args([

@@ -45,8 +45,8 @@ impl Judge {
         }
     }
 
-    /// Begins to judge one run of the job, on an emulated host or on this machine.
-    pub fn round(&self, place: Option<&'static str>) -> Round<'_> {
+    /// Begins to judge one run of the job.
+    pub fn round(&self, place: &'static str) -> Round<'_> {
         Round {
             judge: self,
             place,
@@ -78,8 +78,8 @@ fn on_soft(job: &Job, text: &str) -> Result<Value, String> {
 /// One run of the job.
 pub struct Round<'a> {
     judge: &'a Judge,
-    /// Which host is emulated, in words; `None` if none is.
-    place: Option<&'static str>,
+    /// Where it runs, in words.
+    place: &'static str,
     answered: BTreeSet<String>,
     bad: usize,
     /// Tests that ran in test programs.
@@ -154,7 +154,7 @@ impl Round<'_> {
             "{} of {} items ran {}, {} tests in them; {} went wrong",
             self.answered.len(),
             self.judge.items.len(),
-            self.place.unwrap_or("here"),
+            self.place,
             self.tests,
             self.bad + missing.len()
         );

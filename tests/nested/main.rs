@@ -102,7 +102,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     let judge = Judge::start(&job);
     let mut good = true;
     for _ in 0..arguments.rounds {
-        let mut round = judge.round(host.as_ref().map(Host::place));
+        let mut round = judge.round(host.as_ref().map_or("here", Host::place));
         match &host {
             Some(host) => {
                 for processors in [1, 2] {
@@ -124,8 +124,8 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     Ok(good)
 }
 
-/// Runs the items for this number of processors on hosts. What has no answer then, because a host hangs, is run on
-/// another, once.
+/// Runs the items for this number of processors on hosts. What has no answer then, because a host hung or ended, is
+/// run on another, once.
 fn on_hosts(host: &Host, processors: u32, job: &Job, round: &mut Round<'_>) -> Result<(), String> {
     for most in [MOST_HOSTS, 1] {
         let mut part = job.on(processors);
